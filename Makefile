@@ -1,0 +1,48 @@
+# Everything runs in .venv, which `make install` builds from requirements.lock.
+
+PYTHON ?= $(shell for p in python3.11 python3; do $$p -c '' 2>/dev/null && echo $$p && break; done)
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+
+.DEFAULT_GOAL := help
+.PHONY: help install demo test lint format clean
+
+help:  ## show this list
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/make \1|\2/p' $(firstword $(MAKEFILE_LIST)) | awk -F'|' '{printf "%-14s %s\n", $$1, $$2}'
+
+install: $(STAMP)  ## build .venv; does nothing while requirements.lock and pyproject.toml stay as they are
+
+demo: install  ## run the default configuration
+	$(BIN)/python -m icon_repro
+
+# One thread a process: with two tests at a time, OpenMP threads wait for each other. The rest keeps tests offline.
+test: lint  ## lint, then run the tests
+	OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 DS_ACCELERATOR=cpu WANDB_MODE=offline TOKENIZERS_PARALLELISM=false \
+		$(BIN)/python -m pytest -n 2
+
+lint: install  ## check style, format and types
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+
+format: install  ## fix style and format
+	$(BIN)/ruff check --fix
+	$(BIN)/ruff format
+
+clean:  ## remove builds and caches, not .venv and not results
+	rm -rf build dist .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	find icon_repro tests -name __pycache__ -type d -prune -exec rm -rf {} +
+
+$(STAMP): requirements.lock pyproject.toml | $(BIN)/python
+	@echo "Installing requirements.lock into $(VENV) (2 GB, more with CUDA; takes minutes the first time)"
+	$(BIN)/python -m pip install -q -r requirements.lock
+	$(BIN)/python -m pip install -q --no-deps --no-build-isolation -e .
+	@touch $@
+
+$(BIN)/python:
+	@test -n "$(PYTHON)" || { echo "error: no python3.11 or python3 found. Install Python 3.11 or newer, or: make install PYTHON=/path/to/python" >&2; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "error: $(PYTHON) is $$($(PYTHON) --version 2>&1); Python 3.11 or newer is needed. Try: make install PYTHON=/path/to/python" >&2; exit 1; }
+	@$(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); echo "error: $(PYTHON) -m venv failed (on Debian and Ubuntu: apt-get install python3-venv)" >&2; exit 1; }

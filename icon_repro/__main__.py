@@ -1,0 +1,190 @@
+"""Command line: ``python -m icon_repro [experiment=NAME] [action=run|plan|status|report] [key=value ...]``.
+
+In: Hydra's config from conf/ with overrides.  Out: steps under paths.work, tables under paths.results.
+"""
+
+import os
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import hydra
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import OverrideType
+from hydra.errors import HydraException
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from icon_repro.config import Action, Config, ConfigError, conf_dir, load
+from icon_repro.engine.artifact import Store
+from icon_repro.engine.collect import collect, estimate
+from icon_repro.engine.plan import Experiment, PlanError, plan
+from icon_repro.engine.run import run, status
+from icon_repro.engine.tracking import log_experiment
+from icon_repro.report import tables
+from icon_repro.schema import nearest, plain
+
+
+def main() -> None:
+    """Entry of the console script and of ``python -m icon_repro``."""
+    try:
+        sys.argv[1:] = open_overrides(sys.argv[1:], conf_dir())
+    except ConfigError as error:
+        sys.exit(f"error: {error}")
+    register_resolvers()
+    hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name="config")(_run)()
+
+
+def register_resolvers() -> None:
+    """What conf/ may use besides OmegaConf's own: ``${package_dir:}`` and ``${user_cache:}``."""
+    OmegaConf.register_new_resolver("package_dir", lambda: str(Path(__file__).parent), replace=True)
+    OmegaConf.register_new_resolver("user_cache", _user_cache, replace=True)
+
+
+def _user_cache() -> str:
+    own = os.environ.get("ICON_REPRO_CACHE")
+    return own or str(Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")) / "icon_repro")
+
+
+def open_overrides(arguments: Sequence[str], conf: Path) -> list[str]:
+    """Let every ``key=value`` through Hydra, so that ``load`` can report all mistyped keys at once.
+
+    Hydra stops at the first unknown key without naming its neighbours; ``++key=value`` sets it whether or not it is
+    known. Overrides of config groups, of hydra itself, and those that already add or delete stay as they are.
+
+    Raises:
+        ConfigError: an unknown option of a group, with the nearest one.
+    """
+    opened, parser = [], OverridesParser.create()
+    for argument in arguments:
+        try:
+            override = None if argument.startswith("-") else parser.parse_override(argument)
+        except HydraException:
+            override = None  # Hydra says what is wrong with it
+        if override is None or override.type is not OverrideType.CHANGE or override.key_or_group.startswith("hydra"):
+            opened.append(argument)
+            continue
+        group = conf / override.key_or_group
+        if not group.is_dir():
+            opened.append("++" + argument)
+            continue
+        options = {path.relative_to(group).with_suffix("").as_posix() for path in group.rglob("*.yaml")}
+        value = override.value()
+        own = any(a.startswith(("--config-dir", "-cd", "--config-path", "-cp")) for a in arguments)
+        if isinstance(value, str) and value not in options and not own:
+            raise ConfigError(f"{override.key_or_group}={value}: no such option.{nearest(value, options)}")
+        opened.append(argument)
+    return opened
+
+
+def _run(raw: DictConfig) -> None:
+    # refuse with one clear message, not with a traceback
+    try:
+        config = load(OmegaConf.to_container(raw, resolve=True))  # type: ignore[arg-type]
+        experiment = plan(config)
+    except (ConfigError, PlanError, OmegaConfBaseException) as error:
+        sys.exit(f"error: {error}")
+    store = Store(Path(config.paths.work))
+    actions: dict[Action, Callable[[Experiment, Store], int]] = {
+        Action.run: _action_run,
+        Action.plan: _action_plan,
+        Action.status: _action_status,
+        Action.report: _action_report,
+    }
+    code = actions[config.action](experiment, store)
+    if code:
+        sys.exit(code)
+
+
+def _action_run(experiment: Experiment, store: Store) -> int:
+    config = experiment.config
+    if experiment.warnings:
+        sys.exit("error: " + "\n".join(experiment.warnings))
+    print(f"{config.name}: {config.description.strip()}")
+    missing = [step for step in experiment.steps if not store.complete(step)]
+    expected = estimate(missing)
+    print(
+        f"{len(experiment.steps)} steps, {len(missing)} to do"
+        + (f", about {_si(expected.tokens)} tokens, {_si(expected.flops)}FLOP" if expected.tokens else "")
+    )
+    summary = run(experiment.steps, store, config.cluster, Path(config.paths.cache).expanduser(), print)
+    _action_report(experiment, store)
+    print(
+        f"{len(summary.built)} built, {len(summary.cached)} cached, {len(summary.failed)} failed, "
+        f"{len(summary.blocked)} blocked"
+    )
+    for label, why in summary.failed.items():
+        print(f"  failed: {label}: {why}")
+    return 1 if summary.failed else 0
+
+
+def _action_plan(experiment: Experiment, store: Store) -> int:
+    states = {step.folder: status(step, store) for step in experiment.steps}
+    width = max(len(step.label) for step in experiment.steps)
+    for step in experiment.steps:
+        state = states[step.folder]
+        cost = f"~{_si(step.cost.tokens)} tokens, ~{_si(step.cost.flops)}FLOP" if step.cost.tokens else ""
+        note = "; ".join(part for part in (cost if state.state != "cached" else "", state.why) if part)
+        print(f"{state.state:<12}{step.label:<{width}}  {step.fingerprint}  {note}".rstrip())
+    missing = [step for step in experiment.steps if states[step.folder].state != "cached"]
+    total = estimate(missing)
+    print(
+        f"{len(experiment.steps)} steps: {len(experiment.steps) - len(missing)} cached, {len(missing)} to do, "
+        f"~{_si(total.tokens)} tokens, ~{_si(total.flops)}FLOP. Estimates come from the data's expected sizes."
+    )
+    for warning in experiment.warnings:
+        print(f"warning: {warning}")
+    return 0
+
+
+def _action_status(experiment: Experiment, store: Store) -> int:
+    counts: dict[str, int] = {}
+    for step in experiment.steps:
+        state = status(step, store)
+        counts[state.state] = counts.get(state.state, 0) + 1
+        if state.state in ("running", "failed", "interrupted"):
+            print(f"{state.state:<12}{step.label}: {state.why}\n            log: {state.log}{_last_line(state.log)}")
+    print(", ".join(f"{count} {state}" for state, count in sorted(counts.items())))
+    return 0
+
+
+def _last_line(log: str) -> str:
+    path = Path(log)
+    lines = path.read_text(encoding="utf-8", errors="replace").splitlines() if path.is_file() else []
+    return f"\n            {lines[-1]}" if lines else ""
+
+
+def _action_report(experiment: Experiment, store: Store) -> int:
+    config = experiment.config
+    rows = collect(experiment, store)
+    folder = Path(config.paths.results) / config.name
+    print(f"\n{tables.write(rows, folder)}\n{folder}/table.md, table.csv, metrics.jsonl")
+    selections = {
+        f"{arm.select.name}.json": store.path(arm.select) / "ids.json"
+        for arm in experiment.arms
+        if arm.select is not None and store.complete(arm.select)
+    }
+    said = log_experiment(
+        config.tracking, config.name, _public(config), rows, tables.table(rows), selections, store.root / ".wandb"
+    )
+    print(said)
+    return 0
+
+
+def _public(config: Config) -> dict[str, Any]:
+    """The config without what belongs to this machine."""
+    values = plain(config)
+    return {key: value for key, value in values.items() if key not in {"paths", "action"}}
+
+
+def _si(value: float) -> str:
+    """1234567 as ``1.23 M``."""
+    for factor, prefix in ((1e18, "E"), (1e15, "P"), (1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if value >= factor:
+            return f"{value / factor:.3g} {prefix}"
+    return f"{value:.3g} "
+
+
+if __name__ == "__main__":
+    main()

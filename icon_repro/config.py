@@ -1,0 +1,482 @@
+"""Every knob of an experiment as a typed schema, and the one place that checks them.
+
+In: the composed Hydra config (conf/ holds the values).  Out: a ``Config``, or one ConfigError with all problems.
+``cluster``, ``paths``, ``tracking``, ``action`` and fields marked ``unhashed`` never change results and never enter
+a fingerprint. A knob without a schema here doesn't exist.
+"""
+
+import enum
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from icon_repro.schema import SchemaError, build, nearest, number, unhashed
+
+
+class ConfigError(ValueError):
+    """The configuration can't be run; the message lists every problem with its key."""
+
+
+def conf_dir() -> Path:
+    """The folder with config.yaml: inside the package in a wheel, beside it in a checkout."""
+    inside = Path(__file__).parent / "conf"
+    return inside if inside.is_dir() else Path(__file__).parent.parent / "conf"
+
+
+class Dtype(enum.Enum):
+    float32 = "float32"
+    bfloat16 = "bfloat16"
+    float16 = "float16"
+
+
+class Action(enum.Enum):
+    run = "run"
+    plan = "plan"
+    status = "status"
+    report = "report"
+
+
+# ---------------------------------------------------------------- data
+
+
+class SourceKind(enum.Enum):
+    hub = "hub"
+    file = "file"
+    registry = "registry"
+
+
+class RowFormat(enum.Enum):
+    alpaca = "alpaca"  # instruction, input, output: a template is applied
+    prompt_response = "prompt_response"  # prompt is used as it stands
+    messages = "messages"  # a list of {role, content}; the last assistant turn is the response
+    multiple_choice = "multiple_choice"  # benchmark rows: question, options "A. ..\nB. ..", answer
+
+
+class ArchiveKind(enum.Enum):
+    wheel = "wheel"
+    sdist = "sdist"
+
+
+@dataclass
+class RegistryFile:
+    """A file inside a released Python package; read from the archive, the package is never imported."""
+
+    package: str
+    version: str
+    sha256: str  # of the archive
+    archive: ArchiveKind
+    member: str  # path inside the archive
+
+
+@dataclass
+class Fields:
+    """Names of the columns of a source; only those that its format needs are read."""
+
+    id: str | None = None  # None: the id is made from the content
+    instruction: str = "instruction"
+    input: str | None = "input"  # None: rows have no input
+    response: str = "output"
+    prompt: str = "prompt"
+    messages: str = "messages"
+    group: str | None = None  # None: one group
+
+
+@dataclass
+class SourceConfig:
+    """Where rows come from and how to read them. Exactly one of path, hub_id and registry is set, as ``kind`` says."""
+
+    kind: SourceKind
+    format: RowFormat
+    name: str = unhashed()
+    path: str | None = unhashed(None)  # JSON, JSONL or Parquet; hashed by content
+    hub_id: str | None = None
+    revision: str | None = None  # commit, branch or tag; what it resolves to is hashed
+    subset: str | None = None
+    split: str = "train"
+    registry: RegistryFile | None = None
+    fields: Fields = field(default_factory=Fields)
+    licence: str = unhashed("not stated")
+
+
+@dataclass
+class RowsConfig:
+    """One set of rows: source, filters, sample."""
+
+    source: SourceConfig
+    drop_urls: bool = False  # rows with http(s):// in instruction or input, as the paper
+    min_response_chars: int = number(1, at_least=1)
+    max_chars: int | None = number(None, at_least=1)  # prompt and response together
+    sample: int | None = number(None, at_least=1)  # rows kept, drawn at random; None keeps all
+    stratify: bool = False  # draw evenly over groups
+    seed: int = number(42, at_least=0)
+    # what the plan assumes before the rows have been read
+    expected_rows: int = field(default=1000, metadata={"hash": False, "at_least": 1})
+    expected_prompt_chars: int = field(default=200, metadata={"hash": False, "at_least": 1})
+    expected_response_chars: int = field(default=300, metadata={"hash": False, "at_least": 1})
+
+
+class Overlap(enum.Enum):
+    drop = "drop"
+    keep = "keep"
+
+
+@dataclass
+class OrderConfig:
+    """A seeded order of the pool; candidates are its first rows, so that more candidates extend fewer."""
+
+    seed: int = number(42, at_least=0)
+    overlap: Overlap = Overlap.drop  # rows that share text with the assessment set; always counted
+    ngram: int = number(13, at_least=2)  # words in a row that count as shared text
+
+
+@dataclass
+class CandidatesSize:
+    size: int | None
+
+
+@dataclass
+class CandidatesConfig:
+    """The sample of the pool that every method ranks."""
+
+    size: int | None = number(None, at_least=1)  # None: the whole pool
+    order: OrderConfig = field(default_factory=OrderConfig)
+
+
+@dataclass
+class DataConfig:
+    name: str
+    pool: RowsConfig
+    assessment: RowsConfig
+    candidates: CandidatesConfig = field(default_factory=CandidatesConfig)
+
+
+# ---------------------------------------------------------------- model
+
+
+class ModelKind(enum.Enum):
+    hub = "hub"
+    local = "local"
+    registry = "registry"  # a GGUF file inside a Python package, converted once to safetensors
+    random = "random"  # a Llama of the given shape with random weights: trials of the machinery only
+
+
+@dataclass
+class RandomShape:
+    vocab_size: int = number(512, at_least=300)
+    hidden_size: int = number(64, at_least=8)
+    layers: int = number(2, at_least=1)
+    heads: int = number(4, at_least=1)
+    kv_heads: int = number(2, at_least=1)
+    intermediate_size: int = number(128, at_least=8)
+    max_positions: int = number(4096, at_least=64)
+    bos: bool = True
+    seed: int = number(0, at_least=0)
+
+
+@dataclass
+class ModelConfig:
+    kind: ModelKind
+    name: str = unhashed()
+    hub_id: str | None = None
+    revision: str | None = None
+    path: str | None = unhashed(None)
+    registry: RegistryFile | None = None
+    random: RandomShape | None = None
+    parameters: int = field(default=0, metadata={"hash": False, "at_least": 0})  # for cost estimates
+    licence: str = unhashed("not stated")
+
+
+# ---------------------------------------------------------------- methods
+
+
+class Control(enum.Enum):
+    per_candidate = "per_candidate"  # one seeded noise text a candidate, as many tokens as the candidate
+    none = "none"  # the zero-shot perplexity takes the control's place
+
+
+@dataclass
+class IconConfig:
+    """In-context contribution (arXiv 2505.05327)."""
+
+    kind: str = "icon"
+    control: Control = Control.per_candidate
+    seed: int = number(0, at_least=0)
+    dtype: Dtype = Dtype.float32
+    separator: str = "\n\n\n"
+    max_context_tokens: int = number(2040, at_least=1)
+    max_prompt_tokens: int = number(1024, at_least=1)
+    max_response_tokens: int = number(1024, at_least=1)
+    epsilon: float = number(1e-6, at_least=0)
+    shard_candidates: int = number(16, at_least=1)  # candidates in one shard, the unit of loss after a crash
+
+
+@dataclass
+class IconShard:
+    """Candidates ``start`` to ``stop`` (exclusive) of the pool's order."""
+
+    icon: IconConfig
+    start: int
+    stop: int
+
+
+@dataclass
+class RandomConfig:
+    """A seeded random order."""
+
+    kind: str = "random"
+    seed: int = number(0, at_least=0)
+
+
+@dataclass
+class LongestConfig:
+    """The longest responses first, in characters (long-is-more, arXiv 2402.04833, counts tokens)."""
+
+    kind: str = "longest"
+
+
+METHOD_KINDS: dict[str, type] = {"icon": IconConfig, "random": RandomConfig, "longest": LongestConfig}
+MethodConfig = IconConfig | RandomConfig | LongestConfig
+
+
+@dataclass
+class SelectConfig:
+    fraction: float = number(above=0, at_most=1)
+
+
+# ---------------------------------------------------------------- training and evaluation
+
+
+class Tuning(enum.Enum):
+    lora = "lora"
+    full = "full"
+
+
+@dataclass
+class LoraConfig:
+    r: int = number(8, at_least=1)
+    alpha: int = number(16, at_least=1)
+    dropout: float = number(0.05, at_least=0, below=1)
+    targets: list[str] = field(default_factory=lambda: ["q_proj", "k_proj", "v_proj", "o_proj"])
+
+
+@dataclass
+class TrainConfig:
+    tuning: Tuning
+    learning_rate: float = number(above=0)
+    epochs: float = number(3.0, above=0)
+    schedule: str = "linear"
+    warmup_ratio: float = number(0.03, at_least=0, below=1)
+    weight_decay: float = number(0.0, at_least=0)
+    global_batch_size: int = number(128, at_least=1)  # sequences an optimizer step, over all processes
+    max_length: int = number(512, at_least=8)  # tokens; longer rows are cut and counted
+    max_grad_norm: float = number(1.0, above=0)
+    dtype: Dtype = Dtype.bfloat16  # of the forward pass; weights stay float32
+    lora: LoraConfig = field(default_factory=LoraConfig)
+
+
+@dataclass
+class TrainJob:
+    train: TrainConfig
+    seed: int
+
+
+class TaskKind(enum.Enum):
+    multiple_choice = "multiple_choice"  # rows of ours as an lm-eval task, ranked by likelihood
+    lm_eval = "lm_eval"  # a task of lm-eval's own; its data come from the hub
+
+
+@dataclass
+class TaskConfig:
+    kind: TaskKind
+    metric: str  # key in lm-eval's results, e.g. acc or acc_norm
+    source: SourceConfig | None = None
+    task: str | None = None  # lm-eval's name, for kind lm_eval
+    num_fewshot: int | None = number(None, at_least=0)  # None: the task's default
+    limit: int | None = number(None, at_least=1)  # first rows of the task; None: all
+    chance: float | None = field(default=None, metadata={"hash": False, "at_least": 0, "at_most": 1})
+    expected_items: int = field(default=1000, metadata={"hash": False, "at_least": 1})
+    expected_item_tokens: int = field(default=150, metadata={"hash": False, "at_least": 1})  # all choices together
+
+
+@dataclass
+class EvaluationConfig:
+    name: str = unhashed()
+    tasks: dict[str, TaskConfig] = field(default_factory=dict)
+    dtype: Dtype = Dtype.float32
+    max_length: int = number(2048, at_least=16)
+    seed: int = number(1234, at_least=0)
+
+
+@dataclass
+class EvaluationJob:
+    name: str = unhashed()
+    task: TaskConfig = field(kw_only=True)
+    dtype: Dtype = field(kw_only=True)
+    max_length: int = field(kw_only=True)
+    seed: int = field(kw_only=True)
+
+
+# ---------------------------------------------------------------- what doesn't change results
+
+
+class JudgeKind(enum.Enum):
+    none = "none"
+
+
+@dataclass
+class JudgeConfig:
+    kind: JudgeKind = JudgeKind.none
+
+
+class Executor(enum.Enum):
+    process = "process"  # each step in a fresh process
+    inline = "inline"  # in this one: for a debugger
+
+
+@dataclass
+class ClusterConfig:
+    device: str = "auto"  # auto, cpu, cuda, cuda:1
+    threads: int | None = number(None, at_least=1)  # None: torch decides
+    attention: str = "sdpa"  # transformers' attn_implementation
+    score_batch_tokens: int = number(1024, at_least=1)  # padded tokens of assessment rows in one scoring batch
+    micro_batch_size: int = number(4, at_least=1)  # sequences in one forward pass of training
+    eval_batch_size: int = number(8, at_least=1)
+    gradient_checkpointing: bool = False
+    checkpoint_steps: int = number(0, at_least=0)  # optimizer steps between trainer checkpoints; 0: none
+    executor: Executor = Executor.process
+    lease_s: float = number(60.0, at_least=1)  # a claim unrefreshed for so long may be taken from another host
+
+
+class WandbMode(enum.Enum):
+    auto = "auto"  # online if a key is set, else offline
+    online = "online"
+    offline = "offline"
+    disabled = "disabled"
+
+
+@dataclass
+class TrackingConfig:
+    wandb: WandbMode = WandbMode.auto
+    project: str = "icon_repro"
+    entity: str | None = None
+
+
+@dataclass
+class PathsConfig:
+    work: str = "work"  # steps, logs, claims: large
+    cache: str = "~/.cache/icon_repro"  # downloads
+    results: str = "results"  # tables: small, committed
+
+
+@dataclass
+class Config:
+    name: str  # of the experiment; results/<name>/
+    description: str
+    model: ModelConfig
+    data: DataConfig
+    methods: dict[str, Any]  # name -> one of METHOD_KINDS; load() makes them typed
+    training: TrainConfig
+    evaluation: EvaluationConfig
+    fractions: list[float] = number(above=0, at_most=1)
+    seeds: list[int] = number([0], at_least=0)
+    base: bool = True  # evaluate the model without tuning
+    full: bool = True  # tune on all candidates
+    judge: JudgeConfig = field(default_factory=JudgeConfig)
+    cluster: ClusterConfig = field(default_factory=ClusterConfig)
+    tracking: TrackingConfig = field(default_factory=TrackingConfig)
+    paths: PathsConfig = field(default_factory=PathsConfig)
+    action: Action = Action.run
+
+
+def load(data: Mapping[str, Any]) -> Config:
+    """Check a composed config and make it typed.
+
+    Args:
+        data: nested dicts with interpolations resolved; ``OmegaConf.to_container(cfg, resolve=True)``.
+
+    Raises:
+        ConfigError: one message with all problems: unknown keys (with the nearest name), types, ranges, combinations.
+    """
+    problems: list[str] = []
+    methods = data.get("methods")
+    made: dict[str, Any] = {}
+    for name, value in methods.items() if isinstance(methods, Mapping) else ():
+        where = f"methods.{name}"
+        kind = value.get("kind") if isinstance(value, Mapping) else None
+        if not isinstance(kind, str) or kind not in METHOD_KINDS:
+            problems.append(f"{where}.kind={kind!r}: unknown method.{nearest(str(kind), METHOD_KINDS)}")
+            continue
+        try:
+            made[name] = build(METHOD_KINDS[kind], value, where)
+        except SchemaError as error:
+            problems += error.problems
+    try:
+        config = build(Config, {**data, "methods": made} if isinstance(methods, Mapping) else data)
+    except SchemaError as error:
+        problems += error.problems
+    else:
+        problems += _combinations(config)
+    if problems:
+        head = f"{len(problems)} problem{'s' if len(problems) > 1 else ''} in the configuration:"
+        raise ConfigError("\n".join([head, *(f"  {p}" for p in problems)]))
+    return config
+
+
+def _combinations(config: Config) -> list[str]:
+    """Problems that no single value shows."""
+    problems = []
+    for name in [config.name, *config.methods, *config.evaluation.tasks]:
+        if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.]*", name):
+            problems.append(f"name {name!r}: must be letters, digits, '_' and '.', as it names folders.")
+    for reserved in {"base", "full"} & set(config.methods):
+        problems.append(f"methods.{reserved}: the name is taken by the {reserved} row; choose another.")
+    sources = {"data.pool.source": config.data.pool.source, "data.assessment.source": config.data.assessment.source}
+    for name, task in config.evaluation.tasks.items():
+        where = f"evaluation.tasks.{name}"
+        if task.kind is TaskKind.lm_eval:
+            if task.task is None:
+                problems.append(f"{where}.task: kind lm_eval needs the name of the lm-eval task.")
+        elif task.source is None:
+            problems.append(f"{where}.source: kind {task.kind.value} needs a source of rows.")
+        else:
+            sources[f"{where}.source"] = task.source
+            if task.source.format is not RowFormat.multiple_choice:
+                problems.append(f"{where}.source.format={task.source.format.value!r}: must be multiple_choice.")
+    needs = {SourceKind.hub: "hub_id", SourceKind.file: "path", SourceKind.registry: "registry"}
+    for where, source in sources.items():
+        if getattr(source, needs[source.kind]) is None:
+            problems.append(f"{where}.{needs[source.kind]}: kind {source.kind.value} needs it.")
+        if source.kind is SourceKind.hub and source.revision is None:
+            problems.append(f"{where}.revision: a hub data set needs a commit (or a branch, which is then resolved).")
+    for where in ("data.pool", "data.assessment"):
+        if sources[f"{where}.source"].format is RowFormat.multiple_choice:
+            problems.append(f"{where}.source.format='multiple_choice': is for benchmarks, not for {where}.")
+    model_needs = {
+        ModelKind.hub: "hub_id",
+        ModelKind.local: "path",
+        ModelKind.registry: "registry",
+        ModelKind.random: "random",
+    }
+    if getattr(config.model, model_needs[config.model.kind]) is None:
+        problems.append(f"model.{model_needs[config.model.kind]}: kind {config.model.kind.value} needs it.")
+    if config.model.kind is ModelKind.hub and config.model.revision is None:
+        problems.append("model.revision: a hub model needs a commit (or a branch, which is then resolved).")
+    shape = config.model.random
+    if shape and (shape.hidden_size % shape.heads or shape.heads % shape.kv_heads):
+        problems.append("model.random: heads must divide hidden_size, and kv_heads must divide heads.")
+    if config.training.dtype is Dtype.float16:
+        problems.append("training.dtype='float16': needs loss scaling, which isn't built; use bfloat16 or float32.")
+    if not config.seeds:
+        problems.append("seeds=[]: give at least one training seed.")
+    if len(set(config.seeds)) < len(config.seeds):
+        problems.append(f"seeds={config.seeds}: a seed is given twice.")
+    if config.methods and not config.fractions:
+        problems.append("fractions=[]: give at least one fraction to select, e.g. [0.15].")
+    if config.training.global_batch_size % config.cluster.micro_batch_size:
+        problems.append(
+            f"training.global_batch_size={config.training.global_batch_size}: must be a multiple of "
+            f"cluster.micro_batch_size={config.cluster.micro_batch_size}; set one of them."
+        )
+    return problems

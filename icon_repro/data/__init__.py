@@ -1,0 +1,1 @@
+"""Rows of text: sources, filters, samples, contamination counts."""

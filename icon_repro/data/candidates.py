@@ -1,0 +1,136 @@
+"""The order of the pool from which candidates are taken, and how much text the pool shares with the assessment set.
+
+In: rows.jsonl of pool and assessment.  Out: rows.jsonl (Example, in a seeded order), overlap.json (rows and pairs that
+share text).  ``head`` then takes the first rows as candidates, so that a larger size extends a smaller one.
+A pool row overlaps exactly if its prompt, or its response of at least ``ngram`` words, equals that of an assessment
+row; else by n-gram if both share ``ngram`` consecutive words of prompt + response. Words: lower-cased runs of letters
+and digits.
+Differs: the authors draw with pandas' ``sample`` and don't look for overlap; ``overlap: keep`` drops nothing.
+Known gap: template text that stands in the prompts of both sets (finished prompts) counts as shared.
+"""
+
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+import numpy as np
+
+from icon_repro.config import CandidatesSize, OrderConfig, Overlap
+from icon_repro.engine.runtime import Runtime
+from icon_repro.prompts import scoring_prompt
+from icon_repro.records import Example, read_rows, write_json, write_rows
+
+_NAMED_PAIRS = 1000  # in overlap.json
+_WORD = re.compile(r"[^\W_]+")
+Words = tuple[str, ...]
+
+
+class CandidatesError(ValueError):
+    """No candidate is left."""
+
+
+def run(cfg: OrderConfig, inputs: Mapping[str, Path], out: Path, runtime: Runtime) -> dict[str, Any]:
+    """Write all rows in the order drawn, and overlap.json. Needs inputs["pool"] and inputs["assessment"]."""
+    pool = read_rows(inputs["pool"] / "rows.jsonl", Example)
+    assessment = read_rows(inputs["assessment"] / "rows.jsonl", Example)
+    exact, ngram = overlaps(pool, assessment, cfg.ngram)
+    pairs = [
+        [row, other, kind]
+        for kind, found in (("exact", exact), ("ngram", ngram))
+        for row in found
+        for other in found[row]
+    ]
+    write_json(
+        out / "overlap.json",
+        {
+            "pool": len(pool),
+            "assessment": len(assessment),
+            "rows": {"exact": len(exact), "ngram": len(ngram)},
+            "pairs": {"exact": sum(map(len, exact.values())), "ngram": sum(map(len, ngram.values()))},
+            "ngram_words": cfg.ngram,
+            "first_pairs": pairs[:_NAMED_PAIRS],
+        },
+    )
+    dropped = {*exact, *ngram} if cfg.overlap is Overlap.drop else set()
+    left = [row for row in pool if row.id not in dropped]
+    if not left:
+        raise CandidatesError(
+            f"none of {len(pool)} pool rows is left: {len(exact)} share a whole text with the assessment set, "
+            f"{len(ngram)} share {cfg.ngram} words in a row. Set candidates.order.overlap=keep, or use another pool."
+        )
+    kept = ordered(left, cfg.seed)
+    write_rows(out / "rows.jsonl", kept)
+    return {
+        "rows": len(kept),
+        "overlap_exact": len(exact),
+        "overlap_ngram": len(ngram),
+        "dropped": len(dropped),
+        **_lengths(kept),
+    }
+
+
+def head(cfg: CandidatesSize, inputs: Mapping[str, Path], out: Path, runtime: Runtime) -> dict[str, Any]:
+    """Write the first ``size`` rows of the order (all, if there are fewer). Needs inputs["order"]."""
+    kept = read_rows(inputs["order"] / "rows.jsonl", Example)[: cfg.size]
+    write_rows(out / "rows.jsonl", kept)
+    return {"rows": len(kept), "short_by": max(0, (cfg.size or 0) - len(kept)), **_lengths(kept)}
+
+
+def _lengths(rows: Sequence[Example]) -> dict[str, float]:
+    return {
+        "prompt_chars": round(fmean(len(row.instruction) + len(row.input) for row in rows), 1),
+        "response_chars": round(fmean(len(row.response) for row in rows), 1),
+    }
+
+
+def ordered(rows: Sequence[Example], seed: int) -> list[Example]:
+    """A seeded permutation of the rows sorted by id."""
+    rows = sorted(rows, key=lambda row: row.id)
+    return [rows[i] for i in np.random.default_rng(seed).permutation(len(rows))]
+
+
+def overlaps(
+    pool: Sequence[Example], assessment: Sequence[Example], ngram: int
+) -> tuple[dict[str, list[str]], dict[str, list[str]]]:
+    """Ids of pool rows that share text, each with the ids of the assessment rows that it shares it with.
+
+    Returns:
+        Two disjoint dicts: exact overlap (the whole prompt or response), and those that share ``ngram`` words only.
+    """
+    whole: dict[tuple[str, Words], set[str]] = {}
+    runs: dict[Words, set[str]] = {}
+    for row in assessment:
+        for key in _whole_texts(row, ngram):
+            whole.setdefault(key, set()).add(row.id)
+        for run_of_words in _runs(row, ngram):
+            runs.setdefault(run_of_words, set()).add(row.id)
+    exact, shared = {}, {}
+    for row in pool:
+        found = set().union(*(whole.get(key, ()) for key in _whole_texts(row, ngram)))
+        if found:
+            exact[row.id] = sorted(found)
+            continue
+        found = set().union(*(runs[r] for r in runs.keys() & _runs(row, ngram)))
+        if found:
+            shared[row.id] = sorted(found)
+    return exact, shared
+
+
+def _words(text: str) -> Words:
+    return tuple(_WORD.findall(text.lower()))
+
+
+def _whole_texts(row: Example, ngram: int) -> set[tuple[str, Words]]:
+    """Prompt, bare and in the scoring template (the authors' assessment prompts stand in it), and a long response."""
+    keys = {("prompt", _words(f"{row.instruction} {row.input}")), ("prompt", _words(scoring_prompt(row)))}
+    keys.discard(("prompt", ()))
+    response = _words(row.response)
+    return keys | {("response", response)} if len(response) >= ngram else keys
+
+
+def _runs(row: Example, ngram: int) -> set[Words]:
+    """All runs of ``ngram`` consecutive words."""
+    words = _words(f"{row.instruction} {row.input} {row.response}")
+    return {words[i : i + ngram] for i in range(len(words) - ngram + 1)}

@@ -1,0 +1,130 @@
+"""Rows of a source, filtered and sampled: the pool, or the assessment set.
+
+In: a RowsConfig.  Out: rows.jsonl (Example, sorted by id), report.json (what was read, dropped and kept, and why).
+Source: the URL filter is that of arXiv:2505.05327 ("http://" or "https://" in instruction or input).
+A row is counted under the first reason that applies: duplicate, url, empty_response, short_response, too_long.
+The result doesn't depend on the order of the source's rows.  Known gap: none.
+"""
+
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+import numpy as np
+
+from icon_repro.config import RowsConfig
+from icon_repro.data.sources import read_examples
+from icon_repro.engine.runtime import Runtime
+from icon_repro.records import Example, write_json, write_rows
+
+_NAMED_IDS = 5  # of each reason, in the report
+
+
+class PrepareError(ValueError):
+    """The rows of a source can't be used together."""
+
+
+def run(cfg: RowsConfig, inputs: Mapping[str, Path], out: Path, runtime: Runtime) -> dict[str, Any]:
+    """Write rows.jsonl and report.json. Needs files["source"] for kind file, extra["commit"] for kind hub."""
+    read = list(read_examples(cfg.source, runtime))
+    rows, duplicates = unique(read)
+    dropped: dict[str, list[str]] = {"duplicate": duplicates}
+    passed = []
+    for row in rows:
+        reason = reject(row, cfg)
+        if reason is None:
+            passed.append(row)
+        else:
+            dropped.setdefault(reason, []).append(row.id)
+    counts = {reason: len(ids) for reason, ids in dropped.items() if ids}
+    if not passed:
+        text = ", ".join(f"{reason} {count}" for reason, count in counts.items()) or "the source is empty"
+        raise PrepareError(
+            f"{cfg.source.name}: none of {len(read)} rows is left (dropped: {text}). "
+            "Relax the filters (max_chars, min_response_chars, drop_urls) or check the source."
+        )
+    kept = passed if cfg.sample is None else draw(passed, cfg.sample, cfg.seed, stratify=cfg.stratify)
+    short_by = max(0, (cfg.sample or 0) - len(passed))
+    metrics = {
+        "rows": len(kept),
+        "prompt_chars": round(fmean(prompt_chars(row) for row in kept), 1),
+        "response_chars": round(fmean(len(row.response) for row in kept), 1),
+        "dropped": counts,
+        "short_by": short_by,
+    }
+    report = {
+        "read": len(read),
+        "passed": len(passed),
+        "kept": len(kept),
+        "short_by": short_by,
+        "dropped": {r: {"count": len(ids), "first_ids": ids[:_NAMED_IDS]} for r, ids in dropped.items() if ids},
+        "groups": len({row.group for row in kept}),
+        "rows_by_group": dict(Counter(row.group for row in kept)),
+        "prompt_chars": metrics["prompt_chars"],
+        "response_chars": metrics["response_chars"],
+    }
+    write_rows(out / "rows.jsonl", kept)
+    write_json(out / "report.json", report)
+    return metrics
+
+
+def prompt_chars(row: Example) -> int:
+    """Characters of instruction and input, without any template."""
+    return len(row.instruction) + len(row.input)
+
+
+def unique(read: Iterable[tuple[str, Example]]) -> tuple[list[Example], list[str]]:
+    """Rows sorted by id, each text once, and the ids of the copies left out (of groups, the first name stays).
+
+    Raises:
+        PrepareError: two rows share an id and have other texts; names both places.
+    """
+    rows: list[tuple[str, Example]] = []
+    copies = []
+    for place, row in sorted(read, key=lambda item: (item[1].id, item[1].group)):
+        if not rows or rows[-1][1].id != row.id:
+            rows.append((place, row))
+            continue
+        other_place, other = rows[-1]
+        if (other.instruction, other.input, other.response) != (row.instruction, row.input, row.response):
+            raise PrepareError(
+                f"id {row.id!r} stands for two texts: {other_place} and {place}. "
+                "Make the ids unique, or set fields.id to null: ids are then made from the texts."
+            )
+        copies.append(row.id)
+    return [row for _, row in rows], copies
+
+
+def reject(row: Example, cfg: RowsConfig) -> str | None:
+    """Why a row is left out, or None."""
+    prompt = f"{row.instruction}\n{row.input}"
+    if cfg.drop_urls and ("http://" in prompt or "https://" in prompt):
+        return "url"
+    if not row.response.strip():
+        return "empty_response"
+    if len(row.response) < cfg.min_response_chars:
+        return "short_response"
+    if cfg.max_chars is not None and prompt_chars(row) + len(row.response) > cfg.max_chars:
+        return "too_long"
+    return None
+
+
+def draw(rows: Sequence[Example], count: int, seed: int, *, stratify: bool) -> list[Example]:
+    """``count`` rows at random (all, if there are fewer), sorted by id.
+
+    With ``stratify``, groups take turns in a random order, so that their shares differ by one at most, unless a group
+    has run out. A larger ``count`` extends a smaller one.
+    """
+    generator = np.random.default_rng(seed)
+    groups: dict[str, list[Example]] = {}
+    for row in sorted(rows, key=lambda row: row.id):
+        groups.setdefault(row.group if stratify else "", []).append(row)
+    names = sorted(groups)
+    turns = []
+    for turn, at in enumerate(generator.permutation(len(names))):
+        members = groups[names[at]]
+        turns += [(rank, turn, members[i]) for rank, i in enumerate(generator.permutation(len(members)))]
+    turns.sort(key=lambda item: item[:2])
+    return sorted((row for _, _, row in turns[:count]), key=lambda row: row.id)

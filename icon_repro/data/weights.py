@@ -1,0 +1,117 @@
+"""Make a model available: download, copy or convert it once, and say where it is.
+
+In: a ModelConfig.  Out: model.json {hub_id, commit, parameters}; for models that aren't on a hub also weights/ with
+config, tokenizer and safetensors.  A hub model stays in the hub's own cache, at the recorded commit.
+Source: GGUF files are read by transformers and gguf, which undo the quantization.
+Known gap: a GGUF file is a quantized copy; its perplexities differ slightly from the original weights'.
+"""
+
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from icon_repro.config import ModelConfig, ModelKind, RandomShape, RegistryFile
+from icon_repro.data.registry import fetch
+from icon_repro.engine.runtime import Runtime
+from icon_repro.records import write_json
+
+
+class WeightsError(ValueError):
+    """The model can't be had, or isn't what a causal language model needs."""
+
+
+def run(cfg: ModelConfig, inputs: Mapping[str, Path], out: Path, runtime: Runtime) -> dict[str, Any]:
+    """Write model.json and, but for hub models, weights/."""
+    commit = None
+    if cfg.kind is ModelKind.hub:
+        assert cfg.hub_id is not None
+        commit = runtime.extra["commit"]
+        _download(cfg.hub_id, commit)
+    elif cfg.kind is ModelKind.local:
+        _copy(runtime.files["config.json"].parent, out / "weights")
+    elif cfg.kind is ModelKind.registry:
+        assert cfg.registry is not None
+        _convert_gguf(cfg.registry, runtime.cache, cfg.licence, out / "weights")
+    else:
+        assert cfg.random is not None
+        _make_random(cfg.random, out / "weights")
+    write_json(out / "model.json", {"hub_id": cfg.hub_id if commit else None, "commit": commit})
+    return {"commit": commit, "bytes": sum(p.stat().st_size for p in out.rglob("*") if p.is_file())}
+
+
+def _download(hub_id: str, commit: str) -> None:
+    from huggingface_hub import snapshot_download
+
+    patterns = ["*.json", "*.safetensors", "*.model", "*.jinja", "merges.txt", "vocab.txt"]
+    try:
+        folder = Path(snapshot_download(hub_id, revision=commit, allow_patterns=patterns))
+    except Exception as error:  # the hub raises a dozen kinds; each means that the model isn't here
+        raise WeightsError(
+            f"model.hub_id={hub_id!r} at {commit}: can't be downloaded ({type(error).__name__}: {error}). Check the "
+            "network, HF_HUB_OFFLINE, the id, and for gated models that you have accepted the licence and logged in."
+        ) from error
+    if not list(folder.glob("*.safetensors")):
+        raise WeightsError(f"model.hub_id={hub_id!r} at {commit}: holds no safetensors; other formats aren't loaded.")
+
+
+def _copy(source: Path, target: Path) -> None:
+    """Copy a local model folder, so that a later change of it can't change results."""
+    if not list(source.glob("*.safetensors")):
+        raise WeightsError(f"model.path={source}: holds no *.safetensors; other formats aren't loaded.")
+    target.mkdir()
+    for path in source.iterdir():
+        if path.suffix in {".json", ".safetensors", ".model", ".jinja", ".txt"}:
+            shutil.copyfile(path, target / path.name)
+
+
+def _convert_gguf(file: RegistryFile, cache: Path, licence: str, target: Path) -> None:
+    """De-quantize a GGUF file and save it as bfloat16 safetensors with its tokenizer."""
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    path = fetch(file, cache, licence)
+    where = {"pretrained_model_name_or_path": str(path.parent), "gguf_file": path.name, "local_files_only": True}
+    tokenizer = AutoTokenizer.from_pretrained(**where)
+    model = AutoModelForCausalLM.from_pretrained(**where, dtype=torch.float32)
+    # transformers marks the model as quantized and refuses to save it, though its weights are plain tensors by now
+    model.hf_quantizer = None
+    del model.config.quantization_config
+    model.to(torch.bfloat16).save_pretrained(target)
+    tokenizer.save_pretrained(target)
+
+
+def _make_random(shape: RandomShape, target: Path) -> None:
+    """A Llama with seeded random weights and a byte-level tokenizer: scores of it mean nothing."""
+    import torch
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
+    from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+    special = ["<s>", "</s>", "<pad>"]
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    vocabulary = {token: i for i, token in enumerate(special + alphabet)}
+    tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=[]))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    if shape.bos:
+        tokenizer.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 0)])
+    PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, bos_token="<s>", eos_token="</s>", pad_token="<pad>"
+    ).save_pretrained(target)
+    config = LlamaConfig(
+        vocab_size=shape.vocab_size,
+        hidden_size=shape.hidden_size,
+        intermediate_size=shape.intermediate_size,
+        num_hidden_layers=shape.layers,
+        num_attention_heads=shape.heads,
+        num_key_value_heads=shape.kv_heads,
+        max_position_embeddings=shape.max_positions,
+        bos_token_id=0,
+        eos_token_id=1,
+        pad_token_id=2,
+        initializer_range=0.08,  # wide enough that perplexities differ
+        tie_word_embeddings=True,
+    )
+    with torch.random.fork_rng():
+        torch.manual_seed(shape.seed)
+        LlamaForCausalLM(config).to(torch.float32).save_pretrained(target)

@@ -1,0 +1,1 @@
+"""The experiment engine: fingerprints, plan, run. Holds no machine learning."""

@@ -1,0 +1,246 @@
+"""Steps, their fingerprints, and folders that are either complete or absent.
+
+A step's result lies in ``<work>/<stage>/<name>-<fingerprint>``. It is written as ``.part``, ``record.json`` comes last,
+and a rename publishes it: a folder without ``.part`` is complete. Attempts (claim, log, outcome) lie apart, in
+``<work>/.attempts/<stage>/<name>-<fingerprint>``.
+Source: own design; compared with exca, snakemake and submitit before it was chosen.
+Known gap: the rename of a folder is atomic on POSIX file systems only.
+"""
+
+import errno
+import hashlib
+import json
+import os
+import re
+import shutil
+import uuid
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from icon_repro.records import read_json, write_json
+from icon_repro.schema import plain
+
+FORMAT = 1  # of record.json
+
+
+class ArtifactError(ValueError):
+    """A published folder is damaged, or was written by a newer version."""
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What a step takes: tokens through the model and floating point operations (2 for a multiply-add)."""
+
+    tokens: float = 0.0
+    flops: float = 0.0
+
+
+@dataclass(frozen=True)
+class SourceFile:
+    """A file from outside the store that a step reads; only its content counts."""
+
+    path: str
+    sha256: str
+
+
+@dataclass(frozen=True, eq=False)
+class Step:
+    """One node of the plan.
+
+    ``target`` is "module:function"; it is imported only when the step runs. ``params`` is the dataclass instance that
+    the function takes; its hashed fields, ``version`` and the inputs' fingerprints make the fingerprint.
+    """
+
+    stage: str
+    name: str
+    target: str
+    version: int
+    params: Any
+    inputs: Mapping[str, "Step"] = field(default_factory=dict)
+    files: Mapping[str, SourceFile] = field(default_factory=dict)
+    extra: Mapping[str, str] = field(default_factory=dict)  # hashed facts, e.g. the commit of a branch
+    cost: Cost = field(default_factory=Cost)
+    resumable: bool = False  # what an attempt left in .part is of use to the next
+
+    @property
+    def hashed(self) -> dict[str, Any]:
+        """Everything that the fingerprint covers, readable; ``plan`` compares it with older records."""
+        return {
+            "stage": self.stage,
+            "target": self.target,
+            "version": self.version,
+            "params": plain(self.params, hashed_only=True),
+            "inputs": {name: step.fingerprint for name, step in self.inputs.items()},
+            "files": {name: file.sha256 for name, file in self.files.items()},
+            "extra": dict(self.extra),
+        }
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """First 12 hex digits of the sha256 over the canonical JSON of ``hashed``."""
+        text = json.dumps(self.hashed, sort_keys=True, ensure_ascii=False, allow_nan=False)
+        return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:12]
+
+    @property
+    def label(self) -> str:
+        return f"{self.stage}/{self.name}"
+
+    @property
+    def folder(self) -> str:
+        return f"{self.stage}/{self.name}-{self.fingerprint}"
+
+
+def ordered(steps: Iterable[Step]) -> list[Step]:
+    """All steps and what they need, inputs first, each fingerprint once; the order is that of first mention."""
+    seen: dict[str, Step] = {}
+
+    def visit(step: Step) -> None:
+        if step.folder not in seen:
+            for needed in step.inputs.values():
+                visit(needed)
+            seen[step.folder] = step
+
+    for step in steps:
+        visit(step)
+    return list(seen.values())
+
+
+def ancestors(step: Step) -> list[Step]:
+    """What ``step`` needs, directly or not, without itself."""
+    return ordered(step.inputs.values())
+
+
+def file_sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _files(folder: Path) -> Iterator[Path]:
+    return (p for p in sorted(folder.rglob("*")) if p.is_file() and p != folder / "record.json")
+
+
+class Store:
+    """The work folder: where steps lie and what is known about them."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self._listings: dict[str, tuple[int, dict[str, list[Path]]]] = {}  # stage -> time of change, folders by name
+
+    def path(self, step: Step) -> Path:
+        return self.root / step.folder
+
+    def attempt(self, step: Step) -> Path:
+        """Folder with claim, log and outcome of the latest attempt."""
+        return self.root / ".attempts" / step.folder
+
+    def complete(self, step: Step) -> bool:
+        return (self.path(step) / "record.json").is_file()
+
+    def record(self, step: Step) -> dict[str, Any]:
+        return read_record(self.path(step))
+
+    def latest(self, step: Step) -> dict[str, Any] | None:
+        """Record of the newest published step of the same name and another fingerprint."""
+        folders = [f for f in self._published(step.stage).get(step.name, []) if f != self.path(step)]
+        return read_record(max(folders, key=lambda f: (f / "record.json").stat().st_mtime_ns)) if folders else None
+
+    def _published(self, stage: str) -> dict[str, list[Path]]:
+        """Published folders of ``stage`` by step name; listed again only when the stage's folder has changed."""
+        root = self.root / stage
+        if not root.is_dir():
+            return {}
+        changed = root.stat().st_mtime_ns
+        if stage not in self._listings or self._listings[stage][0] != changed:
+            names: dict[str, list[Path]] = {}
+            for folder in root.iterdir():
+                match = re.fullmatch(r"(.+)-[0-9a-f]{12}", folder.name)
+                if match and (folder / "record.json").is_file():
+                    names.setdefault(match[1], []).append(folder)
+            self._listings[stage] = (changed, names)
+        return self._listings[stage][1]
+
+
+def read_record(folder: Path) -> dict[str, Any]:
+    """The record of a published folder.
+
+    Raises:
+        ArtifactError: it was written by a newer version of this project, or isn't a record.
+    """
+    record = read_json(folder / "record.json")
+    if not isinstance(record, dict) or not {"format", "files"} <= set(record):
+        raise ArtifactError(f"{folder}/record.json: isn't a step's record. Delete {folder} and run again.")
+    if record["format"] > FORMAT:
+        raise ArtifactError(
+            f"{folder}/record.json: format {record['format']}, this version reads up to {FORMAT}. Update icon_repro."
+        )
+    return record
+
+
+def publish(part: Path, final: Path, record: Mapping[str, Any]) -> bool:
+    """Complete ``part`` with record.json and rename it to ``final``, durably.
+
+    Returns:
+        False if another process published the same step first; its result is kept and ``part`` removed.
+    """
+    manifest = {}
+    for path in _files(part):
+        with path.open("rb") as file:
+            os.fsync(file.fileno())
+        manifest[path.relative_to(part).as_posix()] = {"bytes": path.stat().st_size, "sha256": file_sha256(path)}
+    write_json(part / "record.json", {**record, "format": FORMAT, "files": manifest})
+    for folder in {part, *((part / name).parent for name in manifest)}:
+        _sync_folder(folder)
+    try:
+        part.rename(final)
+    except OSError as error:
+        if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+            raise
+        if not (final / "record.json").is_file():
+            raise ArtifactError(f"{final} is in the way, without a record.json. Move it away and run again.") from error
+        discard(part)
+        return False
+    _sync_folder(final.parent)
+    return True
+
+
+def verify(folder: Path) -> None:
+    """Compare a published folder with the checksums in its record.
+
+    Raises:
+        ArtifactError: names the first file that is missing or altered.
+    """
+    for name, expected in read_record(folder)["files"].items():
+        path = folder / name
+        if not path.is_file() or file_sha256(path) != expected["sha256"]:
+            raise ArtifactError(f"{path}: missing or altered since it was published. Delete {folder} and run again.")
+
+
+def discard(folder: Path) -> None:
+    """Remove a folder such that it is never seen half-removed under its name."""
+    trash = folder.with_name(f".trash-{uuid.uuid4().hex}")
+    try:
+        folder.rename(trash)
+    except FileNotFoundError:
+        return
+    shutil.rmtree(trash, ignore_errors=True)
+
+
+def _sync_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def differences(old: Any, new: Any, where: str = "") -> list[str]:
+    """Dotted keys whose values differ, as ``key: old -> new``."""
+    if isinstance(old, Mapping) and isinstance(new, Mapping):
+        found = []
+        for key in sorted(set(old) | set(new)):
+            found += differences(old.get(key, "absent"), new.get(key, "absent"), f"{where}.{key}" if where else key)
+        return found
+    return [] if old == new else [f"{where}: {old} -> {new}"]

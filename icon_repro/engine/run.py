@@ -1,0 +1,215 @@
+"""Run the missing steps of a plan in this machine's processes, and say of each step how it stands.
+
+In: ordered steps, a store.  Out: published folders; a summary of what was built, cached, failed, blocked.
+Several drivers may run the same plan at once: a step that another one holds is left for later, and used when done.
+"""
+
+import contextlib
+import math
+import multiprocessing
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+import traceback
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from icon_repro.config import ClusterConfig, Executor
+from icon_repro.engine import worker
+from icon_repro.engine.artifact import ArtifactError, Step, Store, differences
+from icon_repro.records import RecordError, read_json
+
+_POLL_S = 1.0
+
+
+@dataclass(frozen=True)
+class Status:
+    """State of a step: cached, running, failed, interrupted or missing; why; where its log is."""
+
+    state: str
+    why: str = ""
+    log: str = ""
+
+
+@dataclass
+class Summary:
+    """Labels of the steps of a run by outcome."""
+
+    built: list[str] = field(default_factory=list)
+    cached: list[str] = field(default_factory=list)
+    failed: dict[str, str] = field(default_factory=dict)
+    blocked: list[str] = field(default_factory=list)
+
+
+def status(step: Step, store: Store) -> Status:
+    """How ``step`` stands in ``store``, from files alone."""
+    if store.complete(step):
+        return Status("cached")
+    attempt = store.attempt(step)
+    log = str(attempt / "log.txt")
+    if (attempt / "attempt.json").is_file():
+        note = read_json(attempt / "attempt.json")
+        if note["outcome"] == "failed":
+            return Status("failed", note["error"].splitlines()[0], log)
+        if note["outcome"] == "running":
+            here = note["host"] == socket.gethostname()
+            if -math.inf < worker.claim_age(attempt) < note["lease_s"] and (not here or _alive(note["pid"])):
+                return Status("running", f"process {note['pid']} on {note['host']}", log)
+            return Status("interrupted", f"process {note['pid']} ended without a word", log)
+    return Status("missing", changed(step, store))
+
+
+def changed(step: Step, store: Store) -> str:
+    """Which hashed fields differ from the newest published step of the same name; empty if there is none."""
+    try:
+        record = store.latest(step)
+    except (ArtifactError, RecordError) as error:
+        return f"the last build can't be read: {error}"
+    if record is None:
+        return ""
+    return "changed since the last build: " + "; ".join(differences(record["hashed"], step.hashed))
+
+
+def _alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
+
+
+def git_state(folder: Path) -> dict[str, Any]:
+    """Commit and dirty flag of the checkout that holds ``folder``; both None outside a checkout."""
+
+    def git(*arguments: str) -> str | None:
+        try:
+            done = subprocess.run(["git", "-C", str(folder), *arguments], capture_output=True, text=True, check=False)
+        except FileNotFoundError:
+            return None
+        return done.stdout.strip() if done.returncode == 0 else None
+
+    commit = git("rev-parse", "HEAD")
+    changes = git("status", "--porcelain", "--untracked-files=no")
+    return {"commit": commit, "dirty": None if changes is None else bool(changes)}
+
+
+def run(
+    steps: Sequence[Step], store: Store, cluster: ClusterConfig, cache: Path, say: Callable[[str], None]
+) -> Summary:
+    """Build what is missing, in order; a failed step blocks only what needs it.
+
+    Args:
+        steps: inputs before what needs them (``artifact.ordered``).
+        say: gets one line a step.
+    """
+    summary = Summary()
+    pending = []
+    for step in steps:
+        if store.complete(step):
+            summary.cached.append(step.label)
+        else:
+            pending.append(step)
+    if not pending:
+        return summary
+    git = git_state(Path(__file__).parent)
+    stages = sorted({step.target.partition(":")[0] for step in pending})
+    unfinished = {step.folder for step in pending}
+    bad: set[str] = set()
+    busy: set[str] = set()
+    while pending:
+        left: list[Step] = []
+        for step in pending:
+            needed = {source.folder for source in step.inputs.values()}
+            number = f"[{len(steps) - len(unfinished) + 1:>{len(str(len(steps)))}}/{len(steps)}] {step.label}"
+            if needed & bad:
+                unfinished.discard(step.folder)
+                bad.add(step.folder)
+                summary.blocked.append(step.label)
+                say(f"{number}: blocked, an input failed")
+                continue
+            if needed & unfinished:
+                left.append(step)
+                continue
+            started, error = time.monotonic(), ""
+            if store.complete(step):
+                code = worker.CACHED
+            elif step.folder in busy and status(step, store).state == "running":
+                code = worker.BUSY
+            else:
+                spec = worker.make_spec(step, store, cluster, cache, git)
+                code, error = _execute(spec, store.attempt(step), cluster, stages)
+            if code == worker.BUSY:
+                if step.folder not in busy:
+                    say(f"{number}: another process is at it; waiting")
+                busy.add(step.folder)
+                left.append(step)
+                continue
+            unfinished.discard(step.folder)
+            if code == worker.CACHED:
+                summary.cached.append(step.label)
+                say(f"{number}: built by another process")
+            elif code == worker.BUILT:
+                summary.built.append(step.label)
+                say(f"{number}: {time.monotonic() - started:.1f} s{_throughput(store, step)}")
+            else:
+                bad.add(step.folder)
+                summary.failed[step.label] = error
+                say(f"{number}: FAILED: {error}\n      log: {store.attempt(step) / 'log.txt'}")
+        if len(left) == len(pending):
+            time.sleep(_POLL_S)
+        pending = left
+    return summary
+
+
+def _throughput(store: Store, step: Step) -> str:
+    record = store.record(step)
+    tokens = record["metrics"].get("tokens", 0)
+    return f", {tokens:,} tokens, {tokens / max(record['wall_s'], 1e-9):,.0f}/s" if tokens else ""
+
+
+def _execute(spec: dict[str, Any], attempt: Path, cluster: ClusterConfig, stages: Sequence[str]) -> tuple[int, str]:
+    """Run one step; returns the worker's code and, if it failed, why.
+
+    A fork server imports the modules in ``stages`` once; each step gets a fresh process, its own memory and log.
+    """
+    attempt.mkdir(parents=True, exist_ok=True)
+    if cluster.executor is Executor.inline:
+        try:
+            return worker.work(spec, sys.stderr), ""
+        except (Exception, SystemExit) as error:
+            (attempt / "log.txt").write_text(traceback.format_exc(), encoding="utf-8")
+            return worker.FAILED, worker.describe(error)
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload([worker.__name__, *stages])
+    receiver, sender = context.Pipe(duplex=False)
+    process = context.Process(target=worker.child, args=(spec, sender), name=spec["label"])
+    try:
+        process.start()
+    except (EOFError, OSError):  # the fork server died of an import; the step that needs it will say so in its log
+        context.set_forkserver_preload([worker.__name__])
+        process.start()
+    sender.close()
+    try:
+        process.join()
+    except BaseException:
+        process.terminate()
+        process.join()
+        raise
+    with receiver, contextlib.suppress(EOFError):
+        if receiver.poll():
+            outcome: tuple[int, str] = receiver.recv()
+            return outcome
+    code = process.exitcode
+    if code == worker.LOST:
+        return code, "its claim was taken by another host; was this one suspended?"
+    if code is None or code >= 0:
+        return worker.FAILED, f"its process ended with code {code} and without a word"
+    hint = "; the kernel does so when memory runs out" if -code == signal.SIGKILL else ""
+    return worker.FAILED, f"killed by signal {-code} ({signal.strsignal(-code)}){hint}"

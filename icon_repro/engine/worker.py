@@ -1,0 +1,215 @@
+"""Run one step from a JSON spec: claim it, check its inputs, call its stage, publish.
+
+In: a spec made by ``make_spec``.  Out: a published folder, or an attempt that says what went wrong.
+Needs neither Hydra nor the plan, so that any process on any host can do it.
+Known gap: a claim is a lease (filelock): a holder that is suspended for longer than the lease may be overtaken. It then
+ends itself, and as each attempt of a non-resumable step writes to a folder of its own, nothing is mixed.
+"""
+
+import contextlib
+import ctypes
+import faulthandler
+import importlib
+import importlib.metadata
+import io
+import math
+import multiprocessing
+import os
+import platform
+import resource
+import signal
+import socket
+import sys
+import time
+import traceback
+import typing
+import uuid
+from collections.abc import Mapping
+from glob import escape
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any, TextIO
+
+from filelock import SoftFileLease, Timeout
+
+from icon_repro.config import ClusterConfig
+from icon_repro.engine.artifact import Step, Store, discard, file_sha256, publish
+from icon_repro.engine.runtime import Runtime
+from icon_repro.records import write_json
+from icon_repro.schema import build, plain
+
+BUILT, FAILED, CACHED, BUSY, LOST = 0, 1, 3, 4, 5  # exit codes of a worker process
+_PACKAGES = ("torch", "transformers", "tokenizers", "peft", "trl", "accelerate", "lm-eval", "datasets", "numpy")
+
+
+class StepError(RuntimeError):
+    """A step can't be run or has failed."""
+
+
+def make_spec(step: Step, store: Store, cluster: ClusterConfig, cache: Path, git: Mapping[str, Any]) -> dict[str, Any]:
+    """All that a worker needs to run ``step``, as JSON values."""
+    return {
+        "label": step.label,
+        "folder": step.folder,
+        "fingerprint": step.fingerprint,
+        "hashed": step.hashed,
+        "target": step.target,
+        "params": plain(step.params),
+        "inputs": {name: needed.folder for name, needed in step.inputs.items()},
+        "files": {name: {"path": file.path, "sha256": file.sha256} for name, file in step.files.items()},
+        "extra": dict(step.extra),
+        "resumable": step.resumable,
+        "root": str(store.root.absolute()),
+        "cluster": plain(cluster),
+        "cache": str(cache),
+        "git": dict(git),
+    }
+
+
+def work(spec: Mapping[str, Any], terminal: TextIO | None = None) -> int:
+    """Run the step of ``spec`` in this process.
+
+    Returns:
+        BUILT, CACHED (another process was first) or BUSY (another process is at it).
+
+    Raises:
+        Exception: whatever the stage raised; the attempt records it.
+    """
+    root = Path(spec["root"])
+    final = root / spec["folder"]
+    attempt = root / ".attempts" / spec["folder"]
+    if (final / "record.json").is_file():
+        return CACHED
+    attempt.mkdir(parents=True, exist_ok=True)
+    cluster = build(ClusterConfig, spec["cluster"])
+    # a dead holder on another host is known only by watching its claim for a whole lease
+    patience = 2 * cluster.lease_s if claim_age(attempt) > cluster.lease_s else 0.0
+    lease = SoftFileLease(attempt / "claim", lease_duration=cluster.lease_s, on_compromise=_lost, timeout=patience)
+    try:
+        lease.acquire()
+    except Timeout:
+        return BUSY
+    try:
+        if (final / "record.json").is_file():
+            return CACHED
+        note = {"host": socket.gethostname(), "pid": os.getpid(), "started": time.time(), "lease_s": cluster.lease_s}
+        write_json(attempt / "attempt.json", {**note, "outcome": "running", "error": None})
+        print(f"{spec['label']}: attempt by process {note['pid']} on {note['host']}, {time.ctime()}", flush=True)
+        try:
+            built = _build(spec, final, cluster, terminal)
+        except (Exception, SystemExit) as error:
+            _note(attempt, {**note, "outcome": "failed", "error": describe(error)})
+            raise
+        _note(attempt, {**note, "outcome": "built", "error": None})
+        return BUILT if built else CACHED
+    finally:
+        lease.release()
+
+
+def claim_age(attempt: Path) -> float:
+    """Seconds since the holder of the claim last showed that it lives; -inf if nobody holds it."""
+    try:
+        return time.time() - (attempt / "claim").stat().st_mtime
+    except FileNotFoundError:
+        return -math.inf
+
+
+def describe(error: BaseException) -> str:
+    return f"{type(error).__name__}: {error}"
+
+
+def _note(attempt: Path, note: Mapping[str, Any]) -> None:
+    # a full disk must hide neither the error that it caused nor a step that was published
+    with contextlib.suppress(OSError):
+        write_json(attempt / "attempt.json", note)
+
+
+def _lost(compromise: Any) -> None:
+    """Another host took the claim: stop at once, before anything is written."""
+    sys.stderr.write(f"claim lost ({compromise.reason}); stopping\n")
+    sys.stderr.flush()
+    os._exit(LOST)
+
+
+def _build(spec: Mapping[str, Any], final: Path, cluster: ClusterConfig, terminal: TextIO | None) -> bool:
+    root = final.parent.parent
+    inputs = {name: root / folder for name, folder in spec["inputs"].items()}
+    for name, folder in inputs.items():
+        if not (folder / "record.json").is_file():
+            raise StepError(f"{spec['label']}: input {name!r} isn't there ({folder}). Run the step that makes it.")
+    files = {name: Path(file["path"]) for name, file in spec["files"].items()}
+    for name, path in files.items():
+        if file_sha256(path) != spec["files"][name]["sha256"]:
+            raise StepError(f"{spec['label']}: file {name!r} ({path}) has changed since the plan was made. Plan again.")
+    if final.exists():
+        raise StepError(f"{final} is in the way, without a record.json. Move it away and run again.")
+    part = final.with_name(f"{final.name}.part" if spec["resumable"] else f"{final.name}.{uuid.uuid4().hex[:8]}.part")
+    for stale in final.parent.glob(f"{escape(final.name)}*.part"):
+        if stale != part:
+            discard(stale)
+    part.mkdir(parents=True, exist_ok=True)
+    function, params = _load(spec["target"], spec["params"])
+    runtime = Runtime(cluster, Path(spec["cache"]), spec["label"], files, dict(spec["extra"]), terminal)
+    started, clock = time.time(), time.monotonic()
+    metrics = function(params, inputs, part, runtime)
+    record = {
+        "label": spec["label"],
+        "fingerprint": spec["fingerprint"],
+        "hashed": spec["hashed"],
+        "inputs": dict(spec["inputs"]),
+        "files_read": dict(spec["files"]),
+        "metrics": metrics,
+        "git": dict(spec["git"]),
+        "packages": {name: _version(name) for name in _PACKAGES},
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "host": socket.gethostname(),
+        "started": started,
+        "wall_s": round(time.monotonic() - clock, 3),
+        "peak_rss_mb": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024, 1),
+    }
+    return publish(part, final, record)
+
+
+def _load(target: str, params: Mapping[str, Any]) -> tuple[Any, Any]:
+    """The stage's function and its params, typed as the function's first argument is annotated."""
+    module, _, name = target.partition(":")
+    function = getattr(importlib.import_module(module), name)
+    kind = next(iter(typing.get_type_hints(function).values()))
+    return function, build(kind, params)
+
+
+def _version(package: str) -> str | None:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def child(spec: Mapping[str, Any], report: Connection) -> typing.NoReturn:
+    """Entry of a worker process: output goes to the attempt's log; ``report`` gets the outcome and the error."""
+    if sys.platform == "linux":  # die with the parent: a killed run leaves nobody writing
+        ctypes.CDLL(None).prctl(1, signal.SIGKILL)
+        parent = multiprocessing.parent_process()
+        if parent and not parent.is_alive():  # it died before the line above
+            os._exit(FAILED)
+    try:
+        log = Path(spec["root"]) / ".attempts" / spec["folder"] / "log.txt"
+        terminal = os.fdopen(os.dup(2), "w", buffering=1)
+        descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+        for number, stream in ((1, sys.stdout), (2, sys.stderr)):
+            stream.flush()
+            os.dup2(descriptor, number)
+            if isinstance(stream, io.TextIOWrapper):
+                stream.reconfigure(line_buffering=True)  # a killed step leaves all of its lines
+        faulthandler.enable()  # a crash in native code leaves its stack in the log
+        code, error = work(spec, terminal), ""
+    except BaseException as problem:
+        code, error = FAILED, describe(problem)
+        with contextlib.suppress(OSError):  # the log may be on a full disk
+            traceback.print_exc()
+    with contextlib.suppress(OSError):
+        sys.stdout.flush()
+        sys.stderr.flush()
+    report.send((code, error[:10_000]))  # less than a pipe holds: nobody reads before the process has ended
+    os._exit(code)

@@ -1,0 +1,1 @@
+"""Language models: loading, token ids and label masks, answer NLL. The only place that masks labels."""

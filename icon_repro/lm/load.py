@@ -1,0 +1,79 @@
+"""Load a model and its tokenizer from the folder of a model step.
+
+In: a folder with model.json (made by ``icon_repro.data.weights``).  Out: model in eval mode, fast tokenizer.
+``trust_remote_code`` is never on; weights are read from safetensors only.
+Known gap: none.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+
+from icon_repro.config import Dtype
+from icon_repro.records import read_json
+
+
+class ModelError(ValueError):
+    """The model or tokenizer can't be used as asked."""
+
+
+def pick_device(name: str) -> torch.device:
+    """``auto`` is the first GPU, or the CPU if there is none.
+
+    Raises:
+        ModelError: a GPU is asked for and torch sees none.
+    """
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise ModelError(f"cluster.device={name!r}: not a device; use auto, cpu, cuda or cuda:<number>.") from error
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise ModelError(f"cluster.device={name!r}: torch {torch.__version__} sees no GPU; use auto or cpu.")
+    return device
+
+
+def _location(folder: Path) -> dict[str, Any]:
+    """Arguments for ``from_pretrained``: the folder's own weights, or a hub id at a commit."""
+    source = read_json(folder / "model.json")
+    common = {"trust_remote_code": False, "local_files_only": True}
+    if source["hub_id"] is None:
+        return {"pretrained_model_name_or_path": str(folder / "weights"), **common}
+    return {"pretrained_model_name_or_path": source["hub_id"], "revision": source["commit"], **common}
+
+
+def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
+    """The tokenizer of a model step; pads on the right, with eos if it has no pad token.
+
+    Raises:
+        ModelError: it has neither a pad nor an eos token, or more tokens than the model has embeddings.
+    """
+    location = _location(folder)
+    tokenizer = AutoTokenizer.from_pretrained(**location)
+    tokenizer.padding_side = "right"
+    if tokenizer.pad_token_id is None:
+        if tokenizer.eos_token_id is None:
+            raise ModelError(f"{location['pretrained_model_name_or_path']}: the tokenizer has no pad and no eos token.")
+        tokenizer.pad_token_id = tokenizer.eos_token_id
+    rows = AutoConfig.from_pretrained(**location).vocab_size
+    if len(tokenizer) > rows:
+        raise ModelError(
+            f"{location['pretrained_model_name_or_path']}: the tokenizer has {len(tokenizer)} tokens, the model "
+            f"{rows} embeddings; they don't belong together."
+        )
+    return tokenizer
+
+
+def load_model(folder: Path, dtype: Dtype, device: torch.device, attention: str = "sdpa") -> PreTrainedModel:
+    """The causal language model of a model step, in eval mode on ``device``.
+
+    Args:
+        attention: transformers' attn_implementation (sdpa, eager, flash_attention_2).
+    """
+    model = AutoModelForCausalLM.from_pretrained(
+        **_location(folder), dtype=getattr(torch, dtype.value), attn_implementation=attention, use_safetensors=True
+    )
+    return model.to(device).eval()

@@ -1,0 +1,88 @@
+"""Token ids of prompt and answer, and the one function that masks labels.
+
+Layout: BOS (if the tokenizer adds one) + context + separator + prompt + answer; each text is tokenised on its own and
+without special tokens, so that an answer has the same ids in every context.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from transformers import PreTrainedTokenizerBase
+
+IGNORED = -100  # torch's index for positions without a loss
+
+
+class TokenError(ValueError):
+    """A text has no token to score or to score from."""
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """Token ids of a prompt and its answer; ``ids[answer_start:]`` are the answer's."""
+
+    ids: list[int]
+    answer_start: int
+    cut: int = 0  # tokens that limits removed
+
+    @property
+    def answer_tokens(self) -> int:
+        return len(self.ids) - self.answer_start
+
+
+def bos_ids(tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    """The ids that the tokenizer itself puts before a text: [BOS], or [] (Qwen2.5, SmolLM2)."""
+    bare = tokenizer("a", add_special_tokens=False)["input_ids"]
+    full = tokenizer("a")["input_ids"]
+    for start in range(len(full) - len(bare) + 1):
+        if full[start : start + len(bare)] == bare:
+            return list(full[:start])
+    return []
+
+
+def text_ids(tokenizer: PreTrainedTokenizerBase, text: str, limit: int | None = None) -> tuple[list[int], int]:
+    """Ids of ``text`` without special tokens, at most ``limit`` from the start; and how many were cut."""
+    ids = list(tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"])
+    return (ids, 0) if limit is None else (ids[:limit], max(len(ids) - limit, 0))
+
+
+def encode(
+    tokenizer: PreTrainedTokenizerBase,
+    prompt: str,
+    answer: str,
+    *,
+    max_prompt_tokens: int | None = None,
+    max_answer_tokens: int | None = None,
+    name: str = "row",
+) -> Encoded:
+    """Ids of prompt + answer without BOS, as they follow any context.
+
+    Raises:
+        TokenError: the answer has no token; its mean NLL would be NaN.
+    """
+    prompt_ids, prompt_cut = text_ids(tokenizer, prompt, max_prompt_tokens)
+    answer_ids, answer_cut = text_ids(tokenizer, answer, max_answer_tokens)
+    if not answer_ids:
+        raise TokenError(f"{name}: response {answer!r} has no tokens, so nothing can be scored. Drop the row.")
+    return Encoded(prompt_ids + answer_ids, len(prompt_ids), prompt_cut + answer_cut)
+
+
+def mask_labels(ids: Sequence[int], answer_start: int) -> list[int]:
+    """Labels for a causal LM: the ids from ``answer_start`` on, IGNORED before; not shifted.
+
+    The only place in the project that decides which tokens are scored.
+    """
+    return [IGNORED] * answer_start + list(ids[answer_start:])
+
+
+def pack(lengths: Sequence[int], budget: int) -> list[list[int]]:
+    """Indices in batches of similar length: longest first, at most ``budget`` padded tokens each (or one row).
+
+    Depends on its arguments only, so that a row always meets the same neighbours, wherever and whenever it's scored.
+    """
+    batches: list[list[int]] = []
+    for index in sorted(range(len(lengths)), key=lambda i: (-lengths[i], i)):
+        if batches and (len(batches[-1]) + 1) * lengths[batches[-1][0]] <= budget:
+            batches[-1].append(index)
+        else:
+            batches.append([index])
+    return batches

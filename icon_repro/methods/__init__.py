@@ -1,0 +1,1 @@
+"""Selection methods: candidates to scores by id. One module a method."""

@@ -1,0 +1,21 @@
+"""Longest responses first: the control for length bias.
+
+In: candidates.  Out: scores.jsonl; the score is the number of characters of the response.
+Source: Zhao et al., arXiv 2402.04833 (long is more for alignment).
+Differs: counts characters, not tokens, so that the order doesn't depend on a model.
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from icon_repro.config import LongestConfig
+from icon_repro.engine.runtime import Runtime
+from icon_repro.records import Example, Score, read_rows, write_rows
+
+
+def run(cfg: LongestConfig, inputs: Mapping[str, Path], out: Path, runtime: Runtime) -> dict[str, Any]:
+    """Write scores.jsonl. Needs inputs["candidates"]."""
+    candidates = read_rows(inputs["candidates"] / "rows.jsonl", Example)
+    scores = (Score(row.id, float(len(row.response))) for row in sorted(candidates, key=lambda row: row.id))
+    return {"rows": write_rows(out / "scores.jsonl", scores), "tokens": 0, "flops": 0}

@@ -1,0 +1,126 @@
+"""Row types that stages exchange as JSON lines, and reading and writing them.
+
+In / out: one JSON object a line, UTF-8.  Join rows by ``id``, never by position.
+"""
+
+import dataclasses
+import hashlib
+import json
+import os
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+Row = TypeVar("Row")
+
+
+class RecordError(ValueError):
+    """A stored row can't be read; the message names file, line and reason."""
+
+
+@dataclass(frozen=True)
+class Example:
+    """An instruction with its answer: a candidate of the pool, or a row of the assessment set."""
+
+    id: str
+    instruction: str  # the whole prompt if ready
+    input: str
+    response: str
+    group: str = ""
+    ready: bool = False  # True: instruction is a finished prompt, no template is applied
+
+
+@dataclass(frozen=True)
+class Score:
+    """One method's score of one example; higher is selected first."""
+
+    id: str
+    score: float
+    parts: dict[str, float] = dataclasses.field(default_factory=dict)
+
+
+def content_id(instruction: str, input: str, response: str) -> str:
+    """16 hex digits of the sha256 of the JSON list of the three texts: the same row has the same id everywhere."""
+    text = json.dumps([instruction, input, response], ensure_ascii=False)
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:16]
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write ``value`` as sorted, indented JSON, durably: on disk under a temporary name first, then renamed."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with temporary.open("w", encoding="utf-8") as file:
+            json.dump(value, file, indent=1, sort_keys=True, ensure_ascii=False, allow_nan=False)
+            file.write("\n")
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
+def read_json(path: Path) -> Any:
+    """Read one JSON value.
+
+    Raises:
+        RecordError: the file isn't JSON; the message names it and the place.
+    """
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise RecordError(f"{path}: not valid JSON ({error}). Delete or restore the file.") from error
+
+
+def write_rows(path: Path, rows: Iterable[Any]) -> int:
+    """Write dataclass instances or dicts as JSON lines; returns how many."""
+    count = 0
+    with path.open("w", encoding="utf-8") as file:
+        for row in rows:
+            data = dataclasses.asdict(row) if dataclasses.is_dataclass(row) and not isinstance(row, type) else row
+            file.write(json.dumps(data, ensure_ascii=False, allow_nan=False) + "\n")
+            count += 1
+    return count
+
+
+def read_lines(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Yield (line number from 1, object) of a JSONL file; blank lines are skipped.
+
+    Raises:
+        RecordError: a line isn't a JSON object; the message names file and line.
+    """
+    with path.open(encoding="utf-8-sig", newline="\n") as file:
+        lines = enumerate(file, start=1)
+        while True:
+            number = 0
+            try:
+                number, line = next(lines)
+                if line.strip():
+                    value = json.loads(line)
+                else:
+                    continue
+            except StopIteration:
+                return
+            except UnicodeDecodeError as error:
+                raise RecordError(f"{path}: not UTF-8 ({error}). Convert the file to UTF-8.") from error
+            except ValueError as error:
+                raise RecordError(f"{path}:{number}: malformed JSON ({error}). Mend or remove the line.") from error
+            if not isinstance(value, dict):
+                raise RecordError(f"{path}:{number}: a JSON object is needed, found {type(value).__name__}.")
+            yield number, value
+
+
+def read_rows(path: Path, kind: type[Row]) -> list[Row]:
+    """Read a JSONL file of our own as dataclass instances.
+
+    Raises:
+        RecordError: a line is malformed or has other fields than ``kind``.
+    """
+    rows = []
+    for number, value in read_lines(path):
+        try:
+            rows.append(kind(**value))
+        except TypeError as error:
+            raise RecordError(f"{path}:{number}: {error}; was it written by another version?") from error
+    return rows

@@ -1,0 +1,120 @@
+"""The results table of an experiment: methods x benchmarks, with cost; Markdown and csv.
+
+In: the rows that ``engine.collect`` makes (also stored as metrics.jsonl).  Out: table.md, table.csv, metrics.jsonl.
+Each cell: mean over training seeds +- standard error. The error joins the items' (as lm-eval gives it, the same items
+for each seed) and, with several seeds, the spread between seeds: sqrt(mean se^2 + var / n).
+Known gap: rows are compared by eye; tests and intervals come with the statistics stage.
+"""
+
+import csv
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from statistics import fmean, variance
+from typing import Any
+
+from icon_repro.records import write_rows
+
+Row = Mapping[str, Any]
+
+
+def cell(values: Sequence[Mapping[str, Any]]) -> tuple[float, float | None]:
+    """Mean over seeds and its standard error; None where lm-eval gives none."""
+    mean = fmean(v["value"] for v in values)
+    errors = [v["stderr"] for v in values if v["stderr"] is not None]
+    if len(errors) < len(values):
+        return mean, None
+    seeds = variance(v["value"] for v in values) / len(values) if len(values) > 1 else 0.0
+    return mean, math.sqrt(fmean(e * e for e in errors) + seeds)
+
+
+def table(rows: Sequence[Row]) -> tuple[list[str], list[list[str]]]:
+    """Header and cells of the table: a line for each method and fraction, in order of first appearance."""
+    tasks = list(dict.fromkeys(t for row in rows for t in [*row["benchmarks"], *row["missing"]]))
+    header = ["method", "fraction", "rows", "seeds", *tasks, "average"]
+    header += ["selection tokens", "selection FLOPs", "tuning tokens", "tuning FLOPs"]
+    groups: dict[tuple[Any, Any], list[Row]] = {}
+    for row in rows:
+        groups.setdefault((row["method"], row["fraction"]), []).append(row)
+    lines = []
+    for (method, fraction), group in groups.items():
+        line = [method, "-" if fraction is None else f"{fraction:g}", _count([r["trained"] for r in group])]
+        line.append(str(len(group)) if group[0]["seed"] is not None else "-")
+        cells = []
+        for task in tasks:
+            found = [row["benchmarks"][task] for row in group if task in row["benchmarks"]]
+            if len(found) < len(group):
+                line.append("missing")
+            else:
+                cells.append(cell(found))
+                line.append(_percent(*cells[-1]))
+        if len(cells) == len(tasks) and cells:
+            errors = [error for _, error in cells]
+            joint = None if None in errors else math.sqrt(sum(e * e for e in errors if e is not None)) / len(errors)
+            line.append(_percent(fmean(mean for mean, _ in cells), joint))
+        else:
+            line.append("missing")
+        for part in ("selection", "tuning"):
+            costs = [row[part] for row in group]
+            if None in costs:
+                line += ["missing", "missing"]
+            else:  # the seeds share one selection, but each pays for its own tuning: per seed
+                line += [_big(fmean(c[key] for c in costs)) for key in ("tokens", "flops")]
+        lines.append(line)
+    return header, lines
+
+
+def _percent(mean: float, error: float | None) -> str:
+    return f"{100 * mean:.2f}" if error is None else f"{100 * mean:.2f} ± {100 * error:.2f}"
+
+
+def _big(value: float) -> str:
+    return "0" if value == 0 else f"{value:.3g}"
+
+
+def _count(values: Sequence[int | None]) -> str:
+    return "-" if None in values else "/".join(str(v) for v in sorted({v for v in values if v is not None}))
+
+
+def markdown(header: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
+    """A GitHub table, padded so that it also reads well as plain text."""
+    widths = [max(len(row[i]) for row in [header, *lines]) for i in range(len(header))]
+
+    def format_line(cells: Sequence[str]) -> str:
+        return "| " + " | ".join(c.ljust(w) for c, w in zip(cells, widths, strict=True)) + " |"
+
+    rule = "|" + "|".join("-" * (w + 2) for w in widths) + "|"
+    return "\n".join([format_line(header), rule, *(format_line(line) for line in lines)]) + "\n"
+
+
+def caption(rows: Sequence[Row]) -> str:
+    """What the numbers are: metric, items and lm-eval version of each task; and what is missing."""
+    tasks: dict[str, Mapping[str, Any]] = {}
+    for row in rows:
+        for name, value in row["benchmarks"].items():
+            tasks.setdefault(name, value)
+    text = [
+        f"`{row['model']}`, experiment `{row['experiment']}`. Percent, ± standard error (items and training seeds); "
+        "average: plain mean of the tasks. Tokens and FLOPs: selection once, tuning for one seed. A difference below "
+        "about two standard errors says nothing."
+        for row in rows[:1]
+    ]
+    text += [
+        f"- {name}: {v['metric']}, {v['items']} items, task version {v['version']}" for name, v in tasks.items()
+    ]
+    for row in rows:
+        label = "/".join(str(x) for x in (row["method"], row["fraction"], row["seed"]) if x is not None)
+        text += [f"- missing: {label} {task}: {why}" for task, why in row["missing"].items()]
+    return "\n".join(text) + "\n"
+
+
+def write(rows: Sequence[Row], folder: Path) -> str:
+    """Write metrics.jsonl, table.md and table.csv; returns the table as text."""
+    folder.mkdir(parents=True, exist_ok=True)
+    write_rows(folder / "metrics.jsonl", [dict(row) for row in rows])
+    header, lines = table(rows)
+    text = markdown(header, lines)
+    (folder / "table.md").write_text(f"{text}\n{caption(rows)}", encoding="utf-8")
+    with (folder / "table.csv").open("w", encoding="utf-8", newline="") as file:
+        csv.writer(file, lineterminator="\n").writerows([header, *lines])
+    return text

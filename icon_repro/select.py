@@ -1,0 +1,47 @@
+"""Select the best fraction by score.
+
+In: scores.jsonl.  Out: ids.json, best first.
+"""
+
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from icon_repro.config import SelectConfig
+from icon_repro.engine.runtime import Runtime
+from icon_repro.records import Score, read_rows, write_json
+
+
+class SelectionError(ValueError):
+    """The scores can't yield the requested subset."""
+
+
+def top_fraction(scores: Mapping[str, float], fraction: float) -> list[str]:
+    """The ``round(fraction * n)`` ids (at least one) with the highest scores; ties go to the smaller id.
+
+    Raises:
+        SelectionError: fraction out of (0, 1], no scores, or a score that isn't finite.
+    """
+    if not 0 < fraction <= 1:
+        raise SelectionError(f"fraction={fraction}: must be in (0, 1].")
+    if not scores:
+        raise SelectionError("no scores: there is nothing to select from.")
+    if bad := sorted(i for i, score in scores.items() if not math.isfinite(score)):
+        raise SelectionError(
+            f"{len(bad)} of {len(scores)} scores aren't finite (first: id {bad[0]!r}); an example without a scored "
+            "answer token gives NaN. Drop it in the prepare stage."
+        )
+    best_first = sorted(scores, key=lambda i: (-scores[i], i))
+    return best_first[: max(1, round(fraction * len(scores)))]
+
+
+def run(cfg: SelectConfig, inputs: Mapping[str, Path], out: Path, runtime: Runtime) -> dict[str, Any]:
+    """Write ids.json. Needs inputs["scores"]."""
+    rows = read_rows(inputs["scores"] / "scores.jsonl", Score)
+    scores = {row.id: row.score for row in rows}
+    if len(scores) < len(rows):
+        raise SelectionError(f"{len(rows) - len(scores)} ids have more than one score.")
+    ids = top_fraction(scores, cfg.fraction)
+    write_json(out / "ids.json", ids)
+    return {"scored": len(scores), "selected": len(ids)}

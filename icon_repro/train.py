@@ -1,0 +1,179 @@
+"""Instruction tuning on selected rows through TRL: LoRA or all weights.
+
+In: model, candidates, and the selected ids (none: all candidates).  Out: adapter/ (LoRA) or weights/ (full), both
+safetensors; log.jsonl with the loss a step; report.json.
+Source: Stanford Alpaca's recipe as arXiv 2505.05327 uses it: its template, loss on the response and eos only.
+Differs: rows without a response token within ``max_length`` are dropped and counted; Alpaca trains on nothing there.
+Known gap: one process; several GPUs come with the cluster stage.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from datasets import Dataset
+from peft import LoraConfig as PeftLora
+from transformers import PreTrainedTokenizerBase, TrainerCallback, set_seed
+from trl import SFTConfig, SFTTrainer
+from trl.trainer.sft_trainer import DataCollatorForLanguageModeling
+
+from icon_repro.config import Dtype, TrainConfig, TrainJob, Tuning
+from icon_repro.cost import training_flops
+from icon_repro.engine.progress import Progress
+from icon_repro.engine.runtime import Runtime
+from icon_repro.lm.load import load_model, load_tokenizer, pick_device
+from icon_repro.lm.tokens import IGNORED, bos_ids, encode, mask_labels
+from icon_repro.prompts import alpaca_prompt
+from icon_repro.records import Example, read_json, read_rows, write_json, write_rows
+
+
+class TrainError(ValueError):
+    """The data or settings can't be trained on."""
+
+
+def tokenise(
+    rows: Sequence[Example], tokenizer: PreTrainedTokenizerBase, max_length: int
+) -> tuple[list[dict[str, list[int]]], dict[str, list[str]]]:
+    """input_ids and labels of each row: BOS + prompt + response + eos, loss on response and eos.
+
+    Args:
+        max_length: tokens; what is beyond is cut from the end.
+
+    Returns:
+        rows for the trainer; ids of the rows that were cut, and of those dropped as no label was left.
+    """
+    start, end = bos_ids(tokenizer), tokenizer.eos_token_id
+    made, notes = [], {"cut": list[str](), "dropped": list[str]()}
+    for row in rows:
+        item = encode(tokenizer, alpaca_prompt(row), row.response, name=f"candidate {row.id}")
+        ids = start + item.ids + ([end] if end is not None else [])
+        labels = mask_labels(ids, len(start) + item.answer_start)
+        if len(ids) > max_length:
+            notes["cut"].append(row.id)
+        if all(label == IGNORED for label in labels[:max_length]):
+            notes["dropped"].append(row.id)
+            continue
+        made.append({"input_ids": ids[:max_length], "labels": labels[:max_length]})
+    return made, notes
+
+
+class CheckedCollator(DataCollatorForLanguageModeling):
+    """TRL's collator; refuses a batch without a label, whose loss would be 0 or NaN and teach nothing."""
+
+    def torch_call(self, examples: list[Any]) -> dict[str, Any]:
+        batch = super().torch_call(examples)
+        if not (batch["labels"] != IGNORED).any():
+            raise TrainError(f"a batch of {len(examples)} rows has no label: all tokens are masked. Raise max_length.")
+        return dict(batch)
+
+
+class _Report(TrainerCallback):
+    """Progress of the optimizer steps, to the run's terminal or log."""
+
+    def __init__(self, progress: Progress, tokens_per_step: float) -> None:
+        self.progress, self.tokens_per_step = progress, tokens_per_step
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self.progress.advance(1, round(self.tokens_per_step))
+
+
+def run(cfg: TrainJob, inputs: Mapping[str, Path], out: Path, runtime: Runtime) -> dict[str, Any]:
+    """Tune the model. Needs inputs["model"], inputs["candidates"]; inputs["ids"] restricts the rows."""
+    train, cluster = cfg.train, runtime.cluster
+    if cluster.threads:
+        torch.set_num_threads(cluster.threads)
+    device = pick_device(cluster.device)
+    rows = {row.id: row for row in read_rows(inputs["candidates"] / "rows.jsonl", Example)}
+    chosen = read_json(inputs["ids"] / "ids.json") if "ids" in inputs else sorted(rows)
+    if unknown := [i for i in chosen if i not in rows]:
+        raise TrainError(f"{len(unknown)} selected ids aren't candidates (first: {unknown[0]!r}).")
+    tokenizer = load_tokenizer(inputs["model"])
+    # sorted: the order of training comes from the seed alone, not from the scores
+    data, notes = tokenise([rows[i] for i in sorted(chosen)], tokenizer, train.max_length)
+    if not data:
+        raise TrainError(f"none of {len(chosen)} rows has a response token within max_length={train.max_length}.")
+    set_seed(cfg.seed)
+    model = load_model(inputs["model"], Dtype.float32, device, cluster.attention)
+    model.config.use_cache = False
+    parameters = model.num_parameters()
+    batch = train.global_batch_size
+    accumulation = batch // cluster.micro_batch_size
+    steps = math.ceil(math.ceil(len(data) / batch) * train.epochs)
+    tokens = sum(len(row["input_ids"]) for row in data) * train.epochs
+    with runtime.progress(steps, "step") as progress:
+        trainer = SFTTrainer(
+            model=model,
+            args=_arguments(train, cfg.seed, accumulation, runtime, out, device),
+            train_dataset=Dataset.from_list(data),
+            processing_class=tokenizer,
+            data_collator=CheckedCollator(pad_token_id=tokenizer.pad_token_id),
+            peft_config=_peft(train),
+            callbacks=[_Report(progress, tokens / steps)],
+        )
+        trainable = sum(p.numel() for p in trainer.model.parameters() if p.requires_grad)
+        checkpoints = sorted((out / "checkpoints").glob("checkpoint-*"), key=lambda p: int(p.name.split("-")[1]))
+        result = trainer.train(resume_from_checkpoint=str(checkpoints[-1]) if checkpoints else None)
+    if not math.isfinite(result.training_loss):
+        raise TrainError(f"the training loss is {result.training_loss}. Lower learning_rate or use float32.")
+    target = out / ("adapter" if train.tuning is Tuning.lora else "weights")
+    trainer.model.save_pretrained(target)
+    tokenizer.save_pretrained(target)
+    write_json(out / "model.json", {"hub_id": None, "commit": None})  # where lm.load finds a fully tuned model
+    write_rows(out / "log.jsonl", trainer.state.log_history)
+    write_json(out / "report.json", notes)
+    return {
+        "rows": len(data),
+        "rows_cut": len(notes["cut"]),
+        "dropped": {"no response token within max_length": len(notes["dropped"])},
+        "steps": trainer.state.global_step,
+        "loss": result.training_loss,
+        "trainable_parameters": trainable,
+        "tokens": round(tokens),
+        "flops": training_flops(parameters, tokens, frozen=train.tuning is Tuning.lora),
+    }
+
+
+def _peft(train: TrainConfig) -> PeftLora | None:
+    if train.tuning is Tuning.full:
+        return None
+    lora = train.lora
+    return PeftLora(
+        r=lora.r,
+        lora_alpha=lora.alpha,
+        lora_dropout=lora.dropout,
+        target_modules=list(lora.targets),
+        task_type="CAUSAL_LM",
+    )
+
+
+def _arguments(
+    train: TrainConfig, seed: int, accumulation: int, runtime: Runtime, out: Path, device: torch.device
+) -> SFTConfig:
+    cluster = runtime.cluster
+    return SFTConfig(
+        output_dir=str(out / "checkpoints"),
+        per_device_train_batch_size=cluster.micro_batch_size,
+        gradient_accumulation_steps=accumulation,
+        num_train_epochs=train.epochs,
+        learning_rate=train.learning_rate,
+        lr_scheduler_type=train.schedule,
+        warmup_steps=train.warmup_ratio,
+        weight_decay=train.weight_decay,
+        max_grad_norm=train.max_grad_norm,
+        optim="adamw_torch",
+        bf16=train.dtype is Dtype.bfloat16,
+        use_cpu=device.type == "cpu",
+        activation_checkpointing=cluster.gradient_checkpointing,
+        max_length=None,  # rows are cut already
+        dataset_kwargs={"skip_prepare_dataset": True},  # tokenise() masks the labels
+        packing=False,
+        seed=seed,
+        data_seed=seed,
+        logging_steps=1,
+        save_strategy="steps" if cluster.checkpoint_steps else "no",
+        save_steps=cluster.checkpoint_steps or 500,
+        report_to="none",
+        disable_tqdm=True,
+    )

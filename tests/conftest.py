@@ -1,0 +1,113 @@
+"""Fixtures for all tests: no network, one thread, tiny models with random weights."""
+
+import os
+
+os.environ.update(
+    {
+        "HF_HUB_OFFLINE": "1",
+        "HF_DATASETS_OFFLINE": "1",
+        "WANDB_MODE": "offline",
+        "OMP_NUM_THREADS": "1",
+        "TOKENIZERS_PARALLELISM": "false",
+        "DS_ACCELERATOR": "cpu",
+    }
+)
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from icon_repro.config import ClusterConfig
+from icon_repro.engine.runtime import Runtime
+
+_LINES = [
+    "Below is an instruction that describes a task. Write a response that completes the request.",
+    "### Instruction:\nName three colours.\n\n### Response:\nRed, green and blue.",
+    "Explain why the sky is blue, in one sentence.",
+    "Übersetze den Satz: the café is open until 10 pm. 3 + 4 = 7",
+]
+
+
+@pytest.fixture
+def runtime(tmp_path: Path) -> Runtime:
+    return Runtime(ClusterConfig(device="cpu"), cache=tmp_path / "cache", terminal=None)
+
+
+@pytest.fixture(scope="session")
+def shared() -> Path:
+    """Folder with the released data that is too large for the repository."""
+    folder = Path(__file__).resolve().parents[2] / "shared"
+    if not folder.is_dir():
+        pytest.skip("the folder ../shared with the released data isn't there")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a random Llama whose tokenizer puts BOS first."""
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    folder = tmp_path_factory.mktemp("tiny_model")
+    ids = _save_tokenizer(folder, bos=True)
+    return _save_model(LlamaForCausalLM, LlamaConfig(**_shape(), **ids), folder)
+
+
+@pytest.fixture(scope="session")
+def tiny_model_no_bos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a random Qwen2 whose tokenizer adds no BOS."""
+    from transformers import Qwen2Config, Qwen2ForCausalLM
+
+    folder = tmp_path_factory.mktemp("tiny_model_no_bos")
+    ids = _save_tokenizer(folder, bos=False)
+    return _save_model(Qwen2ForCausalLM, Qwen2Config(**_shape(), **ids), folder)
+
+
+def _shape() -> dict[str, Any]:
+    return {
+        "hidden_size": 64,
+        "intermediate_size": 128,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "max_position_embeddings": 4096,
+        "tie_word_embeddings": False,
+    }
+
+
+def _save_tokenizer(folder: Path, *, bos: bool) -> dict[str, int | None]:
+    """Train and save a byte-level tokenizer; returns its size and special ids as a model's config names them."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
+    from transformers import PreTrainedTokenizerFast
+
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    special = [*(["<s>"] if bos else []), "</s>", "<pad>"]
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    trainer = trainers.BpeTrainer(
+        vocab_size=320, special_tokens=special, initial_alphabet=alphabet, show_progress=False
+    )
+    tokenizer.train_from_iterator(_LINES, trainer)
+    if bos:
+        tokenizer.post_processor = processors.TemplateProcessing(
+            single="<s> $A", pair="<s> $A $B", special_tokens=[("<s>", tokenizer.token_to_id("<s>"))]
+        )
+    named = {"bos_token": "<s>"} if bos else {}
+    fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="</s>", pad_token="<pad>", **named)
+    fast.save_pretrained(folder)
+    return {
+        "vocab_size": tokenizer.get_vocab_size(),
+        "bos_token_id": tokenizer.token_to_id("<s>") if bos else None,
+        "eos_token_id": tokenizer.token_to_id("</s>"),
+        "pad_token_id": tokenizer.token_to_id("<pad>"),
+    }
+
+
+def _save_model(kind: Any, config: Any, folder: Path) -> Path:
+    import torch
+
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        kind(config).save_pretrained(folder, safe_serialization=True)
+    return folder

@@ -1,0 +1,150 @@
+"""load(): a minimal config is accepted; every mistake is refused with its key, all in one message."""
+
+import copy
+from typing import Any
+
+import pytest
+
+from icon_repro.config import Config, ConfigError, IconConfig, RandomConfig, load
+
+
+def minimal() -> dict[str, Any]:
+    source = {"kind": "file", "format": "alpaca", "name": "toy", "path": "toy.jsonl"}
+    return {
+        "name": "toy",
+        "description": "a toy",
+        "model": {"kind": "random", "name": "tiny", "random": {}},
+        "data": {"name": "toy", "pool": {"source": source}, "assessment": {"source": copy.deepcopy(source)}},
+        "methods": {"icon": {"kind": "icon"}, "random": {"kind": "random", "seed": 3}},
+        "training": {"tuning": "lora", "learning_rate": 1e-4},
+        "evaluation": {
+            "name": "toy",
+            "tasks": {
+                "arc": {
+                    "kind": "multiple_choice",
+                    "metric": "acc",
+                    "source": {"kind": "file", "format": "multiple_choice", "name": "arc", "path": "arc.jsonl"},
+                }
+            },
+        },
+        "fractions": [0.15],
+    }
+
+
+def changed(changes: dict[str, Any]) -> dict[str, Any]:
+    """``minimal`` with dotted keys set."""
+    data = minimal()
+    for key, value in changes.items():
+        *parents, last = key.split(".")
+        target = data
+        for parent in parents:
+            target = target.setdefault(parent, {})
+        target[last] = value
+    return data
+
+
+def message(data: dict[str, Any]) -> str:
+    with pytest.raises(ConfigError) as caught:
+        load(data)
+    return str(caught.value)
+
+
+def test_load_minimal_config_is_typed() -> None:
+    config = load(minimal())
+    assert isinstance(config, Config)
+    assert config.methods == {"icon": IconConfig(), "random": RandomConfig(seed=3)}
+    assert config.fractions == [0.15] and config.seeds == [0]
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"fractions": [1]},
+        {"fractions": [0.001, 1.0]},
+        {"methods": {}, "fractions": []},
+        {"seeds": [3, 1, 2]},
+        {"cluster.micro_batch_size": 128},
+        {"model": {"kind": "hub", "name": "m", "hub_id": "a/b", "revision": "0" * 40}},
+        {"model": {"kind": "local", "name": "m", "path": "m"}},
+        {"evaluation.tasks.arc": {"kind": "lm_eval", "metric": "acc", "task": "arc_easy"}},
+        {"data.pool.source": {"kind": "hub", "format": "alpaca", "name": "p", "hub_id": "a/b", "revision": "main"}},
+    ],
+    ids=str,
+)
+def test_load_valid_config_is_accepted(changes: dict[str, Any]) -> None:
+    load(changed(changes))
+
+
+@pytest.mark.parametrize(
+    "changes, parts",
+    [
+        ({"methods.mine": {"kind": "icno"}}, ["methods.mine.kind='icno'", "'icon'"]),
+        ({"methods.mine": {"kind": ["icon"]}}, ["methods.mine.kind=['icon']"]),
+        ({"methods.mine": "icon"}, ["methods.mine.kind=None"]),
+        ({"methods.icon": {"kind": "icon", "epsilom": 1}}, ["methods.icon.epsilom", "'epsilon'"]),
+        ({"methods": ["icon"]}, ["methods=['icon']", "mapping"]),
+        ({"methods.base": {"kind": "random"}}, ["methods.base", "taken"]),
+        ({"methods.full": {"kind": "random"}}, ["methods.full", "taken"]),
+        ({"methods.a/b": {"kind": "random"}}, ["'a/b'"]),
+        ({"name": "../x"}, ["'../x'"]),
+        ({"fractions": [0]}, ["fractions[0]=0.0", "above 0"]),
+        ({"fractions": [0.1, 1.2]}, ["fractions[1]=1.2", "at most 1"]),
+        ({"fractions": []}, ["fractions=[]"]),
+        ({"fractions": 0.15}, ["fractions=0.15", "[0.15]"]),
+        ({"seeds": []}, ["seeds=[]"]),
+        ({"seeds": [1, 1]}, ["seeds=[1, 1]", "twice"]),
+        ({"cluster.micro_batch_size": 3}, ["global_batch_size=128", "micro_batch_size=3"]),
+        ({"training.dtype": "float16"}, ["training.dtype", "bfloat16"]),
+        ({"training.learning_rate": "1e-4"}, ["training.learning_rate='1e-4'", "float"]),
+        ({"training.learning_rate": "???"}, ["training.learning_rate", "required"]),
+        ({"data.pool.source.path": None}, ["data.pool.source.path", "file"]),
+        ({"data.pool.source.kind": "hub"}, ["data.pool.source.hub_id", "hub"]),
+        ({"data.pool.source": {"kind": "hub", "format": "alpaca", "name": "p", "hub_id": "a/b"}}, ["revision"]),
+        ({"data.assessment.source.kind": "registry"}, ["data.assessment.source.registry"]),
+        ({"data.pool.source.format": "multiple_choice"}, ["data.pool.source.format", "benchmarks"]),
+        ({"evaluation.tasks.arc.source.format": "alpaca"}, ["evaluation.tasks.arc.source.format='alpaca'"]),
+        ({"evaluation.tasks.arc.source": None}, ["evaluation.tasks.arc.source"]),
+        ({"evaluation.tasks.arc": {"kind": "lm_eval", "metric": "acc"}}, ["evaluation.tasks.arc.task"]),
+        ({"evaluation.tasks.arc.source.path": None}, ["evaluation.tasks.arc.source.path"]),
+        ({"model.random": None}, ["model.random"]),
+        ({"model.random.heads": 5}, ["model.random", "heads"]),
+        ({"model.kind": "hub"}, ["model.hub_id", "model.revision"]),
+        ({"model.kind": "local"}, ["model.path"]),
+        ({"model.kind": "registry"}, ["model.registry"]),
+        ({"clutser": {}}, ["clutser", "'cluster'"]),
+        ({"action": "runn"}, ["action='runn'", "'run'"]),
+    ],
+    ids=str,
+)
+def test_load_mistake_is_refused_with_its_key(changes: dict[str, Any], parts: list[str]) -> None:
+    text = message(changed(changes))
+    for part in parts:
+        assert part in text
+
+
+def test_load_missing_methods_is_refused() -> None:
+    data = minimal()
+    del data["methods"]
+    assert "methods: a value is required" in message(data)
+
+
+def test_load_reports_all_problems_at_once() -> None:
+    text = message(
+        changed(
+            {
+                "methods.mine": {"kind": "rnadom"},
+                "methods.icon": {"kind": "icon", "epsilon": -1},
+                "fractions": [2.0],
+                "cluster.gpus": 8,
+                "training.epochs": "3",
+            }
+        )
+    )
+    assert text.startswith("5 problems")
+    for key in ("methods.mine.kind", "methods.icon.epsilon", "fractions[0]", "cluster.gpus", "training.epochs"):
+        assert key in text
+
+
+def test_load_reports_all_wrong_combinations_at_once() -> None:
+    text = message(changed({"seeds": [1, 1], "model.random": None, "cluster.micro_batch_size": 5}))
+    assert text.startswith("3 problems")

@@ -1,0 +1,94 @@
+"""The wheel is complete without the repository, and the lock file fits pyproject.toml."""
+
+import os
+import subprocess
+import sys
+import tomllib
+import zipfile
+from pathlib import Path
+
+import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+from packaging.version import Version
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def declared() -> list[Requirement]:
+    """The runtime dependencies and those of all extras, from pyproject.toml."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    lines = [*project["dependencies"], *(line for extra in project["optional-dependencies"].values() for line in extra)]
+    return [Requirement(line) for line in lines]
+
+
+def locked() -> dict[str, Version]:
+    """Canonical name -> exact version, from requirements.lock."""
+    versions: dict[str, Version] = {}
+    for line in (ROOT / "requirements.lock").read_text().splitlines():
+        if not line or line.startswith("#"):
+            continue
+        requirement = Requirement(line)
+        (pin,) = requirement.specifier
+        assert pin.operator == "==", line
+        name = canonicalize_name(requirement.name)
+        assert name not in versions, f"{name} stands twice in requirements.lock"
+        versions[name] = Version(pin.version)
+    return versions
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A wheel built from this checkout."""
+    out = tmp_path_factory.mktemp("wheel")
+    command = [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", str(out), str(ROOT)]
+    built = subprocess.run(command, capture_output=True, text=True)
+    assert built.returncode == 0, built.stdout + built.stderr
+    (path,) = out.glob("*.whl")
+    return path
+
+
+def test_wheel_built_from_checkout_holds_package_and_conf_only(wheel: Path) -> None:
+    with zipfile.ZipFile(wheel) as archive:
+        names = set(archive.namelist())
+    assert {"icon_repro/conf/config.yaml", "icon_repro/__main__.py", "icon_repro/py.typed"} <= names
+    top = {name.split("/")[0] for name in names}
+    assert {name for name in top if not name.endswith(".dist-info")} == {"icon_repro"}
+    in_repository = {f"icon_repro/{path.relative_to(ROOT).as_posix()}" for path in (ROOT / "conf").rglob("*.yaml")}
+    assert in_repository <= names
+
+
+def test_conf_dir_without_repository_lies_inside_unpacked_wheel(wheel: Path, tmp_path: Path) -> None:
+    site = tmp_path / "site"
+    with zipfile.ZipFile(wheel) as archive:
+        archive.extractall(site)
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    ran = subprocess.run(
+        [sys.executable, "-c", "from icon_repro.config import conf_dir; print(conf_dir().resolve())"],
+        cwd=elsewhere,
+        env={**os.environ, "PYTHONPATH": str(site)},
+        capture_output=True,
+        text=True,
+    )
+    assert ran.returncode == 0, ran.stderr
+    found = Path(ran.stdout.strip())
+    assert found.is_relative_to(site.resolve()), found
+    assert (found / "config.yaml").is_file()
+
+
+def test_lock_every_declared_dependency_is_pinned_within_its_bounds() -> None:
+    versions = locked()
+    wrong = [
+        f"{requirement}: locked {versions.get(canonicalize_name(requirement.name))}"
+        for requirement in declared()
+        if (version := versions.get(canonicalize_name(requirement.name))) is None
+        or not requirement.specifier.contains(version, prereleases=True)
+    ]
+    assert wrong == []
+
+
+def test_lock_antlr_runtime_is_the_one_hydra_can_read() -> None:
+    # omegaconf's grammar is compiled for antlr 4.9; lm-eval[math] would bring 4.11, and Hydra then fails at import
+    assert locked()["antlr4-python3-runtime"].release[:2] == (4, 9)
+    assert {requirement.name for requirement in declared() if requirement.extras} == set()
