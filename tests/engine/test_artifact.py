@@ -1,0 +1,224 @@
+"""Fingerprints cover what changes results and nothing else; a published folder is complete or absent."""
+
+import hashlib
+import os
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from icon_repro.engine.artifact import (
+    ArtifactError,
+    Cost,
+    SourceFile,
+    Step,
+    Store,
+    ancestors,
+    differences,
+    file_sha256,
+    ordered,
+    publish,
+    read_record,
+    verify,
+)
+from icon_repro.schema import number, unhashed
+
+
+@dataclass
+class Params:
+    text: str = "x"
+    table: dict[str, int] = field(default_factory=dict)
+    path: str = unhashed("")
+    later: int = number(0, legacy=0)
+
+
+def step(name: str = "n", **more: Any) -> Step:
+    values: dict[str, Any] = {"stage": "toy", "target": "toy:run", "version": 1, "params": Params(), **more}
+    return Step(name=name, **values)
+
+
+BASE: dict[str, Any] = {"files": {"f": SourceFile("/a", "00")}, "extra": {"commit": "1"}, "inputs": {"i": step()}}
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"stage": "other"},
+        {"target": "toy:other"},
+        {"version": 2},
+        {"params": Params("y")},
+        {"params": Params(table={"a": 1})},
+        {"params": Params(later=1)},
+        {"inputs": {"i": step(version=2)}},
+        {"inputs": {"i": step(inputs={"deep": step(version=2)})}},
+        {"inputs": {"j": step()}},
+        {"inputs": {}},
+        {"files": {"f": SourceFile("/a", "01")}},
+        {"extra": {"commit": "2"}},
+        {"extra": {}},
+    ],
+    ids=str,
+)
+def test_fingerprint_hashed_change_gives_another(change: dict[str, Any]) -> None:
+    assert step(**{**BASE, **change}).fingerprint != step(**BASE).fingerprint
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"name": "other"},
+        {"params": Params(path="/elsewhere")},
+        {"params": Params(later=0)},
+        {"inputs": {"i": step("other", cost=Cost(5, 5))}},
+        {"files": {"f": SourceFile("/b", "00")}},
+        {"cost": Cost(1, 2)},
+        {"resumable": True},
+    ],
+    ids=str,
+)
+def test_fingerprint_unhashed_change_gives_the_same(change: dict[str, Any]) -> None:
+    assert step(**{**BASE, **change}).fingerprint == step(**BASE).fingerprint
+
+
+def test_fingerprint_doesnt_depend_on_order_of_keys() -> None:
+    first = step(params=Params(table={"a": 1, "ü": 2}), inputs={"i": step(), "j": step(version=2)})
+    second = step(params=Params(table={"ü": 2, "a": 1}), inputs={"j": step(version=2), "i": step()})
+    assert first.fingerprint == second.fingerprint
+
+
+def test_fingerprint_of_known_step_is_stable() -> None:
+    # this text is what stored results were named by: another one makes all of them invalid
+    text = (
+        '{"extra": {}, "files": {}, "inputs": {}, "params": {"table": {}, "text": "x"}, '
+        '"stage": "toy", "target": "toy:run", "version": 1}'
+    )
+    assert step().fingerprint == hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+def test_ordered_puts_inputs_first_and_each_step_once() -> None:
+    a = step("a")
+    b, c = step("b", inputs={"x": a}), step("c", inputs={"x": a, "y": step("a")})
+    d = step("d", inputs={"b": b, "c": c})
+    found = ordered([d, c, step("a")])
+    assert [s.name for s in found] == ["a", "b", "c", "d"]
+    assert [s.name for s in ancestors(d)] == ["a", "b", "c"]
+
+
+def test_ordered_same_name_with_other_params_are_two_steps() -> None:
+    assert len(ordered([step("a"), step("a", version=2)])) == 2
+
+
+def made(folder: Path, text: str = "content") -> Path:
+    """An unpublished folder with a file and a nested one."""
+    (folder / "nested").mkdir(parents=True)
+    (folder / "file.txt").write_text(text)
+    (folder / "nested" / "empty.txt").touch()
+    return folder
+
+
+def test_publish_leaves_complete_folder_with_manifest(tmp_path: Path) -> None:
+    part, final = made(tmp_path / "x.part"), tmp_path / "x"
+    assert publish(part, final, {"metrics": {"n": 1}})
+    assert not part.exists()
+    assert {p.name for p in final.iterdir()} == {"file.txt", "nested", "record.json"}
+    record = read_record(final)
+    assert record["metrics"] == {"n": 1}
+    assert set(record["files"]) == {"file.txt", "nested/empty.txt"}
+    assert record["files"]["file.txt"] == {"bytes": 7, "sha256": file_sha256(final / "file.txt")}
+    verify(final)
+
+
+def test_publish_failing_record_leaves_nothing_under_the_final_name(tmp_path: Path) -> None:
+    part, final = made(tmp_path / "x.part"), tmp_path / "x"
+    with pytest.raises(TypeError):
+        publish(part, final, {"metrics": object()})
+    assert not final.exists() and not (part / "record.json").exists()
+    assert publish(part, final, {})  # what was left can be published
+    assert set(read_record(final)["files"]) == {"file.txt", "nested/empty.txt"}
+
+
+def test_publish_second_publisher_keeps_the_first(tmp_path: Path) -> None:
+    final = tmp_path / "x"
+    assert publish(made(tmp_path / "x.1.part", "first"), final, {})
+    assert not publish(made(tmp_path / "x.2.part", "second"), final, {})
+    assert (final / "file.txt").read_text() == "first"
+    assert [p.name for p in tmp_path.iterdir()] == ["x"]
+
+
+def test_publish_foreign_folder_in_the_way_is_named_and_work_kept(tmp_path: Path) -> None:
+    part, final = made(tmp_path / "x.part"), made(tmp_path / "x")
+    with pytest.raises(ArtifactError, match="in the way"):
+        publish(part, final, {})
+    assert (part / "file.txt").is_file()
+
+
+def test_verify_names_flipped_byte(tmp_path: Path) -> None:
+    publish(made(tmp_path / "x.part"), tmp_path / "x", {})
+    (tmp_path / "x" / "file.txt").write_text("cXntent")
+    with pytest.raises(ArtifactError, match=r"file\.txt"):
+        verify(tmp_path / "x")
+
+
+def test_verify_names_missing_file(tmp_path: Path) -> None:
+    publish(made(tmp_path / "x.part"), tmp_path / "x", {})
+    (tmp_path / "x" / "nested" / "empty.txt").unlink()
+    with pytest.raises(ArtifactError, match=r"empty\.txt"):
+        verify(tmp_path / "x")
+
+
+@pytest.mark.parametrize("record, reason", [('{"format": 99, "files": {}}', "99"), ("[]", "record"), ("{}", "record")])
+def test_read_record_newer_or_foreign_is_refused(tmp_path: Path, record: str, reason: str) -> None:
+    (tmp_path / "record.json").write_text(record)
+    with pytest.raises(ArtifactError, match=reason):
+        read_record(tmp_path)
+
+
+def published(store: Store, one: Step, age_s: float = 0.0) -> None:
+    part = store.path(one).with_name("x.part")
+    part.mkdir(parents=True)
+    publish(part, store.path(one), {"hashed": one.hashed})
+    then = time.time() - age_s
+    os.utime(store.path(one) / "record.json", (then, then))
+
+
+def test_latest_is_the_newest_of_the_same_name(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    new = step("n", version=9)
+    assert store.latest(new) is None
+    published(store, step("n", version=2), age_s=10)
+    published(store, step("n", version=3), age_s=5)
+    published(store, step("n", version=1), age_s=20)
+    published(store, step("n-s0", version=8))
+    published(store, step("n.x", version=7))
+    record = store.latest(new)
+    assert record and differences(record["hashed"], new.hashed) == ["version: 3 -> 9"]
+    published(store, step("n", version=4))  # the listing is renewed
+    record = store.latest(new)
+    assert record and record["hashed"]["version"] == 4
+
+
+@pytest.mark.parametrize("name", ["a[0]", "a*", "a-b-0123456789ab", "?"])
+def test_latest_name_with_special_characters_finds_itself_only(tmp_path: Path, name: str) -> None:
+    store = Store(tmp_path)
+    for other in ("a0", "ax", "a", "a-b", "b"):
+        published(store, step(other, version=7))
+    assert store.latest(step(name)) is None
+    published(store, step(name, version=2))
+    record = store.latest(step(name))
+    assert record and record["hashed"]["version"] == 2
+
+
+def test_latest_own_and_unfinished_folders_dont_count(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    published(store, step("n"))
+    part = made(store.path(step("n", version=2)).with_name(store.path(step("n", version=2)).name + ".part"))
+    (part / "record.json").write_text("{}")
+    assert store.latest(step("n")) is None
+
+
+def test_differences_are_dotted_keys_with_both_values() -> None:
+    old = {"params": {"a": 1, "gone": [1]}, "same": {"x": 1}}
+    new = {"params": {"a": 2, "new": None}, "same": {"x": 1}}
+    assert differences(old, new) == ["params.a: 1 -> 2", "params.gone: [1] -> absent", "params.new: absent -> None"]

@@ -1,0 +1,436 @@
+"""Running a plan: each step once, failures stay where they are, and a rerun takes up what is missing."""
+
+import contextlib
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+from filelock import SoftFileLease
+from toy_stages import diamond, toy
+
+from icon_repro.config import ClusterConfig, Executor
+from icon_repro.engine.artifact import SourceFile, Step, Store, verify
+from icon_repro.engine.run import Summary, git_state, run, status
+from icon_repro.records import read_json
+
+HERE = Path(__file__).parent
+
+
+@pytest.fixture(params=["process", "inline"])
+def cluster(request: pytest.FixtureRequest) -> ClusterConfig:
+    return ClusterConfig(device="cpu", executor=Executor(request.param))
+
+
+@pytest.fixture
+def process() -> ClusterConfig:
+    return ClusterConfig(device="cpu")
+
+
+def go(folder: Path, cluster: ClusterConfig, steps: Sequence[Step], lines: list[str] | None = None) -> Summary:
+    say: Callable[[str], Any] = print if lines is None else lines.append
+    return run(steps, Store(folder / "work"), cluster, folder / "cache", say)
+
+
+def journal(folder: Path) -> list[str]:
+    """Texts of the steps that ran, in order, from outside the store."""
+    path = folder / "journal.txt"
+    return [" ".join(line.split()[::2]) for line in path.read_text().splitlines()] if path.exists() else []
+
+
+def shut(folder: Path, name: str) -> Path:
+    gate = folder / f"gate-{name}"
+    gate.touch()
+    return gate
+
+
+def names(labels: Sequence[str]) -> str:
+    return "".join(sorted(label.removeprefix("toy/") for label in labels))
+
+
+def until(condition: Callable[[], Any]) -> None:
+    deadline = time.monotonic() + 30
+    while not condition():
+        assert time.monotonic() < deadline, "waited too long"
+        time.sleep(0.02)
+
+
+def left_over(folder: Path) -> list[str]:
+    """What a clean run leaves none of: unfinished folders, trash, claims, temporary files."""
+    work = folder / "work"
+    return [str(p) for pattern in ("*.part", ".trash-*", "claim*", "*.tmp", "spec*") for p in work.rglob(pattern)]
+
+
+@contextlib.contextmanager
+def driver(folder: Path, trouble: str) -> Iterator[subprocess.Popen[str]]:
+    """A run of the toy plan in a process of its own."""
+    command = [sys.executable, str(HERE / "toy_driver.py"), str(folder), trouble]
+    environment = {**os.environ, "PYTHONPATH": str(HERE.parents[1])}
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as started:
+        try:
+            yield started
+        finally:
+            started.kill()
+
+
+def summary_of(started: subprocess.Popen[str]) -> dict[str, Any]:
+    output, _ = started.communicate(timeout=60)
+    assert started.returncode == 0, output
+    return dict(json.loads(output.splitlines()[-1]))
+
+
+def test_run_builds_once_and_second_run_does_no_work(tmp_path: Path, cluster: ClusterConfig) -> None:
+    steps = diamond(tmp_path)
+    store = Store(tmp_path / "work")
+    first = go(tmp_path, cluster, steps)
+    assert names(first.built) == "abcde" and not first.failed and not first.cached
+    assert (store.path(steps[3]) / "text.txt").read_text() == "ab" + "ac" + "d"
+    second = go(tmp_path, cluster, diamond(tmp_path))
+    assert names(second.cached) == "abcde" and not second.built
+    assert journal(tmp_path) == ["a", "b", "c", "d", "e"]
+    assert left_over(tmp_path) == []
+    for step in steps:
+        verify(store.path(step))
+
+
+def test_run_record_says_what_was_run(tmp_path: Path, process: ClusterConfig) -> None:
+    a = toy(tmp_path, "a")
+    b = toy(tmp_path, "b", a)
+    go(tmp_path, process, [a, b])
+    record = Store(tmp_path / "work").record(b)
+    assert record["label"] == "toy/b" and record["fingerprint"] == b.fingerprint and record["hashed"] == b.hashed
+    assert record["inputs"] == {"a": a.folder} and record["metrics"] == {"tokens": 12.0}
+    assert record["packages"]["torch"] and record["python"] and record["host"]
+
+
+def test_run_changed_step_rebuilds_it_and_what_needs_it(tmp_path: Path, process: ClusterConfig) -> None:
+    go(tmp_path, process, diamond(tmp_path))
+    a = toy(tmp_path, "a")
+    b, c = toy(tmp_path, "b", a, text="B"), toy(tmp_path, "c", a, resumable=True)
+    d = toy(tmp_path, "d", b, c)
+    store = Store(tmp_path / "work")
+    assert "params.text: b -> B" in status(b, store).why
+    assert "inputs.b" in status(d, store).why
+    assert names(go(tmp_path, process, [a, b, c, d]).built) == "bd"
+
+
+def test_run_failure_blocks_only_what_needs_it(tmp_path: Path, cluster: ClusterConfig) -> None:
+    gate = shut(tmp_path, "b")
+    steps = diamond(tmp_path)
+    lines: list[str] = []
+    summary = go(tmp_path, cluster, steps, lines)
+    assert names(summary.built) == "ace" and summary.blocked == ["toy/d"]
+    assert "ValueError: the gate is shut" in summary.failed["toy/b"]
+    log = Store(tmp_path / "work").attempt(steps[1]) / "log.txt"
+    (said,) = [line for line in lines if "FAILED" in line]
+    assert "the gate is shut" in said and str(log) in said
+    assert "Traceback" in log.read_text() and "ValueError: the gate is shut" in log.read_text()
+    gate.unlink()
+    again = go(tmp_path, cluster, steps)
+    assert names(again.built) == "bd" and names(again.cached) == "ace"
+    assert journal(tmp_path) == ["a", "b", "c", "e", "b", "d"]
+    assert left_over(tmp_path) == []
+
+
+def test_run_line_of_each_step_counts_up(tmp_path: Path, cluster: ClusterConfig) -> None:
+    shut(tmp_path, "b")
+    lines: list[str] = []
+    go(tmp_path, cluster, diamond(tmp_path), lines)
+    assert [line[1:4] for line in lines] == ["1/5", "2/5", "3/5", "4/5", "5/5"]
+
+
+def test_run_stage_that_calls_exit_fails_with_its_message(tmp_path: Path, cluster: ClusterConfig) -> None:
+    shut(tmp_path, "a")
+    summary = go(tmp_path, cluster, diamond(tmp_path, "exit"))
+    assert "left by exit" in summary.failed["toy/a"] and names(summary.built) == "e"
+
+
+def test_run_process_that_leaves_without_result_is_a_failure(tmp_path: Path, process: ClusterConfig) -> None:
+    shut(tmp_path, "a")
+    summary = go(tmp_path, process, diamond(tmp_path, "leave"))
+    assert "code 0" in summary.failed["toy/a"]
+    assert names(summary.built) == "e" and names(summary.blocked) == "bcd"
+
+
+def test_run_killed_child_is_reported_and_rerun_succeeds(tmp_path: Path, process: ClusterConfig) -> None:
+    gates = [shut(tmp_path, "b"), shut(tmp_path, "c")]
+    steps = diamond(tmp_path, "kill")
+    store = Store(tmp_path / "work")
+    summary = go(tmp_path, process, steps)
+    assert set(summary.failed) == {"toy/b", "toy/c"} and names(summary.built) == "ae"
+    assert "Killed" in summary.failed["toy/b"] and "memory" in summary.failed["toy/b"]
+    assert "last words" in (store.attempt(steps[1]) / "log.txt").read_text()
+    assert status(steps[1], store).state == "interrupted"
+    (stale,) = [p for p in store.path(steps[1]).parent.iterdir() if p.name.startswith("b-")]
+    for gate in gates:
+        gate.unlink()
+    again = go(tmp_path, process, steps)
+    assert names(again.built) == "bcd"
+    assert not stale.exists()
+    # only the resumable step sees what its killed attempt left
+    assert journal(tmp_path)[-3:] == ["b", "c resumed", "d"]
+    assert left_over(tmp_path) == []
+
+
+def test_run_missing_input_outside_the_plan_fails(tmp_path: Path, cluster: ClusterConfig) -> None:
+    summary = go(tmp_path, cluster, diamond(tmp_path)[3:4])
+    assert "input 'b' isn't there" in summary.failed["toy/d"]
+
+
+def test_run_changed_source_file_is_refused(tmp_path: Path, cluster: ClusterConfig) -> None:
+    path = tmp_path / "source.jsonl"
+    path.write_text("{}")
+    planned = toy(tmp_path, "a")
+    step = Step("toy", "a", planned.target, 1, planned.params, files={"source": SourceFile(str(path), "0" * 64)})
+    summary = go(tmp_path, cluster, [step])
+    assert str(path) in summary.failed["toy/a"] and "changed" in summary.failed["toy/a"]
+
+
+@pytest.mark.parametrize("target", ["toy_broken:run", "toy_absent:run", "toy_stages:absent"])
+def test_run_stage_that_cant_be_imported_fails_alone(
+    tmp_path: Path, cluster: ClusterConfig, target: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "toy_broken.py").write_text("raise RuntimeError('broken library')")
+    monkeypatch.syspath_prepend(tmp_path)
+    summary = go(tmp_path, cluster, [toy(tmp_path, "a", target=target), toy(tmp_path, "b")])
+    assert names(summary.built) == "b"
+    assert ("broken library" if "broken" in target else "absent") in summary.failed["toy/a"]
+
+
+def test_run_stage_that_breaks_the_fork_server_fails_alone(tmp_path: Path) -> None:
+    (tmp_path / "toy_broken.py").write_text("raise RuntimeError('broken library')")
+    code = f"""
+from pathlib import Path
+from toy_stages import toy
+from icon_repro.config import ClusterConfig
+from icon_repro.engine.artifact import Store
+from icon_repro.engine.run import run
+folder = Path({str(tmp_path)!r})
+steps = [toy(folder, "a", target="toy_broken:run"), toy(folder, "b")]
+print(run(steps, Store(folder / "work"), ClusterConfig(device="cpu"), folder, print))
+"""
+    paths = os.pathsep.join(map(str, (tmp_path, HERE, HERE.parents[1])))  # so that the fork server can import it too
+    environment = {**os.environ, "PYTHONPATH": paths}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment)
+    assert "built=['toy/b']" in done.stdout and "'toy/a': 'RuntimeError: broken library'" in done.stdout, done
+
+
+def test_run_store_that_cant_be_written_is_a_failure(tmp_path: Path, cluster: ClusterConfig) -> None:
+    (tmp_path / "work").write_text("a file")
+    summary = go(tmp_path, cluster, [toy(tmp_path, "a"), toy(tmp_path, "b")])
+    assert set(summary.failed) == {"toy/a", "toy/b"} and str(tmp_path / "work") in summary.failed["toy/a"]
+
+
+def test_run_output_of_all_kinds_is_in_the_log(
+    tmp_path: Path, process: ClusterConfig, capfd: pytest.CaptureFixture[str]
+) -> None:
+    shut(tmp_path, "a")
+    step = toy(tmp_path, "a", trouble="talk")
+    go(tmp_path, process, [step], [])
+    log = (Store(tmp_path / "work").attempt(step) / "log.txt").read_text()
+    for kind in ("print", "descriptor 1", "descriptor 2", "a child"):
+        assert f"said by {kind}\n" in log
+    assert "said by" not in "".join(capfd.readouterr())
+
+
+def test_run_killed_driver_takes_its_child_along_and_rerun_finishes(tmp_path: Path, process: ClusterConfig) -> None:
+    gate = shut(tmp_path, "c")
+    steps = diamond(tmp_path, "wait")
+    store = Store(tmp_path / "work")
+    with driver(tmp_path, "wait") as started:
+        until(lambda: "c" in journal(tmp_path))
+        assert status(steps[2], store).state == "running"
+        child = int((tmp_path / "journal.txt").read_text().split()[-1])
+        started.kill()
+        started.wait()
+        until(lambda: not runs(child))
+    until(lambda: status(steps[2], store).state == "interrupted")  # once the fork server has reaped it
+    gate.unlink()
+    again = go(tmp_path, process, steps)
+    assert names(again.built) == "cde" and names(again.cached) == "ab"
+    assert journal(tmp_path) == ["a", "b", "c", "c resumed", "d", "e"]
+    assert left_over(tmp_path) == []
+
+
+def runs(pid: int) -> bool:
+    try:
+        state = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0]
+    except FileNotFoundError:
+        return False
+    return state not in "ZX"
+
+
+def test_run_two_drivers_at_once_build_each_step_once(tmp_path: Path) -> None:
+    for name in "abcde":
+        shut(tmp_path, name)
+    with driver(tmp_path, "pause") as one, driver(tmp_path, "pause") as two:
+        first, second = summary_of(one), summary_of(two)
+    assert sorted(journal(tmp_path)) == ["a", "b", "c", "d", "e"]
+    assert names([*first["built"], *second["built"]]) == "abcde"
+    for found in (first, second):
+        assert names([*found["built"], *found["cached"]]) == "abcde"
+        assert not found["failed"] and not found["blocked"]
+    assert left_over(tmp_path) == []
+
+
+def test_run_busy_step_is_waited_for_and_used(tmp_path: Path, process: ClusterConfig) -> None:
+    gate = shut(tmp_path, "a")
+    lines: list[str] = []
+
+    def say(line: str) -> None:
+        lines.append(line)
+        if "waiting" in line:
+            gate.unlink()  # the other one goes on only now
+
+    steps = diamond(tmp_path, "wait")[:2]
+    with driver(tmp_path, "wait") as started:
+        until(lambda: "a" in journal(tmp_path))
+        # without b: the other driver may or may not be first there
+        summary = run([steps[0]], Store(tmp_path / "work"), process, tmp_path, say)
+        other = summary_of(started)
+    assert summary.cached == ["toy/a"] and not summary.built and "toy/a" in other["built"]
+    assert journal(tmp_path).count("a") == 1
+    assert any("waiting" in line for line in lines)
+
+
+def test_run_claim_of_dead_process_on_another_host_is_taken_after_the_lease(tmp_path: Path) -> None:
+    cluster = ClusterConfig(device="cpu", lease_s=1.0)
+    step = toy(tmp_path, "a")
+    store = Store(tmp_path / "work")
+    attempt = store.attempt(step)
+    attempt.mkdir(parents=True)
+    claim = attempt / "claim"
+    lease = SoftFileLease(claim, lease_duration=1.0)
+    lease.acquire()
+    marker = claim.read_text()
+    lease.release()
+    assert socket.gethostname() in marker
+    claim.write_text(marker.replace(socket.gethostname(), "elsewhere"))
+    note = {"host": "elsewhere", "pid": 1, "outcome": "running", "error": None, "lease_s": 1.0}
+    (attempt / "attempt.json").write_text(json.dumps(note))
+    assert status(step, store).state == "running"
+    lines: list[str] = []
+    summary = go(tmp_path, cluster, [step], lines)
+    assert summary.built == ["toy/a"] and "waiting" in lines[0]
+
+
+def test_status_of_each_state(tmp_path: Path, process: ClusterConfig) -> None:
+    store = Store(tmp_path / "work")
+    step = toy(tmp_path, "a")
+    assert status(step, store).state == "missing"
+    gate = shut(tmp_path, "a")
+    go(tmp_path, process, [step])
+    failed = status(step, store)
+    assert (failed.state, failed.why) == ("failed", "ValueError: the gate is shut")
+    assert Path(failed.log).is_file()
+    with driver(tmp_path, "wait") as started:
+        until(lambda: journal(tmp_path).count("a") == 2)
+        running = status(step, store)
+        assert running.state == "running" and socket.gethostname() in running.why
+        started.kill()
+        started.wait()
+        until(lambda: status(step, store).state != "running")
+    assert status(step, store).state == "interrupted"
+    gate.unlink()
+    go(tmp_path, process, [step])
+    assert status(step, store).state == "cached"
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of 1 MB at <tmp_path>/work."""
+    folder = tmp_path / "work"
+    folder.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(folder)]
+    try:
+        done = subprocess.run(mount, capture_output=True, text=True)
+    except FileNotFoundError:
+        pytest.skip("a small file system is needed, and there is no mount command")
+    if done.returncode != 0:
+        pytest.skip(f"a small file system can't be mounted: {done.stderr.strip()}")
+    try:
+        yield folder
+    finally:
+        subprocess.run(["umount", "-l", str(folder)], check=True)
+
+
+@pytest.mark.parametrize("trouble", ["fill_disk", "write_much"])
+def test_run_full_disk_is_named_and_rerun_succeeds(
+    tmp_path: Path, small_disk: Path, cluster: ClusterConfig, trouble: str
+) -> None:
+    gate = shut(tmp_path, "b")
+    steps = [toy(tmp_path, "a"), toy(tmp_path, "b", trouble=trouble)]
+    store = Store(small_disk)
+    summary = go(tmp_path, cluster, steps)
+    assert names(summary.built) == "a"
+    assert "OSError" in summary.failed["toy/b"] and "No space left" in summary.failed["toy/b"]
+    assert not store.path(steps[1]).exists()
+    assert status(steps[1], store).state in ("failed", "interrupted")
+    verify(store.path(steps[0]))
+    gate.unlink()
+    subprocess.run(["mount", "-o", "remount,size=16m", str(small_disk)], check=True)
+    assert names(go(tmp_path, cluster, steps).built) == "b"
+    verify(store.path(steps[1]))
+    assert left_over(tmp_path) == []
+
+
+def test_run_interrupt_stops_child_and_passes_on(tmp_path: Path, process: ClusterConfig) -> None:
+    shut(tmp_path, "a")
+    with driver(tmp_path, "wait") as started:
+        until(lambda: "a" in journal(tmp_path))
+        child = int((tmp_path / "journal.txt").read_text().split()[-1])
+        started.send_signal(signal.SIGINT)
+        assert started.wait(timeout=30) != 0
+        until(lambda: not runs(child))
+    step = toy(tmp_path, "a", trouble="wait")
+    until(lambda: status(step, Store(tmp_path / "work")).state == "interrupted")
+
+
+def test_run_and_status_of_2000_cached_or_changed_steps_take_under_2_seconds(
+    tmp_path: Path, process: ClusterConfig
+) -> None:
+    def many(text: str) -> list[Step]:
+        first = toy(tmp_path, "first", text=text)
+        return [first, *(toy(tmp_path, f"s{number:04d}", first) for number in range(2000))]
+
+    store = Store(tmp_path / "work")
+    for step in many("old"):
+        store.path(step).mkdir(parents=True)
+        record = {"format": 1, "files": {}, "hashed": step.hashed}
+        (store.path(step) / "record.json").write_text(json.dumps(record))
+    clock = time.process_time()
+    assert len(go(tmp_path, process, many("old")).cached) == 2001
+    states = [status(step, store) for step in many("new")]
+    assert time.process_time() - clock < 2
+    assert all("changed" in found.why for found in states)
+
+
+def test_git_state_outside_a_checkout_is_unknown(tmp_path: Path) -> None:
+    assert git_state(tmp_path) == {"commit": None, "dirty": None}
+
+
+def test_git_state_package_installed_inside_another_checkout_is_unknown(tmp_path: Path) -> None:
+    git = ["git", "-C", str(tmp_path), "-c", "user.name=a", "-c", "user.email=a@b"]
+    subprocess.run([*git, "init", "-q"], check=True)
+    (tmp_path / "tracked").write_text("1")
+    (tmp_path / "installed").mkdir()
+    (tmp_path / "installed" / "module.py").write_text("1")
+    subprocess.run([*git, "add", "tracked"], check=True)
+    subprocess.run([*git, "commit", "-qm", "x"], check=True)
+    assert git_state(tmp_path / "installed") == {"commit": None, "dirty": None}
+    assert git_state(tmp_path)["dirty"] is False
+    (tmp_path / "tracked").write_text("2")
+    assert git_state(tmp_path)["dirty"] is True
+
+
+def test_attempt_file_is_json_for_other_tools(tmp_path: Path, process: ClusterConfig) -> None:
+    step = toy(tmp_path, "a")
+    go(tmp_path, process, [step])
+    assert read_json(Store(tmp_path / "work").attempt(step) / "attempt.json")["outcome"] == "built"
