@@ -1,7 +1,7 @@
 """One benchmark of one model, through lm-evaluation-harness in process.
 
-In: model, optionally a tuned adapter or weights, and for tasks of ours the prepared rows.  Out: results.json (lm-eval's,
-without samples), samples.jsonl (every item with its outcome).
+In: model, optionally a tuned adapter or weights, and for tasks of ours the prepared rows.
+Out: results.json (lm-eval's, without samples), samples.jsonl (every item with its outcome).
 Source: lm-eval 0.4.13. Tasks of kind multiple_choice rank the choices by log-likelihood, as lm-eval's own do.
 Known gap: none.
 """
@@ -103,7 +103,9 @@ def _store(cfg: EvaluationJob, results: Mapping[str, Any], name: str, out: Path)
     metric, _, filtered = key.partition(",")
     value, error = values[key], values.get(f"{metric}_stderr,{filtered}")
     if not math.isfinite(value):
-        raise EvaluationError(f"evaluation.tasks.{cfg.name}: {metric} is {value}; look at samples.jsonl of this attempt.")
+        raise EvaluationError(
+            f"evaluation.tasks.{cfg.name}: {metric} is {value}; look at samples.jsonl of this attempt."
+        )
     kept = {k: results[k] for k in ("results", "versions", "n-shot", "n-samples") if k in results}
     write_json(out / "results.json", _plain(kept))
     samples = [sample for group in results["samples"].values() for sample in group]

@@ -112,3 +112,13 @@ def _save_model(kind: Any, config: Any, folder: Path) -> Path:
         torch.manual_seed(0)
         kind(config).save_pretrained(folder, safe_serialization=True)
     return folder
+
+
+@pytest.fixture(scope="session", params=["bos", "no_bos"])
+def model_step(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a model step, once with and once without BOS."""
+    weights = request.getfixturevalue("tiny_model" if request.param == "bos" else "tiny_model_no_bos")
+    folder = tmp_path_factory.mktemp(f"model_{request.param}")
+    (folder / "weights").symlink_to(weights)
+    (folder / "model.json").write_text('{"hub_id": null, "commit": null}', encoding="utf-8")
+    return folder

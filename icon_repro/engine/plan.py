@@ -122,7 +122,9 @@ class _Planner:
             assert model.path is not None
             folder = Path(model.path).expanduser()
             if not (folder / "config.json").is_file():
-                raise PlanError(f"model.path={model.path!r}: no config.json there; give a folder saved by transformers.")
+                raise PlanError(
+                    f"model.path={model.path!r}: no config.json there; give a folder saved by transformers."
+                )
             more["files"] = {p.name: self.hashes.of(p) for p in sorted(folder.iterdir()) if p.is_file()}
         return self.step("model", "model", model.name, model, **more)
 
@@ -148,7 +150,11 @@ def plan(config: Config) -> Experiment:
     )
     benchmarks = {
         name: planner.step(
-            "benchmark", "prepare", f"bench-{name}", task.source, **planner.source(f"evaluation.tasks.{name}", task.source)
+            "benchmark",
+            "prepare",
+            f"bench-{name}",
+            task.source,
+            **planner.source(f"evaluation.tasks.{name}", task.source),
         )
         for name, task in config.evaluation.tasks.items()
         if task.source is not None

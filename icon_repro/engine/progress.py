@@ -28,9 +28,7 @@ class Progress:
         self.done, self.tokens = 0, 0
         self._started = self._printed = time.monotonic()
         show = terminal is not None and terminal.isatty()
-        self._bar = tqdm(
-            total=total, desc=label, unit=unit, file=terminal or sys.stderr, disable=not show, leave=False
-        )
+        self._bar = tqdm(total=total, desc=label, unit=unit, file=terminal or sys.stderr, disable=not show, leave=False)
 
     def __enter__(self) -> "Progress":
         return self

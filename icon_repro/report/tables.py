@@ -99,9 +99,7 @@ def caption(rows: Sequence[Row]) -> str:
         "about two standard errors says nothing."
         for row in rows[:1]
     ]
-    text += [
-        f"- {name}: {v['metric']}, {v['items']} items, task version {v['version']}" for name, v in tasks.items()
-    ]
+    text += [f"- {name}: {v['metric']}, {v['items']} items, task version {v['version']}" for name, v in tasks.items()]
     for row in rows:
         label = "/".join(str(x) for x in (row["method"], row["fraction"], row["seed"]) if x is not None)
         text += [f"- missing: {label} {task}: {why}" for task, why in row["missing"].items()]

@@ -1,7 +1,7 @@
 """The candidate x assessment matrices of mean answer NLL, a shard of candidates at a time.
 
-In: model, order of the pool, assessment.  Out: candidate.npy and control.npy, (candidates, assessment) float32, nats per
-token; ids.json with the ids of both axes.  ``baseline``: nll.npy and tokens.npy, (assessment,), without context.
+In: model, order of the pool, assessment.  Out: candidate.npy and control.npy, (candidates, assessment) float32, in
+nats per token; ids.json with the ids of both axes.  ``baseline``: nll.npy and tokens.npy, (assessment,), no context.
 Source: Yang et al., arXiv 2505.05327; layout BOS + context + separator + prompt + response.
 Differs: the released scripts score one pair a forward pass; here a candidate's prefix is computed once, and
 assessment rows are batched by length in an order that never changes. They also lose tokens (defects D1-D3 in the
