@@ -1,7 +1,7 @@
 """Stored results of an experiment as flat rows: what tables and trackers are made from.
 
-In: an Experiment and its store.  Out: one dict a table row (method, fraction, seed) with every benchmark, the steps that
-made them, and what selection and tuning cost. Holds nothing that differs between two runs of the same steps (no times).
+In: an Experiment and its store.  Out: one dict a table row (method, fraction, seed) with every benchmark, the steps
+that made them, and what selection and tuning cost. Holds nothing that differs between two runs of the same steps.
 """
 
 from typing import Any

@@ -1,6 +1,6 @@
 """Config to steps: pure, without torch and without importing a stage.
 
-In: a checked Config.  Out: an ``Experiment``: its steps in an order that can be run, and what each table row is made of.
+In: a checked Config.  Out: an ``Experiment``: its steps in an order that can be run, and what each row is made of.
 This is where stages meet: they don't know one another, only the files of their inputs.
 Raise a target's version when the meaning of its output changes; results of the old one are then rebuilt.
 """
@@ -95,8 +95,8 @@ class _Planner:
         found = resolve_revision(kind, hub_id, revision)
         if found is None:
             self.warnings.append(
-                f"{where}.revision={revision!r} of {hub_id}: is a branch or tag, and the hub can't be asked which commit "
-                "it is. Connect to the network, or set the commit itself."
+                f"{where}.revision={revision!r} of {hub_id}: is a branch or tag, and the hub can't be asked which "
+                "commit it is. Connect to the network, or set the commit itself."
             )
         return {"commit": found or f"unresolved:{revision}"}
 

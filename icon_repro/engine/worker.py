@@ -220,4 +220,4 @@ def child(spec: Mapping[str, Any], report: Connection) -> typing.NoReturn:
         sys.stdout.flush()
         sys.stderr.flush()
     report.send((code, error[:10_000]))  # less than a pipe holds: nobody reads before the process has ended
-    os._exit(code)
+    sys.exit(code)
