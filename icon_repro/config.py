@@ -8,7 +8,7 @@ a fingerprint. A knob without a schema here doesn't exist.
 import enum
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -191,17 +191,41 @@ class ModelConfig:
 # ---------------------------------------------------------------- methods
 
 
+class Compat(enum.Enum):
+    paper = "paper"  # the paper's formulas
+    official = "official"  # the released scripts with their defects
+
+
 class Control(enum.Enum):
-    per_candidate = "per_candidate"  # one seeded noise text a candidate, as many tokens as the candidate
+    per_candidate = "per_candidate"  # one seeded noise text a candidate
+    per_pair = "per_pair"  # one a pair, as the released scripts (which draw it without a seed)
     none = "none"  # the zero-shot perplexity takes the control's place
+
+
+class NoiseUnit(enum.Enum):
+    tokens = "tokens"
+    characters = "characters"
+
+
+class EmptyPair(enum.Enum):
+    error = "error"
+    nan = "nan"  # the pair is left out of mean and variance, but counted by consistency and coverage
 
 
 @dataclass
 class IconConfig:
-    """In-context contribution (arXiv 2505.05327)."""
+    """In-context contribution (arXiv 2505.05327).
+
+    ``compat`` sets the options after it that are left null: D1 to D5 name the defects of the released scripts.
+    """
 
     kind: str = "icon"
-    control: Control = Control.per_candidate
+    compat: Compat = field(default=Compat.paper, metadata={"hash": False})  # its options are hashed
+    skip_first_tokens: bool | None = field(default=None, metadata={"legacy": False})  # D1
+    empty_pairs: EmptyPair | None = field(default=None, metadata={"legacy": EmptyPair.error})  # D2
+    drop_first_token: bool | None = field(default=None, metadata={"legacy": False})  # D3
+    noise_unit: NoiseUnit | None = field(default=None, metadata={"legacy": NoiseUnit.tokens})  # D4
+    control: Control | None = None  # D5
     seed: int = number(0, at_least=0)
     dtype: Dtype = Dtype.float32
     separator: str = "\n\n\n"
@@ -212,13 +236,26 @@ class IconConfig:
     shard_candidates: int = number(16, at_least=1)  # candidates in one shard, the unit of loss after a crash
 
 
+def resolved(icon: IconConfig) -> IconConfig:
+    """``icon`` with every option that ``compat`` decides filled in."""
+    official = icon.compat is Compat.official
+    preset: dict[str, Any] = {
+        "skip_first_tokens": official,
+        "empty_pairs": EmptyPair.nan if official else EmptyPair.error,
+        "drop_first_token": official,
+        "noise_unit": NoiseUnit.characters if official else NoiseUnit.tokens,
+        "control": Control.per_pair if official else Control.per_candidate,
+    }
+    return replace(icon, **{name: value for name, value in preset.items() if getattr(icon, name) is None})
+
+
 @dataclass
 class IconShard:
     """Candidates ``start`` to ``stop`` (exclusive) of the pool's order."""
 
     icon: IconConfig
     start: int
-    stop: int
+    stop: int | None  # None: to the end
 
 
 @dataclass
@@ -253,6 +290,12 @@ class Tuning(enum.Enum):
     full = "full"
 
 
+class Schedule(enum.Enum):
+    linear = "linear"
+    cosine = "cosine"
+    constant_with_warmup = "constant_with_warmup"
+
+
 @dataclass
 class LoraConfig:
     r: int = number(8, at_least=1)
@@ -266,7 +309,7 @@ class TrainConfig:
     tuning: Tuning
     learning_rate: float = number(above=0)
     epochs: float = number(3.0, above=0)
-    schedule: str = "linear"
+    schedule: Schedule = Schedule.linear  # of the learning rate, after the warm-up; linear and cosine fall to 0
     warmup_ratio: float = number(0.03, at_least=0, below=1)
     weight_decay: float = number(0.0, at_least=0)
     global_batch_size: int = number(128, at_least=1)  # sequences an optimizer step, over all processes
@@ -472,6 +515,8 @@ def _combinations(config: Config) -> list[str]:
         problems.append("seeds=[]: give at least one training seed.")
     if len(set(config.seeds)) < len(config.seeds):
         problems.append(f"seeds={config.seeds}: a seed is given twice.")
+    if len(set(config.fractions)) < len(config.fractions):
+        problems.append(f"fractions={config.fractions}: a fraction is given twice.")
     if config.methods and not config.fractions:
         problems.append("fractions=[]: give at least one fraction to select, e.g. [0.15].")
     if config.training.global_batch_size % config.cluster.micro_batch_size:

@@ -37,6 +37,7 @@ LAYERS = {
     "engine.slurm": 4,
     "engine.collect": 4,
     "__main__": 5,
+    "parity": 5,
 }
 STAGES = 3
 SHARED_BY_METHODS = "methods.common"

@@ -4,8 +4,9 @@ In: baseline, shards.  Out: scores.jsonl {id, score, parts}; the score is the pa
 
     task(T -> S_i) = (PPL(S_i | control) - PPL(S_i | T)) / (PPL(S_i) + epsilon);  global(T) = mean over i
 
-Source: arXiv 2505.05327, equations of section 3; ``consistency``, ``stability``, ``coverage`` as the released scripts
-name them: share of i with task > 0, variance over i, share with task > 0.5.
+Source: arXiv 2505.05327, equations of section 3; as parts, what the released scripts compute besides: ``consistency``
+(share of i with task > 0), ``variance`` over i, ``coverage`` (share with task > 0.5) and ``significance``,
+2 / (1 + exp(-50 global)) - 1, clamped to +-1 where abs(global) > 0.5: the same order as global.
 Differs: adds the standard error of the mean over assessment rows, which the paper doesn't give.
 """
 
@@ -16,7 +17,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from icon_repro.config import Control, IconConfig
+from icon_repro.config import Control, EmptyPair, IconConfig, resolved
 from icon_repro.engine.runtime import Runtime
 from icon_repro.records import Score, read_json, write_rows
 
@@ -44,12 +45,39 @@ def task_scores(
     return np.asarray((with_control - with_candidate) / (np.exp(np.asarray(baseline, np.float64)) + epsilon))
 
 
+def aggregate(task: NDArray[np.float64], skip_nan: bool = False) -> dict[str, NDArray[np.float64]]:
+    """Scores of each candidate from its contributions.
+
+    Args:
+        task: (c, n) from ``task_scores``.
+        skip_nan: leave NaN out of mean and variance, but count it in the n of consistency and coverage, as released.
+
+    Returns:
+        (c,) each: ``global`` (the score), ``standard_error`` of it, ``significance``, ``consistency``, ``variance``,
+        ``coverage``.
+    """
+    mean, variance = (np.nanmean, np.nanvar) if skip_nan else (np.mean, np.var)
+    scored = np.isfinite(task).sum(axis=1)
+    score = mean(task, axis=1)
+    spread = variance(task, axis=1, ddof=1) if task.shape[1] > 1 else np.zeros(len(task))
+    with np.errstate(over="ignore"):
+        significance = np.where(np.abs(score) > 0.5, np.sign(score), 2 / (1 + np.exp(-50 * score)) - 1)
+    return {
+        "global": score,
+        "standard_error": np.sqrt(spread / scored),
+        "significance": significance,
+        "consistency": (task > 0).mean(axis=1),
+        "variance": spread,
+        "coverage": (task > 0.5).mean(axis=1),
+    }
+
+
 def run(cfg: IconConfig, inputs: Mapping[str, Path], out: Path, runtime: Runtime) -> dict[str, Any]:
     """Write scores.jsonl. Needs inputs["baseline"] and one input a shard."""
     zero_shot = np.load(inputs["baseline"] / "nll.npy", allow_pickle=False)
     assessment = read_json(inputs["baseline"] / "ids.json")["assessment"]
     shards = [folder for name, folder in inputs.items() if name != "baseline"]
-    rows = write_rows(out / "scores.jsonl", _scores(cfg, shards, zero_shot, assessment))
+    rows = write_rows(out / "scores.jsonl", _scores(resolved(cfg), shards, zero_shot, assessment))
     return {"rows": rows, "assessment": len(assessment), "tokens": 0, "flops": 0}
 
 
@@ -57,27 +85,27 @@ def _scores(
     cfg: IconConfig, shards: list[Path], zero_shot: NDArray[np.float64], assessment: list[str]
 ) -> Iterator[Score]:
     """Scores shard by shard: memory doesn't grow with the number of candidates."""
+    skip_nan = cfg.empty_pairs is EmptyPair.nan
     for folder in shards:
         ids = read_json(folder / "ids.json")
         if ids["assessment"] != assessment:
             raise IconScoreError(f"{folder}: assessment rows differ from the baseline's; delete it and run again.")
+        if not ids["candidates"]:
+            continue
         candidate = np.load(folder / "candidate.npy", mmap_mode="r", allow_pickle=False)
         if cfg.control is Control.none:
             control = np.broadcast_to(zero_shot, candidate.shape)
         else:
             control = np.load(folder / "control.npy", mmap_mode="r", allow_pickle=False)
         task = task_scores(candidate, control, zero_shot, cfg.epsilon)
-        if not np.isfinite(task).all():
-            row, column = np.argwhere(~np.isfinite(task))[0]
+        bad = np.isinf(task) if skip_nan else ~np.isfinite(task)
+        if bad.any():
+            row, column = np.argwhere(bad)[0]
             raise IconScoreError(
                 f"{folder}: the pair of candidate {ids['candidates'][row]} and assessment row {assessment[column]} "
                 "isn't finite; it is never averaged in. Score in float32 or bfloat16."
             )
-        for identifier, values in zip(ids["candidates"], task, strict=True):
-            parts = {
-                "standard_error": float(values.std(ddof=1) / np.sqrt(len(values))) if len(values) > 1 else 0.0,
-                "consistency": float((values > 0).mean()),
-                "stability": float(values.var()),
-                "coverage": float((values > 0.5).mean()),
-            }
-            yield Score(identifier, float(values.mean()), parts)
+        parts = aggregate(task, skip_nan)
+        score = parts.pop("global")
+        for index, identifier in enumerate(ids["candidates"]):
+            yield Score(identifier, float(score[index]), {name: float(part[index]) for name, part in parts.items()})
