@@ -11,17 +11,18 @@ from typing import Any
 
 import hydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import OverrideType
+from hydra.core.override_parser.types import ChoiceSweep, OverrideType
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from icon_repro.config import Action, Config, ConfigError, conf_dir, load
-from icon_repro.engine.artifact import Store
+from icon_repro.config import Action, Config, ConfigError, ModelConfig, SourceConfig, conf_dir, load
+from icon_repro.engine.artifact import ArtifactError, Cost, Step, Store
 from icon_repro.engine.collect import collect, estimate
 from icon_repro.engine.plan import Experiment, PlanError, plan
 from icon_repro.engine.run import run, status
-from icon_repro.engine.tracking import log_experiment
+from icon_repro.engine.tracking import TrackingError, log_experiment, wandb_mode
+from icon_repro.records import RecordError
 from icon_repro.report import tables
 from icon_repro.schema import nearest, plain
 
@@ -33,7 +34,13 @@ def main() -> None:
     except ConfigError as error:
         sys.exit(f"error: {error}")
     register_resolvers()
-    hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name="config")(_run)()
+    codes: list[int] = []
+
+    def job(raw: DictConfig) -> None:  # an exit here would end a sweep at its first failure
+        codes.append(_run(raw))
+
+    hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name="config")(job)()
+    sys.exit(max(codes, default=0))
 
 
 def register_resolvers() -> None:
@@ -52,63 +59,70 @@ def open_overrides(arguments: Sequence[str], conf: Path) -> list[str]:
 
     Hydra stops at the first unknown key without naming its neighbours; ``++key=value`` sets it whether or not it is
     known. Overrides of config groups, of hydra itself, and those that already add or delete stay as they are.
+    They all come first: Hydra takes none after a flag that stands between them.
 
     Raises:
-        ConfigError: an unknown option of a group, with the nearest one.
+        ConfigError: unknown options of groups, each with the nearest one.
     """
-    opened, parser = [], OverridesParser.create()
+    opened, others, problems = list[str](), list[str](), list[str]()
+    parser = OverridesParser.create()
+    own = any(a.startswith(("--config-dir", "-cd", "--config-path", "-cp")) for a in arguments)
     for argument in arguments:
         try:
             override = None if argument.startswith("-") else parser.parse_override(argument)
         except HydraException:
             override = None  # Hydra says what is wrong with it
-        if override is None or override.type is not OverrideType.CHANGE or override.key_or_group.startswith("hydra"):
-            opened.append(argument)
+        if override is None:
+            others.append(argument)
             continue
+        ours = not override.key_or_group.startswith("hydra")
         group = conf / override.key_or_group
-        if not group.is_dir():
-            opened.append("++" + argument)
-            continue
-        options = {path.relative_to(group).with_suffix("").as_posix() for path in group.rglob("*.yaml")}
-        value = override.value()
-        own = any(a.startswith(("--config-dir", "-cd", "--config-path", "-cp")) for a in arguments)
-        if isinstance(value, str) and value not in options and not own:
-            raise ConfigError(f"{override.key_or_group}={value}: no such option.{nearest(value, options)}")
-        opened.append(argument)
-    return opened
+        if ours and group.is_dir() and not own:
+            options = {path.relative_to(group).with_suffix("").as_posix() for path in group.rglob("*.yaml")}
+            value = override.value()
+            for choice in value.list if isinstance(value, ChoiceSweep) else [value]:
+                if isinstance(choice, str) and choice not in options:
+                    problems.append(f"{override.key_or_group}={choice}: no such option.{nearest(choice, options)}")
+        bare = ours and not group.is_dir() and override.type is OverrideType.CHANGE
+        opened.append(f"++{argument}" if bare else argument)
+    if problems:
+        raise ConfigError("\n".join(problems))
+    return [*opened, *others]
 
 
-def _run(raw: DictConfig) -> None:
-    # refuse with one clear message, not with a traceback
-    try:
-        config = load(OmegaConf.to_container(raw, resolve=True))  # type: ignore[arg-type]
-        experiment = plan(config)
-    except (ConfigError, PlanError, OmegaConfBaseException) as error:
-        sys.exit(f"error: {error}")
-    store = Store(Path(config.paths.work))
+def _run(raw: DictConfig) -> int:
+    """One job; returns its exit code. What the user can mend is one clear message, not a traceback."""
     actions: dict[Action, Callable[[Experiment, Store], int]] = {
         Action.run: _action_run,
         Action.plan: _action_plan,
         Action.status: _action_status,
         Action.report: _action_report,
     }
-    code = actions[config.action](experiment, store)
-    if code:
-        sys.exit(code)
+    try:
+        config = load(OmegaConf.to_container(raw, resolve=True))  # type: ignore[arg-type]
+        for name, folder in plain(config.paths).items():
+            setattr(config.paths, name, str(Path(folder).expanduser()))
+        wandb_mode(config.tracking)  # refuses what it doesn't know before any work is done
+        return actions[config.action](plan(config), Store(Path(config.paths.work)))
+    except (ConfigError, PlanError, TrackingError, ArtifactError, RecordError, OmegaConfBaseException) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
 
 
 def _action_run(experiment: Experiment, store: Store) -> int:
     config = experiment.config
     if experiment.warnings:
-        sys.exit("error: " + "\n".join(experiment.warnings))
+        raise PlanError("\n".join(experiment.warnings))
     print(f"{config.name}: {config.description.strip()}")
     missing = [step for step in experiment.steps if not store.complete(step)]
     expected = estimate(missing)
     print(
         f"{len(experiment.steps)} steps, {len(missing)} to do"
-        + (f", about {_si(expected.tokens)} tokens, {_si(expected.flops)}FLOP" if expected.tokens else "")
+        + (f", about {_amount(expected)}" if expected.tokens else "")
     )
-    summary = run(experiment.steps, store, config.cluster, Path(config.paths.cache).expanduser(), print)
+    for line in _licences(missing):
+        print(line)
+    summary = run(experiment.steps, store, config.cluster, Path(config.paths.cache), print)
     _action_report(experiment, store)
     print(
         f"{len(summary.built)} built, {len(summary.cached)} cached, {len(summary.failed)} failed, "
@@ -119,19 +133,29 @@ def _action_run(experiment: Experiment, store: Store) -> int:
     return 1 if summary.failed else 0
 
 
+def _licences(steps: Sequence[Step]) -> list[str]:
+    """A line for each model and data set that ``steps`` read for the first time."""
+    lines = []
+    for step in steps:
+        source = getattr(step.params, "source", step.params)
+        if isinstance(source, (ModelConfig, SourceConfig)):
+            lines.append(f"  {step.label} reads {source.name}: licence {source.licence}")
+    return ["First use of:", *lines] if lines else []
+
+
 def _action_plan(experiment: Experiment, store: Store) -> int:
     states = {step.folder: status(step, store) for step in experiment.steps}
     width = max(len(step.label) for step in experiment.steps)
     for step in experiment.steps:
         state = states[step.folder]
-        cost = f"~{_si(step.cost.tokens)} tokens, ~{_si(step.cost.flops)}FLOP" if step.cost.tokens else ""
+        cost = f"~{_amount(step.cost)}" if step.cost.tokens else ""
         note = "; ".join(part for part in (cost if state.state != "cached" else "", state.why) if part)
         print(f"{state.state:<12}{step.label:<{width}}  {step.fingerprint}  {note}".rstrip())
     missing = [step for step in experiment.steps if states[step.folder].state != "cached"]
     total = estimate(missing)
     print(
         f"{len(experiment.steps)} steps: {len(experiment.steps) - len(missing)} cached, {len(missing)} to do, "
-        f"~{_si(total.tokens)} tokens, ~{_si(total.flops)}FLOP. Estimates come from the data's expected sizes."
+        f"about {_amount(total)}. Estimates come from the data's expected sizes."
     )
     for warning in experiment.warnings:
         print(f"warning: {warning}")
@@ -173,13 +197,22 @@ def _action_report(experiment: Experiment, store: Store) -> int:
 
 
 def _public(config: Config) -> dict[str, Any]:
-    """The config without what belongs to this machine."""
-    values = plain(config)
-    return {key: value for key, value in values.items() if key not in {"paths", "action"}}
+    """The config without what belongs to this machine; of a file, the name only."""
+
+    def public(value: Any) -> Any:
+        if not isinstance(value, dict):
+            return value
+        return {k: Path(v).name if k == "path" and v else public(v) for k, v in value.items()}
+
+    return {key: public(value) for key, value in plain(config).items() if key not in {"paths", "action"}}
+
+
+def _amount(cost: Cost) -> str:
+    return f"{_si(cost.tokens)} tokens, {_si(cost.flops)}FLOP".replace("  ", " ")
 
 
 def _si(value: float) -> str:
-    """1234567 as ``1.23 M``."""
+    """1234567 as ``1.23 M``, 12 as ``12 ``: the unit follows."""
     for factor, prefix in ((1e18, "E"), (1e15, "P"), (1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):
         if value >= factor:
             return f"{value / factor:.3g} {prefix}"

@@ -24,6 +24,7 @@ from icon_repro.config import EvaluationJob, TaskConfig, TaskKind
 from icon_repro.engine.runtime import Runtime
 from icon_repro.lm.load import load_model, load_tokenizer, pick_device
 from icon_repro.records import write_json, write_rows
+from icon_repro.schema import nearest
 
 
 class EvaluationError(ValueError):
@@ -47,6 +48,7 @@ def task_yaml(name: str, rows: Path, num_fewshot: int) -> dict[str, Any]:
             {"metric": "acc", "aggregation": "mean", "higher_is_better": True},
             {"metric": "acc_norm", "aggregation": "mean", "higher_is_better": True},
         ],
+        "metadata": {"version": 1},
     }
 
 
@@ -83,8 +85,8 @@ def run(cfg: EvaluationJob, inputs: Mapping[str, Path], out: Path, runtime: Runt
             )
         except OSError as error:  # the hub's errors are OSErrors
             raise EvaluationError(
-                f"evaluation.tasks.{cfg.name}: lm-eval's task {name!r} can't be run ({error}). If its data come from the "
-                "hub, connect to the network, accept the data set's terms and log in; or choose another evaluation."
+                f"evaluation.tasks.{cfg.name}: lm-eval's task {name!r} can't be run ({error}). If its data come from "
+                "the hub, connect to the network, accept the data set's terms and log in; or choose another evaluation."
             ) from error
     assert results is not None
     return _store(cfg, results, name, out)
@@ -94,14 +96,21 @@ def _tasks(name: str, task: TaskConfig, inputs: Mapping[str, Path], folder: Path
     """A task manager that knows the task, and the task's name in lm-eval."""
     if task.kind is TaskKind.lm_eval:
         assert task.task is not None
-        return TaskManager(), task.task
+        manager = TaskManager()
+        known = {*manager.all_subtasks, *manager.all_groups}  # a tag names several tasks without a common number
+        if task.task not in known:
+            raise EvaluationError(
+                f"evaluation.tasks.{name}.task={task.task!r}: lm-eval has no such task or group."
+                f"{nearest(task.task, known)}"
+            )
+        return manager, task.task
     definition = task_yaml(name, (inputs["rows"] / "rows.jsonl").absolute(), task.num_fewshot or 0)
     (folder / f"{name}.yaml").write_text(yaml.safe_dump(definition), encoding="utf-8")
     return TaskManager(include_path=str(folder), include_defaults=False), name
 
 
 def _store(cfg: EvaluationJob, results: Mapping[str, Any], name: str, out: Path) -> dict[str, Any]:
-    values = results["results"][name]
+    values = results["results"].get(name, {})  # a group need not have a number of its own
     key = next((k for k in (cfg.task.metric, f"{cfg.task.metric},none") if k in values), None)
     if key is None:
         known = sorted(k for k in values if "," in k and "_stderr" not in k)
@@ -121,7 +130,7 @@ def _store(cfg: EvaluationJob, results: Mapping[str, Any], name: str, out: Path)
         "metric": metric,
         "value": float(value),
         "stderr": float(error) if isinstance(error, (int, float)) else None,
-        "items": len({sample["doc_hash"] for sample in samples}),
+        "items": sum(count["effective"] for count in results["n-samples"].values()),
         "version": results["versions"].get(name),
     }
 

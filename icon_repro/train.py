@@ -1,13 +1,14 @@
 """Instruction tuning on selected rows through TRL: LoRA or all weights.
 
 In: model, candidates, and the selected ids (none: all candidates).  Out: adapter/ (LoRA) or weights/ (full), both
-safetensors; log.jsonl with the loss a step; report.json.
+safetensors; log.jsonl with loss and tokens of each step; report.json.
 Source: Stanford Alpaca's recipe as arXiv 2505.05327 uses it: its template, loss on the response and eos only.
 Differs: rows without a response token within ``max_length`` are dropped and counted; Alpaca trains on nothing there.
 Known gap: one process; several GPUs come with the cluster stage.
 """
 
 import math
+import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from typing import Any
 import torch
 from datasets import Dataset
 from peft import LoraConfig as PeftLora
-from transformers import PreTrainedTokenizerBase, TrainerCallback, set_seed
+from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerCallback, set_seed
 from trl import SFTConfig, SFTTrainer
 from trl.trainer.sft_trainer import DataCollatorForLanguageModeling
 
@@ -27,6 +28,7 @@ from icon_repro.lm.load import load_model, load_tokenizer, pick_device
 from icon_repro.lm.tokens import IGNORED, bos_ids, encode, mask_labels
 from icon_repro.prompts import alpaca_prompt
 from icon_repro.records import Example, read_json, read_rows, write_json, write_rows
+from icon_repro.schema import nearest
 
 
 class TrainError(ValueError):
@@ -70,13 +72,27 @@ class CheckedCollator(DataCollatorForLanguageModeling):
 
 
 class _Report(TrainerCallback):
-    """Progress of the optimizer steps, to the run's terminal or log."""
+    """Progress of the optimizer steps; tokens of each step in the log; an end at the first loss that isn't finite."""
 
-    def __init__(self, progress: Progress, tokens_per_step: float) -> None:
-        self.progress, self.tokens_per_step = progress, tokens_per_step
+    def __init__(self, progress: Progress) -> None:
+        self.progress, self.tokens = progress, 0
 
-    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        self.progress.advance(1, round(self.tokens_per_step))
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self.progress.advance(state.global_step)  # more than 0 after resuming
+
+    def on_log(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        entry = state.log_history[-1]
+        if "loss" not in entry:  # the summary at the end
+            return
+        if not (math.isfinite(entry["loss"]) and math.isfinite(entry["grad_norm"])):
+            raise TrainError(
+                f"step {entry['step']}: loss {entry['loss']}, gradient norm {entry['grad_norm']}. "
+                "Lower training.learning_rate, or set training.dtype=float32."
+            )
+        total = round(entry.pop("num_tokens"))  # TRL's sum, which starts at 0 again after resuming
+        entry["tokens"] = total - self.tokens
+        self.tokens = total
+        self.progress.advance(1, entry["tokens"])
 
 
 def run(cfg: TrainJob, inputs: Mapping[str, Path], out: Path, runtime: Runtime) -> dict[str, Any]:
@@ -101,7 +117,6 @@ def run(cfg: TrainJob, inputs: Mapping[str, Path], out: Path, runtime: Runtime) 
     batch = train.global_batch_size
     accumulation = batch // cluster.micro_batch_size
     steps = math.ceil(math.ceil(len(data) / batch) * train.epochs)
-    tokens = sum(len(row["input_ids"]) for row in data) * train.epochs
     with runtime.progress(steps, "step") as progress:
         trainer = SFTTrainer(
             model=model,
@@ -109,36 +124,62 @@ def run(cfg: TrainJob, inputs: Mapping[str, Path], out: Path, runtime: Runtime) 
             train_dataset=Dataset.from_list(data),
             processing_class=tokenizer,
             data_collator=CheckedCollator(pad_token_id=tokenizer.pad_token_id),
-            peft_config=_peft(train),
-            callbacks=[_Report(progress, tokens / steps)],
+            peft_config=_peft(train, model),
+            callbacks=[_Report(progress)],
         )
         trainable = sum(p.numel() for p in trainer.model.parameters() if p.requires_grad)
-        checkpoints = sorted((out / "checkpoints").glob("checkpoint-*"), key=lambda p: int(p.name.split("-")[1]))
-        result = trainer.train(resume_from_checkpoint=str(checkpoints[-1]) if checkpoints else None)
-    if not math.isfinite(result.training_loss):
-        raise TrainError(f"the training loss is {result.training_loss}. Lower learning_rate or use float32.")
+        checkpoints = _checkpoints(out)
+        trainer.train(resume_from_checkpoint=str(checkpoints[-1]) if checkpoints else None)
     target = out / ("adapter" if train.tuning is Tuning.lora else "weights")
+    model.config.use_cache = True
     trainer.model.save_pretrained(target)
     tokenizer.save_pretrained(target)
+    if train.tuning is Tuning.lora:
+        _tidy(target, read_json(inputs["model"] / "model.json")["hub_id"])
+    log = trainer.state.log_history
+    logged = [entry for entry in log if "loss" in entry]
+    tokens = sum(entry["tokens"] for entry in logged)
     write_json(out / "model.json", {"hub_id": None, "commit": None})  # where lm.load finds a fully tuned model
-    write_rows(out / "log.jsonl", trainer.state.log_history)
+    write_rows(out / "log.jsonl", log)
     write_json(out / "report.json", notes)
+    for checkpoint in _checkpoints(out):
+        (checkpoint / "trainer_state.json").unlink()  # first, so that a half-removed one isn't resumed from
+    shutil.rmtree(out / "checkpoints", ignore_errors=True)
     return {
         "rows": len(data),
         "rows_cut": len(notes["cut"]),
         "dropped": {"no response token within max_length": len(notes["dropped"])},
         "steps": trainer.state.global_step,
-        "loss": result.training_loss,
+        "loss": sum(entry["loss"] for entry in logged) / len(logged),
         "trainable_parameters": trainable,
-        "tokens": round(tokens),
+        "tokens": tokens,
         "flops": training_flops(parameters, tokens, frozen=train.tuning is Tuning.lora),
     }
 
 
-def _peft(train: TrainConfig) -> PeftLora | None:
+def _checkpoints(out: Path) -> list[Path]:
+    """Complete trainer checkpoints of earlier attempts, oldest first; trainer_state.json is written last."""
+    states = (out / "checkpoints").glob("checkpoint-*/trainer_state.json")
+    return sorted((path.parent for path in states), key=lambda path: int(path.name.split("-")[1]))
+
+
+def _tidy(adapter: Path, hub_id: str | None) -> None:
+    """Remove the base model's folder, which peft writes into two files, and sort the targets: a set, in any order."""
+    (adapter / "README.md").unlink()
+    config = read_json(adapter / "adapter_config.json")
+    config |= {"base_model_name_or_path": hub_id, "target_modules": sorted(config["target_modules"])}
+    write_json(adapter / "adapter_config.json", config)
+
+
+def _peft(train: TrainConfig, model: PreTrainedModel) -> PeftLora | None:
     if train.tuning is Tuning.full:
         return None
     lora = train.lora
+    names = [f".{name}" for name, _ in model.named_modules()]
+    for target in lora.targets:  # peft is content if one of them is there
+        if not any(name.endswith(f".{target}") for name in names):
+            known = nearest(target, {name.rpartition(".")[2] for name in names})
+            raise TrainError(f"training.lora.targets: the model has no module {target!r}.{known}")
     return PeftLora(
         r=lora.r,
         lora_alpha=lora.alpha,
@@ -158,7 +199,7 @@ def _arguments(
         gradient_accumulation_steps=accumulation,
         num_train_epochs=train.epochs,
         learning_rate=train.learning_rate,
-        lr_scheduler_type=train.schedule,
+        lr_scheduler_type=train.schedule.value,
         warmup_steps=train.warmup_ratio,
         weight_decay=train.weight_decay,
         max_grad_norm=train.max_grad_norm,
@@ -172,8 +213,10 @@ def _arguments(
         seed=seed,
         data_seed=seed,
         logging_steps=1,
+        logging_nan_inf_filter=False,  # it would put the mean of the losses before in place of a NaN
         save_strategy="steps" if cluster.checkpoint_steps else "no",
         save_steps=cluster.checkpoint_steps or 500,
+        save_total_limit=1,
         report_to="none",
         disable_tqdm=True,
     )

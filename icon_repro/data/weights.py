@@ -1,6 +1,6 @@
 """Make a model available: download, copy or convert it once, and say where it is.
 
-In: a ModelConfig.  Out: model.json {hub_id, commit, parameters}; for models that aren't on a hub also weights/ with
+In: a ModelConfig.  Out: model.json {hub_id, commit}; for models that aren't on a hub also weights/ with
 config, tokenizer and safetensors.  A hub model stays in the hub's own cache, at the recorded commit.
 Source: GGUF files are read by transformers and gguf, which undo the quantization.
 Known gap: a GGUF file is a quantized copy; its perplexities differ slightly from the original weights'.

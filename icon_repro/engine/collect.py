@@ -17,14 +17,14 @@ def collect(experiment: Experiment, store: Store) -> list[dict[str, Any]]:
 
 
 def _row(experiment: Experiment, arm: Arm, store: Store) -> dict[str, Any]:
-    benchmarks, missing = {}, {}
+    benchmarks: dict[str, Any] = {}
+    missing: dict[str, str] = {}
     for name, step in arm.evaluations.items():
         if store.complete(step):
             metrics = store.record(step)["metrics"]
             benchmarks[name] = {**metrics, "step": step.folder}
         else:
-            state = status(step, store)
-            missing[name] = f"{state.state}: {state.why}" if state.why else state.state
+            missing[name] = _reason(step, store)
     scored = [s for s in ancestors(arm.select) if s.stage == "score"] if arm.select else []
     return {
         "experiment": experiment.config.name,
@@ -40,6 +40,20 @@ def _row(experiment: Experiment, arm: Arm, store: Store) -> dict[str, Any]:
         "tuning": _total([arm.train] if arm.train else [], store),
         "steps": {"select": arm.select and arm.select.folder, "train": arm.train and arm.train.folder},
     }
+
+
+def _reason(step: Step, store: Store) -> str:
+    """What keeps ``step`` from being there: the first step it needs that failed or is under way, else nothing yet.
+
+    No process or host is named: the text is stored with the results.
+    """
+    for needed in [*ancestors(step), step]:
+        state = status(needed, store)
+        if state.state == "failed":
+            return f"{needed.label} failed: {state.why}"
+        if state.state in ("running", "interrupted"):
+            return f"{needed.label} {state.state}"
+    return "not run yet"
 
 
 def _metric(step: Step | None, store: Store, key: str) -> Any:

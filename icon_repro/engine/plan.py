@@ -5,11 +5,13 @@ This is where stages meet: they don't know one another, only the files of their 
 Raise a target's version when the meaning of its output changes; results of the old one are then rebuilt.
 """
 
+import contextlib
 import json
 import math
 import os
 import re
-from dataclasses import dataclass, field
+import time
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +30,7 @@ from icon_repro.config import (
     SourceKind,
     TrainJob,
     Tuning,
+    resolved,
 )
 from icon_repro.cost import forward_flops, tokens_of, training_flops
 from icon_repro.engine.artifact import Cost, SourceFile, Step, file_sha256, ordered
@@ -48,6 +51,7 @@ TARGETS = {
     "train": ("icon_repro.train:run", 1),
     "evaluate": ("icon_repro.evaluate:run", 1),
 }
+_SETTLED_NS = 2_000_000_000
 
 
 class PlanError(ValueError):
@@ -82,6 +86,7 @@ class _Planner:
     def __init__(self, config: Config) -> None:
         self.config = config
         self.warnings: list[str] = []
+        self.commits: dict[tuple[str, str, str], tuple[str | None, str]] = {}
         self.hashes = FileHashes(Path(config.paths.work) / ".hashes.json")
 
     def step(self, target: str, stage: str, name: str, params: Any, **more: Any) -> Step:
@@ -92,11 +97,14 @@ class _Planner:
         """The commit of a revision: itself if it is one, else what the hub (or its cache) says."""
         if re.fullmatch(r"[0-9a-f]{40}", revision):
             return {"commit": revision}
-        found = resolve_revision(kind, hub_id, revision)
+        key = (kind, hub_id, revision)
+        if key not in self.commits:
+            self.commits[key] = resolve_revision(*key)
+        found, reason = self.commits[key]
         if found is None:
             self.warnings.append(
-                f"{where}.revision={revision!r} of {hub_id}: is a branch or tag, and the hub can't be asked which "
-                "commit it is. Connect to the network, or set the commit itself."
+                f"{where}.revision={revision!r} of {hub_id}: is a branch or tag, and which commit it is can't be found "
+                f"out ({reason}). Connect to the network, or set the commit itself."
             )
         return {"commit": found or f"unresolved:{revision}"}
 
@@ -154,7 +162,7 @@ def plan(config: Config) -> Experiment:
             "prepare",
             f"bench-{name}",
             task.source,
-            **planner.source(f"evaluation.tasks.{name}", task.source),
+            **planner.source(f"evaluation.tasks.{name}.source", task.source),
         )
         for name, task in config.evaluation.tasks.items()
         if task.source is not None
@@ -197,7 +205,7 @@ def plan(config: Config) -> Experiment:
             arms.append(Arm("full", 1.0, seed, None, train, evaluate(f"full-s{seed}", train)))
     for name, method in config.methods.items():
         if isinstance(method, IconConfig):
-            scores = _icon(planner, name, method, model, order, assessment, size)
+            scores = _icon(planner, name, method, model, order, assessment)
         else:
             scores = planner.step(method.kind, "score", name, method, inputs={"candidates": candidates})
         for fraction in config.fractions:
@@ -211,44 +219,70 @@ def plan(config: Config) -> Experiment:
     return Experiment(config, ordered([model, pool, assessment, candidates, *wanted]), arms, planner.warnings)
 
 
+def _bound(size: int | None, rows: RowsConfig) -> int | None:
+    """At most so many candidates there are; None if only the data can tell."""
+    return min((n for n in (size, rows.sample) if n is not None), default=None)
+
+
 def _rows(size: int | None, rows: RowsConfig) -> int:
-    known = rows.sample or rows.expected_rows
-    return min(size or known, known)
+    """As many candidates as are expected: for estimates only."""
+    bound = _bound(size, rows)
+    return rows.expected_rows if bound is None else min(bound, rows.expected_rows)
 
 
-def _icon(
-    planner: _Planner, name: str, icon: IconConfig, model: Step, order: Step, assessment: Step, size: int
-) -> Step:
-    """Baseline, shards, aggregation. A shard is a slice of the pool's order: more candidates only add shards."""
-    config = planner.config
+def _icon(planner: _Planner, name: str, icon: IconConfig, model: Step, order: Step, assessment: Step) -> Step:
+    """Baseline, shards, aggregation. A shard is a slice of the pool's order: more candidates only add shards.
+
+    Shards cover all candidates whatever number is expected: some may be empty, and without a bound the last is open.
+    """
+    config, icon = planner.config, resolved(icon)
     rows = config.data.assessment
+    bound = _bound(config.data.candidates.size, config.data.pool)
+    size = config.data.pool.expected_rows if bound is None else bound
     width = min(rows.sample or rows.expected_rows, rows.expected_rows)
     row_tokens = tokens_of(rows.expected_prompt_chars + rows.expected_response_chars)
     context = tokens_of(config.data.pool.expected_prompt_chars + config.data.pool.expected_response_chars)
-    passes = 2 if icon.control is Control.per_candidate else 1
+    passes = 1 if icon.control is Control.none else 2
 
     def cost(candidates: int) -> Cost:
         tokens = passes * candidates * (context + width * row_tokens) if candidates else width * row_tokens
         return Cost(tokens, forward_flops(config.model.parameters, tokens))
 
+    # what a step doesn't use is set to the default: another value of it leaves the step, and its hours, as they are
+    default = resolved(IconConfig())
+    pairs = replace(icon, epsilon=default.epsilon)
+    alone = replace(
+        pairs,
+        control=default.control,
+        noise_unit=default.noise_unit,
+        skip_first_tokens=default.skip_first_tokens,
+        seed=default.seed,
+        separator=default.separator,
+        max_context_tokens=default.max_context_tokens,
+    )
     shared = {"model": model, "assessment": assessment}
-    parts = {"baseline": planner.step("icon_baseline", "score", f"{name}-baseline", icon, inputs=shared, cost=cost(0))}
-    for number in range(math.ceil(size / icon.shard_candidates)):
+    parts = {"baseline": planner.step("icon_baseline", "score", f"{name}-baseline", alone, inputs=shared, cost=cost(0))}
+    count = math.ceil(size / icon.shard_candidates)
+    for number in range(count):
         start = number * icon.shard_candidates
-        stop = min(start + icon.shard_candidates, size)
+        end = min(start + icon.shard_candidates, size)
+        stop = None if bound is None and number == count - 1 else end
         parts[f"shard-{number:04d}"] = planner.step(
             "icon_shard",
             "score",
             f"{name}-shard-{number:04d}",
-            IconShard(icon, start, stop),
+            IconShard(pairs, start, stop),
             inputs={**shared, "order": order},
-            cost=cost(stop - start),
+            cost=cost(end - start),
         )
     return planner.step("icon", "score", name, icon, inputs=parts)
 
 
 class FileHashes:
-    """sha256 of files, remembered by inode, size and times: a file that was touched is read again."""
+    """sha256 of files, remembered by inode, size and times: a file that was touched is read again.
+
+    A file changed in the last seconds isn't remembered: a second change within the clock's tick would go unseen.
+    """
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -259,27 +293,35 @@ class FileHashes:
         stat = path.stat()
         key = str(path.absolute())
         state = json.dumps([stat.st_ino, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns])
-        if self.known.get(key, {}).get("state") != state:
-            self.known[key] = {"state": state, "sha256": file_sha256(path)}
+        if key in self.known and self.known[key]["state"] == state:
+            return SourceFile(key, self.known[key]["sha256"])
+        digest = file_sha256(path)
+        if time.time_ns() - stat.st_ctime_ns > _SETTLED_NS:
+            self.known[key] = {"state": state, "sha256": digest}
             self._changed = True
-        return SourceFile(key, self.known[key]["sha256"])
+        return SourceFile(key, digest)
 
     def save(self) -> None:
         if self._changed:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            write_json(self.path, self.known)
+            with contextlib.suppress(OSError):  # one may plan over a work folder that can't be written
+                self.path.parent.mkdir(parents=True, exist_ok=True)
+                write_json(self.path, self.known)
 
 
-def resolve_revision(kind: str, hub_id: str, revision: str) -> str | None:
-    """The commit that a branch or tag is at: as the hub says, else as its local cache says; None if neither does."""
+def resolve_revision(kind: str, hub_id: str, revision: str) -> tuple[str | None, str]:
+    """The commit that a branch or tag is at: as the hub says, else as its local cache says.
+
+    Returns:
+        The commit, or None if neither knows; and why the hub didn't say.
+    """
     from huggingface_hub import HfApi, constants
     from huggingface_hub.file_download import repo_folder_name
 
+    reason = "HF_HUB_OFFLINE is set"
     if os.environ.get("HF_HUB_OFFLINE", "0").upper() not in {"1", "TRUE", "YES", "ON"}:
         try:
-            return str(HfApi().repo_info(hub_id, repo_type=kind, revision=revision, timeout=10).sha)
+            return str(HfApi().repo_info(hub_id, repo_type=kind, revision=revision, timeout=10).sha), ""
         except Exception as error:  # no network, no access, no such id: the cache may still know
-            reason = error
-            del reason
+            reason = f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"
     cached = Path(constants.HF_HUB_CACHE) / repo_folder_name(repo_id=hub_id, repo_type=kind) / "refs" / revision
-    return cached.read_text().strip() if cached.is_file() else None
+    return (cached.read_text(encoding="utf-8").strip() if cached.is_file() else None), reason

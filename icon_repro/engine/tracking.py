@@ -12,26 +12,42 @@ import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 from icon_repro.config import TrackingConfig, WandbMode
 from icon_repro.records import read_json, write_json
 
+_MODES = {"online": "online", "offline": "offline", "disabled": "disabled", "run": "online", "dryrun": "offline"}
+_HOSTS = ("api.forge.coreweave.com", "api.wandb.ai")  # where wandb 0.31 and older ones log in by default
+
+
+class TrackingError(ValueError):
+    """The environment asks for something that W&B doesn't know."""
+
 
 def wandb_mode(cfg: TrackingConfig) -> str:
-    """``online``, ``offline`` or ``disabled``; WANDB_MODE in the environment wins over ``auto``."""
+    """``online``, ``offline`` or ``disabled``; WANDB_MODE in the environment wins over ``auto``.
+
+    Raises:
+        TrackingError: WANDB_MODE has another value.
+    """
     if cfg.wandb is not WandbMode.auto:
         return cfg.wandb.value
     if given := os.environ.get("WANDB_MODE"):
-        return given
+        if given not in _MODES:
+            raise TrackingError(f"WANDB_MODE={given!r} (environment): must be one of {', '.join(_MODES)}.")
+        return _MODES[given]
     return "online" if os.environ.get("WANDB_API_KEY") or _in_netrc() else "offline"
 
 
 def _in_netrc() -> bool:
     path = Path(os.environ.get("NETRC", "~/.netrc")).expanduser()
     try:
-        return path.is_file() and netrc.netrc(path).authenticators("api.wandb.ai") is not None
-    except netrc.NetrcParseError:
+        found = netrc.netrc(path) if path.is_file() else None
+    except (netrc.NetrcParseError, OSError):
         return False
+    own = urlsplit(os.environ.get("WANDB_BASE_URL", "")).netloc
+    return found is not None and any(found.authenticators(host) for host in ([own] if own else _HOSTS))
 
 
 def log_experiment(
@@ -43,7 +59,7 @@ def log_experiment(
     selections: Mapping[str, Path],
     folder: Path,
 ) -> str:
-    """Log an experiment once; the same results are not logged twice.
+    """Log an experiment once; the same results are not logged twice. A failing W&B loses nothing that is stored here.
 
     Args:
         selections: artifact file name -> ids.json.
@@ -55,8 +71,9 @@ def log_experiment(
     mode = wandb_mode(cfg)
     if mode == "disabled":
         return "W&B: disabled"
-    content = json.dumps([config, rows, table, sorted(selections)], sort_keys=True, default=str)
-    digest = hashlib.sha256(f"{mode}{cfg.project}{cfg.entity}{content}".encode()).hexdigest()
+    # not the config: rows name the steps, whose fingerprints hold all of it that changes results
+    content = json.dumps([mode, cfg.project, cfg.entity, rows, table, sorted(selections)])
+    digest = hashlib.sha256(content.encode()).hexdigest()
     note = folder / f"{name}.json"
     if note.is_file() and read_json(note)["digest"] == digest:
         return f"W&B: nothing new since run {read_json(note)['run']}"
@@ -64,30 +81,33 @@ def log_experiment(
     import wandb
 
     folder.mkdir(parents=True, exist_ok=True)
-    with wandb.init(
-        project=cfg.project,
-        entity=cfg.entity,
-        group=name,
-        name=name,
-        id=f"{name}-{digest[:8]}",
-        resume="allow",
-        config=dict(config),
-        dir=str(folder),
-        mode=mode,  # type: ignore[arg-type]
-        settings=wandb.Settings(silent=True, console="off", x_disable_stats=True),
-    ) as run:
-        for row in rows:
-            label = "-".join(str(x) for x in (row["method"], row["fraction"], row["seed"]) if x is not None)
-            for task, value in row["benchmarks"].items():
-                run.summary[f"{label}/{task}"] = value["value"]
-        header, lines = table
-        run.log({"results": wandb.Table(columns=header, data=lines)})
-        if selections:
-            artifact = wandb.Artifact(f"{name}-selections", type="selection")
-            for file, path in selections.items():
-                artifact.add_file(str(path), name=file)
-            run.log_artifact(artifact)
-        identifier = run.id
+    try:
+        with wandb.init(
+            project=cfg.project,
+            entity=cfg.entity,
+            group=name,
+            name=name,
+            id=f"{name}-{digest[:8]}",
+            resume="allow",
+            config=dict(config),
+            dir=str(folder),
+            mode=mode,  # type: ignore[arg-type]
+            settings=wandb.Settings(silent=True, console="off", x_disable_stats=True),
+        ) as run:
+            for row in rows:
+                label = "-".join(str(x) for x in (row["method"], row["fraction"], row["seed"]) if x is not None)
+                for task, value in row["benchmarks"].items():
+                    run.summary[f"{label}/{task}"] = value["value"]
+            header, lines = table
+            run.log({"results": wandb.Table(columns=header, data=lines)})
+            if selections:
+                artifact = wandb.Artifact(f"{name}-selections", type="selection")
+                for file, path in selections.items():
+                    artifact.add_file(str(path), name=file)
+                run.log_artifact(artifact)
+            identifier = run.id
+    except wandb.Error as error:  # no network, no access: the results are on disk already
+        return f"W&B: not logged ({type(error).__name__}: {error}); action=report tries again"
     write_json(note, {"digest": digest, "run": identifier})
     hint = f"; send it with: wandb sync {folder / 'wandb'}/offline-run-*" if mode == "offline" else ""
     return f"W&B: run {identifier} ({mode}){hint}"

@@ -58,7 +58,7 @@ def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
         if tokenizer.eos_token_id is None:
             raise ModelError(f"{location['pretrained_model_name_or_path']}: the tokenizer has no pad and no eos token.")
         tokenizer.pad_token_id = tokenizer.eos_token_id
-    rows = AutoConfig.from_pretrained(**location).vocab_size
+    rows = AutoConfig.from_pretrained(**location).get_text_config().vocab_size
     if len(tokenizer) > rows:
         raise ModelError(
             f"{location['pretrained_model_name_or_path']}: the tokenizer has {len(tokenizer)} tokens, the model "

@@ -38,7 +38,7 @@ def table(rows: Sequence[Row]) -> tuple[list[str], list[list[str]]]:
         groups.setdefault((row["method"], row["fraction"]), []).append(row)
     lines = []
     for (method, fraction), group in groups.items():
-        line = [method, "-" if fraction is None else f"{fraction:g}", _count([r["trained"] for r in group])]
+        line = [method, "-" if fraction is None else f"{fraction:g}", _count(group)]
         line.append(str(len(group)) if group[0]["seed"] is not None else "-")
         cells = []
         for task in tasks:
@@ -72,8 +72,12 @@ def _big(value: float) -> str:
     return "0" if value == 0 else f"{value:.3g}"
 
 
-def _count(values: Sequence[int | None]) -> str:
-    return "-" if None in values else "/".join(str(v) for v in sorted({v for v in values if v is not None}))
+def _count(group: Sequence[Row]) -> str:
+    """Rows trained on; several numbers if the seeds differ."""
+    if all(row["steps"]["train"] is None for row in group):
+        return "-"
+    found = {row["trained"] for row in group}
+    return "missing" if None in found else "/".join(str(n) for n in sorted(found))
 
 
 def markdown(header: Sequence[str], lines: Sequence[Sequence[str]]) -> str:

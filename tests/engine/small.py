@@ -1,0 +1,44 @@
+"""The smallest experiment as a Config, composed as the command line does it, with any value changed."""
+
+import copy
+import functools
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from hydra import compose, initialize_config_dir
+from omegaconf import OmegaConf
+
+from icon_repro.__main__ import open_overrides, register_resolvers
+from icon_repro.config import Config, conf_dir, load
+from icon_repro.engine.artifact import Step, Store, publish
+
+
+@functools.cache
+def composed(*overrides: str) -> dict[str, Any]:
+    """The composed, resolved config as nested dicts; not to be changed."""
+    register_resolvers()
+    with initialize_config_dir(str(conf_dir()), version_base="1.3"):
+        raw = compose("config", open_overrides(overrides, conf_dir()))
+    made = OmegaConf.to_container(raw, resolve=True)
+    assert isinstance(made, dict)
+    return {str(key): value for key, value in made.items()}
+
+
+def small(work: Path, changes: Mapping[str, Any] | None = None, experiment: str = "smoke_tiny") -> Config:
+    """``experiment`` with its work folder and dotted keys set."""
+    data = copy.deepcopy(composed(f"experiment={experiment}"))
+    for key, value in {"paths.work": str(work), **(changes or {})}.items():
+        *parents, last = key.split(".")
+        target = data
+        for parent in parents:
+            target = target.setdefault(parent, {})
+        target[last] = value
+    return load(data)
+
+
+def publish_fake(step: Step, store: Store, metrics: Mapping[str, Any]) -> None:
+    """A published folder of ``step`` that holds nothing but its record."""
+    part = store.path(step).with_name("fake.part")
+    part.mkdir(parents=True)
+    publish(part, store.path(step), {"metrics": dict(metrics), "hashed": step.hashed, "host": "bigbox", "wall_s": 7.5})

@@ -1,0 +1,156 @@
+"""Rows of results: what they hold, what they leave out, and the reason for what is missing."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+from small import publish_fake, small
+
+from icon_repro.engine.artifact import Step, Store
+from icon_repro.engine.collect import collect, estimate
+from icon_repro.engine.plan import Experiment, plan
+from icon_repro.records import write_json
+
+TOKENS = {"icon-baseline": 1, "icon-shard-0000": 10, "icon-shard-0001": 100, "icon-shard-0002": 1000}
+
+
+def metrics(step: Step) -> dict[str, Any]:
+    if step.stage == "score":
+        tokens = TOKENS.get(step.name, 0)
+        return {"tokens": tokens, "flops": 3.0 * tokens}
+    stages: Mapping[str, dict[str, Any]] = {
+        "select": {"selected": 6},
+        "train": {"rows": 6, "tokens": 500, "flops": 700.0},
+        "evaluate": {"metric": "acc", "value": 0.5, "stderr": 0.1, "items": 20, "version": "1"},
+    }
+    return stages.get(step.stage, {})
+
+
+@pytest.fixture
+def experiment(tmp_path: Path) -> Experiment:
+    other = {"kind": "lm_eval", "metric": "acc", "task": "arc_easy"}
+    return plan(small(tmp_path, {"seeds": [0, 1], "evaluation.tasks.other": other}))
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    return Store(tmp_path / "store")
+
+
+def publish_all(experiment: Experiment, store: Store, without: str = "nothing") -> None:
+    for step in experiment.steps:
+        if without not in step.label:
+            publish_fake(step, store, metrics(step))
+
+
+def row(rows: list[dict[str, Any]], method: str, seed: int | None = 0) -> dict[str, Any]:
+    (found,) = [r for r in rows if r["method"] == method and r["seed"] == seed]
+    return found
+
+
+def attempt(store: Store, step: Step, **note: Any) -> None:
+    folder = store.attempt(step)
+    folder.mkdir(parents=True)
+    write_json(folder / "attempt.json", {"host": "bigbox", "pid": 4242, "started": 1.5, "lease_s": 60.0, **note})
+
+
+def step_named(experiment: Experiment, label: str) -> Step:
+    (found,) = [step for step in experiment.steps if step.label == label]
+    return found
+
+
+def test_collect_has_a_row_for_each_arm_and_seed_in_the_plans_order(experiment: Experiment, store: Store) -> None:
+    publish_all(experiment, store)
+    found = [(r["method"], r["fraction"], r["seed"]) for r in collect(experiment, store)]
+    methods = [(m, 0.25, s) for m in ("random", "longest", "icon") for s in (0, 1)]
+    assert found == [("base", None, None), ("full", 1.0, 0), ("full", 1.0, 1), *methods]
+
+
+def test_collect_cost_of_selection_is_the_sum_of_all_score_steps(experiment: Experiment, store: Store) -> None:
+    publish_all(experiment, store)
+    rows = collect(experiment, store)
+    assert row(rows, "icon")["selection"] == {"tokens": 1111, "flops": 3333.0}
+    for method, seed in (("base", None), ("full", 0), ("random", 0), ("longest", 1)):
+        assert row(rows, method, seed)["selection"] == {"tokens": 0, "flops": 0}
+
+
+def test_collect_cost_of_tuning_is_that_of_the_arms_own_training(experiment: Experiment, store: Store) -> None:
+    publish_all(experiment, store)
+    rows = collect(experiment, store)
+    assert row(rows, "icon", 1)["tuning"] == {"tokens": 500, "flops": 700.0}
+    assert row(rows, "base", None)["tuning"] == {"tokens": 0, "flops": 0}
+
+
+def test_collect_cost_of_an_unfinished_part_is_none(experiment: Experiment, store: Store) -> None:
+    publish_all(experiment, store, without="shard-0001")
+    assert row(collect(experiment, store), "icon")["selection"] is None
+
+
+def test_collect_each_cell_names_its_step_folder(experiment: Experiment, store: Store) -> None:
+    publish_all(experiment, store)
+    for found, arm in zip(collect(experiment, store), experiment.arms, strict=True):
+        assert set(found["benchmarks"]) == {"tiny", "other"} and found["missing"] == {}
+        for task, cell in found["benchmarks"].items():
+            assert (cell["value"], cell["stderr"], cell["items"]) == (0.5, 0.1, 20)
+            assert cell["step"] == arm.evaluations[task].folder
+            assert (store.root / cell["step"] / "record.json").is_file()
+
+
+def test_collect_rows_name_what_was_selected_and_trained(experiment: Experiment, store: Store) -> None:
+    publish_all(experiment, store)
+    rows = collect(experiment, store)
+    icon = row(rows, "icon", 1)
+    assert (icon["selected"], icon["trained"]) == (6, 6)
+    assert all((store.root / folder).is_dir() for folder in icon["steps"].values())
+    full, base = row(rows, "full"), row(rows, "base", None)
+    assert (full["selected"], full["trained"], full["steps"]["select"]) == (None, 6, None)
+    assert base["steps"] == {"select": None, "train": None}
+
+
+def test_collect_holds_neither_times_nor_hosts(experiment: Experiment, store: Store) -> None:
+    publish_all(experiment, store, without="evaluate/icon")
+    attempt(store, step_named(experiment, "evaluate/icon-f0.25-s0-tiny"), outcome="running", error=None)
+    text = json.dumps(collect(experiment, store))
+    for word in ("bigbox", "4242", "wall_s", "7.5", str(store.root)):
+        assert word not in text
+
+
+def test_collect_reason_is_the_step_that_failed(experiment: Experiment, store: Store) -> None:
+    publish_all(experiment, store, without="icon")
+    failed = step_named(experiment, "score/icon-shard-0001")
+    attempt(store, failed, outcome="failed", error="TokenError: too long\nsecond line")
+    rows = collect(experiment, store)
+    for seed in (0, 1):
+        reason = "score/icon-shard-0001 failed: TokenError: too long"
+        assert row(rows, "icon", seed)["missing"] == {"tiny": reason, "other": reason}
+        assert row(rows, "icon", seed)["benchmarks"] == {}
+    assert row(rows, "random")["missing"] == {}
+
+
+def test_collect_reason_is_the_evaluations_own_failure(experiment: Experiment, store: Store) -> None:
+    publish_all(experiment, store, without="base-other")
+    attempt(store, step_named(experiment, "evaluate/base-other"), outcome="failed", error="EvaluationError: no data")
+    base = row(collect(experiment, store), "base", None)
+    assert base["missing"] == {"other": "evaluate/base-other failed: EvaluationError: no data"}
+    assert set(base["benchmarks"]) == {"tiny"}
+
+
+def test_collect_reason_of_an_interrupted_or_unstarted_step(experiment: Experiment, store: Store) -> None:
+    assert row(collect(experiment, store), "base", None)["missing"]["tiny"] == "not run yet"
+    attempt(store, step_named(experiment, "model/tiny_random"), outcome="running", error=None)  # nobody holds its claim
+    assert row(collect(experiment, store), "base", None)["missing"]["tiny"] == "model/tiny_random interrupted"
+
+
+def test_collect_reason_doesnt_tell_of_older_builds(tmp_path: Path, experiment: Experiment, store: Store) -> None:
+    fresh = collect(experiment, Store(tmp_path / "empty"))
+    publish_all(plan(small(tmp_path, {"seeds": [0, 1], "evaluation.seed": 7, "model.random.seed": 7})), store)
+    assert [r["missing"] for r in collect(experiment, store)] == [r["missing"] for r in fresh]
+
+
+def test_estimate_is_the_sum(experiment: Experiment) -> None:
+    shards = [s for s in experiment.steps if s.name.startswith("icon-shard")]
+    total = estimate(shards)
+    assert len(shards) == 3
+    assert total.tokens == sum(s.cost.tokens for s in shards) and total.flops == sum(s.cost.flops for s in shards) > 0

@@ -1,0 +1,227 @@
+"""The command line: help, actions, sweeps, and one clear message for everything that is wrong."""
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from cli import Done, icon_repro
+
+from icon_repro.__main__ import _public, _si, main, open_overrides
+from icon_repro.config import ConfigError, conf_dir, load
+
+TINY = "experiment=smoke_tiny"
+
+
+@pytest.fixture
+def inside(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Callable[..., Done]:
+    """The command line within this process, in ``tmp_path``: quicker where a process adds nothing."""
+
+    def call(*arguments: str) -> Done:
+        monkeypatch.chdir(tmp_path)
+        monkeypatch.setattr("sys.argv", ["icon_repro", *arguments])
+        with pytest.raises(SystemExit) as left:
+            main()
+        code = left.value.code
+        out, error = capfd.readouterr()
+        return Done(code if isinstance(code, int) else int(code is not None), out, f"{error}{code}", 0.0)
+
+    return call
+
+
+def refused(done: Done) -> str:
+    """The message of a command that ended without doing anything."""
+    assert done.code != 0
+    assert "Traceback" not in done.error + done.out
+    assert done.out == ""
+    return done.error
+
+
+def test_help_is_quick_and_names_actions_groups_and_examples(tmp_path: Path) -> None:
+    done = icon_repro(tmp_path, "--help")
+    assert done.code == 0 and done.error == ""
+    times = [done.cpu_s, *(icon_repro(tmp_path, "--help").cpu_s for _ in range(2) if done.cpu_s >= 2)]
+    assert min(times) < 2  # a busy machine gives more than one chance
+    for part in ("action=plan", "action=status", "action=report", "experiment=llama31_8b", "data.candidates.size="):
+        assert part in done.out
+    for part in ("experiment: alpaca_cpu", "model: ", "smollm2", "tracking: none, wandb", " -m "):
+        assert part in done.out
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_examples_of_the_help_are_valid(inside: Callable[..., Done]) -> None:
+    examples = re.findall(r"^  +python -m icon_repro (.+?)(?:  |$)", inside("--help").out, re.MULTILINE)
+    assert len(examples) >= 6
+    for example in examples:
+        arguments = example.replace("NAME", "smoke_tiny").split()
+        if "llama" in example:  # needs released data beside the repository
+            continue
+        done = inside(*arguments, "action=plan")
+        assert done.code == 0, (example, done.error)
+
+
+def test_unknown_options_of_groups_are_all_refused_with_the_nearest_name(tmp_path: Path) -> None:
+    text = refused(icon_repro(tmp_path, "experiment=smok_tiny", "model=smolm2", "+method@methods.more=radnom"))
+    assert "experiment=smok_tiny" in text and "'smoke_tiny'" in text
+    assert "model=smolm2" in text and "'smollm2'" in text
+    assert "method=radnom" in text and "'random'" in text
+
+
+def test_wrong_values_are_all_refused_with_key_and_nearest_name(tmp_path: Path) -> None:
+    wrong = {
+        "modle=smollm2": ["modle: unknown key", "'model'"],
+        "training.learing_rate=1": ["training.learing_rate: unknown key", "'learning_rate'"],
+        "methods.icon.epsilom=1": ["methods.icon.epsilom: unknown key", "'epsilon'"],
+        "training.epochs=many": ["training.epochs='many'", "must be float"],
+        "fractions=[2]": ["fractions[0]=2.0", "at most 1"],
+        "seeds=0": ["seeds=0", "must be a list"],
+        "cluster.lease_s=0": ["cluster.lease_s=0", "at least 1"],
+        "action=plna": ["action='plna'", "'plan'"],
+    }
+    text = refused(icon_repro(tmp_path, TINY, *wrong))
+    assert text.startswith(f"error: {len(wrong)} problems in the configuration:\n")
+    for parts in wrong.values():
+        for part in parts:
+            assert part in text
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    "arguments, part",
+    [
+        (["fractions=[0.25,0.25]"], "fractions=[0.25, 0.25]: a fraction is given twice"),
+        (["data.pool.source.path=nowhere.jsonl"], "data.pool.source.path='nowhere.jsonl'"),
+        (["name=${nope}"], "nope"),
+        (["seeds=[1,2"], "[1,2"),
+        (["seeds"], "seeds"),
+    ],
+    ids=str,
+)
+def test_wrong_command_is_one_message(inside: Callable[..., Done], arguments: list[str], part: str) -> None:
+    assert part in refused(inside(TINY, *arguments))
+
+
+def test_run_with_a_branch_offline_is_refused_before_any_step(tmp_path: Path) -> None:
+    branch = ["model=llama2_7b", "model.hub_id=org/m", "model.revision=main"]
+    hub = {"HF_HUB_CACHE": str(tmp_path / "hub"), "HF_HUB_OFFLINE": "1"}
+    text = refused(icon_repro(tmp_path, TINY, *branch, **hub))
+    assert "model.revision='main'" in text
+    assert not [path for path in tmp_path.rglob("*") if path.name != ".hashes.json" and path.is_file()]
+    planned = icon_repro(tmp_path, TINY, *branch, "action=plan", **hub)
+    assert planned.code == 0 and "warning: model.revision='main'" in planned.out
+    refs = tmp_path / "hub" / "models--org--m" / "refs"
+    refs.mkdir(parents=True)
+    (refs / "main").write_text("a" * 40)
+    resolved = icon_repro(tmp_path, TINY, *branch, "action=plan", **hub)
+    assert resolved.code == 0 and "warning" not in resolved.out
+
+
+def test_run_with_an_unknown_wandb_mode_is_refused_before_any_step(
+    tmp_path: Path, inside: Callable[..., Done], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WANDB_MODE", "ofline")
+    text = refused(inside(TINY, "tracking=wandb"))
+    assert "WANDB_MODE='ofline'" in text
+    assert not (tmp_path / "work").exists()
+
+
+def test_plan_and_status_of_an_empty_folder(tmp_path: Path) -> None:
+    planned = icon_repro(tmp_path, TINY, "action=plan")
+    assert planned.code == 0 and planned.error == ""
+    *lines, total = planned.out.splitlines()
+    assert len(lines) == 25 and all(line.startswith("missing ") for line in lines)
+    (shard,) = [line for line in lines if "score/icon-shard-0002" in line]
+    assert re.fullmatch(r"missing +score/icon-shard-0002 +[0-9a-f]{12}  ~[\d.]+ k tokens, [\d.]+ MFLOP", shard)
+    assert total.startswith("25 steps: 0 cached, 25 to do, about ")
+    status = icon_repro(tmp_path, TINY, "action=status")
+    assert (status.code, status.out) == (0, "25 missing\n")
+    assert not (tmp_path / "results").exists()
+
+
+def test_report_of_an_empty_folder_is_a_table_of_missing_cells(tmp_path: Path, inside: Callable[..., Done]) -> None:
+    done = inside(TINY, "action=report")
+    assert done.code == 0
+    lines = (tmp_path / "results" / "smoke_tiny" / "table.csv").read_text().splitlines()
+    assert [line.split(",")[0] for line in lines[1:]] == ["base", "full", "random", "longest", "icon"]
+    assert all(",missing,missing," in line for line in lines[1:])
+
+
+def test_damaged_file_of_the_store_is_one_message(tmp_path: Path, inside: Callable[..., Done]) -> None:
+    (tmp_path / "work").mkdir()
+    (tmp_path / "work" / ".hashes.json").write_text("{")
+    text = refused(inside(TINY, "action=plan"))
+    assert ".hashes.json" in text and "not valid JSON" in text
+
+
+def test_sweep_runs_each_job(tmp_path: Path) -> None:
+    done = icon_repro(tmp_path, TINY, "-m", "action=plan", "seeds=[0],[0,1]")  # the flag may stand anywhere
+    assert done.code == 0, done.error
+    assert "25 steps:" in done.out and "33 steps:" in done.out
+    assert {path.name for path in tmp_path.iterdir()} <= {"work"}
+
+
+def test_sweep_failing_job_doesnt_end_the_others(inside: Callable[..., Done]) -> None:
+    done = inside("-m", TINY, "action=status", "seeds=[0,0],[0]")
+    assert done.code == 1
+    assert "twice" in done.error and "25 missing" in done.out and "Traceback" not in done.error
+
+
+def test_folders_in_home_are_expanded(
+    tmp_path: Path, inside: Callable[..., Done], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    assert inside(TINY, "action=report", "paths.results='~/tables'", "paths.work='~/work'").code == 0
+    assert (tmp_path / "home" / "tables" / "smoke_tiny" / "table.md").is_file()
+    assert not (tmp_path / "~").exists()
+
+
+@pytest.mark.parametrize(
+    "arguments, expected",
+    [
+        (["seeds=[1]"], ["++seeds=[1]"]),
+        (["++seeds=[1]", "+a.b=1", "~methods.icon"], ["++seeds=[1]", "+a.b=1", "~methods.icon"]),
+        (["model=smollm2", "hydra.run.dir=x"], ["model=smollm2", "hydra.run.dir=x"]),
+        (["method@methods.icon=random"], ["method@methods.icon=random"]),
+        (["model=smollm2,tiny_random"], ["model=smollm2,tiny_random"]),
+        (["-m", "seeds=[1]", "--cfg", "job"], ["++seeds=[1]", "-m", "--cfg", "job"]),
+        (["--info", "defaults", "name=a"], ["++name=a", "--info", "defaults"]),
+        (["model=mine", "--config-dir", "conf"], ["model=mine", "--config-dir", "conf"]),
+    ],
+    ids=str,
+)
+def test_open_overrides_of_each_kind(arguments: list[str], expected: list[str]) -> None:
+    assert open_overrides(arguments, conf_dir()) == expected
+
+
+def test_open_overrides_wrong_choice_of_a_sweep_is_refused() -> None:
+    with pytest.raises(ConfigError, match=r"model=smolm2: no such option.*'smollm2'"):
+        open_overrides(["model=tiny_random,smolm2"], conf_dir())
+
+
+def test_public_config_names_no_folder_of_this_machine() -> None:
+    source: dict[str, Any] = {"kind": "file", "format": "alpaca", "name": "t", "path": "/secret/place/pool.jsonl"}
+    config = load(
+        {
+            "name": "toy",
+            "description": "a toy",
+            "model": {"kind": "local", "name": "m", "path": "/secret/place/model"},
+            "data": {"name": "toy", "pool": {"source": source}, "assessment": {"source": source}},
+            "methods": {},
+            "training": {"tuning": "lora", "learning_rate": 1e-4},
+            "evaluation": {"name": "toy"},
+            "fractions": [],
+            "paths": {"work": "/secret/work"},
+        }
+    )
+    public = _public(config)
+    assert "secret" not in str(public)
+    assert public["data"]["pool"]["source"]["path"] == "pool.jsonl"
+    assert public["training"]["learning_rate"] == 1e-4
+
+
+@pytest.mark.parametrize(
+    "value, text", [(0, "0 "), (999, "999 "), (1000, "1 k"), (1234567, "1.23 M"), (2e18, "2 E"), (3.2e21, "3.2e+03 E")]
+)
+def test_si_is_three_digits_and_a_prefix(value: float, text: str) -> None:
+    assert _si(value) == text

@@ -1,0 +1,40 @@
+"""Prompt texts, written out."""
+
+from icon_repro.prompts import alpaca_prompt, scoring_prompt
+from icon_repro.records import Example
+
+PLAIN = Example("1", "Name three colours.", "", "Red")
+WITH_INPUT = Example("2", "Add.", "3 and 4", "7")
+READY = Example("3", "### Question:\nWhat is {x}?\n\n### Response:", "", "4", ready=True)
+BRACES = Example("4", "Use {instruction} and {0}, {{x}} 100%s {", "{input} } %(a)s", "ok")
+
+
+def test_scoring_prompt_is_the_released_text() -> None:
+    assert scoring_prompt(PLAIN) == "### Instruction:\nName three colours.\n\n### Response:"
+    assert scoring_prompt(WITH_INPUT) == "### Instruction:\nAdd.\n\n### Input: 3 and 4\n\n### Response:"
+
+
+def test_alpaca_prompt_is_stanfords_text() -> None:
+    assert alpaca_prompt(PLAIN) == (
+        "Below is an instruction that describes a task. "
+        "Write a response that appropriately completes the request.\n\n"
+        "### Instruction:\nName three colours.\n\n### Response:"
+    )
+    assert alpaca_prompt(WITH_INPUT) == (
+        "Below is an instruction that describes a task, paired with an input that provides further context. "
+        "Write a response that appropriately completes the request.\n\n"
+        "### Instruction:\nAdd.\n\n### Input:\n3 and 4\n\n### Response:"
+    )
+
+
+def test_prompts_ready_text_stays_as_it_is() -> None:
+    assert scoring_prompt(READY) == alpaca_prompt(READY) == READY.instruction
+
+
+def test_prompts_braces_in_the_data_are_left_alone() -> None:
+    assert scoring_prompt(BRACES) == (
+        f"### Instruction:\n{BRACES.instruction}\n\n### Input: {BRACES.input}\n\n### Response:"
+    )
+    assert alpaca_prompt(BRACES).endswith(
+        "### Instruction:\nUse {instruction} and {0}, {{x}} 100%s {\n\n### Input:\n{input} } %(a)s\n\n### Response:"
+    )

@@ -1,0 +1,77 @@
+"""The subset of a score file: size, ties, nesting, and what is refused."""
+
+import math
+import random
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from icon_repro.config import SelectConfig
+from icon_repro.engine.runtime import Runtime
+from icon_repro.records import Score, read_json, write_rows
+from icon_repro.select import SelectionError, run, top_fraction
+
+
+@pytest.mark.parametrize(
+    "fraction, expected",
+    [
+        (1e-9, ["b"]),  # at least one
+        (0.25, ["b"]),
+        (0.5, ["b", "a"]),
+        (0.7, ["b", "a", "c"]),  # 2.8 rows
+        (1, ["b", "a", "c", "d"]),
+    ],
+)
+def test_top_fraction_ties_go_to_smaller_id(fraction: float, expected: list[str]) -> None:
+    assert top_fraction({"c": 0.5, "b": 0.9, "a": 0.5, "d": 0.0}, fraction) == expected
+
+
+@pytest.mark.parametrize("fraction, size", [(0.01, 50), (0.05, 250), (0.1, 500), (0.15, 750)])
+def test_top_fraction_sizes_of_the_paper(fraction: float, size: int) -> None:
+    assert len(top_fraction({f"{i:04d}": 0.0 for i in range(5000)}, fraction)) == size
+
+
+def test_top_fraction_smaller_is_the_head_of_larger() -> None:
+    draw = random.Random(1)
+    scores = {f"{i:03d}": draw.choice([-1.5, 0.0, 0.25, 2.0]) for i in range(101)}  # many ties
+    shuffled = dict(draw.sample(sorted(scores.items()), len(scores)))
+    whole = top_fraction(scores, 1.0)
+    assert sorted(whole) == sorted(scores)
+    for fraction in (0.01, 0.05, 0.1, 0.15, 0.5, 0.99):
+        part = top_fraction(shuffled, fraction)
+        assert part == whole[: len(part)]
+
+
+@pytest.mark.parametrize("fraction", [0, -0.1, 1.2, math.nan, math.inf])
+def test_top_fraction_out_of_range_is_refused(fraction: float) -> None:
+    with pytest.raises(SelectionError, match=rf"fraction={fraction}: must be in \(0, 1\]"):
+        top_fraction({"a": 1.0}, fraction)
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
+def test_top_fraction_score_that_isnt_finite_is_named(bad: float) -> None:
+    with pytest.raises(SelectionError, match=r"2 of 4 scores aren't finite \(first: id 'b'\).*NaN"):
+        top_fraction({"a": 1.0, "z": bad, "b": math.nan, "c": 0.0}, 0.5)
+
+
+def test_top_fraction_no_scores_is_refused() -> None:
+    with pytest.raises(SelectionError, match="no scores"):
+        top_fraction({}, 0.5)
+
+
+def select(folder: Path, runtime: Runtime, scores: list[Score]) -> tuple[Any, dict[str, Any]]:
+    write_rows(folder / "scores.jsonl", scores)
+    metrics = run(SelectConfig(0.5), {"scores": folder}, folder, runtime)
+    return read_json(folder / "ids.json"), metrics
+
+
+def test_run_writes_the_ids_best_first(tmp_path: Path, runtime: Runtime) -> None:
+    scores = [Score("a", -1.0), Score("b", 3.0, {"direct": 1.0}), Score("c", 2.0), Score("d", 0.0)]
+    assert select(tmp_path, runtime, scores) == (["b", "c"], {"scored": 4, "selected": 2})
+
+
+def test_run_id_with_two_scores_is_refused(tmp_path: Path, runtime: Runtime) -> None:
+    with pytest.raises(SelectionError, match="1 ids have more than one score"):
+        select(tmp_path, runtime, [Score("a", 1.0), Score("b", 1.0), Score("a", 2.0)])
+    assert not (tmp_path / "ids.json").exists()
