@@ -163,7 +163,7 @@ CHANGES: list[tuple[Mapping[str, Any], Mapping[str, Any], str]] = [
     ({}, {"methods.icon.max_prompt_tokens": 9}, f"score/icon-baseline score/icon-shard-* {ICON}"),
     ({}, {"methods.icon.max_response_tokens": 9}, f"score/icon-baseline score/icon-shard-* {ICON}"),
     ({}, {"methods.icon.compat": "official"}, f"score/icon-baseline score/icon-shard-* {ICON}"),
-    ({}, {"methods.icon.skip_first_tokens": True}, f"score/icon-baseline score/icon-shard-* {ICON}"),
+    ({}, {"methods.icon.skip_first_tokens": True}, f"score/icon-shard-* {ICON}"),
     ({}, {"methods.icon.noise_unit": "characters"}, f"score/icon-shard-* {ICON}"),
     ({}, {"methods.icon.control": "per_pair"}, f"score/icon-shard-* {ICON}"),
     ({}, {"methods.icon.seed": 1}, f"score/icon-shard-* {ICON}"),
