@@ -12,6 +12,7 @@ import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import torch
 import yaml
@@ -69,20 +70,22 @@ def run(cfg: EvaluationJob, inputs: Mapping[str, Path], out: Path, runtime: Runt
     lm = HFLM(pretrained=model, tokenizer=tokenizer, batch_size=cluster.eval_batch_size, max_length=cfg.max_length)
     with tempfile.TemporaryDirectory() as folder:
         manager, name = _tasks(cfg.name, cfg.task, inputs, Path(folder))
+        # its report on the environment starts pip and takes a second; the step's record holds the versions
         try:
-            results = simple_evaluate(
-                model=lm,
-                tasks=[name],
-                task_manager=manager,
-                num_fewshot=cfg.task.num_fewshot if cfg.task.kind is TaskKind.lm_eval else None,
-                limit=cfg.task.limit,
-                log_samples=True,
-                random_seed=cfg.seed,
-                numpy_random_seed=cfg.seed,
-                torch_random_seed=cfg.seed,
-                fewshot_random_seed=cfg.seed,
-                confirm_run_unsafe_code=False,
-            )
+            with patch("lm_eval.evaluator.add_env_info"):
+                results = simple_evaluate(
+                    model=lm,
+                    tasks=[name],
+                    task_manager=manager,
+                    num_fewshot=cfg.task.num_fewshot if cfg.task.kind is TaskKind.lm_eval else None,
+                    limit=cfg.task.limit,
+                    log_samples=True,
+                    random_seed=cfg.seed,
+                    numpy_random_seed=cfg.seed,
+                    torch_random_seed=cfg.seed,
+                    fewshot_random_seed=cfg.seed,
+                    confirm_run_unsafe_code=False,
+                )
         except OSError as error:  # the hub's errors are OSErrors
             raise EvaluationError(
                 f"evaluation.tasks.{cfg.name}: lm-eval's task {name!r} can't be run ({error}). If its data come from "
