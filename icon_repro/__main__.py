@@ -26,9 +26,35 @@ from icon_repro.records import RecordError
 from icon_repro.report import tables
 from icon_repro.schema import nearest, plain
 
+HELP = """\
+icon_repro: reproduce "ICon: In-Context Contribution for Automatic Data Selection" (arXiv 2505.05327) and compare
+data-selection methods.
+
+  python -m icon_repro                                run the small experiment (experiment=smoke)
+  python -m icon_repro experiment=llama31_8b          the paper's main setting
+  python -m icon_repro experiment=NAME action=plan    what would run, what is cached, and about what it costs
+  python -m icon_repro experiment=NAME action=status  what is running or failed, and where its log is
+  python -m icon_repro experiment=NAME action=report  tables again, from stored results
+
+Change any value with key=value, any group with group=option:
+
+  python -m icon_repro model=smollm2 data.candidates.size=48 fractions=[0.05,0.15] seeds=[0,1,2]
+  python -m icon_repro methods.icon.control=none      remove the random control
+  python -m icon_repro -m name=a,b seeds=[0],[1]      a sweep
+
+A step is computed once: the same command again uses what is there, a changed value rebuilds what depends on it.
+
+Groups and their options:
+{groups}
+Show the composed configuration: --cfg job. Meaning and range of every key: icon_repro/config.py
+"""
+
 
 def main() -> None:
     """Entry of the console script and of ``python -m icon_repro``."""
+    if {"--help", "-h"} & set(sys.argv[1:]):  # Hydra's own takes seconds to list its groups
+        print(help_text(conf_dir()), end="")
+        return
     try:
         sys.argv[1:] = open_overrides(sys.argv[1:], conf_dir())
     except ConfigError as error:
@@ -41,6 +67,13 @@ def main() -> None:
 
     hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name="config")(job)()
     sys.exit(max(codes, default=0))
+
+
+def help_text(conf: Path) -> str:
+    """What the command does, with examples, and the groups of ``conf`` with their options."""
+    groups = sorted(path for path in conf.iterdir() if path.is_dir())
+    options = {path.name: ", ".join(sorted(file.stem for file in path.glob("*.yaml"))) for path in groups}
+    return HELP.replace("{groups}", "\n".join(f"  {name}: {names}" for name, names in options.items()))
 
 
 def register_resolvers() -> None:

@@ -90,7 +90,7 @@ def log_experiment(
             id=f"{name}-{digest[:8]}",
             resume="allow",
             config=dict(config),
-            dir=str(folder),
+            dir=str(folder.absolute()),  # its service may run elsewhere
             mode=mode,  # type: ignore[arg-type]
             settings=wandb.Settings(silent=True, console="off", x_disable_stats=True),
         ) as run:
