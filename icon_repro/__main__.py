@@ -54,7 +54,7 @@ def main() -> None:
     """Entry of the console script and of ``python -m icon_repro``."""
     if {"--help", "-h"} & set(sys.argv[1:]):  # Hydra's own takes seconds to list its groups
         print(help_text(conf_dir()), end="")
-        return
+        sys.exit(0)
     try:
         sys.argv[1:] = open_overrides(sys.argv[1:], conf_dir())
     except ConfigError as error:
