@@ -38,9 +38,9 @@ data-selection methods.
 
 Change any value with key=value, any group with group=option:
 
-  python -m icon_repro model=smollm2 data.candidates.size=48 fractions=[0.05,0.15] seeds=[0,1,2]
+  python -m icon_repro name=mine data.candidates.size=48 fractions=[0.05,0.15] seeds=[0,1,2]
   python -m icon_repro methods.icon.control=none      remove the random control
-  python -m icon_repro -m name=a,b seeds=[0],[1]      a sweep
+  python -m icon_repro -m name=a,b                    a sweep
 
 A step is computed once: the same command again uses what is there, a changed value rebuilds what depends on it.
 

@@ -93,8 +93,8 @@ def work(spec: Mapping[str, Any], terminal: TextIO | None = None) -> int:
         if (final / "record.json").is_file():
             return CACHED
         note = {"host": socket.gethostname(), "pid": os.getpid(), "started": time.time(), "lease_s": cluster.lease_s}
-        write_json(attempt / "attempt.json", {**note, "outcome": "running", "error": None})
         print(f"{spec['label']}: attempt by process {note['pid']} on {note['host']}, {time.ctime()}", flush=True)
+        write_json(attempt / "attempt.json", {**note, "outcome": "running", "error": None})
         try:
             built = _build(spec, final, cluster, terminal)
         except (Exception, SystemExit) as error:

@@ -140,7 +140,7 @@ def test_hub_model_that_isnt_there_names_id_commit_and_remedy(
     started = time.monotonic()
     with pytest.raises(WeightsError, match=rf"'someone/gone' at {COMMIT}.*network.*HF_HUB_OFFLINE.*licence"):
         build(tmp_path / "step", runtime, ModelKind.hub, hub_id="someone/gone", revision=COMMIT)
-    assert time.monotonic() - started < 5
+    assert time.monotonic() - started < 60
 
 
 def test_hub_model_without_safetensors_is_refused(

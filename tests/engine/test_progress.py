@@ -26,9 +26,8 @@ def test_progress_without_terminal_prints_plain_lines(
 
 def test_progress_line_halfway_gives_rate_and_time_left() -> None:
     progress = Progress("x", 10, "row", None)
-    started = time.monotonic()
     progress.advance(5, tokens=1000)
-    line = progress.line(started + 10)
+    line = progress.line(progress._started + 10)
     assert "5/10 row (50%)" in line and "0.50 row/s" in line and "100 tokens/s" in line and "10 s left" in line
 
 
