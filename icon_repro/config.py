@@ -108,6 +108,7 @@ class RowsConfig:
     drop_urls: bool = False  # rows with http(s):// in instruction or input, as the paper
     min_response_chars: int = number(1, at_least=1)
     max_chars: int | None = number(None, at_least=1)  # prompt and response together
+    max_prompt_chars: int | None = number(None, at_least=1, legacy=None)
     sample: int | None = number(None, at_least=1)  # rows kept, drawn at random; None keeps all
     stratify: bool = False  # draw evenly over groups
     seed: int = number(42, at_least=0)

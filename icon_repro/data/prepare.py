@@ -2,7 +2,7 @@
 
 In: a RowsConfig.  Out: rows.jsonl (Example, sorted by id), report.json (what was read, dropped and kept, and why).
 Source: the URL filter is that of arXiv:2505.05327 ("http://" or "https://" in instruction or input).
-A row is counted under the first reason that applies: duplicate, url, empty_response, short_response, too_long.
+A row is counted under the first reason that applies: duplicate, url, empty_response, short_response, too_long, long_prompt.
 The result doesn't depend on the order of the source's rows.  Known gap: none.
 """
 
@@ -43,7 +43,7 @@ def run(cfg: RowsConfig, inputs: Mapping[str, Path], out: Path, runtime: Runtime
         text = ", ".join(f"{reason} {count}" for reason, count in counts.items()) or "the source is empty"
         raise PrepareError(
             f"{cfg.source.name}: none of {len(read)} rows is left (dropped: {text}). "
-            "Relax the filters (max_chars, min_response_chars, drop_urls) or check the source."
+            "Relax the filters (max_chars, max_prompt_chars, min_response_chars, drop_urls) or check the source."
         )
     kept = passed if cfg.sample is None else draw(passed, cfg.sample, cfg.seed, stratify=cfg.stratify)
     short_by = max(0, (cfg.sample or 0) - len(passed))
@@ -108,6 +108,8 @@ def reject(row: Example, cfg: RowsConfig) -> str | None:
         return "short_response"
     if cfg.max_chars is not None and prompt_chars(row) + len(row.response) > cfg.max_chars:
         return "too_long"
+    if cfg.max_prompt_chars is not None and prompt_chars(row) > cfg.max_prompt_chars:
+        return "long_prompt"
     return None
 
 
