@@ -31,6 +31,14 @@ class Dtype(enum.Enum):
     float16 = "float16"
 
 
+@dataclass
+class LoraConfig:
+    r: int = number(8, at_least=1)
+    alpha: int = number(16, at_least=1)
+    dropout: float = number(0.05, at_least=0, below=1)
+    targets: list[str] = field(default_factory=lambda: ["q_proj", "k_proj", "v_proj", "o_proj"])
+
+
 class Action(enum.Enum):
     run = "run"
     plan = "plan"
@@ -198,6 +206,7 @@ class Compat(enum.Enum):
 
 
 class Control(enum.Enum):
+    bank = "bank"  # noise texts of a few lengths, shared by all candidates, interpolated at the candidate's length
     per_candidate = "per_candidate"  # one seeded noise text a candidate
     per_pair = "per_pair"  # one a pair, as the released scripts (which draw it without a seed)
     none = "none"  # the zero-shot perplexity takes the control's place
@@ -211,6 +220,89 @@ class NoiseUnit(enum.Enum):
 class EmptyPair(enum.Enum):
     error = "error"
     nan = "nan"  # the pair is left out of mean and variance, but counted by consistency and coverage
+
+
+class ScoreDtype(enum.Enum):
+    auto = "auto"  # the fastest that ranks as float32 does, measured on a sample
+    float32 = "float32"
+    bfloat16 = "bfloat16"
+    float16 = "float16"
+
+
+@dataclass
+class BankConfig:
+    """Noise texts that all candidates share."""
+
+    lengths: list[int] = number([8, 32, 128, 512, 2040], at_least=1)  # tokens; those around the candidates' are scored
+    draws: int = number(4, at_least=1)  # of each length
+
+
+@dataclass
+class FidelityConfig:
+    """The sample that is scored in float32 as well when another dtype is asked for, or any (auto)."""
+
+    candidates: int = number(12, at_least=3)
+    rows: int = number(48, at_least=8)
+    max_rms: float = number(1 / 3, above=0)  # of the standard error of a score at the number of rows in use
+
+
+class Budget(enum.Enum):
+    full = "full"  # all pairs
+    adaptive = "adaptive"  # rounds of rows; a candidate that lies clear of every cut is left alone
+    auto = "auto"  # adaptive, with candidates and rows chosen by a pilot block
+
+
+@dataclass
+class AdaptiveConfig:
+    """Rounds of assessment rows in one seeded sequence, stratified by group."""
+
+    first_rows: int = number(64, at_least=8)  # of the first round; each later round doubles what there is
+    anchors: int = number(32, at_least=0)  # candidates scored on every row, from which the others are predicted
+    error: float = number(0.05, above=0, below=1)  # aimed at: expected share of the selected set that differs
+    seed: int = number(0, at_least=0)
+
+
+@dataclass
+class AutoConfig:
+    """How ``budget=auto`` chooses."""
+
+    reliability: float = number(0.95, above=0, below=1)  # of the scores: correlation with those of other rows
+    pilot_candidates: int = number(48, at_least=8)
+    pilot_rows: int = number(96, at_least=16)
+    cost_ratio: float = number(0.8, above=0)  # FLOPs of selection over FLOPs of tuning that it saves, at most
+    expected_rows: int = number(128, at_least=8)  # what the plan assumes before the pilot block is scored
+
+
+class SelectorTarget(enum.Enum):
+    rank = "rank"  # regression on the score's rank: one model, nested selections
+    top_fraction = "top_fraction"  # one binary classifier for each fraction, as released (D9)
+
+
+class SelectorHead(enum.Enum):
+    trained = "trained"
+    frozen = "frozen"  # at its random initialisation, as released (D8)
+
+
+@dataclass
+class SelectorConfig:
+    """A classifier with LoRA, trained on the scored candidates, that scores the whole pool."""
+
+    target: SelectorTarget | None = None  # None: as ``compat`` says
+    head: SelectorHead | None = None
+    learning_rate: float = number(5e-5, above=0)
+    epochs: float = number(5.0, above=0)
+    batch_size: int = number(128, at_least=1)
+    warmup_ratio: float = number(0.03, at_least=0, below=1)
+    held_out: float = number(0.1, above=0, below=1)  # share of the candidates that it is tested on
+    max_length: int = number(2048, at_least=8)  # tokens, in training
+    pool_max_length: int = number(1024, at_least=8)  # tokens, in scoring the pool
+    lora: LoraConfig = field(default_factory=lambda: LoraConfig(r=8, alpha=8, targets=["q_proj", "v_proj"]))
+    dtype: Dtype = Dtype.bfloat16  # of the forward pass; weights stay float32
+    seed: int = number(0, at_least=0)
+    repeats: int = number(
+        1, at_least=1
+    )  # models with seeds from ``seed`` on; the first selects, the rest say how stable
+    shard_rows: int = number(4096, at_least=1)  # of the pool, in one step
 
 
 @dataclass
@@ -227,8 +319,14 @@ class IconConfig:
     drop_first_token: bool | None = field(default=None, metadata={"legacy": False})  # D3
     noise_unit: NoiseUnit | None = field(default=None, metadata={"legacy": NoiseUnit.tokens})  # D4
     control: Control | None = None  # D5
-    seed: int = number(0, at_least=0)
-    dtype: Dtype = Dtype.float32
+    bank: BankConfig = field(default_factory=BankConfig, metadata={"legacy": BankConfig()})
+    seed: int = number(0, at_least=0)  # of the random contexts
+    dtype: ScoreDtype = ScoreDtype.float32
+    fidelity: FidelityConfig = field(default_factory=FidelityConfig, metadata={"legacy": FidelityConfig()})
+    budget: Budget = field(default=Budget.full, metadata={"legacy": Budget.full})
+    adaptive: AdaptiveConfig = field(default_factory=AdaptiveConfig, metadata={"legacy": AdaptiveConfig()})
+    auto: AutoConfig = field(default_factory=AutoConfig, metadata={"legacy": AutoConfig()})
+    selector: SelectorConfig | None = field(default=None, metadata={"legacy": None})
     separator: str = "\n\n\n"
     max_context_tokens: int = number(2040, at_least=1)
     max_prompt_tokens: int = number(1024, at_least=1)
@@ -238,25 +336,61 @@ class IconConfig:
 
 
 def resolved(icon: IconConfig) -> IconConfig:
-    """``icon`` with every option that ``compat`` decides filled in."""
+    """``icon``, and its selector, with every option that ``compat`` decides filled in."""
     official = icon.compat is Compat.official
     preset: dict[str, Any] = {
         "skip_first_tokens": official,
         "empty_pairs": EmptyPair.nan if official else EmptyPair.error,
         "drop_first_token": official,
         "noise_unit": NoiseUnit.characters if official else NoiseUnit.tokens,
-        "control": Control.per_pair if official else Control.per_candidate,
+        "control": Control.per_pair if official else Control.bank,
     }
-    return replace(icon, **{name: value for name, value in preset.items() if getattr(icon, name) is None})
+    filled = replace(icon, **{name: value for name, value in preset.items() if getattr(icon, name) is None})
+    if filled.selector is None:
+        return filled
+    released = {
+        "target": SelectorTarget.top_fraction if official else SelectorTarget.rank,
+        "head": SelectorHead.frozen if official else SelectorHead.trained,
+    }
+    unset = {name: value for name, value in released.items() if getattr(filled.selector, name) is None}
+    return replace(filled, selector=replace(filled.selector, **unset))
 
 
 @dataclass
 class IconShard:
-    """Candidates ``start`` to ``stop`` (exclusive) of the pool's order."""
+    """Candidates ``start`` to ``stop`` (exclusive) of the pool's order, against a part of the assessment rows."""
 
     icon: IconConfig
     start: int
     stop: int | None  # None: to the end
+    first_row: int | None = field(default=None, metadata={"legacy": None})  # of the sequence of rows; None: all rows
+    last_row: int | None = field(default=None, metadata={"legacy": None})  # exclusive
+
+
+@dataclass
+class SelectorJob:
+    """One selection model: which scores it learns and with which seed."""
+
+    selector: SelectorConfig  # resolved
+    fractions: list[float]  # tested on held-out candidates; a binary target learns the only one
+    seed: int
+
+
+@dataclass
+class SelectorShard:
+    """Rows ``start`` to ``stop`` (exclusive) of the pool's order, scored by a selection model."""
+
+    selector: SelectorConfig
+    start: int
+    stop: int | None
+
+
+@dataclass
+class SelectorScores:
+    """All rows of the pool with the scores of the first model, and how far the others agree with it."""
+
+    fractions: list[float]
+    repeats: int
 
 
 @dataclass
@@ -295,14 +429,6 @@ class Schedule(enum.Enum):
     linear = "linear"
     cosine = "cosine"
     constant_with_warmup = "constant_with_warmup"
-
-
-@dataclass
-class LoraConfig:
-    r: int = number(8, at_least=1)
-    alpha: int = number(16, at_least=1)
-    dropout: float = number(0.05, at_least=0, below=1)
-    targets: list[str] = field(default_factory=lambda: ["q_proj", "k_proj", "v_proj", "o_proj"])
 
 
 @dataclass

@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from icon_repro.config import Compat, Dtype, IconConfig, resolved
+from icon_repro.config import Compat, Dtype, IconConfig, ScoreDtype, resolved
 from icon_repro.lm.load import load_model, load_tokenizer
 from icon_repro.methods.icon.layout import Layout
 from icon_repro.methods.icon.pairs import Engine
@@ -67,7 +67,7 @@ def check(folder: Path, name: str) -> dict[str, Any]:
         "random NLL": _matrix(pairs, "nll_random", candidate_ids, ids),
     }
     noise = {(row["candidate_id"], row["assessment_id"]): row["noise"] for row in pairs}
-    cfg = resolved(IconConfig(compat=Compat.official, dtype=Dtype.float32))
+    cfg = resolved(IconConfig(compat=Compat.official, dtype=ScoreDtype.float32))
     with tempfile.TemporaryDirectory() as temporary:
         model_step = Path(temporary)
         (model_step / "weights").symlink_to((folder / name).absolute())

@@ -2,7 +2,8 @@
 
 In: a RowsConfig.  Out: rows.jsonl (Example, sorted by id), report.json (what was read, dropped and kept, and why).
 Source: the URL filter is that of arXiv:2505.05327 ("http://" or "https://" in instruction or input).
-A row is counted under the first reason that applies: duplicate, url, empty_response, short_response, too_long, long_prompt.
+A row is counted under the first reason that applies: duplicate, url, empty_response, short_response, too_long,
+long_prompt.
 The result doesn't depend on the order of the source's rows.  Known gap: none.
 """
 
