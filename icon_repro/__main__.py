@@ -19,7 +19,8 @@ from omegaconf.errors import OmegaConfBaseException
 from icon_repro.config import Action, Config, ConfigError, ModelConfig, SourceConfig, conf_dir, load
 from icon_repro.engine.artifact import ArtifactError, Cost, Step, Store
 from icon_repro.engine.collect import collect, estimate
-from icon_repro.engine.plan import Experiment, PlanError, plan
+from icon_repro.engine.plan import Experiment, plan
+from icon_repro.engine.planner import PlanError
 from icon_repro.engine.run import run, status
 from icon_repro.engine.tracking import TrackingError, log_experiment, wandb_mode
 from icon_repro.records import RecordError

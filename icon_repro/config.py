@@ -6,6 +6,7 @@ a fingerprint. A knob without a schema here doesn't exist.
 """
 
 import enum
+import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -254,12 +255,20 @@ class Budget(enum.Enum):
 
 @dataclass
 class AdaptiveConfig:
-    """Rounds of assessment rows in one seeded sequence, stratified by group."""
+    """Rounds of assessment rows in one sequence for all candidates, some of which are scored on every row."""
 
-    first_rows: int = number(64, at_least=8)  # of the first round; each later round doubles what there is
-    anchors: int = number(32, at_least=0)  # candidates scored on every row, from which the others are predicted
+    first_rows: int = number(16, at_least=4)  # of the first round
+    growth: float = number(1.5, above=1)  # rows scored after a round over those before
+    anchors: int = number(24, at_least=8)  # candidates scored on every row: they order the rows and predict the rest
     error: float = number(0.05, above=0, below=1)  # aimed at: expected share of the selected set that differs
-    seed: int = number(0, at_least=0)
+
+
+def round_ends(rows: int, cfg: AdaptiveConfig, rounds: int | None = None) -> list[int]:
+    """How many rows are scored after each of at most ``rounds`` rounds; the last is ``rows``."""
+    ends = [min(cfg.first_rows, rows)]
+    while ends[-1] < rows:
+        ends.append(min(rows, max(ends[-1] + 1, math.ceil(ends[-1] * cfg.growth))))
+    return ends if rounds is None or len(ends) <= rounds else [*ends[: rounds - 1], rows]
 
 
 @dataclass
@@ -270,7 +279,8 @@ class AutoConfig:
     pilot_candidates: int = number(48, at_least=8)
     pilot_rows: int = number(96, at_least=16)
     cost_ratio: float = number(0.8, above=0)  # FLOPs of selection over FLOPs of tuning that it saves, at most
-    expected_rows: int = number(128, at_least=8)  # what the plan assumes before the pilot block is scored
+    seed: int = number(0, at_least=0)  # of the order in which rows are taken
+    expected_rows: int = field(default=128, metadata={"hash": False, "at_least": 8})  # what the plan assumes
 
 
 class SelectorTarget(enum.Enum):
@@ -352,19 +362,38 @@ def resolved(icon: IconConfig) -> IconConfig:
         "target": SelectorTarget.top_fraction if official else SelectorTarget.rank,
         "head": SelectorHead.frozen if official else SelectorHead.trained,
     }
-    unset = {name: value for name, value in released.items() if getattr(filled.selector, name) is None}
+    unset: dict[str, Any] = {k: v for k, v in released.items() if getattr(filled.selector, k) is None}
     return replace(filled, selector=replace(filled.selector, **unset))
 
 
 @dataclass
 class IconShard:
-    """Candidates ``start`` to ``stop`` (exclusive) of the pool's order, against a part of the assessment rows."""
+    """Candidates ``start`` to ``stop`` (exclusive) of the pool's order."""
 
     icon: IconConfig
     start: int
     stop: int | None  # None: to the end
-    first_row: int | None = field(default=None, metadata={"legacy": None})  # of the sequence of rows; None: all rows
-    last_row: int | None = field(default=None, metadata={"legacy": None})  # exclusive
+
+
+@dataclass
+class TuningSaved:
+    """What selection saves, for budget auto: tuning on all of the pool but the largest fraction selected."""
+
+    epochs: float
+    max_length: int
+    frozen: bool  # LoRA
+    fraction: float
+
+
+@dataclass
+class IconRound:
+    """What is known when a round of adaptive scoring starts, or, for the scores, when the last one has ended."""
+
+    icon: IconConfig
+    stop: int | None  # candidates are the first ``stop`` rows of the order; None: all
+    fractions: list[float]
+    rounds: int  # planned; the last one scores all rows that are left
+    saved: TuningSaved | None = None  # for budget auto with a selection model: it chooses the number of candidates
 
 
 @dataclass
@@ -410,6 +439,11 @@ class LongestConfig:
 
 METHOD_KINDS: dict[str, type] = {"icon": IconConfig, "random": RandomConfig, "longest": LongestConfig}
 MethodConfig = IconConfig | RandomConfig | LongestConfig
+
+
+class SelectFrom(enum.Enum):
+    candidates = "candidates"  # the rows that ICon scores
+    pool = "pool"  # all rows; ICon needs its selection model then
 
 
 @dataclass
@@ -510,7 +544,8 @@ class ClusterConfig:
     device: str = "auto"  # auto, cpu, cuda, cuda:1
     threads: int | None = number(None, at_least=1)  # None: torch decides
     attention: str = "sdpa"  # transformers' attn_implementation
-    score_batch_tokens: int = number(1024, at_least=1)  # padded tokens of assessment rows in one scoring batch
+    # padded tokens of assessment rows in one scoring batch; None: found from the device's free memory
+    score_batch_tokens: int | None = number(None, at_least=1)
     micro_batch_size: int = number(4, at_least=1)  # sequences in one forward pass of training
     eval_batch_size: int = number(8, at_least=1)
     gradient_checkpointing: bool = False
@@ -551,8 +586,9 @@ class Config:
     evaluation: EvaluationConfig
     fractions: list[float] = number(above=0, at_most=1)
     seeds: list[int] = number([0], at_least=0)
+    select_from: SelectFrom = SelectFrom.candidates  # what every method ranks, and "full" tunes on
     base: bool = True  # evaluate the model without tuning
-    full: bool = True  # tune on all candidates
+    full: bool = True  # tune on all rows of select_from
     judge: JudgeConfig = field(default_factory=JudgeConfig)
     cluster: ClusterConfig = field(default_factory=ClusterConfig)
     tracking: TrackingConfig = field(default_factory=TrackingConfig)
@@ -638,6 +674,9 @@ def _combinations(config: Config) -> list[str]:
         problems.append("model.random: heads must divide hidden_size, and kv_heads must divide heads.")
     if config.training.dtype is Dtype.float16:
         problems.append("training.dtype='float16': needs loss scaling, which isn't built; use bfloat16 or float32.")
+    for name, method in config.methods.items():
+        if isinstance(method, IconConfig):
+            problems += _icon_combinations(f"methods.{name}", resolved(method), config)
     if not config.seeds:
         problems.append("seeds=[]: give at least one training seed.")
     if len(set(config.seeds)) < len(config.seeds):
@@ -651,4 +690,28 @@ def _combinations(config: Config) -> list[str]:
             f"training.global_batch_size={config.training.global_batch_size}: must be a multiple of "
             f"cluster.micro_batch_size={config.cluster.micro_batch_size}; set one of them."
         )
+    return problems
+
+
+def _icon_combinations(where: str, icon: IconConfig, config: Config) -> list[str]:
+    """Problems of an ICon method, with the options that ``compat`` decides filled in."""
+    problems = []
+    pool = config.select_from is SelectFrom.pool
+    if pool and icon.selector is None:
+        problems.append(
+            f"{where}.selector: select_from=pool needs the selection model, which extends the scores to the pool; "
+            f"set {where}.selector={{}}, or select_from=candidates."
+        )
+    if not pool and icon.selector is not None:
+        problems.append(f"{where}.selector: is for select_from=pool; set {where}.selector=null, or select_from=pool.")
+    if icon.budget is not Budget.full:
+        if icon.control not in (Control.bank, Control.none):
+            problems.append(
+                f"{where}.budget={icon.budget.value!r}: needs control=bank or none, not {icon.control}: "
+                "the others score a random context for each candidate. Set budget=full, or the control."
+            )
+        if icon.empty_pairs is EmptyPair.nan:
+            problems.append(f"{where}.budget={icon.budget.value!r}: can't leave pairs out; set empty_pairs=error.")
+    if icon.budget is Budget.auto and icon.control is not Control.bank:
+        problems.append(f"{where}.budget='auto': needs control=bank, whose lengths it reads.")
     return problems

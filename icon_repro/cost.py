@@ -5,6 +5,8 @@ Attention's own operations are left out (under 1 % at these lengths).
 """
 
 CHARS_PER_TOKEN = 4.0  # English under byte-pair vocabularies; for estimates only
+FULL_TRAINING = 3.0  # operations of training over those of a forward pass
+FROZEN_TRAINING = 2.0  # with frozen weights (LoRA), whose gradients aren't made
 
 
 def tokens_of(chars: float) -> float:
@@ -18,5 +20,5 @@ def forward_flops(parameters: int, tokens: float) -> float:
 
 
 def training_flops(parameters: int, tokens: float, *, frozen: bool) -> float:
-    """Operations of training: 6 N a token; 4 N if the weights are frozen (LoRA), as their gradients aren't made."""
-    return (4.0 if frozen else 6.0) * parameters * tokens
+    """Operations of training: 6 N a token; 4 N if the weights are frozen (LoRA)."""
+    return (FROZEN_TRAINING if frozen else FULL_TRAINING) * forward_flops(parameters, tokens)

@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
-import torch
 import yaml
 from lm_eval.evaluator import simple_evaluate
 from lm_eval.models.huggingface import HFLM
@@ -23,7 +22,7 @@ from peft import PeftModel
 
 from icon_repro.config import EvaluationJob, TaskConfig, TaskKind
 from icon_repro.engine.runtime import Runtime
-from icon_repro.lm.load import load_model, load_tokenizer, pick_device
+from icon_repro.lm.load import load_model, load_tokenizer, prepare_device
 from icon_repro.records import write_json, write_rows
 from icon_repro.schema import nearest
 
@@ -56,9 +55,7 @@ def task_yaml(name: str, rows: Path, num_fewshot: int) -> dict[str, Any]:
 def run(cfg: EvaluationJob, inputs: Mapping[str, Path], out: Path, runtime: Runtime) -> dict[str, Any]:
     """Evaluate. Needs inputs["model"]; inputs["tuned"] is a train step, inputs["rows"] the rows of a task of ours."""
     cluster = runtime.cluster
-    if cluster.threads:
-        torch.set_num_threads(cluster.threads)
-    device = pick_device(cluster.device)
+    device = prepare_device(cluster)
     tuned = inputs.get("tuned")
     full = tuned is not None and (tuned / "weights").is_dir()
     source = inputs["model"] if not full else tuned

@@ -18,10 +18,12 @@ import torch
 from numpy.typing import NDArray
 
 from icon_repro.config import Compat, Dtype, IconConfig, ScoreDtype, resolved
+from icon_repro.lm.budget import TokenBudget
 from icon_repro.lm.load import load_model, load_tokenizer
 from icon_repro.methods.icon.layout import Layout
+from icon_repro.methods.icon.matrices import task_scores
 from icon_repro.methods.icon.pairs import Engine
-from icon_repro.methods.icon.score import aggregate, task_scores
+from icon_repro.methods.icon.score import aggregate
 from icon_repro.records import Example, read_lines, write_json
 
 Matrix = NDArray[np.float64]
@@ -73,9 +75,8 @@ def check(folder: Path, name: str) -> dict[str, Any]:
         (model_step / "weights").symlink_to((folder / name).absolute())
         write_json(model_step / "model.json", {"hub_id": None, "commit": None})
         layout = Layout(load_tokenizer(model_step), cfg)
-        engine = Engine(
-            load_model(model_step, Dtype.float32, torch.device("cpu")), layout, cfg, 4096, lambda c, a: noise[c, a]
-        )
+        model = load_model(model_step, Dtype.float32, torch.device("cpu"))
+        engine = Engine(model, layout, cfg, TokenBudget(model, 4096), lambda c, a: noise[c, a])
     rows = [layout.row(Example(r["id"], r["inputs"], "", r["response"], ready=True)) for r in assessment]
     examples = [Example(r["id"], r["instruction"], r["input"], r["output"]) for r in candidates]
     ours = {

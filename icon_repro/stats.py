@@ -5,12 +5,13 @@ Source: Spearman-Brown and one-way variance components: Shavelson and Webb, Gene
 Known gap: intervals and tests for benchmark results come with the statistics of the evaluation.
 """
 
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import rankdata
+from scipy.integrate import quad
+from scipy.stats import norm, rankdata
 
 Matrix = NDArray[np.floating[Any]]
 
@@ -41,8 +42,14 @@ def spearman(a: Sequence[float] | NDArray[Any], b: Sequence[float] | NDArray[Any
 
 
 def auc(scores: Sequence[float] | NDArray[Any], positive: Sequence[bool] | NDArray[np.bool_]) -> float:
-    """Probability that a positive has a higher score than a negative (ties count half); NaN without one of either."""
+    """Probability that a positive has a higher score than a negative (ties count half); NaN without one of either.
+
+    Raises:
+        StatsError: lengths differ, or a score that isn't finite.
+    """
     chosen = np.asarray(positive, bool)
+    if np.shape(scores) != chosen.shape or not np.isfinite(scores).all():
+        raise StatsError(f"AUC needs one finite score for each label, not {np.shape(scores)} and {chosen.shape}.")
     n, m = int(chosen.sum()), int((~chosen).sum())
     if not n or not m:
         return float("nan")
@@ -60,6 +67,36 @@ def overlap(a: Collection[str], b: Collection[str]) -> float:
     return len(set(a) & set(b)) / min(len(set(a)), len(set(b)))
 
 
+def expected_overlap(correlation: float, share: float) -> float:
+    """Expected ``overlap`` of the best ``share`` by two scores that are jointly normal with this correlation.
+
+    Raises:
+        StatsError: correlation outside [-1, 1], or share outside (0, 1).
+    """
+    if not (-1 <= correlation <= 1 and 0 < share < 1):
+        raise StatsError(f"correlation={correlation}, share={share}: must be in [-1, 1] and in (0, 1).")
+    cut = norm.isf(share)  # P(both above it), by Plackett's formula: its derivative by the correlation, integrated
+    more, _ = quad(lambda angle: np.exp(-(cut**2) / (1 + np.sin(angle))), 0, np.arcsin(correlation))
+    return float((share**2 + more / (2 * np.pi)) / share)
+
+
+def bootstrap(
+    statistic: Callable[[NDArray[np.intp]], Any], count: int, generator: np.random.Generator, draws: int = 1000
+) -> tuple[Any, Any]:
+    """95 % percentile interval of a statistic over resampled units.
+
+    Args:
+        statistic: from the indices of the resampled units to a number or an array.
+        count: of the units there are.
+
+    Returns:
+        Lower and upper end, of the statistic's shape.
+    """
+    found = [statistic(generator.integers(count, size=count)) for _ in range(draws)]
+    low, high = np.quantile(found, [0.025, 0.975], axis=0)
+    return low, high
+
+
 def components(task: Matrix) -> tuple[float, float]:
     """Variance of the true row means, and of a single cell around its row's mean; column means are taken out.
 
@@ -68,10 +105,13 @@ def components(task: Matrix) -> tuple[float, float]:
 
     Returns:
         Both estimates, the first at least 0: two-way layout without repetition, expected mean squares.
+
+    Raises:
+        StatsError: fewer than 2 x 2 cells, or one that isn't finite.
     """
     c, n = task.shape
-    if c < 2 or n < 2:
-        raise StatsError(f"variance components need at least 2 x 2 cells, not {c} x {n}.")
+    if c < 2 or n < 2 or not np.isfinite(task).all():
+        raise StatsError(f"variance components need at least 2 x 2 finite cells, not {c} x {n}.")
     centred = np.asarray(task, np.float64) - task.mean(axis=0, dtype=np.float64)
     means = centred.mean(axis=1)
     noise = float(((centred - means[:, None]) ** 2).sum() / ((c - 1) * (n - 1)))
@@ -83,27 +123,54 @@ def reliability(task: Matrix, columns: int | None = None) -> float:
 
     Args:
         columns: of the mean in question; those of ``task`` if None.
+
+    Raises:
+        StatsError: no column, or what ``components`` refuses.
     """
+    if columns is not None and columns < 1:
+        raise StatsError(f"columns={columns}: a mean needs at least 1.")
     true, noise = components(task)
     total = true + noise / (columns or task.shape[1])
     return true / total if total > 0 else 0.0
 
 
 def columns_for(task: Matrix, target: float) -> int | None:
-    """The least number of columns whose mean has reliability ``target``; None if no number has."""
+    """The least number of columns whose mean has reliability ``target``; None if no number has.
+
+    Raises:
+        StatsError: target outside (0, 1), or what ``components`` refuses.
+    """
+    if not 0 < target < 1:
+        raise StatsError(f"target={target}: a reliability to aim at must be in (0, 1).")
     true, noise = components(task)
     return max(1, int(np.ceil(noise / true * target / (1 - target)))) if true > 0 else None
 
 
-def split_half(task: Matrix, generator: np.random.Generator, splits: int = 200) -> float:
-    """Mean over random halves of the columns of the halves' correlation, stepped up to all columns (Spearman-Brown)."""
-    columns = task.shape[1]
-    if columns < 2 or len(task) < 2:
-        raise StatsError(f"split halves need at least 2 x 2 cells, not {task.shape}.")
+def spearman_brown(r: float, factor: float) -> float:
+    """Reliability of a mean over ``factor`` times as many columns as that with reliability ``r``."""
+    return factor * r / (1 + (factor - 1) * r)
+
+
+def agreement(task: Matrix, columns: int, generator: np.random.Generator, splits: int = 200) -> float:
+    """Mean correlation of the row means over two disjoint random sets of ``columns`` columns each.
+
+    Raises:
+        StatsError: fewer than two rows, or too few columns for two sets.
+    """
+    if len(task) < 2 or not 1 <= columns <= task.shape[1] // 2:
+        raise StatsError(f"two disjoint sets of {columns} columns can't be had from {task.shape} cells.")
     found = []
     for _ in range(splits):
-        order = generator.permutation(columns)
-        half = columns // 2
-        r = pearson(task[:, order[:half]].mean(axis=1), task[:, order[half : 2 * half]].mean(axis=1))
-        found.append(2 * r / (1 + r))
+        order = generator.permutation(task.shape[1])
+        first, second = task[:, order[:columns]], task[:, order[columns : 2 * columns]]
+        found.append(pearson(first.mean(axis=1), second.mean(axis=1)))
     return float(np.mean(found))
+
+
+def split_half(task: Matrix, generator: np.random.Generator, splits: int = 200) -> float:
+    """Agreement of random halves of the columns, stepped up to all columns (Spearman-Brown).
+
+    The mean correlation is stepped up, not each: a single one near -1 would become any number.
+    """
+    half = task.shape[1] // 2
+    return spearman_brown(agreement(task, half, generator, splits), task.shape[1] / max(1, half))

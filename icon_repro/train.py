@@ -24,7 +24,7 @@ from icon_repro.config import Dtype, TrainConfig, TrainJob, Tuning
 from icon_repro.cost import training_flops
 from icon_repro.engine.progress import Progress
 from icon_repro.engine.runtime import Runtime
-from icon_repro.lm.load import load_model, load_tokenizer, pick_device
+from icon_repro.lm.load import load_model, load_tokenizer, prepare_device
 from icon_repro.lm.tokens import IGNORED, bos_ids, encode, mask_labels
 from icon_repro.prompts import alpaca_prompt
 from icon_repro.records import Example, read_json, read_rows, write_json, write_rows
@@ -98,9 +98,7 @@ class _Report(TrainerCallback):
 def run(cfg: TrainJob, inputs: Mapping[str, Path], out: Path, runtime: Runtime) -> dict[str, Any]:
     """Tune the model. Needs inputs["model"], inputs["candidates"]; inputs["ids"] restricts the rows."""
     train, cluster = cfg.train, runtime.cluster
-    if cluster.threads:
-        torch.set_num_threads(cluster.threads)
-    device = pick_device(cluster.device)
+    device = prepare_device(cluster)
     rows = {row.id: row for row in read_rows(inputs["candidates"] / "rows.jsonl", Example)}
     chosen = read_json(inputs["ids"] / "ids.json") if "ids" in inputs else sorted(rows)
     if unknown := [i for i in chosen if i not in rows]:

@@ -38,6 +38,8 @@ LAYERS = {
     "engine.collect": 4,
     "__main__": 5,
     "parity": 5,
+    "pilot": 5,
+    "pilot_findings": 5,
 }
 STAGES = 3
 SHARED_BY_METHODS = "methods.common"

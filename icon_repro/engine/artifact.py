@@ -2,14 +2,16 @@
 
 A step's result lies in ``<work>/<stage>/<name>-<fingerprint>``. It is written as ``.part``, ``record.json`` comes last,
 and a rename publishes it: a folder without ``.part`` is complete. Attempts (claim, log, outcome) lie apart, in
-``<work>/.attempts/<stage>/<name>-<fingerprint>``.
+``<work>/.attempts/<stage>/<name>-<fingerprint>``. A folder found damaged becomes ``.damaged-<name>-<fingerprint>-<n>``.
 Source: own design; compared with exca, snakemake and submitit before it was chosen.
 Known gap: the rename of a folder is atomic on POSIX file systems only.
 """
 
 import errno
 import hashlib
+import itertools
 import json
+import math
 import os
 import re
 import shutil
@@ -20,14 +22,20 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from icon_repro.records import read_json, write_json
+from icon_repro.records import RecordError, read_json, write_json
 from icon_repro.schema import plain
 
 FORMAT = 1  # of record.json
+HASHED_BYTES = 256 * 2**20  # of an input that are read again before it is used
+MISSING = "isn't there"
 
 
 class ArtifactError(ValueError):
     """A published folder is damaged, or was written by a newer version."""
+
+
+class NewerFormatError(ArtifactError):
+    """A published folder was written by a newer version: it isn't damaged."""
 
 
 @dataclass(frozen=True)
@@ -167,13 +175,14 @@ def read_record(folder: Path) -> dict[str, Any]:
     """The record of a published folder.
 
     Raises:
-        ArtifactError: it was written by a newer version of this project, or isn't a record.
+        NewerFormatError: it was written by a newer version of this project.
+        ArtifactError: it isn't a record.
     """
     record = read_json(folder / "record.json")
     if not isinstance(record, dict) or not {"format", "files"} <= set(record):
         raise ArtifactError(f"{folder}/record.json: isn't a step's record. Delete {folder} and run again.")
     if record["format"] > FORMAT:
-        raise ArtifactError(
+        raise NewerFormatError(
             f"{folder}/record.json: format {record['format']}, this version reads up to {FORMAT}. Update icon_repro."
         )
     return record
@@ -206,16 +215,55 @@ def publish(part: Path, final: Path, record: Mapping[str, Any]) -> bool:
     return True
 
 
+def damage(folder: Path, hashed_bytes: float = HASHED_BYTES) -> str | None:
+    """How a published folder differs from its record; None if it doesn't. Files that it doesn't name don't count.
+
+    Args:
+        hashed_bytes: names and sizes are compared always; contents of the smallest files first, up to so many bytes
+            together. Of the rest (a model's weights) a change that leaves the size as it was goes unseen.
+
+    Raises:
+        NewerFormatError: this version can't tell.
+    """
+    try:
+        files = read_record(folder)["files"]
+    except NewerFormatError:
+        raise
+    except (FileNotFoundError, NotADirectoryError):
+        return "file missing (record.json)" if folder.exists() else MISSING
+    except (ArtifactError, RecordError):
+        return "altered since it was published (record.json)"
+    left = hashed_bytes
+    for name, expected in sorted(files.items(), key=lambda item: item[1]["bytes"]):
+        left -= expected["bytes"]
+        try:
+            same = (folder / name).stat().st_size == expected["bytes"]
+            same = same and (left < 0 or file_sha256(folder / name) == expected["sha256"])
+        except (FileNotFoundError, NotADirectoryError):
+            return f"file missing ({name})"
+        if not same:
+            return f"altered since it was published ({name})"
+    return None
+
+
 def verify(folder: Path) -> None:
-    """Compare a published folder with the checksums in its record.
+    """Compare a published folder with all checksums in its record.
 
     Raises:
         ArtifactError: names the first file that is missing or altered.
     """
-    for name, expected in read_record(folder)["files"].items():
-        path = folder / name
-        if not path.is_file() or file_sha256(path) != expected["sha256"]:
-            raise ArtifactError(f"{path}: missing or altered since it was published. Delete {folder} and run again.")
+    if found := damage(folder, math.inf):
+        raise ArtifactError(f"{folder}: {found}. Delete it and run again.")
+
+
+def set_aside(folder: Path) -> Path:
+    """Give a damaged folder a name beside it that nothing takes for a result. The caller holds the step's claim."""
+    for number in itertools.count(1):
+        aside = folder.with_name(f".damaged-{folder.name}-{number}")
+        if not aside.exists():
+            break
+    folder.rename(aside)
+    return aside
 
 
 def discard(folder: Path) -> None:

@@ -26,6 +26,7 @@ class Progress:
     def __init__(self, label: str, total: int, unit: str, terminal: TextIO | None) -> None:
         self.label, self.total, self.unit = label, total, unit
         self.done, self.tokens = 0, 0
+        self._peak_tokens_s: float | None = None
         self._started = self._printed = time.monotonic()
         show = terminal is not None and terminal.isatty()
         self._bar = tqdm(total=total, desc=label, unit=unit, file=terminal or sys.stderr, disable=not show, leave=False)
@@ -33,13 +34,17 @@ class Progress:
     def __enter__(self) -> "Progress":
         return self
 
+    def peak(self, flops_s: float, flops_per_token: float) -> None:
+        """Let the lines say which share of the device's peak the tokens make."""
+        self._peak_tokens_s = flops_s / flops_per_token
+
     def advance(self, units: int = 1, tokens: int = 0) -> None:
         """Note ``units`` more, and the tokens that went through the model for them."""
         self.done += units
         self.tokens += tokens
         now = time.monotonic()
         if self.tokens:
-            self._bar.set_postfix_str(f"{self.tokens / max(now - self._started, 1e-9):,.0f} tokens/s", refresh=False)
+            self._bar.set_postfix_str(self._speed(max(now - self._started, 1e-9)), refresh=False)
         self._bar.update(units)
         if now - self._printed >= _LINE_EVERY_S or self.done >= self.total:
             self._printed = now
@@ -52,8 +57,13 @@ class Progress:
         text = f"{self.label}: {self.done}/{self.total} {self.unit} ({self.done / max(self.total, 1):.0%}), "
         text += f"{rate:.2f} {self.unit}/s"
         if self.tokens:
-            text += f", {self.tokens / seconds:,.0f} tokens/s"
+            text += f", {self._speed(seconds)}"
         return text + (f", {(self.total - self.done) / rate:.0f} s left" if rate else "")
+
+    def _speed(self, seconds: float) -> str:
+        rate = self.tokens / seconds
+        share = f" ({rate / self._peak_tokens_s:.0%} of peak)" if self._peak_tokens_s else ""
+        return f"{rate:,.0f} tokens/s{share}"
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None

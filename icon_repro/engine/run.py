@@ -2,6 +2,7 @@
 
 In: ordered steps, a store.  Out: published folders; a summary of what was built, cached, failed, blocked.
 Several drivers may run the same plan at once: a step that another one holds is left for later, and used when done.
+Only missing steps look at their inputs: a damaged one (``artifact.damage``) is set aside and built again, once a run.
 """
 
 import contextlib
@@ -21,7 +22,7 @@ from typing import Any
 
 from icon_repro.config import ClusterConfig, Executor
 from icon_repro.engine import worker
-from icon_repro.engine.artifact import ArtifactError, Step, Store, differences
+from icon_repro.engine.artifact import MISSING, ArtifactError, Step, Store, differences
 from icon_repro.records import RecordError, read_json
 
 _POLL_S = 1.0
@@ -105,7 +106,7 @@ def git_state(folder: Path) -> dict[str, Any]:
 def run(
     steps: Sequence[Step], store: Store, cluster: ClusterConfig, cache: Path, say: Callable[[str], None]
 ) -> Summary:
-    """Build what is missing, in order; a failed step blocks only what needs it.
+    """Build what is missing, and damaged inputs of what is missing; a failed step blocks only what needs it.
 
     Args:
         steps: inputs before what needs them (``artifact.ordered``).
@@ -125,6 +126,21 @@ def run(
     unfinished = {step.folder for step in pending}
     bad: set[str] = set()
     busy: set[str] = set()
+    planned = {step.folder: step for step in steps}
+    suspect: set[str] = set()  # found damaged: their workers look themselves, as another driver may have been first
+    redone: set[str] = set()
+
+    def again(folder: str, found: str) -> Step:
+        suspect.add(folder)
+        redone.add(folder)
+        unfinished.add(folder)
+        label = planned[folder].label
+        for labels in (summary.cached, summary.built):
+            if label in labels:
+                labels.remove(label)
+        say(f"{label}: {found}; {'' if found == MISSING else 'set aside and '}built again")
+        return planned[folder]
+
     while pending:
         left: list[Step] = []
         for step in pending:
@@ -139,14 +155,16 @@ def run(
             if needed & unfinished:
                 left.append(step)
                 continue
-            error = ""
-            if store.complete(step):
-                code = worker.CACHED
-            elif step.folder in busy and status(step, store).state == "running":
-                code = worker.BUSY
-            else:
-                spec = worker.make_spec(step, store, cluster, cache, git)
-                code, error = _execute(spec, store.attempt(step), cluster, stages)
+            outcome = worker.Outcome(worker.BUSY)
+            if store.complete(step) and step.folder not in suspect:
+                outcome = worker.Outcome(worker.CACHED)
+            elif step.folder not in busy or status(step, store).state != "running":
+                spec = worker.make_spec(step, store, cluster, cache, git, suspect=step.folder in suspect)
+                outcome = _execute(spec, store.attempt(step), cluster, stages)
+            code, error, damaged = outcome
+            if code == worker.DAMAGED and all(f in planned and f not in redone for f, _ in damaged):
+                left += [*(again(*one) for one in damaged), step]
+                continue
             if code == worker.BUSY:
                 if step.folder not in busy:
                     say(f"{number}: another process is at it; waiting")
@@ -154,6 +172,7 @@ def run(
                 left.append(step)
                 continue
             unfinished.discard(step.folder)
+            suspect.discard(step.folder)
             if code == worker.CACHED:
                 summary.cached.append(step.label)
                 say(f"{number}: built by another process")
@@ -162,9 +181,11 @@ def run(
                 say(f"{number}: {_speed(store.record(step))}")
             else:
                 bad.add(step.folder)
+                if redone & {folder for folder, _ in damaged}:
+                    error += " It was built again in this run: is the disk failing, or another program writing there?"
                 summary.failed[step.label] = error
                 say(f"{number}: FAILED: {error}\n      log: {store.attempt(step) / 'log.txt'}")
-        if len(left) == len(pending):
+        if left == pending:
             time.sleep(_POLL_S)
         pending = left
     return summary
@@ -175,18 +196,18 @@ def _speed(record: dict[str, Any]) -> str:
     return f"{seconds:.1f} s" + (f", {tokens:,} tokens, {tokens / max(seconds, 1e-9):,.0f}/s" if tokens else "")
 
 
-def _execute(spec: dict[str, Any], attempt: Path, cluster: ClusterConfig, stages: Sequence[str]) -> tuple[int, str]:
-    """Run one step; returns the worker's code and, if it failed, why.
+def _execute(spec: dict[str, Any], attempt: Path, cluster: ClusterConfig, stages: Sequence[str]) -> worker.Outcome:
+    """Run one step; returns how the attempt ended.
 
     A fork server imports the modules in ``stages`` once; each step gets a fresh process, its own memory and log.
     """
     if cluster.executor is Executor.inline:
         try:
-            return worker.work(spec, sys.stderr), ""
+            return worker.Outcome(worker.work(spec, sys.stderr))
         except (Exception, SystemExit) as error:
             with contextlib.suppress(OSError):  # a full disk: the error is returned in any case
                 (attempt / "log.txt").write_text(traceback.format_exc(), encoding="utf-8")
-            return worker.FAILED, worker.describe(error)
+            return worker.failure(error)
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload([worker.__name__, *stages])
     receiver, sender = context.Pipe(duplex=False)
@@ -209,12 +230,12 @@ def _execute(spec: dict[str, Any], attempt: Path, cluster: ClusterConfig, stages
         raise
     with receiver, contextlib.suppress(EOFError):
         if receiver.poll():
-            outcome: tuple[int, str] = receiver.recv()
+            outcome: worker.Outcome = receiver.recv()
             return outcome
     code = process.exitcode
     if code == worker.LOST:
-        return code, "its claim was taken by another host; was this one suspended?"
+        return worker.Outcome(code, "its claim was taken by another host; was this one suspended?")
     if code is None or code >= 0:
-        return worker.FAILED, f"its process ended with code {code} and without a word"
+        return worker.Outcome(worker.FAILED, f"its process ended with code {code} and without a word")
     hint = "; the kernel does so when memory runs out" if -code == signal.SIGKILL else ""
-    return worker.FAILED, f"killed by signal {-code} ({signal.strsignal(-code)}){hint}"
+    return worker.Outcome(worker.FAILED, f"killed by signal {-code} ({signal.strsignal(-code)}){hint}")

@@ -1,6 +1,8 @@
 """Run one step from a JSON spec: claim it, check its inputs, call its stage, publish.
 
 In: a spec made by ``make_spec``.  Out: a published folder, or an attempt that says what went wrong.
+Inputs are compared with their records first. A worker sets aside its own step's damaged folder only, under the claim;
+it reports damaged inputs, and the run lets their workers do so.
 Needs neither Hydra nor the plan, so that any process on any host can do it.
 Known gap: a claim is a lease (filelock): a holder that is suspended for longer than the lease may be overtaken. It then
 ends itself, and as each attempt of a non-resumable step writes to a folder of its own, nothing is mixed.
@@ -28,17 +30,18 @@ from collections.abc import Mapping
 from glob import escape
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any, NamedTuple, TextIO
 
-from filelock import SoftFileLease, Timeout
+from filelock import LeaseSettingsMismatch, SoftFileLease, Timeout
 
 from icon_repro.config import ClusterConfig
-from icon_repro.engine.artifact import Step, Store, discard, file_sha256, publish
+from icon_repro.engine.artifact import Step, Store, damage, discard, file_sha256, publish, set_aside
 from icon_repro.engine.runtime import Runtime
-from icon_repro.records import write_json
+from icon_repro.records import read_json, write_json
 from icon_repro.schema import build, plain
 
-BUILT, FAILED, CACHED, BUSY, LOST = 0, 1, 3, 4, 5  # exit codes of a worker process
+BUILT, FAILED, CACHED, BUSY, LOST, DAMAGED = 0, 1, 3, 4, 5, 6  # exit codes of a worker process
+_NAMED = 20  # damaged inputs that one attempt reports at most: what is sent has to fit a pipe
 _PACKAGES = ("torch", "transformers", "tokenizers", "peft", "trl", "accelerate", "lm-eval", "datasets", "numpy")
 
 
@@ -46,8 +49,34 @@ class StepError(RuntimeError):
     """A step can't be run or has failed."""
 
 
-def make_spec(step: Step, store: Store, cluster: ClusterConfig, cache: Path, git: Mapping[str, Any]) -> dict[str, Any]:
-    """All that a worker needs to run ``step``, as JSON values."""
+class DamagedInputError(StepError):
+    """Inputs aren't as they were published.
+
+    Args:
+        damaged: folder of each below the store -> how it differs.
+    """
+
+    def __init__(self, message: str, damaged: Mapping[str, str]) -> None:
+        super().__init__(message)
+        self.damaged = dict(damaged)
+
+
+class Outcome(NamedTuple):
+    """How an attempt ended: an exit code, the error if there was one, with DAMAGED each folder and how it differs."""
+
+    code: int
+    error: str = ""
+    damaged: tuple[tuple[str, str], ...] = ()
+
+
+def make_spec(
+    step: Step, store: Store, cluster: ClusterConfig, cache: Path, git: Mapping[str, Any], *, suspect: bool = False
+) -> dict[str, Any]:
+    """All that a worker needs to run ``step``, as JSON values.
+
+    Args:
+        suspect: the step's folder, if there is one, is checked and, if damaged, set aside and built again.
+    """
     return {
         "label": step.label,
         "folder": step.folder,
@@ -59,6 +88,7 @@ def make_spec(step: Step, store: Store, cluster: ClusterConfig, cache: Path, git
         "files": {name: {"path": file.path, "sha256": file.sha256} for name, file in step.files.items()},
         "extra": dict(step.extra),
         "resumable": step.resumable,
+        "suspect": suspect,
         "root": str(store.root.absolute()),
         "cluster": plain(cluster),
         "cache": str(cache),
@@ -73,26 +103,28 @@ def work(spec: Mapping[str, Any], terminal: TextIO | None = None) -> int:
         BUILT, CACHED (another process was first) or BUSY (another process is at it).
 
     Raises:
+        DamagedInputError: inputs aren't there, or not as they were published.
         Exception: whatever the stage raised; the attempt records it.
     """
     root = Path(spec["root"])
     final = root / spec["folder"]
     attempt = root / ".attempts" / spec["folder"]
-    if (final / "record.json").is_file():
+    if (final / "record.json").is_file() and not spec["suspect"]:
         return CACHED
     attempt.mkdir(parents=True, exist_ok=True)
     cluster = build(ClusterConfig, spec["cluster"])
-    # a dead holder on another host is known only by watching its claim for a whole lease
-    patience = 2 * cluster.lease_s if claim_age(attempt) > cluster.lease_s else 0.0
-    lease = SoftFileLease(attempt / "claim", lease_duration=cluster.lease_s, on_compromise=_lost, timeout=patience)
-    try:
-        lease.acquire()
-    except Timeout:
+    lease = _claim(attempt, cluster.lease_s)
+    if lease is None:
         return BUSY
     try:
-        if (final / "record.json").is_file():
-            return CACHED
-        note = {"host": socket.gethostname(), "pid": os.getpid(), "started": time.time(), "lease_s": cluster.lease_s}
+        if final.exists():
+            sound = not spec["suspect"] and (final / "record.json").is_file()
+            found = None if sound else damage(final)
+            if found is None:
+                return CACHED
+            print(f"{spec['label']}: {found}; set aside as {set_aside(final).name}", flush=True)
+        note = {"host": socket.gethostname(), "pid": os.getpid(), "started": time.time()}
+        note = {**note, "lease_s": lease.lease_duration}
         print(f"{spec['label']}: attempt by process {note['pid']} on {note['host']}, {time.ctime()}", flush=True)
         write_json(attempt / "attempt.json", {**note, "outcome": "running", "error": None})
         try:
@@ -106,6 +138,28 @@ def work(spec: Mapping[str, Any], terminal: TextIO | None = None) -> int:
         lease.release()
 
 
+def _claim(attempt: Path, lease_s: float) -> SoftFileLease | None:
+    """The claim, held; None if another process holds it.
+
+    All who want a claim must go by the same lease. One that was taken with another ``cluster.lease_s`` keeps its own.
+    """
+    leases = [lease_s]
+    with contextlib.suppress(FileNotFoundError):
+        leases.append(read_json(attempt / "attempt.json")["lease_s"])
+    for duration in leases:
+        # a dead holder on another host is known only by watching its claim for a whole lease
+        patience = 2 * duration if claim_age(attempt) > duration else 0.0
+        lease = SoftFileLease(attempt / "claim", lease_duration=duration, on_compromise=_lost, timeout=patience)
+        try:
+            lease.acquire()
+        except LeaseSettingsMismatch:
+            continue
+        except Timeout:
+            return None
+        return lease
+    return None
+
+
 def claim_age(attempt: Path) -> float:
     """Seconds since the holder of the claim last showed that it lives; -inf if nobody holds it."""
     try:
@@ -116,6 +170,14 @@ def claim_age(attempt: Path) -> float:
 
 def describe(error: BaseException) -> str:
     return f"{type(error).__name__}: {error}"
+
+
+def failure(error: BaseException) -> Outcome:
+    """The outcome of an attempt that raised ``error``."""
+    text = describe(error)[:10_000]
+    if isinstance(error, DamagedInputError):
+        return Outcome(DAMAGED, text, tuple(error.damaged.items()))
+    return Outcome(FAILED, text)
 
 
 def _note(attempt: Path, note: Mapping[str, Any]) -> None:
@@ -134,15 +196,11 @@ def _lost(compromise: Any) -> None:
 def _build(spec: Mapping[str, Any], final: Path, cluster: ClusterConfig, terminal: TextIO | None) -> bool:
     root = final.parent.parent
     inputs = {name: root / folder for name, folder in spec["inputs"].items()}
-    for name, folder in inputs.items():
-        if not (folder / "record.json").is_file():
-            raise StepError(f"{spec['label']}: input {name!r} isn't there ({folder}). Run the step that makes it.")
+    _check_inputs(spec, inputs)
     files = {name: Path(file["path"]) for name, file in spec["files"].items()}
     for name, path in files.items():
         if file_sha256(path) != spec["files"][name]["sha256"]:
             raise StepError(f"{spec['label']}: file {name!r} ({path}) has changed since the plan was made. Plan again.")
-    if final.exists():
-        raise StepError(f"{final} is in the way, without a record.json. Move it away and run again.")
     part = final.with_name(f"{final.name}.part" if spec["resumable"] else f"{final.name}.{uuid.uuid4().hex[:8]}.part")
     for stale in final.parent.glob(f"{escape(final.name)}*.part"):
         if stale != part:
@@ -158,6 +216,7 @@ def _build(spec: Mapping[str, Any], final: Path, cluster: ClusterConfig, termina
         "hashed": spec["hashed"],
         "inputs": dict(spec["inputs"]),
         "files_read": dict(spec["files"]),
+        "cluster": dict(spec["cluster"]),
         "metrics": metrics,
         "git": dict(spec["git"]),
         "packages": {name: _version(name) for name in _PACKAGES},
@@ -169,6 +228,19 @@ def _build(spec: Mapping[str, Any], final: Path, cluster: ClusterConfig, termina
         "peak_rss_mb": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024, 1),
     }
     return publish(part, final, record)
+
+
+def _check_inputs(spec: Mapping[str, Any], inputs: Mapping[str, Path]) -> None:
+    damaged, texts = dict[str, str](), list[str]()
+    for name, folder in inputs.items():
+        if len(damaged) == _NAMED:
+            break
+        if found := damage(folder):
+            damaged[spec["inputs"][name]] = found
+            there = f"is damaged ({folder}: {found})" if folder.exists() else f"isn't there ({folder})"
+            texts.append(f"input {name!r} {there}. Run the step that makes it.")
+    if damaged:
+        raise DamagedInputError(f"{spec['label']}: {' '.join(texts)}", damaged)
 
 
 def _load(target: str, params: Mapping[str, Any]) -> tuple[Any, Any]:
@@ -211,13 +283,13 @@ def child(spec: Mapping[str, Any], report: Connection) -> typing.NoReturn:
             if isinstance(stream, io.TextIOWrapper):
                 stream.reconfigure(line_buffering=True)  # a killed step leaves all of its lines
         faulthandler.enable()  # a crash in native code leaves its stack in the log
-        code, error = work(spec, terminal), ""
+        outcome = Outcome(work(spec, terminal))
     except BaseException as problem:
-        code, error = FAILED, describe(problem)
+        outcome = failure(problem)
         with contextlib.suppress(OSError):  # the log may be on a full disk
             traceback.print_exc()
     with contextlib.suppress(OSError):
         sys.stdout.flush()
         sys.stderr.flush()
-    report.send((code, error[:10_000]))  # less than a pipe holds: nobody reads before the process has ended
-    sys.exit(code)
+    report.send(outcome)  # less than a pipe holds: nobody reads before the process has ended
+    sys.exit(outcome.code)

@@ -9,9 +9,17 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import (
+    MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING,
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
 
-from icon_repro.config import Dtype
+from icon_repro.config import ClusterConfig, Dtype
 from icon_repro.records import read_json
 
 
@@ -34,6 +42,13 @@ def pick_device(name: str) -> torch.device:
     if device.type == "cuda" and not torch.cuda.is_available():
         raise ModelError(f"cluster.device={name!r}: torch {torch.__version__} sees no GPU; use auto or cpu.")
     return device
+
+
+def prepare_device(cluster: ClusterConfig) -> torch.device:
+    """The device of a step, with torch's threads set as ``cluster`` says."""
+    if cluster.threads:
+        torch.set_num_threads(cluster.threads)
+    return pick_device(cluster.device)
 
 
 def _location(folder: Path) -> dict[str, Any]:
@@ -76,4 +91,34 @@ def load_model(folder: Path, dtype: Dtype, device: torch.device, attention: str 
     model = AutoModelForCausalLM.from_pretrained(
         **_location(folder), dtype=getattr(torch, dtype.value), attn_implementation=attention, use_safetensors=True
     )
+    return model.to(device).eval()
+
+
+def load_classifier(folder: Path, labels: int, device: torch.device, attention: str = "sdpa") -> PreTrainedModel:
+    """A sequence classifier on the base weights of a model step, float32, in eval mode on ``device``.
+
+    Its head, ``score``, is new: drawn from torch's global generator on the CPU, so that a seed gives the same head on
+    every device. The pad token is that of ``load_tokenizer``; transformers' own forward reads the last token that isn't
+    it, which is wrong where a text ends with it.
+
+    Args:
+        labels: outputs of the head.
+
+    Raises:
+        ModelError: the architecture has no classifier of this form.
+    """
+    location = _location(folder)
+    name = location["pretrained_model_name_or_path"]
+    if type(AutoConfig.from_pretrained(**location)) not in MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING:
+        raise ModelError(f"{name}: transformers has no sequence classifier of this architecture.")
+    model = AutoModelForSequenceClassification.from_pretrained(
+        **location,
+        num_labels=labels,
+        pad_token_id=load_tokenizer(folder).pad_token_id,
+        dtype=torch.float32,
+        attn_implementation=attention,
+        use_safetensors=True,
+    )
+    if not hasattr(model, "score"):
+        raise ModelError(f"{name}: its sequence classifier, {type(model).__name__}, has no head named 'score'.")
     return model.to(device).eval()

@@ -2,7 +2,9 @@
 
 import hashlib
 import os
+import shutil
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -12,15 +14,18 @@ import pytest
 from icon_repro.engine.artifact import (
     ArtifactError,
     Cost,
+    NewerFormatError,
     SourceFile,
     Step,
     Store,
     ancestors,
+    damage,
     differences,
     file_sha256,
     ordered,
     publish,
     read_record,
+    set_aside,
     verify,
 )
 from icon_repro.schema import number, unhashed
@@ -166,6 +171,84 @@ def test_verify_names_missing_file(tmp_path: Path) -> None:
     (tmp_path / "x" / "nested" / "empty.txt").unlink()
     with pytest.raises(ArtifactError, match=r"empty\.txt"):
         verify(tmp_path / "x")
+
+
+def cut(folder: Path) -> None:
+    (folder / "file.txt").write_text("cont")
+
+
+def flip(folder: Path) -> None:
+    (folder / "file.txt").write_text("cXntent")
+
+
+def remove(folder: Path) -> None:
+    (folder / "nested" / "empty.txt").unlink()
+
+
+def remove_folder(folder: Path) -> None:
+    shutil.rmtree(folder / "nested")
+
+
+def cut_record(folder: Path) -> None:
+    (folder / "record.json").write_text((folder / "record.json").read_text()[:20])
+
+
+def remove_record(folder: Path) -> None:
+    (folder / "record.json").unlink()
+
+
+@pytest.mark.parametrize(
+    "harm, parts",
+    [
+        (cut, ["altered", "file.txt"]),
+        (flip, ["altered", "file.txt"]),
+        (remove, ["missing", "nested/empty.txt"]),
+        (remove_folder, ["missing", "nested/empty.txt"]),
+        (cut_record, ["altered", "record.json"]),
+        (remove_record, ["missing", "record.json"]),
+        (shutil.rmtree, ["isn't there"]),
+    ],
+)
+def test_damage_of_each_kind_is_named(tmp_path: Path, harm: Callable[[Path], None], parts: list[str]) -> None:
+    final = tmp_path / "x"
+    publish(made(tmp_path / "x.part"), final, {})
+    assert damage(final) is None
+    (final / "added.txt").touch()  # no file that anybody reads
+    assert damage(final) is None
+    harm(final)
+    found = damage(final)
+    assert found and all(part in found for part in parts)
+
+
+def test_damage_contents_are_read_up_to_a_number_of_bytes_and_sizes_always(tmp_path: Path) -> None:
+    part, final = made(tmp_path / "x.part"), tmp_path / "x"
+    (part / "weights").write_text("w" * 100)
+    publish(part, final, {})
+    (final / "weights").write_text("W" * 100)
+    assert damage(final, hashed_bytes=106) is None
+    assert damage(final, hashed_bytes=107) == "altered since it was published (weights)"
+    (final / "weights").write_text("w" * 99)
+    assert damage(final, hashed_bytes=0) == "altered since it was published (weights)"
+    (final / "weights").write_text("w" * 100)
+    flip(final)  # the smaller file is read although both together are too much
+    assert damage(final, hashed_bytes=50) == "altered since it was published (file.txt)"
+
+
+def test_damage_of_a_newer_format_isnt_judged(tmp_path: Path) -> None:
+    (tmp_path / "record.json").write_text('{"format": 99, "files": {}}')
+    with pytest.raises(NewerFormatError, match="99"):
+        damage(tmp_path)
+
+
+def test_set_aside_keeps_each_under_a_name_that_isnt_a_result(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    one = step("n")
+    for count in (1, 2):
+        published(store, one)
+        kept = set_aside(store.path(one))
+        assert kept == tmp_path / "toy" / f".damaged-n-{one.fingerprint}-{count}"
+        assert (kept / "record.json").is_file() and not store.path(one).exists()
+    assert store.latest(step("n", version=2)) is None and store.latest(step(".damaged-n")) is None
 
 
 @pytest.mark.parametrize("record, reason", [('{"format": 99, "files": {}}', "99"), ("[]", "record"), ("{}", "record")])

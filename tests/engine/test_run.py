@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -300,8 +301,9 @@ def test_run_busy_step_is_waited_for_and_used(tmp_path: Path, process: ClusterCo
     assert any("waiting" in line for line in lines)
 
 
-def test_run_claim_of_dead_process_on_another_host_is_taken_after_the_lease(tmp_path: Path) -> None:
-    cluster = ClusterConfig(device="cpu", lease_s=4.0, executor=Executor.inline)
+@pytest.mark.parametrize("lease_s", [4.0, 600.0])
+def test_run_claim_of_dead_process_on_another_host_is_taken_after_its_lease(tmp_path: Path, lease_s: float) -> None:
+    cluster = ClusterConfig(device="cpu", lease_s=lease_s, executor=Executor.inline)
     step = toy(tmp_path, "a")
     store = Store(tmp_path / "work")
     attempt = store.attempt(step)
@@ -319,6 +321,164 @@ def test_run_claim_of_dead_process_on_another_host_is_taken_after_the_lease(tmp_
     lines: list[str] = []
     summary = go(tmp_path, cluster, [step], lines)
     assert summary.built == ["toy/a"] and "waiting" in lines[0]
+
+
+def test_run_claim_of_a_live_process_with_another_lease_is_waited_for(tmp_path: Path, cluster: ClusterConfig) -> None:
+    step = toy(tmp_path, "a")
+    attempt = Store(tmp_path / "work").attempt(step)
+    attempt.mkdir(parents=True)
+    lease = SoftFileLease(attempt / "claim", lease_duration=cluster.lease_s + 1)
+    lease.acquire()
+    lines: list[str] = []
+
+    def say(line: str) -> None:
+        lines.append(line)
+        if "waiting" in line:
+            lease.release()
+
+    summary = run([step], Store(tmp_path / "work"), cluster, tmp_path, say)
+    assert summary.built == ["toy/a"] and not summary.failed
+    assert any("waiting" in line for line in lines)
+
+
+def cut(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-1])
+
+
+def flip(path: Path) -> None:
+    path.write_bytes(bytes([path.read_bytes()[0] ^ 1]) + path.read_bytes()[1:])
+
+
+def cut_record(path: Path) -> None:
+    record = path.with_name("record.json")
+    record.write_bytes(record.read_bytes()[:100])
+
+
+def remove_record(path: Path) -> None:
+    path.with_name("record.json").unlink()
+
+
+def set_aside(folder: Path) -> list[Path]:
+    return sorted((folder / "work").glob("*/.damaged-*"))
+
+
+@pytest.mark.parametrize("harm", [cut, flip, Path.unlink, cut_record])
+def test_run_damaged_input_is_set_aside_and_only_it_is_built_again(
+    tmp_path: Path, cluster: ClusterConfig, harm: Callable[[Path], None]
+) -> None:
+    steps = diamond(tmp_path)
+    a, b, c, d, _ = steps
+    store = Store(tmp_path / "work")
+    go(tmp_path, cluster, steps)
+    shutil.rmtree(store.path(d))
+    text = store.path(b) / "text.txt"
+    harm(text)
+    kept = text.read_bytes() if text.exists() else None
+    lines: list[str] = []
+    summary = go(tmp_path, cluster, steps, lines)
+    assert names(summary.built) == "bd" and names(summary.cached) == "ace"
+    assert not summary.failed and not summary.blocked
+    assert journal(tmp_path)[5:] == ["b", "d"]
+    assert (store.path(d) / "text.txt").read_text() == "abacd"
+    (aside,) = set_aside(tmp_path)
+    assert aside.name == f".damaged-b-{b.fingerprint}-1"
+    assert ((aside / "text.txt").read_bytes() if kept is not None else None) == kept
+    file = "record.json" if harm is cut_record else "text.txt"
+    (said,) = [line for line in lines if "set aside" in line]
+    assert said.startswith("toy/b: ") and f"({file})" in said and "built again" in said and "\n" not in said
+    for step in (a, b, c, d):
+        verify(store.path(step))
+    assert left_over(tmp_path) == []
+    assert names(go(tmp_path, cluster, steps).cached) == "abcde"
+
+
+def test_run_damaged_inputs_of_damaged_inputs_are_built_again(tmp_path: Path, cluster: ClusterConfig) -> None:
+    steps = diamond(tmp_path)
+    a, b, c, d, _ = steps
+    store = Store(tmp_path / "work")
+    go(tmp_path, cluster, steps)
+    shutil.rmtree(store.path(d))
+    for step in (a, b, c):
+        flip(store.path(step) / "text.txt")
+    summary = go(tmp_path, cluster, steps)
+    assert names(summary.built) == "abcd" and summary.cached == ["toy/e"]
+    assert (store.path(d) / "text.txt").read_text() == "abacd"
+    assert len(set_aside(tmp_path)) == 3
+
+
+def test_run_folder_that_lost_its_record_is_set_aside(tmp_path: Path, cluster: ClusterConfig) -> None:
+    steps = diamond(tmp_path)
+    go(tmp_path, cluster, steps)
+    store = Store(tmp_path / "work")
+    remove_record(store.path(steps[0]) / "text.txt")
+    summary = go(tmp_path, cluster, steps)
+    assert names(summary.built) == "a" and names(summary.cached) == "bcde"
+    (aside,) = set_aside(tmp_path)
+    assert (aside / "text.txt").read_text() == "a"
+
+
+def test_run_cached_result_of_a_damaged_input_stays(tmp_path: Path, cluster: ClusterConfig) -> None:
+    steps = diamond(tmp_path)
+    a, b, *_ = steps
+    store = Store(tmp_path / "work")
+    go(tmp_path, cluster, steps)
+    flip(store.path(a) / "text.txt")
+    assert names(go(tmp_path, cluster, steps).cached) == "abcde"
+    shutil.rmtree(store.path(b))
+    summary = go(tmp_path, cluster, steps)
+    assert names(summary.built) == "ab" and names(summary.cached) == "cde"
+    assert journal(tmp_path)[5:] == ["a", "b"]
+
+
+def test_run_damaged_input_outside_the_plan_is_named_and_left(tmp_path: Path, cluster: ClusterConfig) -> None:
+    a, b, *_ = diamond(tmp_path)
+    store = Store(tmp_path / "work")
+    go(tmp_path, cluster, [a])
+    flip(store.path(a) / "text.txt")
+    summary = go(tmp_path, cluster, [b])
+    assert "input 'a' is damaged" in summary.failed["toy/b"] and "text.txt" in summary.failed["toy/b"]
+    assert str(store.path(a)) in summary.failed["toy/b"] and status(b, store).state == "failed"
+    assert set_aside(tmp_path) == []
+    assert names(go(tmp_path, cluster, [a, b]).built) == "ab"
+
+
+def test_run_input_damaged_twice_in_a_run_is_a_failure(tmp_path: Path, cluster: ClusterConfig) -> None:
+    steps = diamond(tmp_path)
+    store = Store(tmp_path / "work")
+    text = store.path(steps[0]) / "text.txt"
+
+    def say(line: str) -> None:
+        if "] toy/a: " in line:
+            flip(text)
+
+    summary = run(steps, store, cluster, tmp_path, say)
+    assert "input 'a' is damaged" in summary.failed["toy/b"] and "built again in this run" in summary.failed["toy/b"]
+    assert names([*summary.failed, *summary.blocked]) == "bcd" and names(summary.built) == "ae"
+    assert sorted(journal(tmp_path)) == ["a", "a", "e"]
+    assert len(set_aside(tmp_path)) == 1
+    assert names(go(tmp_path, cluster, steps).built) == "abcd"
+    assert len(set_aside(tmp_path)) == 2
+
+
+def test_run_two_drivers_and_a_damaged_input_build_it_again_once(tmp_path: Path, process: ClusterConfig) -> None:
+    for name in "abcde":
+        shut(tmp_path, name)
+    store = Store(tmp_path / "work")
+    plan = diamond(tmp_path, "pause")
+    go(tmp_path, process, plan)
+    for step in plan[1:]:
+        shutil.rmtree(store.path(step))
+    flip(store.path(plan[0]) / "text.txt")
+    with driver(tmp_path, "pause") as one, driver(tmp_path, "pause") as two:
+        first, second = summary_of(one), summary_of(two)
+    assert journal(tmp_path)[:5] == ["a", "b", "c", "d", "e"]
+    assert sorted(journal(tmp_path)[5:]) == ["a", "b", "c", "d", "e"]
+    for found in (first, second):
+        assert names([*found["built"], *found["cached"]]) == "abcde"
+        assert not found["failed"] and not found["blocked"]
+    assert len(set_aside(tmp_path)) == 1
+    assert (store.path(plan[3]) / "text.txt").read_text() == "abacd"
+    assert left_over(tmp_path) == []
 
 
 def test_status_of_each_state(tmp_path: Path, process: ClusterConfig) -> None:

@@ -1,9 +1,10 @@
 """The candidate x assessment matrices of mean answer NLL, a shard of candidates at a time.
 
-In: model, order of the pool, assessment.  Out: candidate.npy and control.npy, (candidates, assessment) float32, in
+In: model, order of the pool, assessment.  Out: candidate.npy or control.npy, (candidates, assessment) float32, in
 nats per token; ids.json with the ids of both axes.  ``baseline``: nll.npy and tokens.npy, (assessment,), no context.
+``bank``: bank.npy (lengths, draws, assessment), bank.json with the lengths and each candidate's length in tokens.
 Source: Yang et al., arXiv 2505.05327; layout BOS + context + separator + prompt + response.
-Differs: the released scripts score one pair a forward pass; here a candidate's prefix is computed once, and
+Differs: the released scripts score one pair a forward pass; here a context's prefix is computed once, and
 assessment rows are batched by length in an order that never changes. ``layout`` says how their defects are options.
 """
 
@@ -13,21 +14,23 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from transformers import PreTrainedModel
 
-from icon_repro.config import Control, IconConfig, IconShard, NoiseUnit, resolved
+from icon_repro.config import Control, Dtype, IconConfig, IconShard, NoiseUnit, ScoreDtype, resolved
 from icon_repro.cost import forward_flops
 from icon_repro.engine.progress import Progress
 from icon_repro.engine.runtime import Runtime
-from icon_repro.lm.load import load_model, load_tokenizer, pick_device
+from icon_repro.lm.budget import TokenBudget, measured_peak, ran_out
+from icon_repro.lm.load import load_model, load_tokenizer, prepare_device
 from icon_repro.lm.nll import NonFiniteError, answer_nll, make_prefix
 from icon_repro.lm.tokens import Encoded, TokenError, pack
-from icon_repro.methods.icon.control import noise_ids, noise_text
+from icon_repro.methods.icon.control import bank_lengths, noise_ids, noise_text
 from icon_repro.methods.icon.layout import Layout, Row
 from icon_repro.prompts import scoring_prompt
-from icon_repro.records import Example, read_rows, write_json
+from icon_repro.records import Example, read_json, read_rows, write_json
+
+_PEAK_FROM = 1e13  # operations of a step from which measuring the device's peak is worth its half second
 
 
 @dataclass
@@ -37,7 +40,7 @@ class Engine:
     model: PreTrainedModel
     layout: Layout
     cfg: IconConfig  # resolved
-    batch_tokens: int  # padded tokens of assessment rows in one batch
+    budget: TokenBudget  # padded tokens of assessment rows in one batch
     noise: Callable[[str, str], str] | None = None  # (candidate, assessment id) -> text to use instead
 
     def mean_nll(
@@ -69,9 +72,19 @@ class Engine:
         assert isinstance(pad, int)
         cache = make_prefix(self.model, shared)
         indices = list(present)
-        for packed in pack([len(present[i].ids) for i in indices], self.batch_tokens):
+        batches = pack([len(present[i].ids) for i in indices], self.budget.tokens)[::-1]
+        while batches:
+            packed = batches.pop()
             batch = [indices[k] for k in packed]
-            sums, counts = answer_nll(self.model, [present[i] for i in batch], pad, cache)
+            try:
+                sums, counts = answer_nll(self.model, [present[i] for i in batch], pad, cache)
+            except (RuntimeError, MemoryError) as error:
+                if not ran_out(error):
+                    raise
+                self.budget.halve(len(batch), error)
+                middle = len(packed) // 2
+                batches += [packed[middle:], packed[:middle]]
+                continue
             result[batch] = (sums / counts).numpy()
             if progress:
                 progress.advance(len(batch), sum(len(present[i].ids) for i in batch))
@@ -120,25 +133,31 @@ def candidate_text(row: Example) -> str:
     return scoring_prompt(row) + row.response
 
 
-def _engine(cfg: IconConfig, inputs: Mapping[str, Path], runtime: Runtime) -> Engine:
-    if runtime.cluster.threads:
-        torch.set_num_threads(runtime.cluster.threads)
-    device = pick_device(runtime.cluster.device)
+def make_engine(cfg: IconConfig, inputs: Mapping[str, Path], runtime: Runtime, dtype: Dtype | None = None) -> Engine:
+    """Model and tokenizer of inputs["model"], in ``dtype``, else in that of ``cfg`` or, if auto, of inputs["dtype"]."""
+    if dtype is None:
+        chosen = read_json(inputs["dtype"] / "dtype.json")["dtype"] if cfg.dtype is ScoreDtype.auto else cfg.dtype.value
+        dtype = Dtype(chosen)
+    device = prepare_device(runtime.cluster)
     layout = Layout(load_tokenizer(inputs["model"]), cfg)
-    model = load_model(inputs["model"], cfg.dtype, device, runtime.cluster.attention)
-    return Engine(model, layout, cfg, runtime.cluster.score_batch_tokens)
+    model = load_model(inputs["model"], dtype, device, runtime.cluster.attention)
+    budget = TokenBudget(model, runtime.cluster.score_batch_tokens, runtime.cache / "score_batch_tokens.json")
+    return Engine(model, layout, cfg, budget)
 
 
 def baseline(cfg: IconConfig, inputs: Mapping[str, Path], out: Path, runtime: Runtime) -> dict[str, Any]:
     """Write nll.npy, tokens.npy and ids.json of the assessment rows. Needs inputs["model"], inputs["assessment"]."""
-    engine = _engine(resolved(cfg), inputs, runtime)
+    engine = make_engine(resolved(cfg), inputs, runtime)
     examples = read_rows(inputs["assessment"] / "rows.jsonl", Example)
     rows = [engine.layout.row(example).alone for example in examples]
     with runtime.progress(len(rows), "row") as progress:
         np.save(out / "nll.npy", engine.mean_nll([], rows, progress), allow_pickle=False)
     tokens = np.array([row.answer_tokens if row else 0 for row in rows])
     np.save(out / "tokens.npy", tokens, allow_pickle=False)
-    write_json(out / "ids.json", {"assessment": [example.id for example in examples]})
+    write_json(
+        out / "ids.json",
+        {"assessment": [example.id for example in examples], "groups": [example.group for example in examples]},
+    )
     cuts = [row.cut for row in rows if row]
     return {
         "rows": len(rows),
@@ -149,35 +168,89 @@ def baseline(cfg: IconConfig, inputs: Mapping[str, Path], out: Path, runtime: Ru
     }
 
 
-def shard(cfg: IconShard, inputs: Mapping[str, Path], out: Path, runtime: Runtime) -> dict[str, Any]:
-    """Write the matrices of rows ``start`` to ``stop`` of the order. Needs inputs model, order, assessment."""
+def bank(cfg: IconShard, inputs: Mapping[str, Path], out: Path, runtime: Runtime) -> dict[str, Any]:
+    """Score the noise texts that candidates ``start`` to ``stop`` share. Needs inputs model, order, assessment."""
     icon = resolved(cfg.icon)
-    engine = _engine(icon, inputs, runtime)
+    engine = make_engine(icon, inputs, runtime)
+    layout = engine.layout
+    bos, separator = len(layout.bos), layout.separator()
+    examples = read_rows(inputs["order"] / "rows.jsonl", Example)[cfg.start : cfg.stop]
+    contexts = {row.id: len(layout.context(candidate_text(row))[0]) - bos for row in examples}
+    lengths = bank_lengths(icon.bank.lengths, list(contexts.values()))
+    assessment = read_rows(inputs["assessment"] / "rows.jsonl", Example)
+    rows = [layout.row(row).after_context for row in assessment]
+    nll = np.empty((len(lengths), icon.bank.draws, len(rows)), dtype=np.float32)
+    with _progress(engine, runtime, nll.size, "pair", rows) as progress:
+        for place, length in enumerate(lengths):
+            for draw in range(icon.bank.draws):
+                noise = noise_ids(layout.tokenizer, length, icon.seed, f"bank:{length}:{draw}")
+                try:
+                    nll[place, draw] = engine.mean_nll(layout.bos + noise + separator, rows, progress)
+                except NonFiniteError as error:
+                    raise NonFiniteError(f"noise of {length} tokens, draw {draw}: {error}") from error
+    np.save(out / "bank.npy", nll, allow_pickle=False)
+    write_json(out / "bank.json", {"lengths": lengths, "contexts": contexts})
+    write_json(out / "ids.json", {"assessment": [row.id for row in assessment]})
+    return {"contexts": len(lengths) * icon.bank.draws, "pairs": nll.size, **_cost(engine, progress.tokens)}
+
+
+def shard(cfg: IconShard, inputs: Mapping[str, Path], out: Path, runtime: Runtime) -> dict[str, Any]:
+    """Write candidate.npy of rows ``start`` to ``stop`` of the order. Needs inputs model, order, assessment.
+
+    inputs["dtype"] is needed for dtype auto. inputs["sequence"] restricts candidates and assessment rows to those that
+    an adaptive round asks for.
+    """
+    return _matrix("candidate", cfg, inputs, out, runtime)
+
+
+def control_shard(cfg: IconShard, inputs: Mapping[str, Path], out: Path, runtime: Runtime) -> dict[str, Any]:
+    """Write control.npy, the random contexts of the same rows as ``shard``'s."""
+    return _matrix("control", cfg, inputs, out, runtime)
+
+
+def _matrix(name: str, cfg: IconShard, inputs: Mapping[str, Path], out: Path, runtime: Runtime) -> dict[str, Any]:
+    icon = resolved(cfg.icon)
     candidates = read_rows(inputs["order"] / "rows.jsonl", Example)[cfg.start : cfg.stop]
     assessment = read_rows(inputs["assessment"] / "rows.jsonl", Example)
+    if "sequence" in inputs:
+        sequence = read_json(inputs["sequence"] / "sequence.json")
+        wanted = set(sequence["active"])
+        candidates = [row for row in candidates if row.id in wanted]
+        by_id = {row.id: row for row in assessment}
+        assessment = [by_id[i] for i in sequence["rows"]]
     ids = [row.id for row in assessment]
-    rows = [engine.layout.row(row) for row in assessment]
-    names = ["candidate", *(["control"] if icon.control is not Control.none else [])]
-    matrices = {name: np.empty((len(candidates), len(rows)), dtype=np.float32) for name in names}
-    cuts = [engine.layout.context(candidate_text(row))[1] for row in candidates]
-    with runtime.progress(len(candidates) * len(rows) * len(names), "pair") as progress:
-        for index, row in enumerate(candidates):
-            try:
-                matrices["candidate"][index] = engine.candidate(row, rows, progress)
-                if "control" in matrices:
-                    matrices["control"][index] = engine.control(row, rows, ids, progress)
-            except NonFiniteError as error:
-                raise NonFiniteError(f"candidate {row.id} or its control: {error}") from error
-    for name, matrix in matrices.items():
-        np.save(out / f"{name}.npy", matrix, allow_pickle=False)
+    matrix = np.empty((len(candidates), len(ids)), dtype=np.float32)
+    metrics = {"candidates": len(candidates), "pairs": matrix.size, "contexts_cut": 0, "tokens_cut": 0}
+    metrics |= {"tokens": 0, "flops": 0}
+    if matrix.size:  # an empty one needs no model
+        engine = make_engine(icon, inputs, runtime)
+        rows = [engine.layout.row(row) for row in assessment]
+        cuts = [engine.layout.context(candidate_text(row))[1] for row in candidates]
+        after = [row.after_context for row in rows]
+        with _progress(engine, runtime, matrix.size, "pair", after) as progress:
+            for index, row in enumerate(candidates):
+                try:
+                    if name == "candidate":
+                        matrix[index] = engine.candidate(row, rows, progress)
+                    else:
+                        matrix[index] = engine.control(row, rows, ids, progress)
+                except NonFiniteError as error:
+                    raise NonFiniteError(f"{name} context of {row.id}: {error}") from error
+        metrics |= {"contexts_cut": sum(cut > 0 for cut in cuts), "tokens_cut": sum(cuts)}
+        metrics |= _cost(engine, progress.tokens)
+    np.save(out / f"{name}.npy", matrix, allow_pickle=False)
     write_json(out / "ids.json", {"candidates": [row.id for row in candidates], "assessment": ids})
-    return {
-        "candidates": len(candidates),
-        "pairs": sum(matrix.size for matrix in matrices.values()),
-        "contexts_cut": sum(cut > 0 for cut in cuts),
-        "tokens_cut": sum(cuts),
-        **_cost(engine, progress.tokens),
-    }
+    return metrics
+
+
+def _progress(engine: Engine, runtime: Runtime, pairs: int, unit: str, rows: Sequence[Encoded | None]) -> Progress:
+    """Progress that knows the device's peak, where the work is worth measuring it."""
+    progress = runtime.progress(pairs, unit)
+    per_token = forward_flops(engine.model.num_parameters(), 1)
+    mean_tokens = sum(len(row.ids) for row in rows if row is not None) / max(1, len(rows))
+    if pairs * mean_tokens * per_token >= _PEAK_FROM:
+        progress.peak(measured_peak(engine.model.device, engine.model.dtype), per_token)
+    return progress
 
 
 def _cost(engine: Engine, tokens: int) -> dict[str, Any]:

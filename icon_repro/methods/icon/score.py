@@ -10,6 +10,7 @@ Source: arXiv 2505.05327, equations of section 3; as parts, what the released sc
 Differs: adds the standard error of the mean over assessment rows, which the paper doesn't give.
 """
 
+import math
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -17,39 +18,18 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from icon_repro.config import Control, EmptyPair, IconConfig, resolved
+from icon_repro.config import EmptyPair, IconConfig, IconRound, resolved
 from icon_repro.engine.runtime import Runtime
+from icon_repro.methods.icon.matrices import IconScoreError, Matrices
+from icon_repro.methods.icon.rounds import replayed
 from icon_repro.records import Score, read_json, write_rows
-
-
-class IconScoreError(ValueError):
-    """Shards and baseline don't belong together, or a pair isn't finite."""
-
-
-def task_scores(
-    candidate: NDArray[np.floating[Any]],
-    control: NDArray[np.floating[Any]],
-    baseline: NDArray[np.floating[Any]],
-    epsilon: float,
-) -> NDArray[np.float64]:
-    """Contribution of each candidate to each assessment row.
-
-    Args:
-        candidate, control: (c, n) mean NLL after the candidate and after its control, nats per token.
-        baseline: (n,) mean NLL without context.
-
-    Returns:
-        (c, n) float64; positive where the candidate lowers the perplexity more than its control does.
-    """
-    with_control, with_candidate = np.exp(np.asarray(control, np.float64)), np.exp(np.asarray(candidate, np.float64))
-    return np.asarray((with_control - with_candidate) / (np.exp(np.asarray(baseline, np.float64)) + epsilon))
 
 
 def aggregate(task: NDArray[np.float64], skip_nan: bool = False) -> dict[str, NDArray[np.float64]]:
     """Scores of each candidate from its contributions.
 
     Args:
-        task: (c, n) from ``task_scores``.
+        task: (c, n) from ``matrices.task_scores``.
         skip_nan: leave NaN out of mean and variance, but count it in the n of consistency and coverage, as released.
 
     Returns:
@@ -73,39 +53,60 @@ def aggregate(task: NDArray[np.float64], skip_nan: bool = False) -> dict[str, ND
 
 
 def run(cfg: IconConfig, inputs: Mapping[str, Path], out: Path, runtime: Runtime) -> dict[str, Any]:
-    """Write scores.jsonl. Needs inputs["baseline"] and one input a shard."""
-    zero_shot = np.load(inputs["baseline"] / "nll.npy", allow_pickle=False)
-    assessment = read_json(inputs["baseline"] / "ids.json")["assessment"]
-    shards = [folder for name, folder in inputs.items() if name != "baseline"]
-    rows = write_rows(out / "scores.jsonl", _scores(resolved(cfg), shards, zero_shot, assessment))
-    return {"rows": rows, "assessment": len(assessment), "tokens": 0, "flops": 0}
+    """Write scores.jsonl. Needs inputs["baseline"], one input a shard, and what the control needs: bank, controls."""
+    matrices = Matrices(resolved(cfg), inputs)
+    rows = write_rows(out / "scores.jsonl", _scores(matrices, inputs))
+    return {"rows": rows, "assessment": len(matrices.assessment), "tokens": 0, "flops": 0, **_checked(inputs)}
 
 
-def _scores(
-    cfg: IconConfig, shards: list[Path], zero_shot: NDArray[np.float64], assessment: list[str]
-) -> Iterator[Score]:
+def _scores(matrices: Matrices, inputs: Mapping[str, Path]) -> Iterator[Score]:
     """Scores shard by shard: memory doesn't grow with the number of candidates."""
-    skip_nan = cfg.empty_pairs is EmptyPair.nan
-    for folder in shards:
-        ids = read_json(folder / "ids.json")
-        if ids["assessment"] != assessment:
-            raise IconScoreError(f"{folder}: assessment rows differ from the baseline's; delete it and run again.")
-        if not ids["candidates"]:
+    skip_nan = matrices.cfg.empty_pairs is EmptyPair.nan
+    for block in matrices.blocks(inputs, "shard"):
+        if not block.candidates:
             continue
-        candidate = np.load(folder / "candidate.npy", mmap_mode="r", allow_pickle=False)
-        if cfg.control is Control.none:
-            control = np.broadcast_to(zero_shot, candidate.shape)
-        else:
-            control = np.load(folder / "control.npy", mmap_mode="r", allow_pickle=False)
-        task = task_scores(candidate, control, zero_shot, cfg.epsilon)
-        bad = np.isinf(task) if skip_nan else ~np.isfinite(task)
-        if bad.any():
-            row, column = np.argwhere(bad)[0]
-            raise IconScoreError(
-                f"{folder}: the pair of candidate {ids['candidates'][row]} and assessment row {assessment[column]} "
-                "isn't finite; it is never averaged in. Score in float32 or bfloat16."
-            )
-        parts = aggregate(task, skip_nan)
+        parts = aggregate(block.task, skip_nan)
         score = parts.pop("global")
-        for index, identifier in enumerate(ids["candidates"]):
+        for index, identifier in enumerate(block.candidates):
             yield Score(identifier, float(score[index]), {name: float(part[index]) for name, part in parts.items()})
+
+
+def adaptive(cfg: IconRound, inputs: Mapping[str, Path], out: Path, runtime: Runtime) -> dict[str, Any]:
+    """Write scores.jsonl after the last round: estimates of the global score. Needs the inputs of ``rounds.decide``.
+
+    Parts: ``prediction_error`` (standard error of the estimate around the mean over all rows in use), ``rows`` scored,
+    ``standard_error`` of that mean as a sample of rows, pooled over the anchors.
+    """
+    race, candidates, rows = replayed(cfg, inputs)
+    if not race.over:
+        raise IconScoreError("candidates are still to be scored: the last round isn't among the inputs.")
+    sampling = race.row_noise / math.sqrt(len(rows))
+    scores = (
+        Score(
+            identifier,
+            float(race.now.mean[i]),
+            {
+                "prediction_error": float(race.now.error[i]),
+                "rows": float(race.now.rows[i]),
+                "standard_error": sampling,
+            },
+        )
+        for i, identifier in enumerate(candidates)
+    )
+    write_rows(out / "scores.jsonl", scores)
+    pairs = int(race.now.rows.sum())
+    metrics = {
+        "rows": len(candidates),
+        "assessment": len(rows),
+        "pairs": pairs,
+        "share_scored": pairs / (len(candidates) * len(rows)),
+    }
+    for fraction, values in race.disagreement().items():
+        metrics[f"disagreement_expected@{fraction:g}"] = values["expected"]
+        metrics[f"disagreement_bound@{fraction:g}"] = values["bound"]
+    return {**metrics, "tokens": 0, "flops": 0, **_checked(inputs)}
+
+
+def _checked(inputs: Mapping[str, Path]) -> dict[str, Any]:
+    """What the check of the dtype found, if there was one: it belongs beside the scores."""
+    return {"dtype_check": read_json(inputs["dtype"] / "dtype.json")} if "dtype" in inputs else {}

@@ -1,0 +1,254 @@
+"""The steps of ICon: dtype check, baseline, bank, shards or rounds, scores of candidates, selection model.
+
+In: an IconConfig.  Out: for each fraction the step whose scores it is selected by.
+A shard is a slice of the pool's order, so more candidates only add shards. What a step doesn't use is set to the
+default before it is hashed: another value of it leaves the step, and its hours, as they are.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from icon_repro.config import (
+    Budget,
+    Control,
+    IconConfig,
+    IconRound,
+    IconShard,
+    ScoreDtype,
+    SelectorJob,
+    SelectorScores,
+    SelectorShard,
+    SelectorTarget,
+    TuningSaved,
+    resolved,
+    round_ends,
+)
+from icon_repro.cost import FROZEN_TRAINING, FULL_TRAINING, forward_flops, tokens_of, training_flops
+from icon_repro.engine.artifact import Cost, Step
+from icon_repro.engine.planner import Planner
+
+_LAYOUT = (
+    "skip_first_tokens",
+    "empty_pairs",
+    "drop_first_token",
+    "separator",
+    "max_context_tokens",
+    "max_prompt_tokens",
+    "max_response_tokens",
+    "dtype",
+)
+_BANK_LENGTHS = 4  # of the grid that the plan expects to be scored
+_STILL_ACTIVE = 0.75  # share of the candidates that a round leaves, as the plan expects it
+_LEAST_ACTIVE = 0.12
+
+
+def _only(icon: IconConfig, *names: str) -> IconConfig:
+    """The default config with the values of ``icon`` for ``names``: what a step uses."""
+    return replace(resolved(IconConfig(control=Control.none)), **{name: getattr(icon, name) for name in names})
+
+
+@dataclass
+class _Sizes:
+    """What the plan expects, in tokens."""
+
+    candidates: int
+    rows: int
+    row: float
+    context: float
+
+    def pairs(self, candidates: float, rows: float) -> float:
+        return candidates * (self.context + rows * self.row)
+
+
+class _Icon:
+    """Builds the steps of one ICon method."""
+
+    def __init__(
+        self, planner: Planner, name: str, icon: IconConfig, model: Step, order: Step, assessment: Step
+    ) -> None:
+        self.planner, self.name, self.icon = planner, name, resolved(icon)
+        self.order, self.data = order, {"model": model, "order": order, "assessment": assessment}
+        data = planner.config.data
+        self.sizes = _Sizes(
+            planner.candidates(),
+            planner.assessment(),
+            tokens_of(data.assessment.expected_prompt_chars + data.assessment.expected_response_chars),
+            tokens_of(data.pool.expected_prompt_chars + data.pool.expected_response_chars),
+        )
+        self.stop = planner.bound()
+        self.inputs: dict[str, Step] = {}  # of the aggregation
+        self.check: dict[str, Step] = {}
+
+    def step(self, target: str, part: str, params: Any, inputs: Mapping[str, Step], tokens: float = 0.0) -> Step:
+        cost = Cost(tokens, forward_flops(self.planner.config.model.parameters, tokens))
+        name = f"{self.name}-{part}" if part else self.name
+        return self.planner.step(target, "score", name, params, inputs=dict(inputs), cost=cost)
+
+    def common(self) -> None:
+        """Check of the dtype, baseline and bank."""
+        icon, sizes = self.icon, self.sizes
+        if icon.dtype is not ScoreDtype.float32:
+            sample = icon.fidelity
+            tokens = 4 * sizes.pairs(sample.candidates, sample.rows)
+            checked = _only(icon, *_LAYOUT, "fidelity", "epsilon", "noise_unit", "seed")
+            with_control = Control.none if icon.control is Control.none else Control.per_candidate
+            params = IconShard(replace(checked, control=with_control), 0, self.stop)
+            self.inputs["dtype"] = self.step("icon_dtype", "dtype", params, self.data, tokens)
+            if icon.dtype is ScoreDtype.auto:
+                self.check = {"dtype": self.inputs["dtype"]}
+        alone = _only(icon, "empty_pairs", "drop_first_token", "max_prompt_tokens", "max_response_tokens", "dtype")
+        shared = {key: step for key, step in self.data.items() if key != "order"}
+        self.inputs["baseline"] = self.step(
+            "icon_baseline", "baseline", alone, {**shared, **self.check}, sizes.rows * sizes.row
+        )
+        if icon.control is Control.bank:
+            bank = IconShard(_only(icon, *_LAYOUT, "bank", "seed"), 0, self.stop)
+            tokens = sizes.pairs(_BANK_LENGTHS * icon.bank.draws, sizes.rows)
+            self.inputs["bank"] = self.step("icon_bank", "bank", bank, {**self.data, **self.check}, tokens)
+
+    def shards(
+        self, part: str, target: str, kept: Sequence[str], rows: float, share: float, sequence: Step | None = None
+    ) -> dict[str, Step]:
+        """Shards ``<part>-NNNN`` over all candidates, of which ``share`` are expected to be scored on ``rows`` rows.
+
+        Some may be empty, if fewer candidates are there than expected; without a bound the last is open.
+        """
+        icon = self.icon
+        pairs = _only(icon, *_LAYOUT, "shard_candidates", *kept)
+        inputs = {**self.data, **self.check, **({"sequence": sequence} if sequence else {})}
+        made = {}
+        count = math.ceil(self.sizes.candidates / icon.shard_candidates)
+        for number in range(count):
+            first = number * icon.shard_candidates
+            end = min(first + icon.shard_candidates, self.sizes.candidates)
+            stop = None if self.stop is None and number == count - 1 else end
+            tokens = self.sizes.pairs((end - first) * share, rows)
+            label = f"{part}-{number:04d}"
+            made[label] = self.step(target, label, IconShard(pairs, first, stop), inputs, tokens)
+        return made
+
+    def full(self) -> Step:
+        """All pairs."""
+        rows = self.sizes.rows
+        parts = self.shards("shard", "icon_shard", (), rows, 1.0)
+        if self.icon.control in (Control.per_candidate, Control.per_pair):
+            each = (
+                rows if self.icon.control is Control.per_candidate else rows * (1 + self.sizes.context / self.sizes.row)
+            )
+            parts |= self.shards("control", "icon_control", ("control", "noise_unit", "seed"), each, 1.0)
+        return self.step("icon", "", _only(self.icon, "control", "empty_pairs", "epsilon"), {**self.inputs, **parts})
+
+    def adaptive(self, fractions: Sequence[float], saved: TuningSaved | None) -> Step:
+        """Anchors, then rounds, each of which waits for the one before."""
+        icon, sizes = self.icon, self.sizes
+        auto = icon.budget is Budget.auto
+        rows = min(sizes.rows, icon.auto.expected_rows) if auto else sizes.rows
+        rounds = len(round_ends(sizes.rows, icon.adaptive))
+        saved = saved if auto and icon.selector is not None else None
+        chosen = _only(icon, "control", "empty_pairs", "epsilon", "budget", "adaptive", "auto")
+        if saved is not None:
+            chosen = replace(chosen, selector=icon.selector)
+        job = IconRound(chosen, self.stop, sorted(fractions), rounds, saved)
+        texts = {"order": self.order, "assessment": self.data["assessment"]}
+        scored: dict[str, Step] = {}
+        if auto:
+            first = self.step("icon_pilot", "pilot", job, texts)
+            share = min(1.0, icon.auto.pilot_candidates / sizes.candidates)
+            scored = self.shards("pilot", "icon_shard", (), icon.auto.pilot_rows, share, first)
+        begin = self.step("icon_start", "start", job, {**self._read(), **texts, **scored} if auto else texts)
+        candidates = self._affordable(rows, saved) if saved is not None else sizes.candidates
+        share = min(1.0, icon.adaptive.anchors / sizes.candidates)
+        known = {"start": begin, **self._read(), **self.shards("anchors", "icon_shard", (), rows, share, begin)}
+        ends = round_ends(rows, icon.adaptive, rounds)
+        for number in range(rounds):
+            sequence = self.step("icon_round", f"round{number:02d}", job, known)
+            before = ends[number - 1] if 0 < number <= len(ends) else 0
+            width = (ends[number] if number < len(ends) else before) - before
+            active = max(_LEAST_ACTIVE, _STILL_ACTIVE**number) * candidates / sizes.candidates if width else 0.0
+            part = f"round{number:02d}"
+            known |= self.shards(part, "icon_shard", (), width, active, sequence)
+        checked = {"dtype": self.inputs["dtype"]} if "dtype" in self.inputs else {}
+        return self.step("icon_adaptive", "", job, {**known, **checked})
+
+    def _read(self) -> dict[str, Step]:
+        return {key: step for key, step in self.inputs.items() if key in ("baseline", "bank")}
+
+    def _affordable(self, rows: int, saved: TuningSaved) -> float:
+        """Candidates that the plan expects ``budget=auto`` to choose; as ``rounds`` does from what it measured."""
+        icon, sizes = self.icon, self.sizes
+        selector = icon.selector
+        assert selector is not None
+        tuned = self.planner.pool() * min(sizes.context, saved.max_length) * saved.epochs * (1 - saved.fraction)
+        tuned *= FROZEN_TRAINING if saved.frozen else FULL_TRAINING
+        spent = self.planner.pool() * min(sizes.context, selector.pool_max_length) * selector.repeats
+        spent += sizes.pairs(icon.auto.pilot_candidates, icon.auto.pilot_rows)
+        spent += sizes.rows * sizes.row + sizes.pairs(_BANK_LENGTHS * icon.bank.draws, sizes.rows)
+        each = sizes.context * (1 + selector.epochs * FROZEN_TRAINING * selector.repeats) + rows * sizes.row
+        most = (icon.auto.cost_ratio * tuned - spent) / each
+        return min(sizes.candidates, max(most, icon.adaptive.anchors))
+
+    def selected_by(self, scores: Step, fractions: Sequence[float]) -> dict[float, Step]:
+        """The selection model: one for all fractions, or, with a binary target, one for each."""
+        selector = self.icon.selector
+        assert selector is not None
+        if selector.target is SelectorTarget.rank:
+            made = self._selector(scores, sorted(fractions), "")
+            return dict.fromkeys(fractions, made)
+        return {fraction: self._selector(scores, [fraction], f"f{fraction:g}-") for fraction in fractions}
+
+    def _selector(self, scores: Step, fractions: list[float], label: str) -> Step:
+        selector = self.icon.selector
+        assert selector is not None
+        sizes, planner = self.sizes, self.planner
+        parameters = planner.config.model.parameters
+        learned = sizes.candidates * (1 - selector.held_out) * min(sizes.context, selector.max_length) * selector.epochs
+        pool = planner.pool()
+        bounded = planner.config.data.pool.sample is not None
+        count = math.ceil(pool / selector.shard_rows)
+        parts: dict[str, Step] = {}
+        for repeat in range(selector.repeats):
+            seed = selector.seed + repeat
+            trained = planner.step(
+                "selector",
+                "score",
+                f"{self.name}-{label}selector-s{seed}",
+                SelectorJob(replace(selector, repeats=1, seed=0, shard_rows=1), fractions, seed),
+                inputs={"model": self.data["model"], "order": self.order, "scores": scores},
+                cost=Cost(learned, training_flops(parameters, learned, frozen=True)),
+                resumable=True,
+            )
+            for number in range(count):
+                first = number * selector.shard_rows
+                end = min(first + selector.shard_rows, pool)
+                stop = None if not bounded and number == count - 1 else end
+                part = f"pool-s{repeat}-{number:04d}"
+                parts[part] = self.step(
+                    "selector_pool",
+                    f"{label}{part}",
+                    SelectorShard(replace(selector, repeats=1, seed=0, shard_rows=1), first, stop),
+                    {"model": self.data["model"], "selector": trained, "order": self.order},
+                    (end - first) * min(sizes.context, selector.pool_max_length),
+                )
+        job = SelectorScores(fractions, selector.repeats)
+        return self.step("selector_scores", f"{label}pool", job, {"scores": scores, **parts})
+
+
+def icon_scores(
+    planner: Planner,
+    name: str,
+    icon: IconConfig,
+    model: Step,
+    order: Step,
+    assessment: Step,
+    fractions: Sequence[float],
+    saved: TuningSaved,
+) -> dict[float, Step]:
+    """For each fraction the step with the scores that it is selected by."""
+    made = _Icon(planner, name, icon, model, order, assessment)
+    made.common()
+    scores = made.full() if icon.budget is Budget.full else made.adaptive(fractions, saved)
+    if icon.selector is None:
+        return dict.fromkeys(fractions, scores)
+    return made.selected_by(scores, fractions)

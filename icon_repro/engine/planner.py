@@ -1,0 +1,178 @@
+"""What every part of the plan uses: steps by target, commits of revisions, hashes of files.
+
+In: a checked Config.  Out: steps. Imports no stage and no torch.
+Raise a target's version when the meaning of its output changes; results of the old one are then rebuilt.
+"""
+
+import contextlib
+import json
+import os
+import re
+import time
+from pathlib import Path
+from typing import Any
+
+from icon_repro.config import Config, ModelConfig, ModelKind, RowsConfig, SourceConfig, SourceKind
+from icon_repro.engine.artifact import SourceFile, Step, file_sha256
+from icon_repro.records import read_json, write_json
+
+TARGETS = {
+    "model": ("icon_repro.data.weights:run", 1),
+    "rows": ("icon_repro.data.prepare:run", 1),
+    "order": ("icon_repro.data.candidates:run", 1),
+    "candidates": ("icon_repro.data.candidates:head", 1),
+    "benchmark": ("icon_repro.data.benchmark:run", 1),
+    "icon_baseline": ("icon_repro.methods.icon.pairs:baseline", 2),
+    "icon_dtype": ("icon_repro.methods.icon.fidelity:run", 1),
+    "icon_bank": ("icon_repro.methods.icon.pairs:bank", 1),
+    "icon_shard": ("icon_repro.methods.icon.pairs:shard", 1),
+    "icon_control": ("icon_repro.methods.icon.pairs:control_shard", 1),
+    "icon_pilot": ("icon_repro.methods.icon.rounds:pilot", 1),
+    "icon_start": ("icon_repro.methods.icon.rounds:start", 1),
+    "icon_round": ("icon_repro.methods.icon.rounds:decide", 1),
+    "icon": ("icon_repro.methods.icon.score:run", 2),
+    "icon_adaptive": ("icon_repro.methods.icon.score:adaptive", 1),
+    "selector": ("icon_repro.methods.icon.selector:train", 1),
+    "selector_pool": ("icon_repro.methods.icon.selector:pool", 1),
+    "selector_scores": ("icon_repro.methods.icon.selector:run", 1),
+    "random": ("icon_repro.methods.random:run", 1),
+    "longest": ("icon_repro.methods.longest:run", 1),
+    "select": ("icon_repro.select:run", 1),
+    "train": ("icon_repro.train:run", 1),
+    "evaluate": ("icon_repro.evaluate:run", 1),
+}
+_SETTLED_NS = 2_000_000_000
+
+
+class PlanError(ValueError):
+    """An input that the plan needs isn't there."""
+
+
+class Planner:
+    """Builds steps; remembers file hashes and what couldn't be resolved."""
+
+    def __init__(self, config: Config) -> None:
+        self.config = config
+        self.warnings: list[str] = []
+        self.commits: dict[tuple[str, str, str], tuple[str | None, str]] = {}
+        self.hashes = FileHashes(Path(config.paths.work) / ".hashes.json")
+
+    def step(self, target: str, stage: str, name: str, params: Any, **more: Any) -> Step:
+        function, version = TARGETS[target]
+        return Step(stage, name, function, version, params, **more)
+
+    def commit(self, where: str, kind: str, hub_id: str, revision: str) -> dict[str, str]:
+        """The commit of a revision: itself if it is one, else what the hub (or its cache) says."""
+        if re.fullmatch(r"[0-9a-f]{40}", revision):
+            return {"commit": revision}
+        key = (kind, hub_id, revision)
+        if key not in self.commits:
+            self.commits[key] = resolve_revision(*key)
+        found, reason = self.commits[key]
+        if found is None:
+            self.warnings.append(
+                f"{where}.revision={revision!r} of {hub_id}: is a branch or tag, and which commit it is can't be found "
+                f"out ({reason}). Connect to the network, or set the commit itself."
+            )
+        return {"commit": found or f"unresolved:{revision}"}
+
+    def source(self, where: str, source: SourceConfig) -> dict[str, Any]:
+        """The ``files`` and ``extra`` of a step that reads ``source``."""
+        if source.kind is SourceKind.file:
+            assert source.path is not None
+            path = Path(source.path).expanduser()
+            if not path.is_file():
+                raise PlanError(f"{where}.path={source.path!r}: no such file (looked in {Path.cwd()}).")
+            return {"files": {"source": self.hashes.of(path)}}
+        if source.kind is SourceKind.hub:
+            assert source.hub_id is not None and source.revision is not None
+            return {"extra": self.commit(where, "dataset", source.hub_id, source.revision)}
+        return {}
+
+    def model(self, model: ModelConfig) -> Step:
+        more: dict[str, Any] = {}
+        if model.kind is ModelKind.hub:
+            assert model.hub_id is not None and model.revision is not None
+            more["extra"] = self.commit("model", "model", model.hub_id, model.revision)
+        elif model.kind is ModelKind.local:
+            assert model.path is not None
+            folder = Path(model.path).expanduser()
+            if not (folder / "config.json").is_file():
+                raise PlanError(
+                    f"model.path={model.path!r}: no config.json there; give a folder saved by transformers."
+                )
+            more["files"] = {p.name: self.hashes.of(p) for p in sorted(folder.iterdir()) if p.is_file()}
+        return self.step("model", "model", model.name, model, **more)
+
+    def rows(self, role: str, rows: RowsConfig) -> Step:
+        more = self.source(f"data.{role}.source", rows.source)
+        return self.step("rows", "prepare", f"{role}-{self.config.data.name}", rows, **more)
+
+    def bound(self) -> int | None:
+        """At most so many candidates there are; None if only the data can tell."""
+        data = self.config.data
+        return min((n for n in (data.candidates.size, data.pool.sample) if n is not None), default=None)
+
+    def candidates(self) -> int:
+        """As many candidates as are expected: for estimates, and for the number of shards."""
+        bound = self.bound()
+        return self.pool() if bound is None else min(bound, self.pool())
+
+    def pool(self) -> int:
+        """As many rows of the pool as are expected."""
+        rows = self.config.data.pool
+        return min(rows.sample or rows.expected_rows, rows.expected_rows)
+
+    def assessment(self) -> int:
+        """As many assessment rows as are expected."""
+        rows = self.config.data.assessment
+        return min(rows.sample or rows.expected_rows, rows.expected_rows)
+
+
+class FileHashes:
+    """sha256 of files, remembered by inode, size and times: a file that was touched is read again.
+
+    A file changed in the last seconds isn't remembered: a second change within the clock's tick would go unseen.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.known: dict[str, Any] = read_json(path) if path.is_file() else {}
+        self._changed = False
+
+    def of(self, path: Path) -> SourceFile:
+        stat = path.stat()
+        key = str(path.absolute())
+        state = json.dumps([stat.st_ino, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns])
+        if key in self.known and self.known[key]["state"] == state:
+            return SourceFile(key, self.known[key]["sha256"])
+        digest = file_sha256(path)
+        if time.time_ns() - stat.st_ctime_ns > _SETTLED_NS:
+            self.known[key] = {"state": state, "sha256": digest}
+            self._changed = True
+        return SourceFile(key, digest)
+
+    def save(self) -> None:
+        if self._changed:
+            with contextlib.suppress(OSError):  # one may plan over a work folder that can't be written
+                self.path.parent.mkdir(parents=True, exist_ok=True)
+                write_json(self.path, self.known)
+
+
+def resolve_revision(kind: str, hub_id: str, revision: str) -> tuple[str | None, str]:
+    """The commit that a branch or tag is at: as the hub says, else as its local cache says.
+
+    Returns:
+        The commit, or None if neither knows; and why the hub didn't say.
+    """
+    from huggingface_hub import HfApi, constants
+    from huggingface_hub.file_download import repo_folder_name
+
+    reason = "HF_HUB_OFFLINE is set"
+    if os.environ.get("HF_HUB_OFFLINE", "0").upper() not in {"1", "TRUE", "YES", "ON"}:
+        try:
+            return str(HfApi().repo_info(hub_id, repo_type=kind, revision=revision, timeout=10).sha), ""
+        except Exception as error:  # no network, no access, no such id: the cache may still know
+            reason = f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"
+    cached = Path(constants.HF_HUB_CACHE) / repo_folder_name(repo_id=hub_id, repo_type=kind) / "refs" / revision
+    return (cached.read_text(encoding="utf-8").strip() if cached.is_file() else None), reason

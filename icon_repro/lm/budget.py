@@ -1,0 +1,105 @@
+"""How many tokens a forward pass may hold, and how fast the device could be.
+
+In: a loaded model, the device's free memory.  Out: a token budget that shrinks when memory runs out and is remembered
+for the next process; floating point operations a second of a large matrix product.
+Known gap: another budget batches other rows together, which moves the last bits of an NLL (not more than rounding).
+"""
+
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import PreTrainedModel
+
+from icon_repro.records import RecordError, read_json, write_json
+
+_CPU_TOKENS = 1024  # more doesn't make a CPU faster
+_MAX_TOKENS = 32768
+_SHARE = 0.6  # of the free memory that is counted on
+
+
+class OutOfMemoryError(MemoryError):
+    """A single row doesn't fit."""
+
+
+class TokenBudget:
+    """Padded tokens of one batch; ``halve`` when memory ran out.
+
+    Args:
+        wanted: fixed by the user; None finds it from free memory, or takes what an earlier process ended with.
+        memory: JSON file with what earlier processes ended with; None remembers nothing.
+    """
+
+    def __init__(self, model: PreTrainedModel, wanted: int | None, memory: Path | None = None) -> None:
+        self.memory = memory
+        name = torch.cuda.get_device_name(model.device) if model.device.type == "cuda" else model.device.type
+        self.key = f"{name}, {model.num_parameters()} parameters, {model.dtype}, asked for {wanted or 'auto'}"
+        self.tokens = self._known().get(self.key) or wanted or automatic(model)
+
+    def halve(self, rows: int, error: BaseException) -> None:
+        """After a batch of ``rows`` rows didn't fit.
+
+        Raises:
+            OutOfMemoryError: it was a single row already.
+        """
+        if rows <= 1:
+            raise OutOfMemoryError(
+                "a single pair doesn't fit into memory. Lower max_context_tokens, max_prompt_tokens or "
+                "max_response_tokens of the method, score in bfloat16, or use a device with more memory."
+            ) from error
+        self.tokens = max(1, self.tokens // 2)
+        print(f"out of memory: batches of at most {self.tokens} tokens from here on", flush=True)
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+        if self.memory is not None:
+            self.memory.parent.mkdir(parents=True, exist_ok=True)
+            write_json(self.memory, {**self._known(), self.key: self.tokens})
+
+    def _known(self) -> dict[str, int]:
+        try:
+            return dict(read_json(self.memory)) if self.memory is not None and self.memory.is_file() else {}
+        except RecordError:
+            return {}  # only a hint
+
+
+def ran_out(error: BaseException) -> bool:
+    """Whether ``error`` says that there is no memory left, on a GPU or a CPU."""
+    return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or "can't allocate memory" in str(error)
+
+
+def automatic(model: PreTrainedModel) -> int:
+    """Tokens of a batch that fit into the free memory, a power of two: small changes of it change nothing.
+
+    A token takes its share of keys and values (of its row's context as well: as many tokens again are assumed, four
+    times), the widest activations of a layer, and its logits in chunks that don't grow.
+    """
+    if model.device.type != "cuda":
+        return _CPU_TOKENS
+    free, _ = torch.cuda.mem_get_info(model.device)
+    config: Any = model.config.get_text_config()
+    head = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    cached = 2 * config.num_hidden_layers * getattr(config, "num_key_value_heads", config.num_attention_heads) * head
+    width = 8 * config.hidden_size + 3 * getattr(config, "intermediate_size", 4 * config.hidden_size)
+    bytes_per_token = (5 * cached + width) * model.dtype.itemsize
+    fits = max(1, int(_SHARE * free / bytes_per_token))
+    return int(min(_MAX_TOKENS, 2 ** (fits.bit_length() - 1)))
+
+
+def measured_peak(device: torch.device, dtype: torch.dtype, seconds: float = 0.2) -> float:
+    """Operations a second of a matrix product (2048 cubed; on a GPU 8192 cubed), the best of several."""
+    size = 8192 if device.type == "cuda" else 2048
+    left, right = (torch.randn(size, size, device=device).to(dtype) for _ in range(2))
+
+    def once() -> float:
+        start = time.perf_counter()
+        torch.mm(left, right)
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+        return time.perf_counter() - start
+
+    once()
+    best, end = once(), time.perf_counter() + seconds
+    while time.perf_counter() < end:
+        best = min(best, once())
+    return 2.0 * size**3 / best

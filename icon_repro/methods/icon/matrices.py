@@ -1,0 +1,137 @@
+"""Stored shards as contributions: joined by id, with the control that the method asks for.
+
+In: folders of baseline, bank and shards.  Out: contributions and log ratios of some candidates to some assessment rows.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from icon_repro.config import Control, EmptyPair, IconConfig
+from icon_repro.methods.icon.control import bank_control
+from icon_repro.records import read_json
+
+
+class IconScoreError(ValueError):
+    """Shards and baseline don't belong together, or a pair isn't finite."""
+
+
+def task_scores(
+    candidate: NDArray[np.floating[Any]],
+    control: NDArray[np.floating[Any]],
+    baseline: NDArray[np.floating[Any]],
+    epsilon: float,
+) -> NDArray[np.float64]:
+    """Contribution of each candidate to each assessment row: the paper's task score.
+
+    Args:
+        candidate, control: (c, n) mean NLL after the candidate and after its control, nats per token.
+        baseline: (n,) mean NLL without context.
+
+    Returns:
+        (c, n) float64; positive where the candidate lowers the perplexity more than its control does.
+    """
+    with_control, with_candidate = np.exp(np.asarray(control, np.float64)), np.exp(np.asarray(candidate, np.float64))
+    return np.asarray((with_control - with_candidate) / (np.exp(np.asarray(baseline, np.float64)) + epsilon))
+
+
+@dataclass(frozen=True)
+class Block:
+    """Some candidates against some assessment rows."""
+
+    candidates: list[str]
+    columns: NDArray[np.int64]  # positions of the rows in the baseline
+    task: NDArray[np.float64]  # (c, columns)
+    log_ratio: NDArray[np.float64]  # (c, columns) NLL after the control less NLL after the candidate
+
+
+class Matrices:
+    """Reads shards of one method against its baseline."""
+
+    def __init__(self, cfg: IconConfig, inputs: Mapping[str, Path]) -> None:
+        self.cfg = cfg
+        self.zero_shot = np.load(inputs["baseline"] / "nll.npy", allow_pickle=False)
+        ids = read_json(inputs["baseline"] / "ids.json")
+        self.assessment: list[str] = ids["assessment"]
+        self.groups: list[str] = ids["groups"]
+        self._column = {identifier: i for i, identifier in enumerate(self.assessment)}
+        if cfg.control is Control.bank:
+            described = read_json(inputs["bank"] / "bank.json")
+            self._lengths, self._contexts = described["lengths"], described["contexts"]
+            self._bank = np.load(inputs["bank"] / "bank.npy", allow_pickle=False)
+            if read_json(inputs["bank"] / "ids.json")["assessment"] != self.assessment:
+                raise IconScoreError(f"{inputs['bank']}: its assessment rows differ from the baseline's; delete it.")
+
+    def block(self, shard: Path, control: Path | None = None) -> Block:
+        """One shard; ``control`` is the shard of the same pairs' random contexts, for the controls that have one.
+
+        Raises:
+            IconScoreError: unknown ids, or a pair that isn't finite; names the pair.
+        """
+        ids = read_json(shard / "ids.json")
+        if unknown := [i for i in ids["assessment"] if i not in self._column]:
+            raise IconScoreError(
+                f"{shard}: {len(unknown)} assessment rows aren't the baseline's (first: {unknown[0]!r}); delete it and "
+                "run again."
+            )
+        columns = np.array([self._column[i] for i in ids["assessment"]], dtype=np.int64)
+        candidate = np.load(shard / "candidate.npy", allow_pickle=False)
+        if candidate.shape != (len(ids["candidates"]), len(columns)):
+            raise IconScoreError(
+                f"{shard}: {candidate.shape} values for {len(ids['candidates'])} x {len(columns)} ids."
+            )
+        after_control = self._control(ids["candidates"], columns, candidate, control)
+        task = task_scores(candidate, after_control, self.zero_shot[columns], self.cfg.epsilon)
+        bad = np.isinf(task) if self.cfg.empty_pairs is EmptyPair.nan else ~np.isfinite(task)
+        if bad.any():
+            row, column = np.argwhere(bad)[0]
+            raise IconScoreError(
+                f"{shard}: the pair of candidate {ids['candidates'][row]} and assessment row "
+                f"{ids['assessment'][column]} isn't finite; it is never averaged in. Score in float32 or bfloat16."
+            )
+        return Block(ids["candidates"], columns, task, np.asarray(after_control, np.float64) - candidate)
+
+    def _control(
+        self,
+        candidates: Sequence[str],
+        columns: NDArray[np.int64],
+        candidate: NDArray[Any],
+        control: Path | None,
+    ) -> NDArray[Any]:
+        if self.cfg.control is Control.none:
+            return np.broadcast_to(self.zero_shot[columns], candidate.shape)
+        if self.cfg.control is Control.bank:
+            if unknown := [i for i in candidates if i not in self._contexts]:
+                raise IconScoreError(f"candidate {unknown[0]!r} isn't one that the bank was made for.")
+            wanted = [max(1, self._contexts[i]) for i in candidates]
+            if not wanted:
+                return np.empty((0, len(columns)))
+            return bank_control(self._bank[:, :, columns], self._lengths, wanted)
+        assert control is not None
+        ids = read_json(control / "ids.json")
+        if ids["candidates"] != list(candidates) or ids["assessment"] != [self.assessment[i] for i in columns]:
+            raise IconScoreError(f"{control}: its ids differ from the candidates' shard; delete both and run again.")
+        return np.asarray(np.load(control / "control.npy", allow_pickle=False))
+
+    def blocks(self, inputs: Mapping[str, Path], prefix: str) -> Iterator[Block]:
+        """The shards named ``<prefix>-NNNN`` in their order, one after the other."""
+        for name in sorted(name for name in inputs if name.startswith(f"{prefix}-")):
+            yield self.block(inputs[name], inputs.get(f"control-{name.rpartition('-')[2]}"))
+
+    def joined(self, inputs: Mapping[str, Path], prefix: str) -> Block:
+        """The shards named ``<prefix>-NNNN`` as one block."""
+        parts = [part for part in self.blocks(inputs, prefix) if part.candidates]
+        if not parts:
+            return Block([], np.empty(0, np.int64), np.empty((0, 0)), np.empty((0, 0)))
+        if any(not np.array_equal(part.columns, parts[0].columns) for part in parts):
+            raise IconScoreError(f"the shards {prefix!r} have different assessment rows; delete them and run again.")
+        return Block(
+            [i for part in parts for i in part.candidates],
+            parts[0].columns,
+            np.concatenate([part.task for part in parts]),
+            np.concatenate([part.log_ratio for part in parts]),
+        )

@@ -1,0 +1,139 @@
+"""What the selection model learns from, and how well it does: token ids, targets, test on held-out candidates.
+
+In: scored candidates.  Out: ids, targets and metrics for ``icon_repro.methods.icon.selector``; no model, no torch.
+Source: arXiv 2505.05327, ICon-guided selection; labels of the released scripts: 1 for the best fraction of candidates.
+Differs: the default target is the score's rank, so that one model serves all fractions and selections are nested (D9).
+Known gap: the standard errors of the scores aren't used; a noisy rank counts as much as a sure one.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from scipy.stats import rankdata
+from transformers import PreTrainedTokenizerBase
+
+from icon_repro.config import SelectorJob, SelectorTarget
+from icon_repro.lm.tokens import bos_ids, text_ids
+from icon_repro.methods.icon.pairs import candidate_text
+from icon_repro.records import Example, Score, read_rows
+from icon_repro.stats import auc, spearman
+
+
+class SelectorError(ValueError):
+    """The selection model can't be trained, or its scores can't be used."""
+
+
+def best(scores: Mapping[str, float], fraction: float) -> set[str]:
+    """The ids that selecting ``fraction`` takes: round(fraction * n), at least one; ties go to the smaller id."""
+    best_first = sorted(scores, key=lambda identifier: (-scores[identifier], identifier))
+    return set(best_first[: max(1, round(fraction * len(scores)))])
+
+
+def read_candidates(order: Path, scored: Path) -> tuple[list[Example], dict[str, float]]:
+    """The scored candidates in the order's order; and their scores by id.
+
+    Raises:
+        SelectorError: an id has two scores or isn't in the order, or a score isn't finite.
+    """
+    rows = read_rows(scored / "scores.jsonl", Score)
+    scores = {row.id: row.score for row in rows}
+    if len(scores) < len(rows):
+        raise SelectorError(f"{len(rows) - len(scores)} candidates have more than one score.")
+    if bad := sorted(i for i, score in scores.items() if not math.isfinite(score)):
+        raise SelectorError(
+            f"{len(bad)} of {len(scores)} scores aren't finite (first: id {bad[0]!r}): score them again in float32."
+        )
+    candidates = [row for row in read_rows(order / "rows.jsonl", Example) if row.id in scores]
+    if unknown := sorted(scores.keys() - {row.id for row in candidates}):
+        raise SelectorError(
+            f"{len(unknown)} of {len(scores)} scored ids aren't in the pool's order (first: {unknown[0]!r}): the "
+            "scores were made from another pool. Score the candidates of this one."
+        )
+    return candidates, scores
+
+
+def split(rows: Sequence[Example], share: float) -> tuple[list[Example], list[Example]]:
+    """Candidates to train on, and the last ``share`` of them (at least one) to test on.
+
+    Raises:
+        SelectorError: fewer than two are left to train on.
+    """
+    held = max(1, round(share * len(rows)))
+    if len(rows) - held < 2:
+        raise SelectorError(
+            f"{len(rows)} scored candidates of which held_out={share} tests {held}: at least 2 must be left to train "
+            "on. Score more candidates (data.candidates.size), or lower selector.held_out."
+        )
+    return list(rows[: len(rows) - held]), list(rows[len(rows) - held :])
+
+
+def targets(job: SelectorJob, rows: Sequence[Example], scores: Mapping[str, float]) -> list[float] | list[int]:
+    """What the model learns for each row.
+
+    Args:
+        rows: those to train on.
+        scores: of all candidates, held-out ones too.
+
+    Returns:
+        rank: the score's rank among ``rows``, 0 (worst) to 1; equal scores share their mean rank.
+        top_fraction: 1 in the best fraction of all candidates, else 0.
+
+    Raises:
+        SelectorError: not exactly one fraction for top_fraction, or all targets are equal.
+    """
+    made: list[float] | list[int]
+    if job.selector.target is SelectorTarget.rank:
+        made = [(rank - 1) / (len(rows) - 1) for rank in rankdata([scores[row.id] for row in rows]).tolist()]
+    else:
+        if len(job.fractions) != 1:
+            raise SelectorError(
+                f"fractions={job.fractions}: target top_fraction learns exactly one; make one model a fraction, or set "
+                "selector.target=rank."
+            )
+        chosen = best(scores, job.fractions[0])
+        made = [int(row.id in chosen) for row in rows]
+    if len(set(made)) == 1:
+        raise SelectorError(
+            f"all {len(rows)} training rows have the target {made[0]:g}: there is nothing to learn. Score more "
+            "candidates, or select another fraction."
+        )
+    return made
+
+
+def token_ids(
+    tokenizer: PreTrainedTokenizerBase, rows: Sequence[Example], limit: int
+) -> tuple[list[list[int]], list[int]]:
+    """Ids of each row, BOS + prompt + response, at most ``limit`` of them; and how many were cut from the end.
+
+    Raises:
+        SelectorError: a row has no token.
+    """
+    start, ids, cuts = bos_ids(tokenizer), list[list[int]](), list[int]()
+    for row in rows:
+        whole = start + text_ids(tokenizer, candidate_text(row))[0]
+        if not whole:
+            raise SelectorError(f"row {row.id!r}: prompt and response have no tokens. Drop the row.")
+        ids.append(whole[:limit])
+        cuts.append(max(len(whole) - limit, 0))
+    return ids, cuts
+
+
+def quality(
+    rows: Sequence[Example], predicted: Sequence[float], scores: Mapping[str, float], fractions: Sequence[float]
+) -> dict[str, float | None]:
+    """How well held-out rows are ranked, by the model and by their length alone (D10); None where undefined.
+
+    Args:
+        rows: held-out candidates.
+        predicted: the model's score of each.
+        scores: ICon scores of all candidates: positive is who is in the best fraction of all, not of those held out.
+    """
+    own, chars = [scores[row.id] for row in rows], [float(len(row.response)) for row in rows]
+    found: dict[str, float] = {}
+    for suffix, values in (("", predicted), ("_length", chars)):
+        found[f"spearman{suffix}"] = spearman(values, own) if len(rows) > 1 else math.nan
+        for fraction in fractions:
+            chosen = best(scores, fraction)
+            found[f"auc{suffix}@{fraction:g}"] = auc(values, [row.id in chosen for row in rows])
+    return {name: None if math.isnan(value) else value for name, value in found.items()}
