@@ -7,7 +7,6 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
 import hydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -16,15 +15,15 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from icon_repro.config import Action, Config, ConfigError, ModelConfig, SourceConfig, conf_dir, load
+from icon_repro.config import Action, ConfigError, ModelConfig, SourceConfig, conf_dir, load
 from icon_repro.engine.artifact import ArtifactError, Cost, Step, Store
-from icon_repro.engine.collect import collect, estimate
+from icon_repro.engine.collect import estimate
 from icon_repro.engine.plan import Experiment, plan
 from icon_repro.engine.planner import PlanError
 from icon_repro.engine.run import run, status
-from icon_repro.engine.tracking import TrackingError, log_experiment, wandb_mode
+from icon_repro.engine.tracking import TrackingError, wandb_mode
 from icon_repro.records import RecordError
-from icon_repro.report import tables
+from icon_repro.results import ResultsError, check, report
 from icon_repro.schema import nearest, plain
 
 HELP = """\
@@ -138,7 +137,7 @@ def _run(raw: DictConfig) -> int:
             setattr(config.paths, name, str(Path(folder).expanduser()))
         wandb_mode(config.tracking)  # refuses what it doesn't know before any work is done
         return actions[config.action](plan(config), Store(Path(config.paths.work)))
-    except (ConfigError, PlanError, TrackingError, ArtifactError, RecordError, OmegaConfBaseException) as error:
+    except (ConfigError, PlanError, ResultsError, TrackingError, ArtifactError, RecordError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
 
@@ -147,6 +146,7 @@ def _action_run(experiment: Experiment, store: Store) -> int:
     config = experiment.config
     if experiment.warnings:
         raise PlanError("\n".join(experiment.warnings))
+    check(experiment)
     print(f"{config.name}: {config.description.strip()}")
     missing = [step for step in experiment.steps if not store.complete(step)]
     expected = estimate(missing)
@@ -157,7 +157,7 @@ def _action_run(experiment: Experiment, store: Store) -> int:
     for line in _licences(missing):
         print(line)
     summary = run(experiment.steps, store, config.cluster, Path(config.paths.cache), print)
-    _action_report(experiment, store)
+    report(experiment, store, print)
     print(
         f"{len(summary.built)} built, {len(summary.cached)} cached, {len(summary.failed)} failed, "
         f"{len(summary.blocked)} blocked"
@@ -193,6 +193,10 @@ def _action_plan(experiment: Experiment, store: Store) -> int:
     )
     for warning in experiment.warnings:
         print(f"warning: {warning}")
+    try:
+        check(experiment)
+    except ResultsError as error:
+        print(f"warning: {error}")
     return 0
 
 
@@ -214,31 +218,8 @@ def _last_line(log: str) -> str:
 
 
 def _action_report(experiment: Experiment, store: Store) -> int:
-    config = experiment.config
-    rows = collect(experiment, store)
-    folder = Path(config.paths.results) / config.name
-    print(f"\n{tables.write(rows, folder)}\n{folder}/table.md, table.csv, metrics.jsonl")
-    selections = {
-        f"{arm.select.name}.json": store.path(arm.select) / "ids.json"
-        for arm in experiment.arms
-        if arm.select is not None and store.complete(arm.select)
-    }
-    said = log_experiment(
-        config.tracking, config.name, _public(config), rows, tables.table(rows), selections, store.root / ".wandb"
-    )
-    print(said)
+    report(experiment, store, print)
     return 0
-
-
-def _public(config: Config) -> dict[str, Any]:
-    """The config without what belongs to this machine; of a file, the name only."""
-
-    def public(value: Any) -> Any:
-        if not isinstance(value, dict):
-            return value
-        return {k: Path(v).name if k == "path" and v else public(v) for k, v in value.items()}
-
-    return {key: public(value) for key, value in plain(config).items() if key not in {"paths", "action"}}
 
 
 def _amount(cost: Cost) -> str:

@@ -23,9 +23,11 @@ from numpy.typing import NDArray
 
 from icon_repro.engine.artifact import file_sha256
 from icon_repro.pilot_findings import (
+    BFLOAT16,
     SEED,
     SHARE,
     Bfloat16,
+    Numbers,
     Pilot,
     find_bfloat16,
     find_control,
@@ -157,17 +159,18 @@ def analyse(folder: Path) -> str:
     """Write every finding's figure and csv, summary.json and summary.md; returns the summary as text."""
     pilot = load(folder)
     tasks = tasks_of(pilot)
-    found = [
-        find_reliability(tasks, np.random.default_rng([SEED, 1])),
-        find_overlap(pilot, tasks, np.random.default_rng([SEED, 2])),
-        find_control(pilot, tasks, np.random.default_rng([SEED, 3])),
-        find_bfloat16(pilot, tasks, np.random.default_rng([SEED, 4])),
-        find_length(pilot, tasks, np.random.default_rng([SEED, 5])),
-        find_tails(pilot, tasks, np.random.default_rng([SEED, 6])),
+    block, seeds = pilot.bfloat16, np.random.SeedSequence(SEED).spawn(4)
+    generators = [np.random.default_rng(seed) for seed in seeds]  # one each: findings don't depend on one another
+    findings = [
+        find_reliability(tasks, generators[0]),
+        find_overlap(pilot, tasks, generators[1]),
+        find_control(pilot, tasks),
+        *([] if block is None else [find_bfloat16(pilot, tasks, block)]),
+        find_length(pilot, tasks, generators[2]),
+        find_tails(pilot, tasks, generators[3]),
     ]
-    for suffix in ("png", "csv") if pilot.bfloat16 is None else ():
+    for suffix in ("png", "csv") if block is None else ():
         (folder / f"bfloat16.{suffix}").unlink(missing_ok=True)  # of an earlier export
-    findings = [finding for finding in found if finding is not None]
     for finding in findings:
         write_figure(folder, finding.name, finding.title, finding.panels)
     c, n, (bins, draws) = len(pilot.candidates), len(pilot.assessment), pilot.bank.shape[:2]
@@ -184,8 +187,8 @@ def analyse(folder: Path) -> str:
         },
     )
     rows = [[f.question, f.text, f"[png]({f.name}.png) [csv]({f.name}.csv)"] for f in findings]
-    if pilot.bfloat16 is None:
-        rows.insert(3, ["Is bfloat16 exact enough?", "Not measured: there is no candidate_bfloat16.npy.", "-"])
+    if block is None:
+        rows.append([BFLOAT16, "Not measured: there is no candidate_bfloat16.npy.", "-"])
     table = "\n".join(
         "| " + " | ".join(cells) + " |" for cells in [["question", "finding", "figure"], ["---"] * 3, *rows]
     )
@@ -207,7 +210,7 @@ def _inputs(folder: Path) -> list[Path]:
     return [path for path in paths if path.is_file()]
 
 
-def _plain(numbers: dict[str, float | int | None]) -> dict[str, float | int | None]:
+def _plain(numbers: Numbers) -> Numbers:
     """As stored: six digits, null where a number isn't defined (a side that doesn't vary)."""
     return {
         name: value if value is None or isinstance(value, int) else rounded(value) if math.isfinite(value) else None

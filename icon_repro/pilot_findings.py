@@ -6,8 +6,9 @@ Known gap: the standard errors treat assessment rows as drawn at random, not by 
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,7 +16,7 @@ from numpy.typing import NDArray
 from icon_repro.config import IconConfig
 from icon_repro.methods.icon.control import bank_control
 from icon_repro.methods.icon.matrices import task_scores
-from icon_repro.report.figures import Bars, Line, Panel, Scatter
+from icon_repro.report.figures import Bars, Line, Panel, Scatter, Series
 from icon_repro.select import top_fraction
 from icon_repro.stats import (
     agreement,
@@ -25,7 +26,6 @@ from icon_repro.stats import (
     components,
     expected_overlap,
     overlap,
-    pearson,
     reliability,
     spearman,
     spearman_brown,
@@ -34,11 +34,12 @@ from icon_repro.stats import (
 
 Matrix = NDArray[np.float64]
 Indices = NDArray[np.intp]
-Numbers = dict[str, float | int | None]
+Numbers = dict[str, Any]  # float, int, or None where something can't be known
 SEED = 0
 SHARE = 0.15  # the paper's largest selection
 SUBSETS = 200  # random sets of rows for each number of rows
 TAIL = 0.05  # of the rows: those that count as the tail; of the cells: those that are clipped
+BFLOAT16 = "Is bfloat16 exact enough?"
 
 
 @dataclass(frozen=True)
@@ -108,13 +109,13 @@ def score(task: Matrix) -> Matrix:
     return np.asarray(task.mean(axis=1))
 
 
-def _top(scores: Matrix, ids: Sequence[str]) -> list[str]:
-    return top_fraction(dict(zip(ids, scores.tolist(), strict=True)), SHARE)
-
-
-def _standard_error(task: Matrix, rows: int) -> float:
+def standard_error(task: Matrix, rows: int) -> float:
     """Of a mean over ``rows`` rows against other candidates' on the same rows: the rows' own means are taken out."""
     return math.sqrt(components(task)[1] / rows)
+
+
+def _top(scores: Matrix, ids: Sequence[str]) -> list[str]:
+    return top_fraction(dict(zip(ids, scores.tolist(), strict=True)), SHARE)
 
 
 def _row_counts(rows: int) -> list[int]:
@@ -122,111 +123,106 @@ def _row_counts(rows: int) -> list[int]:
     return sorted({*(2**k for k in range(3, 31) if 2**k < rows), rows // 2, rows})
 
 
+def _with_interval(
+    name: str, statistic: Callable[..., float], samples: Sequence[NDArray[Any]], generator: np.random.Generator
+) -> Numbers:
+    """A statistic of the candidates under ``name``, and its 95 % interval under <name>_low and <name>_high."""
+    low, high = bootstrap(statistic, samples, generator)
+    return {name: statistic(*samples), f"{name}_low": float(low), f"{name}_high": float(high)}
+
+
+def _said(numbers: Numbers, name: str) -> str:
+    return "{:.2f} [{:.2f}, {:.2f}]".format(*(numbers[key] for key in (name, f"{name}_low", f"{name}_high")))
+
+
 def _percent(share: float) -> str:
     return f"{100 * share:.0f} %"
 
 
-def _span(low: float, high: float) -> str:
-    return f"[{low:.2f}, {high:.2f}]"
-
-
-def _standardised(values: Matrix) -> Matrix:
-    return np.asarray((values - values.mean()) / (values.std() or 1))
+TOP = f"top {_percent(SHARE)}"
 
 
 def find_reliability(tasks: Tasks, generator: np.random.Generator) -> Finding:
     """How well the score would come back with other rows."""
     task, rows = tasks.bank, tasks.bank.shape[1]
     counts = _row_counts(rows)
+    halves = [k for k in counts if 2 * k <= rows]
 
-    def curve(units: Indices | slice) -> Matrix:
-        true, noise = components(task[units])
+    def curve(task: Matrix) -> Matrix:
+        true, noise = components(task)
         return np.array([true / (true + noise / k) if true > 0 else 0.0 for k in counts])
 
-    low, high = bootstrap(curve, len(task), generator)
-    halves = [k for k in counts if 2 * k <= rows]
+    low, high = bootstrap(curve, [task], generator)
     stepped = [spearman_brown(agreement(task, k // 2, generator, SUBSETS), k / (k // 2)) for k in counts]
-    whole, split = reliability(task), split_half(task, generator, SUBSETS)
-    needed = {target: columns_for(task, target) for target in (0.8, 0.9, 0.95)}
-    wanted = ", ".join(f"{target} needs {'more than any number' if k is None else k}" for target, k in needed.items())
+    numbers: Numbers = {
+        "rows": rows,
+        "generalizability": reliability(task),
+        "generalizability_low": float(low[-1]),
+        "generalizability_high": float(high[-1]),
+        "split_half": split_half(task, generator, SUBSETS),
+        **{f"rows_for_{target}": columns_for(task, target) for target in (0.8, 0.9, 0.95)},
+    }
+    whole = reliability(task)
     word = "high" if whole >= 0.9 else "moderate" if whole >= 0.7 else "low"
+    needed = ", ".join(f"{t} takes {numbers[f'rows_for_{t}'] or 'more than any number'}" for t in (0.8, 0.9, 0.95))
+    series: list[Series] = [
+        Line("Spearman-Brown from all rows, 95 %", counts, curve(task).tolist(), low, high, False),
+        Scatter("split half, stepped up", counts, stepped),
+        Scatter("two disjoint sets, measured", halves, [agreement(task, k, generator, SUBSETS) for k in halves]),
+    ]
     return Finding(
         name="reliability",
-        question=f"Would other rows of the same kind give the same scores, with {rows} of them?",
+        question=f"Would {rows} other rows of the same kind give the same scores?",
         title="Reliability of the ICon score by number of assessment rows",
-        numbers={
-            "rows": rows,
-            "generalizability": whole,
-            "generalizability_low": low[-1],
-            "generalizability_high": high[-1],
-            "split_half": split,
-            **{f"rows_for_{target}": k for target, k in needed.items()},
-        },
-        text=f"Reliability is {word}: {whole:.2f}, 95 % interval {_span(low[-1], high[-1])} over candidates; split "
-        f"halves give {split:.2f}. Rows for a reliability: {wanted}.",
-        panels=[
-            Panel(
-                "assessment rows",
-                "reliability (0 to 1)",
-                [
-                    Line("Spearman-Brown from all rows, 95 %", counts, curve(slice(None)).tolist(), low, high, False),
-                    Scatter("split half, stepped up", counts, stepped),
-                    Scatter(
-                        "two disjoint sets, measured", halves, [agreement(task, k, generator, SUBSETS) for k in halves]
-                    ),
-                ],
-                log_x=True,
-                y_range=(0, 1.02),
-            )
-        ],
+        numbers=numbers,
+        text=f"Reliability is {word}: {_said(numbers, 'generalizability')}; split halves give "
+        f"{numbers['split_half']:.2f}. Rows: {needed}.",
+        panels=[Panel("assessment rows", "reliability (0 to 1)", series, log_x=True, y_range=(0, 1.02))],
     )
 
 
 def find_overlap(pilot: Pilot, tasks: Tasks, generator: np.random.Generator) -> Finding:
     """How much of the selection stays the same with fewer rows, and with other rows."""
     task, rows = tasks.bank, tasks.bank.shape[1]
-    counts = _row_counts(rows)[:-1]
+    *counts, _ = _row_counts(rows)
+    halves = [k for k in counts if 2 * k <= rows]
     everything = _top(score(task), pilot.candidates)
-    same, other = np.empty((len(counts), SUBSETS)), np.empty((len(counts), SUBSETS))
+    same, rest, equal = (np.empty((len(counts), SUBSETS)) for _ in range(3))
     for place, k in enumerate(counts):
         for draw in range(SUBSETS):
             order = generator.permutation(rows)
-            part = _top(task[:, order[:k]].mean(axis=1), pilot.candidates)
-            same[place, draw] = overlap(part, everything)
-            other[place, draw] = overlap(part, _top(task[:, order[k:]].mean(axis=1), pilot.candidates))
+            part, others, as_many = (
+                _top(score(task[:, columns]), pilot.candidates) for columns in (order[:k], order[k:], order[k : 2 * k])
+            )
+            same[place, draw], rest[place, draw] = overlap(part, everything), overlap(part, others)
+            equal[place, draw] = overlap(part, as_many)
     model = [expected_overlap(reliability(task, k), SHARE) for k in [*counts, rows]]
     half = counts.index(rows // 2)
-    numbers: Numbers = {
-        "selected": len(everything),
-        "half_rows": rows // 2,
-        "halves_overlap": float(other[half].mean()),
-        "halves_overlap_sd": float(other[half].std()),
-        "half_with_all_overlap": float(same[half].mean()),
-        "chance": SHARE,
-        "expected_overlap_with_as_many_new_rows": model[-1],
-    }
-    panel = Panel(
-        "assessment rows, k",
-        f"share of the top {_percent(SHARE)} in both",
-        [
-            _band("k rows and all rows (which hold them)", counts, same),
-            _band("k rows and all the other rows", counts, other),
-            Line("k rows and k new rows, normal model", [*counts, rows], model, marked=False),
-            Line("chance", [counts[0], rows], [SHARE, SHARE], marked=False),
-        ],
-        log_x=True,
-        y_range=(0, 1.02),
-    )
+    series: list[Series] = [
+        _band("k rows and all rows (which hold them)", counts, same),
+        _band("k rows and all the other rows", counts, rest),
+        Line("k rows and k new rows, normal model", [*counts, rows], model, marked=False),
+        Scatter("k rows and k other rows, measured", halves, equal.mean(axis=1)[: len(halves)].tolist()),
+        Line("chance", [counts[0], rows], [SHARE, SHARE], marked=False),
+    ]
     return Finding(
         name="overlap",
-        question=f"Would other rows select the same {_percent(SHARE)} of the candidates?",
-        title=f"Agreement of the selected {_percent(SHARE)} by number of assessment rows",
-        numbers=numbers,
-        text=f"Two disjoint halves of {rows // 2} rows share {_percent(other[half].mean())} (sd "
-        f"{_percent(other[half].std())} over splits) of the {len(everything)} that each selects; chance is "
-        f"{_percent(SHARE)}. Half of the rows share {_percent(same[half].mean())} with all rows, which is flattered. "
-        f"Expected with {rows} new rows: {_percent(model[-1])}.",
-        panels=[panel],
+        question=f"Would other rows select the same {TOP}?",
+        title=f"Agreement of the {TOP} of the candidates by number of assessment rows",
+        numbers={
+            "selected": len(everything),
+            "half_rows": rows // 2,
+            "halves_overlap": float(equal[half].mean()),
+            "halves_overlap_sd": float(equal[half].std()),
+            "half_with_all_overlap": float(same[half].mean()),
+            "chance": SHARE,
+            "expected_overlap_with_as_many_new_rows": model[-1],
+        },
+        text=f"Two disjoint halves of {rows // 2} rows share {_percent(equal[half].mean())} (sd over splits "
+        f"{_percent(equal[half].std())}) of the {len(everything)} that each selects; chance is {_percent(SHARE)}. Half "
+        f"of the rows share {_percent(same[half].mean())} with all rows, which flatters. Expected with {rows} new rows "
+        f"(normal model): {_percent(model[-1])}.",
+        panels=[Panel("assessment rows, k", f"share of the {TOP} in both", series, log_x=True, y_range=(0, 1.02))],
     )
 
 
@@ -237,56 +233,52 @@ def _band(name: str, counts: Sequence[int], values: Matrix) -> Line:
     return Line(name, counts, mean.tolist(), low.tolist(), high.tolist())
 
 
-def find_control(pilot: Pilot, tasks: Tasks, generator: np.random.Generator) -> Finding:
+def find_control(pilot: Pilot, tasks: Tasks) -> Finding:
     """What the choice of the random context does to the scores."""
     m = pilot.control_candidates
-    ids, tokens, rows = [pilot.candidates[i] for i in m], pilot.context_tokens[m], tasks.bank.shape[1]
-    bank, own, none = score(tasks.bank[m]), score(tasks.own), score(tasks.none[m])
-    apart = own - bank
-    rms, error = float(apart.std()), _standard_error(tasks.bank, rows)
+    ids, tokens = [pilot.candidates[i] for i in m], pilot.context_tokens[m]
+    scores = {"bank": score(tasks.bank[m]), "own": score(tasks.own), "none": score(tasks.none[m])}
+    apart = scores["own"] - scores["bank"]
+    rms, error = float(apart.std()), standard_error(tasks.bank, tasks.bank.shape[1])
+    spread = float(scores["bank"].std())
     ratio = np.exp(pilot.control - pilot.baseline).mean(axis=1)  # of perplexities, as in the score
     draws = np.exp(pilot.bank - pilot.baseline).mean(axis=2)  # (bins, draws)
-    added = None
-    if draws.shape[1] > 1:
+    single = None
+    if draws.shape[1] > 1:  # variance between texts of equal length, at the lengths of the candidates
         by_length = np.interp(np.log(tokens), np.log(pilot.bank_lengths), draws.var(axis=1, ddof=1))
-        added = float(by_length.mean() / own.var(ddof=1))
+        single = float(by_length.mean() / scores["own"].var(ddof=1))
     numbers: Numbers = {
         "candidates": len(m),
-        "spearman_bank_own": spearman(bank, own),
-        "spearman_bank_none": spearman(bank, none),
-        "spearman_own_none": spearman(own, none),
-        "overlap_bank_own": overlap(_top(bank, ids), _top(own, ids)),
-        "overlap_bank_none": overlap(_top(bank, ids), _top(none, ids)),
-        "overlap_own_none": overlap(_top(own, ids), _top(none, ids)),
         "mean_shift_own_minus_bank": float(apart.mean()),
-        "rms_difference": rms,
-        "rms_over_sd_of_score": rms / float(bank.std()),
+        "rms_difference_own_bank": rms,
+        "rms_over_sd_of_score": rms / spread,
         "rms_over_standard_error": rms / error,
         "random_context_mean_ratio": float(ratio.mean()),
         "spearman_random_context_tokens": spearman(ratio, tokens),
-        "variance_share_of_single_draw": added,
+        "variance_share_of_single_draw": single,
     }
-    drawn = "not known (one draw a length)" if added is None else f"about {_percent(added)}"
-    larger = "more" if rms > error else "less"
-    text = (
-        f"On {len(m)} candidates, bank and own random text rank with Spearman {numbers['spearman_bank_own']:.2f} "
-        f"(top {_percent(SHARE)}: {_percent(overlap(_top(bank, ids), _top(own, ids)))} in both), bank and no control "
-        f"with {numbers['spearman_bank_none']:.2f}. Bank and own text differ by {rms / bank.std():.2f} sd of the score,"
-        f" {rms / error:.1f} standard errors: {larger} than the rows' sampling. A random context multiplies perplexity "
-        f"by {ratio.mean():.2f}, with Spearman {numbers['spearman_random_context_tokens']:.2f} to its length. Share of "
-        f"the variance of the scores that comes from drawing a single text: {drawn}."
-    )
-    lengths = [length for length in pilot.bank_lengths.tolist() for _ in range(draws.shape[1])]
+    for a, b in (("bank", "own"), ("bank", "none"), ("own", "none")):
+        numbers[f"spearman_{a}_{b}"] = spearman(scores[a], scores[b])
+        numbers[f"overlap_{a}_{b}"] = overlap(_top(scores[a], ids), _top(scores[b], ids))
+    lengths = np.repeat(pilot.bank_lengths, draws.shape[1]).tolist()
+    ends = [float(scores["bank"].min()), float(scores["bank"].max())]
     return Finding(
         name="control",
         question="Does the choice of the random context matter?",
         title="Random contexts: one a candidate against a shared bank",
         numbers=numbers,
-        text=text,
+        text=f"On {len(m)} candidates, Spearman of bank and own random text is {numbers['spearman_bank_own']:.2f} "
+        f"({TOP}: {_percent(numbers['overlap_bank_own'])} in both), of bank and no control "
+        f"{numbers['spearman_bank_none']:.2f} ({_percent(numbers['overlap_bank_none'])}). Bank and own text "
+        f"differ by {rms / spread:.2f} sd of the score, {rms / error:.1f} standard errors: "
+        f"{'more' if rms > error else 'less'} than the sampling of rows. A random context multiplies perplexity by "
+        f"{ratio.mean():.2f} (Spearman to its length {numbers['spearman_random_context_tokens']:.2f}). Of the variance "
+        "of scores with an own text, drawing that single text makes "
+        f"{'an unknown share (one draw a length)' if single is None else f'about {_percent(single)}'}.",
         panels=[
             Panel(
                 "random context (tokens)",
-                "perplexity over that without context, mean over rows",
+                "perplexity / that without context",
                 [
                     Scatter("one text a candidate", tokens.tolist(), ratio.tolist(), ids),
                     Scatter("bank, each draw", lengths, draws.ravel().tolist()),
@@ -297,62 +289,53 @@ def find_control(pilot: Pilot, tasks: Tasks, generator: np.random.Generator) -> 
             Panel(
                 "score with the bank's control",
                 "score with one text a candidate",
-                [Scatter("candidates", bank.tolist(), own.tolist(), ids), _diagonal(bank, own)],
+                [
+                    Scatter("candidates", scores["bank"].tolist(), scores["own"].tolist(), ids),
+                    Line("equal", ends, ends, marked=False),
+                ],
             ),
         ],
     )
 
 
-def _diagonal(a: Matrix, b: Matrix) -> Line:
-    ends = [float(max(a.min(), b.min())), float(min(a.max(), b.max()))]
-    return Line("equal", ends, ends, marked=False)
+def find_bfloat16(pilot: Pilot, tasks: Tasks, block: Bfloat16) -> Finding:
+    """What scoring in bfloat16 changes, without control: the bank isn't scored twice.
 
-
-def find_bfloat16(pilot: Pilot, tasks: Tasks, generator: np.random.Generator) -> Finding | None:
-    """What scoring in bfloat16 changes, without control: the bank isn't scored twice. None if it wasn't tried."""
-    block = pilot.bfloat16
-    if block is None:
-        return None
-    rows, ids = tasks.bank.shape[1], [pilot.candidates[i] for i in block.candidates]
+    Of the differences, the part that is a candidate's own stays and that of single pairs averages out over rows.
+    """
+    rows, some, ids = tasks.bank.shape[1], len(block.rows), [pilot.candidates[i] for i in block.candidates]
     exact = tasks.none[np.ix_(block.candidates, block.rows)]
     alone = np.broadcast_to(block.baseline, block.candidate.shape)
     change = task_scores(block.candidate, alone, block.baseline, IconConfig().epsilon) - exact
-    moved = score(change) - score(change).mean()
-    true, noise = components(change)
-    measured = float(moved.std()) / _standard_error(tasks.bank, len(block.rows))
-    at_all = math.sqrt(true + noise / rows) / _standard_error(tasks.bank, rows)
-    limit = IconConfig().fidelity.max_rms
-    pair = float(np.abs(block.candidate - pilot.candidate[np.ix_(block.candidates, block.rows)]).max())
-    rank = spearman(score(exact), score(exact + change))
-    error = _standard_error(tasks.bank, len(block.rows))
-    ends = [float(score(exact).min()), float(score(exact).max())]
+    moved, error = score(change) - score(change).mean(), standard_error(exact, some)
+    own, noise = components(change)
+    at_all, limit = math.sqrt(own + noise / rows) / standard_error(exact, rows), IconConfig().fidelity.max_rms
+    numbers: Numbers = {
+        "candidates": len(ids),
+        "rows": some,
+        "rms_over_standard_error": float(moved.std()) / error,
+        "rms_over_standard_error_at_all_rows": at_all,
+        "limit": limit,
+        "largest_nll_difference": float(
+            np.abs(block.candidate - pilot.candidate[np.ix_(block.candidates, block.rows)]).max()
+        ),
+        "spearman": spearman(score(exact), score(exact + change)),
+    }
+    x = score(exact).tolist()
+    series: list[Series] = [
+        Scatter("candidates", x, moved.tolist(), ids),
+        Line("± 1 standard error of the score", [min(x), max(x)], [0, 0], [-error] * 2, [error] * 2, False),
+    ]
     return Finding(
         name="bfloat16",
-        question="Is bfloat16 exact enough?",
+        question=BFLOAT16,
         title="Scores in bfloat16 against float32",
-        numbers={
-            "candidates": len(block.candidates),
-            "rows": len(block.rows),
-            "rms_over_standard_error": measured,
-            "rms_over_standard_error_at_all_rows": at_all,
-            "limit": limit,
-            "largest_nll_difference": pair,
-            "spearman": rank,
-        },
-        text=f"{'Yes' if max(measured, at_all) <= limit else 'No'}: on {len(block.candidates)} x {len(block.rows)} "
-        f"pairs, scores without control move by {measured:.2f} standard errors (rms, common shift removed), with all "
-        f"{rows} rows by an estimated {at_all:.2f}; {limit:.2f} is the limit. Spearman {rank:.3f}; the largest "
-        f"difference of a pair is {pair:.3f} nats.",
-        panels=[
-            Panel(
-                f"score in float32, no control, {len(block.rows)} rows",
-                "bfloat16 - float32, shift removed",
-                [
-                    Scatter("candidates", score(exact).tolist(), moved.tolist(), ids),
-                    Line("± 1 standard error of the score", ends, [0, 0], [-error] * 2, [error] * 2, False),
-                ],
-            )
-        ],
+        numbers=numbers,
+        text=f"{'Yes' if at_all <= limit else 'No'}: on {len(ids)} x {some} pairs, scores without control move by "
+        f"{numbers['rms_over_standard_error']:.2f} standard errors (rms, common shift removed), with all {rows} rows "
+        f"by an estimated {at_all:.2f}; the limit is {limit:.2f}. Spearman {numbers['spearman']:.3f}; the largest "
+        f"difference of a pair is {numbers['largest_nll_difference']:.3f} nats.",
+        panels=[Panel(f"score in float32, no control, {some} rows", "bfloat16 - float32, shift removed", series)],
     )
 
 
@@ -360,50 +343,38 @@ def find_length(pilot: Pilot, tasks: Tasks, generator: np.random.Generator) -> F
     """How far length alone explains the score."""
     scores = {"bank": score(tasks.bank), "none": score(tasks.none)}
     lengths = {"response_chars": pilot.response_chars, "context_tokens": pilot.context_tokens}
-    c = len(pilot.candidates)
-    numbers: Numbers = {}
+    c, numbers = len(pilot.candidates), Numbers()
     for control, values in scores.items():
         chosen = np.isin(pilot.candidates, _top(values, pilot.candidates))
         for unit, length in lengths.items():
-
-            def rank(units: Indices, a: Matrix = values, b: Matrix = length) -> float:
-                return spearman(a[units], b[units])
-
-            def told(units: Indices, a: Matrix = length, b: NDArray[np.bool_] = chosen) -> float:
-                return auc(a[units], b[units])
-
-            for name, statistic in ((f"spearman_{control}_{unit}", rank), (f"auc_{control}_{unit}", told)):
-                low, high = bootstrap(statistic, c, generator)
-                numbers |= {name: statistic(np.arange(c)), f"{name}_low": float(low), f"{name}_high": float(high)}
+            numbers |= _with_interval(f"spearman_{control}_{unit}", spearman, [values, length], generator)
+            numbers |= _with_interval(f"auc_{control}_{unit}", auc, [length, chosen], generator)
     logs = np.log(pilot.context_tokens)
     curve = np.column_stack([np.ones(c), logs, logs**2])
     within = tasks.bank - curve @ np.linalg.lstsq(curve, tasks.bank, rcond=None)[0]
     explained = 1 - float(score(within).var() / scores["bank"].var())
     numbers |= {"variance_explained_by_tokens": explained, "reliability_within_length": reliability(within)}
-
-    def said(name: str) -> str:
-        return f"{numbers[name]:.2f} {_span(numbers[f'{name}_low'] or 0, numbers[f'{name}_high'] or 0)}"
-
-    with_bank, without = (abs(numbers[f"spearman_{x}_response_chars"] or 0) for x in ("bank", "none"))
+    with_bank, without = (abs(numbers[f"spearman_{x}_response_chars"]) for x in ("bank", "none"))
     effect = "weakens" if with_bank < without - 0.05 else "strengthens" if with_bank > without + 0.05 else "leaves"
     return Finding(
         name="length",
         question="Is the score only a measure of length?",
         title="Score against the length of the candidate",
         numbers=numbers,
-        text=f"Score and response characters: Spearman {said('spearman_bank_response_chars')}, and context tokens: "
-        f"{said('spearman_bank_context_tokens')}; without control {said('spearman_none_response_chars')} and "
-        f"{said('spearman_none_context_tokens')}: the control {effect} the tie to length. Length in characters alone "
-        f"tells the top {_percent(SHARE)} from the rest with AUC {said('auc_bank_response_chars')}, in tokens "
-        f"{said('auc_bank_context_tokens')}. A curve in log tokens explains {_percent(explained)} of the score's "
-        f"variance; the rest has a reliability of {reliability(within):.2f}.",
+        text=f"Spearman of score and response characters {_said(numbers, 'spearman_bank_response_chars')}, of score "
+        f"and context tokens {_said(numbers, 'spearman_bank_context_tokens')}; without control "
+        f"{_said(numbers, 'spearman_none_response_chars')} and {_said(numbers, 'spearman_none_context_tokens')}: the "
+        f"control {effect} the tie to length. Characters alone tell the {TOP} from the rest with AUC "
+        f"{_said(numbers, 'auc_bank_response_chars')}, tokens with {_said(numbers, 'auc_bank_context_tokens')}. A "
+        f"curve in log tokens explains {_percent(explained)} of the score's variance; what remains has a reliability "
+        f"of {numbers['reliability_within_length']:.2f}.",
         panels=[
             Panel(
                 label,
                 "score (standard deviations from the mean)",
                 [
-                    Scatter(name, length.tolist(), _standardised(scores[control]).tolist(), pilot.candidates)
-                    for control, name in (("bank", "bank's control"), ("none", "no control"))
+                    Scatter(name, length.tolist(), ((s - s.mean()) / s.std()).tolist(), pilot.candidates)
+                    for name, s in (("bank's control", scores["bank"]), ("no control", scores["none"]))
                 ],
                 log_x=True,
             )
@@ -420,90 +391,58 @@ def find_tails(pilot: Pilot, tasks: Tasks, generator: np.random.Generator) -> Fi
     task, rows = tasks.bank, tasks.bank.shape[1]
     centred = task - task.mean(axis=0)
     means = score(centred)
-    carried = means @ centred / (rows * (means @ means))  # of the variance of the score; the sum is 1
+    carried = means @ centred / (rows * (means @ means))  # each row's share of the score's variance; the sum is 1
     noise = ((centred - means[:, None]) ** 2).sum(axis=0)
     noise /= noise.sum()
-    order = np.argsort(-pilot.baseline, kind="stable")
+    order, noisiest = np.argsort(-pilot.baseline, kind="stable"), np.sort(noise)[::-1]
     tail = max(1, round(TAIL * rows))
+    heavy = float(noise[order[:tail]].sum())
+    word = "far more than" if heavy > 3 * tail / rows else "more than" if heavy > 1.5 * tail / rows else "not above"
     clipped = np.clip(task, *np.quantile(task, [TAIL / 2, 1 - TAIL / 2]))
     variants = {"paper": task, "clipped": clipped, "log": tasks.log}
-    found, low, high = {}, {}, {}
-    for name, values in variants.items():
-
-        def again(units: Indices, values: Matrix = values) -> float:
-            return reliability(values[units])
-
-        found[name] = reliability(values)
-        low[name], high[name] = (float(end) for end in bootstrap(again, len(task), generator))
-    ranks = {name: spearman(score(variants[name]), score(task)) for name in ("clipped", "log")}
-    crossed = {name: _crossed(values, task, generator) for name, values in variants.items()}
-    heavy = float(noise[order[:tail]].sum())
-    word = "far more than" if heavy > 3 * tail / rows else "more than" if heavy > 1.5 * tail / rows else "about"
-    best = max(found, key=lambda name: found[name])
-    share = np.arange(rows + 1) / rows
-    by_baseline = [np.concatenate([[0.0], np.cumsum(values[order])]).tolist() for values in (carried, noise)]
-    worst_first = np.concatenate([[0.0], np.cumsum(np.sort(noise)[::-1])]).tolist()
     numbers: Numbers = {
         "tail_rows": tail,
         "tail_perplexity_at_least": float(np.exp(pilot.baseline[order[tail - 1]])),
         "tail_share_of_score_variance": float(carried[order[:tail]].sum()),
         "tail_share_of_noise": heavy,
-        "worst_rows_share_of_noise": float(np.sort(noise)[::-1][:tail].sum()),
-        **{f"reliability_{name}": value for name, value in found.items()},
-        **{f"reliability_{name}_low": value for name, value in low.items()},
-        **{f"reliability_{name}_high": value for name, value in high.items()},
-        **{f"spearman_{name}_paper": value for name, value in ranks.items()},
-        **{f"other_half_{name}_predicts_paper": value for name, value in crossed.items()},
+        "noisiest_rows_share_of_noise": float(noisiest[:tail].sum()),
     }
+    for name, values in variants.items():
+        numbers |= _with_interval(f"reliability_{name}", reliability, [values], generator)
+        numbers[f"spearman_{name}_paper"] = spearman(score(values), score(task))
+        numbers[f"half_of_{name}_predicts_paper"] = agreement(values, rows // 2, generator, SUBSETS, task)
+    share = (np.arange(rows + 1) / rows).tolist()
+    lines = [
+        Line(name, share, [0.0, *np.cumsum(values).tolist()], marked=False)
+        for name, values in (
+            ("variance of the score, highest PPL first", carried[order]),
+            ("sampling noise, highest PPL first", noise[order]),
+            ("sampling noise, noisiest first", noisiest),
+            ("equal shares", np.full(rows, 1 / rows)),
+        )
+    ]
+    heights, low, high = ([numbers[f"reliability_{v}{end}"] for v in variants] for end in ("", "_low", "_high"))
     return Finding(
         name="tails",
         question="Do a few rows of high perplexity decide the score?",
         title="Weight of single rows, and milder variants of the score",
         numbers=numbers,
-        text=f"The {tail} rows ({_percent(tail / rows)}) with the highest perplexity without context carry "
-        f"{_percent(float(carried[order[:tail]].sum()))} of the variance of the score and {_percent(heavy)} of its "
-        f"sampling noise, {word} their share; the {tail} noisiest rows carry "
-        f"{_percent(float(numbers['worst_rows_share_of_noise'] or 0))}. Reliability: paper {found['paper']:.2f} "
-        f"{_span(low['paper'], high['paper'])}, cells clipped at {TAIL / 2:.1%} and {1 - TAIL / 2:.1%} "
-        f"{found['clipped']:.2f} {_span(low['clipped'], high['clipped'])}, log ratio {found['log']:.2f} "
-        f"{_span(low['log'], high['log'])}; highest: {best}. Spearman to the paper's score: clipped "
-        f"{ranks['clipped']:.2f}, log {ranks['log']:.2f}. From half of the rows, the paper's score on the other half is "
-        f"predicted with r = {crossed['paper']:.2f} (paper), {crossed['clipped']:.2f} (clipped), {crossed['log']:.2f} "
-        "(log).",
+        text=f"The {tail} rows ({_percent(tail / rows)}) of highest perplexity without context carry "
+        f"{_percent(numbers['tail_share_of_score_variance'])} of the score's variance and {_percent(heavy)} of "
+        f"its sampling noise, {word} their number; the {tail} noisiest carry {_percent(float(noisiest[:tail].sum()))}. "
+        f"Reliability: paper {_said(numbers, 'reliability_paper')}, cells clipped to the middle {_percent(1 - TAIL)} "
+        f"{_said(numbers, 'reliability_clipped')}, log ratio {_said(numbers, 'reliability_log')}. Spearman to the "
+        f"paper's score: clipped {numbers['spearman_clipped_paper']:.2f}, log {numbers['spearman_log_paper']:.2f}. "
+        "Correlation with the paper's score on the other half of the rows: "
+        + ", ".join(f"{name} {numbers[f'half_of_{name}_predicts_paper']:.2f}" for name in variants)
+        + ".",
         panels=[
-            Panel(
-                "share of the rows",
-                "cumulative share",
-                [
-                    Line("variance of the score, highest PPL first", share.tolist(), by_baseline[0], marked=False),
-                    Line("sampling noise, highest PPL first", share.tolist(), by_baseline[1], marked=False),
-                    Line("sampling noise, noisiest first", share.tolist(), worst_first, marked=False),
-                    Line("equal shares", [0, 1], [0, 1], marked=False),
-                ],
-            ),
+            Panel("share of the rows", "cumulative share", lines),
             Panel(
                 "variant of the score",
                 "reliability with all rows, 95 %",
-                [
-                    Bars(
-                        "reliability",
-                        ["paper", "clipped", "log ratio"],
-                        list(found.values()),
-                        list(low.values()),
-                        list(high.values()),
-                    )
-                ],
+                [Bars("reliability", ["paper", "clipped", "log ratio"], heights, low, high)],
                 y_range=(0, 1.02),
             ),
         ],
     )
-
-
-def _crossed(first: Matrix, second: Matrix, generator: np.random.Generator) -> float:
-    """Mean correlation of one score on a random half of the rows with another score on the other half."""
-    found = []
-    for _ in range(SUBSETS):
-        order = generator.permutation(first.shape[1])
-        half = len(order) // 2
-        found.append(pearson(first[:, order[:half]].mean(axis=1), second[:, order[half:]].mean(axis=1)))
-    return float(np.mean(found))

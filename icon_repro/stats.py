@@ -81,18 +81,23 @@ def expected_overlap(correlation: float, share: float) -> float:
 
 
 def bootstrap(
-    statistic: Callable[[NDArray[np.intp]], Any], count: int, generator: np.random.Generator, draws: int = 1000
+    statistic: Callable[..., Any], samples: Sequence[NDArray[Any]], generator: np.random.Generator, draws: int = 1000
 ) -> tuple[Any, Any]:
-    """95 % percentile interval of a statistic over resampled units.
-
-    Args:
-        statistic: from the indices of the resampled units to a number or an array.
-        count: of the units there are.
+    """95 % percentile interval of ``statistic(*samples)`` over resampled units, the first axis of every sample.
 
     Returns:
         Lower and upper end, of the statistic's shape.
+
+    Raises:
+        StatsError: samples of different lengths, or empty.
     """
-    found = [statistic(generator.integers(count, size=count)) for _ in range(draws)]
+    count = len(samples[0])
+    if not count or any(len(sample) != count for sample in samples):
+        raise StatsError(f"samples of {[len(sample) for sample in samples]} units: equal numbers above 0 are needed.")
+    found = []
+    for _ in range(draws):
+        units = generator.integers(count, size=count)
+        found.append(statistic(*(sample[units] for sample in samples)))
     low, high = np.quantile(found, [0.025, 0.975], axis=0)
     return low, high
 
@@ -151,19 +156,27 @@ def spearman_brown(r: float, factor: float) -> float:
     return factor * r / (1 + (factor - 1) * r)
 
 
-def agreement(task: Matrix, columns: int, generator: np.random.Generator, splits: int = 200) -> float:
+def agreement(
+    task: Matrix, columns: int, generator: np.random.Generator, splits: int = 200, other: Matrix | None = None
+) -> float:
     """Mean correlation of the row means over two disjoint random sets of ``columns`` columns each.
 
+    Args:
+        other: of ``task``'s shape; gives the means over the second set, ``task`` itself if None.
+
     Raises:
-        StatsError: fewer than two rows, or too few columns for two sets.
+        StatsError: fewer than two rows, too few columns for two sets, or another shape.
     """
-    if len(task) < 2 or not 1 <= columns <= task.shape[1] // 2:
-        raise StatsError(f"two disjoint sets of {columns} columns can't be had from {task.shape} cells.")
+    second = task if other is None else other
+    if len(task) < 2 or not 1 <= columns <= task.shape[1] // 2 or second.shape != task.shape:
+        raise StatsError(
+            f"two disjoint sets of {columns} columns can't be had from {task.shape}, {second.shape} cells."
+        )
     found = []
     for _ in range(splits):
         order = generator.permutation(task.shape[1])
-        first, second = task[:, order[:columns]], task[:, order[columns : 2 * columns]]
-        found.append(pearson(first.mean(axis=1), second.mean(axis=1)))
+        rest = second[:, order[columns : 2 * columns]]
+        found.append(pearson(task[:, order[:columns]].mean(axis=1), rest.mean(axis=1)))
     return float(np.mean(found))
 
 

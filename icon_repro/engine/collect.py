@@ -1,12 +1,16 @@
 """Stored results of an experiment as flat rows: what tables and trackers are made from.
 
 In: an Experiment and its store.  Out: one dict a table row (method, fraction, seed) with every benchmark, the steps
-that made them, and what selection and tuning cost. Holds nothing that differs between two runs of the same steps.
+that made them, and what selection and tuning cost; and which code, packages and sources are behind them.
+Holds nothing that differs between two runs of the same steps, and no folder of this machine.
 """
 
+import json
+import re
+from pathlib import Path
 from typing import Any
 
-from icon_repro.engine.artifact import Cost, Step, Store, ancestors
+from icon_repro.engine.artifact import Cost, Step, Store, ancestors, ordered
 from icon_repro.engine.plan import Arm, Experiment
 from icon_repro.engine.run import status
 
@@ -14,6 +18,40 @@ from icon_repro.engine.run import status
 def collect(experiment: Experiment, store: Store) -> list[dict[str, Any]]:
     """One row an arm; a benchmark without a result is named under ``missing`` with the reason."""
     return [_row(experiment, arm, store) for arm in experiment.arms]
+
+
+def provenance(experiment: Experiment, store: Store) -> dict[str, Any]:
+    """What the finished steps behind the table say of themselves; a list for what may differ from step to step.
+
+    Returns:
+        ``results``: folders of the finished steps that cells show; ``steps``: these and all that they need;
+        ``git``, ``packages`` (with python): every state and version found in the steps' records;
+        ``sources``: label of a step that reads from outside -> sha256 of its files, commits.
+    """
+    results = [step for arm in experiment.arms for step in arm.evaluations.values()]
+    steps = [step for step in ordered(results) if store.complete(step)]
+    records = [store.record(step) for step in steps]
+    packages: dict[str, set[str | None]] = {}
+    for record in records:
+        for name, version in {"python": record["python"], **record["packages"]}.items():
+            packages.setdefault(name, set()).add(version)
+    git = {json.dumps({"commit": record["git"]["commit"], "dirty": record["git"]["dirty"]}) for record in records}
+    return {
+        "results": sorted(step.folder for step in results if store.complete(step)),
+        "steps": sorted(step.folder for step in steps),
+        "git": [json.loads(state) for state in sorted(git)],
+        "packages": {name: sorted(found, key=str) for name, found in packages.items()},
+        "sources": sources(experiment),
+    }
+
+
+def sources(experiment: Experiment) -> dict[str, dict[str, str]]:
+    """Label of each step that reads from outside -> sha256 of its files by name, and hashed facts such as commits."""
+    found = {}
+    for step in experiment.steps:
+        if read := {**{name: file.sha256 for name, file in step.files.items()}, **step.extra}:
+            found[step.label] = read
+    return found
 
 
 def _row(experiment: Experiment, arm: Arm, store: Store) -> dict[str, Any]:
@@ -45,15 +83,24 @@ def _row(experiment: Experiment, arm: Arm, store: Store) -> dict[str, Any]:
 def _reason(step: Step, store: Store) -> str:
     """What keeps ``step`` from being there: the first step it needs that failed or is under way, else nothing yet.
 
-    No process or host is named: the text is stored with the results.
+    No process, host or folder of this machine is named: the text is stored with the results.
     """
     for needed in [*ancestors(step), step]:
         state = status(needed, store)
         if state.state == "failed":
-            return f"{needed.label} failed: {state.why}"
+            return f"{needed.label} failed: {portable(state.why, store.root)}"
         if state.state in ("running", "interrupted"):
             return f"{needed.label} {state.state}"
     return "not run yet"
+
+
+def portable(text: str, work: Path) -> str:
+    """``text`` with this machine's folders as ``<work>``, ``.`` and ``~``."""
+    places = {"<work>": work, ".": Path.cwd(), "~": Path("~").expanduser()}
+    for short, place in places.items():  # the work folder mostly lies in the current one, and that in the home folder
+        for path in {str(place.absolute()), str(place.resolve())} - {"/"}:
+            text = re.sub(rf"(?<![\w.~-]){re.escape(path)}(?![\w-]|\.\w)", lambda _, s=short: s, text)
+    return text
 
 
 def _metric(step: Step | None, store: Store, key: str) -> Any:

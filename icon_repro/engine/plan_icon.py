@@ -109,35 +109,47 @@ class _Icon:
             self.inputs["bank"] = self.step("icon_bank", "bank", bank, {**self.data, **self.check}, tokens)
 
     def shards(
-        self, part: str, target: str, kept: Sequence[str], rows: float, share: float, sequence: Step | None = None
+        self,
+        part: str,
+        target: str,
+        rows: float,
+        *,
+        kept: Sequence[str] = (),
+        first: int | None = None,
+        share: float = 1.0,
+        sequence: Step | None = None,
     ) -> dict[str, Step]:
-        """Shards ``<part>-NNNN`` over all candidates, of which ``share`` are expected to be scored on ``rows`` rows.
+        """Shards ``<part>-NNNN`` over the ``first`` candidates (None: all), of which a ``share`` meets ``rows`` rows.
 
-        Some may be empty, if fewer candidates are there than expected; without a bound the last is open.
+        A shard holds about as many pairs as ``shard_candidates`` candidates have with all assessment rows. Some are
+        empty if fewer candidates are there than expected; without a bound the last is open.
         """
-        icon = self.icon
+        icon, sizes = self.icon, self.sizes
         pairs = _only(icon, *_LAYOUT, "shard_candidates", *kept)
         inputs = {**self.data, **self.check, **({"sequence": sequence} if sequence else {})}
+        total = sizes.candidates if first is None else min(first, sizes.candidates)
+        size = (
+            icon.shard_candidates if sequence is None else math.ceil(icon.shard_candidates * sizes.rows / max(rows, 1))
+        )
         made = {}
-        count = math.ceil(self.sizes.candidates / icon.shard_candidates)
+        count = math.ceil(total / size)
         for number in range(count):
-            first = number * icon.shard_candidates
-            end = min(first + icon.shard_candidates, self.sizes.candidates)
-            stop = None if self.stop is None and number == count - 1 else end
-            tokens = self.sizes.pairs((end - first) * share, rows)
+            begin, end = number * size, min((number + 1) * size, total)
+            stop = None if first is None and self.stop is None and number == count - 1 else end
+            tokens = sizes.pairs((end - begin) * share, rows) if rows and share else 0.0
             label = f"{part}-{number:04d}"
-            made[label] = self.step(target, label, IconShard(pairs, first, stop), inputs, tokens)
+            made[label] = self.step(target, label, IconShard(pairs, begin, stop), inputs, tokens)
         return made
 
     def full(self) -> Step:
         """All pairs."""
         rows = self.sizes.rows
-        parts = self.shards("shard", "icon_shard", (), rows, 1.0)
+        parts = self.shards("shard", "icon_shard", rows)
         if self.icon.control in (Control.per_candidate, Control.per_pair):
             each = (
                 rows if self.icon.control is Control.per_candidate else rows * (1 + self.sizes.context / self.sizes.row)
             )
-            parts |= self.shards("control", "icon_control", ("control", "noise_unit", "seed"), each, 1.0)
+            parts |= self.shards("control", "icon_control", each, kept=("control", "noise_unit", "seed"))
         return self.step("icon", "", _only(self.icon, "control", "empty_pairs", "epsilon"), {**self.inputs, **parts})
 
     def adaptive(self, fractions: Sequence[float], saved: TuningSaved | None) -> Step:
@@ -154,13 +166,15 @@ class _Icon:
         texts = {"order": self.order, "assessment": self.data["assessment"]}
         scored: dict[str, Step] = {}
         if auto:
-            first = self.step("icon_pilot", "pilot", job, texts)
-            share = min(1.0, icon.auto.pilot_candidates / sizes.candidates)
-            scored = self.shards("pilot", "icon_shard", (), icon.auto.pilot_rows, share, first)
+            block = self.step("icon_pilot", "pilot", job, texts)
+            size = icon.auto.pilot_candidates
+            scored = self.shards(
+                "pilot", "icon_shard", min(icon.auto.pilot_rows, sizes.rows), first=size, sequence=block
+            )
         begin = self.step("icon_start", "start", job, {**self._read(), **texts, **scored} if auto else texts)
         candidates = self._affordable(rows, saved) if saved is not None else sizes.candidates
-        share = min(1.0, icon.adaptive.anchors / sizes.candidates)
-        known = {"start": begin, **self._read(), **self.shards("anchors", "icon_shard", (), rows, share, begin)}
+        anchors = self.shards("anchors", "icon_shard", rows, first=icon.adaptive.anchors, sequence=begin)
+        known = {"start": begin, **self._read(), **anchors}
         ends = round_ends(rows, icon.adaptive, rounds)
         for number in range(rounds):
             sequence = self.step("icon_round", f"round{number:02d}", job, known)
@@ -168,7 +182,7 @@ class _Icon:
             width = (ends[number] if number < len(ends) else before) - before
             active = max(_LEAST_ACTIVE, _STILL_ACTIVE**number) * candidates / sizes.candidates if width else 0.0
             part = f"round{number:02d}"
-            known |= self.shards(part, "icon_shard", (), width, active, sequence)
+            known |= self.shards(part, "icon_shard", width, share=active, sequence=sequence)
         checked = {"dtype": self.inputs["dtype"]} if "dtype" in self.inputs else {}
         return self.step("icon_adaptive", "", job, {**known, **checked})
 

@@ -91,8 +91,28 @@ def markdown(header: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
     return "\n".join([format_line(header), rule, *(format_line(line) for line in lines)]) + "\n"
 
 
-def caption(rows: Sequence[Row]) -> str:
-    """What the numbers are: metric, items and lm-eval version of each task; and what is missing."""
+def complete(rows: Sequence[Row]) -> bool:
+    """Whether no cell of the table is missing."""
+    for row in rows:
+        if row["missing"] or row["selection"] is None or row["tuning"] is None:
+            return False
+        if row["trained"] is None and row["steps"]["train"] is not None:
+            return False
+    return True
+
+
+def mixed_versions(packages: Mapping[str, Sequence[str | None]]) -> list[str]:
+    """A note if the steps behind a table weren't all made with the same versions.
+
+    Args:
+        packages: name -> versions found.
+    """
+    several = [f"{name} {', '.join(map(str, found))}" for name, found in sorted(packages.items()) if len(found) > 1]
+    return [f"mixed versions: the steps were made with {'; '.join(several)}"] if several else []
+
+
+def caption(rows: Sequence[Row], notes: Sequence[str] = ()) -> str:
+    """What the numbers are: metric, items and lm-eval version of each task; ``notes``; and what is missing."""
     tasks: dict[str, Mapping[str, Any]] = {}
     for row in rows:
         for name, value in row["benchmarks"].items():
@@ -104,19 +124,20 @@ def caption(rows: Sequence[Row]) -> str:
         for row in rows[:1]
     ]
     text += [f"- {name}: {v['metric']}, {v['items']} items, task version {v['version']}" for name, v in tasks.items()]
+    text += [f"- {note}" for note in notes]
     for row in rows:
         label = "/".join(str(x) for x in (row["method"], row["fraction"], row["seed"]) if x is not None)
         text += [f"- missing: {label} {task}: {why}" for task, why in row["missing"].items()]
     return "\n".join(text) + "\n"
 
 
-def write(rows: Sequence[Row], folder: Path) -> str:
+def write(rows: Sequence[Row], folder: Path, notes: Sequence[str] = ()) -> str:
     """Write metrics.jsonl, table.md and table.csv; returns the table as text."""
     folder.mkdir(parents=True, exist_ok=True)
     write_rows(folder / "metrics.jsonl", [dict(row) for row in rows])
     header, lines = table(rows)
     text = markdown(header, lines)
-    (folder / "table.md").write_text(f"{text}\n{caption(rows)}", encoding="utf-8")
+    (folder / "table.md").write_text(f"{text}\n{caption(rows, notes)}", encoding="utf-8")
     with (folder / "table.csv").open("w", encoding="utf-8", newline="") as file:
         csv.writer(file, lineterminator="\n").writerows([header, *lines])
     return text

@@ -1,4 +1,4 @@
-"""Devices, number types, and tokenizers that don't fit."""
+"""Devices, number types, classifiers, and tokenizers that don't fit."""
 
 import shutil
 from collections.abc import Callable
@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 import torch
-from transformers import AutoTokenizer
+from transformers import AutoConfig, AutoModel, AutoTokenizer
 
 from icon_repro.config import Dtype
-from icon_repro.lm.load import ModelError, load_model, load_tokenizer, pick_device
+from icon_repro.lm.load import ModelError, load_classifier, load_model, load_tokenizer, pick_device
 from icon_repro.records import read_json, write_json
 
 CPU = torch.device("cpu")
@@ -88,6 +88,45 @@ def test_load_model_code_in_the_folder_is_never_run(step: Callable[..., Path]) -
     (folder / "weights" / "own.py").write_text("raise AssertionError('it ran')")
     with pytest.raises(ValueError, match="own"):
         load_model(folder, Dtype.float32, CPU)
+
+
+@pytest.mark.parametrize("labels", [1, 2])
+def test_load_classifier_head_comes_from_the_seed(step: Callable[..., Path], labels: int) -> None:
+    folder, heads = step(), []
+    for seed in (0, 0, 1):
+        torch.manual_seed(seed)
+        model = load_classifier(folder, labels, CPU, "eager")
+        heads.append(model.score.weight)
+    assert heads[0].shape == (labels, 64)
+    assert torch.equal(heads[0], heads[1]) and not torch.equal(heads[0], heads[2])
+    assert {tensor.dtype for tensor in model.parameters()} == {torch.float32}
+    assert not model.training and model.config._attn_implementation == "eager"
+
+
+@pytest.mark.parametrize("pad", ["<pad>", None])
+def test_load_classifier_has_the_base_weights_and_a_pad_token(step: Callable[..., Path], pad: str | None) -> None:
+    folder = step(set_tokens(pad_token=pad))
+    model, tokenizer = load_classifier(folder, 1, CPU), load_tokenizer(folder)
+    assert model.config.pad_token_id == tokenizer.pad_token_id is not None
+    base = load_model(folder, Dtype.float32, CPU).model.state_dict()
+    assert base["embed_tokens.weight"][tokenizer.pad_token_id].abs().max() > 0  # a pad row isn't made 0
+    found = model.model.state_dict()
+    assert base.keys() == found.keys() and all(torch.equal(base[name], found[name]) for name in base)
+
+
+@pytest.mark.parametrize(
+    "kind, message",
+    [("mamba", "no sequence classifier of this architecture"), ("bert", "BertForSequenceClassification.*'score'")],
+)
+def test_load_classifier_other_architecture_is_refused(step: Callable[..., Path], kind: str, message: str) -> None:
+    folder = step()
+    shape = {"hidden_size": 64, "num_hidden_layers": 1, "num_attention_heads": 4, "intermediate_size": 64}
+    model = AutoModel.from_config(AutoConfig.for_model(kind, vocab_size=320, **shape))
+    for path in ("config.json", "model.safetensors"):
+        (folder / "weights" / path).unlink()
+    model.save_pretrained(folder / "weights")
+    with pytest.raises(ModelError, match=message):
+        load_classifier(folder, 1, CPU)
 
 
 def test_load_tokenizer_keeps_its_pad_token_and_pads_on_the_right(step: Callable[..., Path]) -> None:
