@@ -131,13 +131,22 @@ def _run(raw: DictConfig) -> int:
         Action.status: _action_status,
         Action.report: _action_report,
     }
+    problems = (
+        ConfigError,
+        PlanError,
+        ResultsError,
+        TrackingError,
+        ArtifactError,
+        RecordError,
+        OmegaConfBaseException,
+    )
     try:
         config = load(OmegaConf.to_container(raw, resolve=True))  # type: ignore[arg-type]
         for name, folder in plain(config.paths).items():
             setattr(config.paths, name, str(Path(folder).expanduser()))
         wandb_mode(config.tracking)  # refuses what it doesn't know before any work is done
         return actions[config.action](plan(config), Store(Path(config.paths.work)))
-    except (ConfigError, PlanError, ResultsError, TrackingError, ArtifactError, RecordError) as error:
+    except problems as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
 

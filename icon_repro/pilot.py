@@ -76,7 +76,7 @@ def load(folder: Path) -> Pilot:
             _array(folder / "baseline_bfloat16.npy", "bf16_rows", len(rows)),
             _array(folder / "candidate_bfloat16.npy", "bf16_candidates x bf16_rows", len(some), len(rows)),
         )
-    return Pilot(
+    pilot = Pilot(
         candidates=candidates,
         assessment=assessment,
         response_chars=_integers(path, ids, "response_chars", length=c).astype(np.float64),
@@ -89,6 +89,9 @@ def load(folder: Path) -> Pilot:
         bank_lengths=lengths.astype(np.float64),
         bfloat16=block,
     )
+    if not np.ptp(pilot.candidate, axis=0).any():
+        raise PilotError(f"{folder / 'candidate.npy'}: all {c} candidates have the same NLLs. {AGAIN}")
+    return pilot
 
 
 def _json(path: Path) -> Any:

@@ -80,6 +80,12 @@ def expected_overlap(correlation: float, share: float) -> float:
     return float((share**2 + more / (2 * np.pi)) / share)
 
 
+def correlation_for(overlap: float, share: float) -> float:
+    """The correlation at which ``expected_overlap`` is ``overlap``; to 0.005."""
+    grid = np.linspace(-1, 1, 401)
+    return float(np.interp(overlap, [expected_overlap(r, share) for r in grid.tolist()], grid))
+
+
 def bootstrap(
     statistic: Callable[..., Any], samples: Sequence[NDArray[Any]], generator: np.random.Generator, draws: int = 1000
 ) -> tuple[Any, Any]:

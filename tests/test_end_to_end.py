@@ -3,8 +3,10 @@
 import csv
 import json
 import os
+import re
 import shutil
 import signal
+import socket
 import subprocess
 import time
 from pathlib import Path
@@ -41,6 +43,11 @@ def broken(finished: tuple[Path, Done], tmp_path_factory: pytest.TempPathFactory
     )
 
 
+def steps(finished: tuple[Path, Done]) -> int:
+    """Number of steps of the experiment."""
+    return len(records(finished[0]))
+
+
 def records(folder: Path) -> dict[str, int]:
     """Published step -> time of its record."""
     found = (folder / "work").glob("*/*/record.json")
@@ -48,7 +55,7 @@ def records(folder: Path) -> dict[str, int]:
 
 
 def table(folder: Path) -> dict[str, dict[str, str]]:
-    with (folder / "smoke_tiny" / "table.csv").open(encoding="utf-8", newline="") as file:
+    with (folder / "table.csv").open(encoding="utf-8", newline="") as file:
         return {row["method"]: row for row in csv.DictReader(file)}
 
 
@@ -70,9 +77,9 @@ def left_over(folder: Path) -> list[Path]:
 def test_first_run_builds_all_and_writes_the_table(finished: tuple[Path, Done]) -> None:
     folder, done = finished
     assert done.code == 0, done.out + done.error
-    assert "25 built, 0 cached, 0 failed, 0 blocked" in done.out
-    assert set(results(folder)) == {"table.md", "table.csv", "metrics.jsonl"}
-    rows = table(folder / "results")
+    assert f"{steps(finished)} built, 0 cached, 0 failed, 0 blocked" in done.out
+    assert set(results(folder)) == {"table.md", "table.csv", "metrics.jsonl", "run.json"}
+    rows = table(folder / "results" / "smoke_tiny")
     assert list(rows) == ["base", "full", "random", "longest", "icon"]
     text = b"".join(results(folder).values()).decode()
     assert "missing" not in text.replace('"missing": {}', "")
@@ -85,6 +92,8 @@ def test_first_run_builds_all_and_writes_the_table(finished: tuple[Path, Done]) 
     assert left_over(folder) == []
     for step in records(folder):
         verify(folder / "work" / step)
+    for word in (str(folder), socket.gethostname(), str(Path.home())):
+        assert f'"{word}' not in text and f"{word}/" not in text
 
 
 def test_first_run_scores_every_candidate_once(finished: tuple[Path, Done]) -> None:
@@ -101,7 +110,7 @@ def test_second_run_does_no_work(finished: tuple[Path, Done]) -> None:
     folder, _ = finished
     before, tables, kept = records(folder), results(folder), matrices(folder)
     done = icon_repro(folder, *COMMAND)
-    assert done.code == 0 and "0 built, 25 cached, 0 failed, 0 blocked" in done.out
+    assert done.code == 0 and f"0 built, {steps(finished)} cached, 0 failed, 0 blocked" in done.out
     assert done.cpu_s < 2 or icon_repro(folder, *COMMAND).cpu_s < 3  # a busy machine gives more than one chance
     assert (records(folder), results(folder), matrices(folder)) == (before, tables, kept)
 
@@ -115,7 +124,9 @@ def test_changed_value_is_named_by_plan(finished: tuple[Path, Done]) -> None:
     assert all(
         lines[label].startswith("cached ") for label in ("score/icon", "select/icon-f0.25", "evaluate/base-tiny")
     )
-    assert "25 steps: 17 cached, 8 to do" in done.out
+    assert f"{steps(finished)} steps: {steps(finished) - 8} cached, 8 to do" in done.out
+    assert "\nwarning: results/smoke_tiny holds results of another configuration; 4 of 5 would be lost" in done.out
+    assert "\n  training.learning_rate: 0.0002 -> 0.001" in done.out
 
 
 def test_report_to_wandb_offline_keeps_the_key_out_of_all_files(finished: tuple[Path, Done], tmp_path: Path) -> None:
@@ -139,13 +150,16 @@ def test_failing_method_leaves_the_others_and_names_the_reason(
     folder, done = broken
     assert done.code == 1
     assert "failed: score/icon-shard-0000: TokenError" in done.out and "max_context_tokens" in done.out
-    assert "3 failed, 4 blocked" in done.out and "Traceback" not in done.out + done.error
-    good, found = table(finished[0] / "results"), table(folder / "failed")
+    assert re.search(r"[34] failed, 4 blocked", done.out) and "Traceback" not in done.out + done.error
+    assert {path.name for path in (folder / "failed" / "smoke_tiny").iterdir()} == {"incomplete"}
+    assert "cells are missing" in done.out
+    good = table(finished[0] / "results" / "smoke_tiny")
+    found = table(folder / "failed" / "smoke_tiny" / "incomplete")
     assert list(found) == list(good)
     for method in ("base", "full", "random", "longest"):
         assert found[method] == good[method]
     assert {found["icon"][name] for name in ("rows", "tiny", "average", "selection tokens")} == {"missing"}
-    text = (folder / "failed" / "smoke_tiny" / "table.md").read_text(encoding="utf-8")
+    text = (folder / "failed" / "smoke_tiny" / "incomplete" / "table.md").read_text(encoding="utf-8")
     assert "- missing: icon/0.25/0 tiny: score/icon-shard-0000 failed: TokenError: " in text
 
 
@@ -180,7 +194,7 @@ def test_mended_and_killed_run_loses_one_shard_at_most_and_ends_with_the_same_by
     assert "interrupted score/icon-shard-0001: " in status.out
     done = icon_repro(folder, *COMMAND)
     assert done.code == 0, done.out + done.error
-    assert f"{25 - len(before)} built, {len(before)} cached, 0 failed, 0 blocked" in done.out
+    assert f"{steps(finished) - len(before)} built, {len(before)} cached, 0 failed, 0 blocked" in done.out
     after = records(folder)
     assert after.keys() == records(finished[0]).keys()
     assert all(after[name] == moment for name, moment in before.items())
@@ -188,4 +202,27 @@ def test_mended_and_killed_run_loses_one_shard_at_most_and_ends_with_the_same_by
     assert [log.read_text().count(": attempt by process") for log in logs.values()] == [1, 2, 1]
     assert not [path for path in left_over(folder) if any(name in path.as_posix() for name in after)]
     assert matrices(folder) == matrices(finished[0]) and len(matrices(folder)) == 9
-    assert results(folder) == results(finished[0])
+    good, found = results(finished[0]), results(folder)
+    runs = [json.loads(files.pop("run.json")) for files in (good, found)]
+    assert found == good
+    assert {**runs[0], "git": None} == {**runs[1], "git": None}  # somebody may have committed between the two
+
+
+def test_damaged_shard_is_built_again_alone_with_the_same_bytes(finished: tuple[Path, Done], tmp_path: Path) -> None:
+    shutil.copytree(finished[0] / "work", tmp_path / "work", symlinks=True)
+    before = records(tmp_path)
+    (shard,) = [name for name in before if "/icon-shard-0001-" in name]
+    (scores,) = [name for name in before if re.fullmatch(r"score/icon-[0-9a-f]{12}", name)]
+    matrix = next((tmp_path / "work" / shard).glob("*.npy"))
+    matrix.write_bytes(matrix.read_bytes()[:-8])
+    shutil.rmtree(tmp_path / "work" / scores)
+    done = icon_repro(tmp_path, *COMMAND)
+    assert done.code == 0 and f"2 built, {steps(finished) - 2} cached" in done.out, done.out + done.error
+    said = f"score/icon-shard-0001: altered since it was published ({matrix.name}); set aside and built again"
+    assert said in done.out.splitlines()
+    (aside,) = (tmp_path / "work" / "score").glob(".damaged-*")
+    assert aside.name == f".damaged-{Path(shard).name}-1"
+    shutil.rmtree(aside)
+    after = records(tmp_path)
+    assert {name for name in after if after[name] != before[name]} == {shard, scores} and set(after) == set(before)
+    assert matrices(tmp_path) == matrices(finished[0])

@@ -36,6 +36,7 @@ LAYERS = {
     "engine.run": 4,
     "engine.slurm": 4,
     "engine.collect": 4,
+    "results": 5,
     "__main__": 5,
     "parity": 5,
     "pilot": 5,

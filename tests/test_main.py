@@ -3,13 +3,13 @@
 import re
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 from cli import Done, icon_repro
 
-from icon_repro.__main__ import _public, _si, main, open_overrides
-from icon_repro.config import ConfigError, conf_dir, load
+from icon_repro.__main__ import _si, main, open_overrides
+from icon_repro.config import ConfigError, conf_dir
+from icon_repro.records import read_json, write_json
 
 TINY = "experiment=smoke_tiny"
 
@@ -130,21 +130,45 @@ def test_plan_and_status_of_an_empty_folder(tmp_path: Path) -> None:
     planned = icon_repro(tmp_path, TINY, "action=plan")
     assert planned.code == 0 and planned.error == ""
     *lines, total = planned.out.splitlines()
-    assert len(lines) == 25 and all(line.startswith("missing ") for line in lines)
+    assert len(lines) > 20 and all(line.startswith("missing ") for line in lines)
     (shard,) = [line for line in lines if "score/icon-shard-0002" in line]
     assert re.fullmatch(r"missing +score/icon-shard-0002 +[0-9a-f]{12}  ~[\d.]+ k tokens, [\d.]+ MFLOP", shard)
-    assert total.startswith("25 steps: 0 cached, 25 to do, about ")
+    assert total.startswith(f"{len(lines)} steps: 0 cached, {len(lines)} to do, about ")
     status = icon_repro(tmp_path, TINY, "action=status")
-    assert (status.code, status.out) == (0, "25 missing\n")
+    assert (status.code, status.out) == (0, f"{len(lines)} missing\n")
     assert not (tmp_path / "results").exists()
 
 
 def test_report_of_an_empty_folder_is_a_table_of_missing_cells(tmp_path: Path, inside: Callable[..., Done]) -> None:
     done = inside(TINY, "action=report")
     assert done.code == 0
-    lines = (tmp_path / "results" / "smoke_tiny" / "table.csv").read_text().splitlines()
+    assert "warning: cells are missing" in done.out and "smoke_tiny/incomplete" in done.out
+    folder = tmp_path / "results" / "smoke_tiny"
+    assert [path.name for path in folder.iterdir()] == ["incomplete"]
+    lines = (folder / "incomplete" / "table.csv").read_text().splitlines()
     assert [line.split(",")[0] for line in lines[1:]] == ["base", "full", "random", "longest", "icon"]
     assert all(",missing,missing," in line for line in lines[1:])
+
+
+def test_results_of_another_configuration_are_refused_before_any_work(
+    tmp_path: Path, inside: Callable[..., Done]
+) -> None:
+    planned = inside(TINY, "action=report")
+    assert planned.code == 0
+    folder = tmp_path / "results" / "smoke_tiny"
+    stored = read_json(folder / "incomplete" / "run.json")
+    write_json(folder / "run.json", {**stored, "results": ["evaluate/base-tiny-0123456789ab"]})
+    before = sorted(tmp_path.rglob("*"))
+    for action in ("run", "report"):
+        text = refused(inside(TINY, f"action={action}", "model.random.seed=7"))
+        for part in ("results/smoke_tiny", "model.random.seed: 0 -> 7", "name=", "delete", "evaluate/base-tiny"):
+            assert part in text
+    planned = inside(TINY, "action=plan", "model.random.seed=7")
+    assert planned.code == 0 and "\nwarning: results/smoke_tiny holds results of another" in planned.out
+    assert sorted(tmp_path.rglob("*")) == before
+    assert inside(TINY, "action=report", "model.random.seed=7", "name=other").code == 0
+    same = inside(TINY, "action=plan")  # another version of the code, the same settings
+    assert same.code == 0 and "warning" not in same.out
 
 
 def test_damaged_file_of_the_store_is_one_message(tmp_path: Path, inside: Callable[..., Done]) -> None:
@@ -157,14 +181,17 @@ def test_damaged_file_of_the_store_is_one_message(tmp_path: Path, inside: Callab
 def test_sweep_runs_each_job(tmp_path: Path) -> None:
     done = icon_repro(tmp_path, TINY, "-m", "action=plan", "seeds=[0],[0,1]")  # the flag may stand anywhere
     assert done.code == 0, done.error
-    assert "25 steps:" in done.out and "33 steps:" in done.out
+    one, two = (int(number) for number in re.findall(r"^(\d+) steps:", done.out, re.MULTILINE))
+    assert two == one + 8  # a tuning and an evaluation of each of full, random, longest, icon
     assert {path.name for path in tmp_path.iterdir()} <= {"work"}
 
 
 def test_sweep_failing_job_doesnt_end_the_others(inside: Callable[..., Done]) -> None:
     done = inside("-m", TINY, "action=status", "seeds=[0,0],[0]")
     assert done.code == 1
-    assert "twice" in done.error and "25 missing" in done.out and "Traceback" not in done.error
+    assert (
+        "twice" in done.error and re.search(r"^\d+ missing$", done.out, re.MULTILINE) and "Traceback" not in done.error
+    )
 
 
 def test_folders_in_home_are_expanded(
@@ -172,7 +199,7 @@ def test_folders_in_home_are_expanded(
 ) -> None:
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
     assert inside(TINY, "action=report", "paths.results='~/tables'", "paths.work='~/work'").code == 0
-    assert (tmp_path / "home" / "tables" / "smoke_tiny" / "table.md").is_file()
+    assert (tmp_path / "home" / "tables" / "smoke_tiny" / "incomplete" / "table.md").is_file()
     assert not (tmp_path / "~").exists()
 
 
@@ -197,27 +224,6 @@ def test_open_overrides_of_each_kind(arguments: list[str], expected: list[str]) 
 def test_open_overrides_wrong_choice_of_a_sweep_is_refused() -> None:
     with pytest.raises(ConfigError, match=r"model=smolm2: no such option.*'smollm2'"):
         open_overrides(["model=tiny_random,smolm2"], conf_dir())
-
-
-def test_public_config_names_no_folder_of_this_machine() -> None:
-    source: dict[str, Any] = {"kind": "file", "format": "alpaca", "name": "t", "path": "/secret/place/pool.jsonl"}
-    config = load(
-        {
-            "name": "toy",
-            "description": "a toy",
-            "model": {"kind": "local", "name": "m", "path": "/secret/place/model"},
-            "data": {"name": "toy", "pool": {"source": source}, "assessment": {"source": source}},
-            "methods": {},
-            "training": {"tuning": "lora", "learning_rate": 1e-4},
-            "evaluation": {"name": "toy"},
-            "fractions": [],
-            "paths": {"work": "/secret/work"},
-        }
-    )
-    public = _public(config)
-    assert "secret" not in str(public)
-    assert public["data"]["pool"]["source"]["path"] == "pool.jsonl"
-    assert public["training"]["learning_rate"] == 1e-4
 
 
 @pytest.mark.parametrize(

@@ -99,7 +99,7 @@ def portable(text: str, work: Path) -> str:
     places = {"<work>": work, ".": Path.cwd(), "~": Path("~").expanduser()}
     for short, place in places.items():  # the work folder mostly lies in the current one, and that in the home folder
         for path in {str(place.absolute()), str(place.resolve())} - {"/"}:
-            text = re.sub(rf"(?<![\w.~-]){re.escape(path)}(?![\w-]|\.\w)", lambda _, s=short: s, text)
+            text = re.sub(rf"(?<![\w.~-]){re.escape(path)}(?![\w-]|\.\w)", short, text)
     return text
 
 

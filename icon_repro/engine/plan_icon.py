@@ -63,7 +63,7 @@ class _Sizes:
 
 
 class _Icon:
-    """Builds the steps of one ICon method."""
+    """Builds the steps of one ICon method. Pairs bear no method's name: two methods share those that are the same."""
 
     def __init__(
         self, planner: Planner, name: str, icon: IconConfig, model: Step, order: Step, assessment: Step
@@ -81,9 +81,8 @@ class _Icon:
         self.inputs: dict[str, Step] = {}  # of the aggregation
         self.check: dict[str, Step] = {}
 
-    def step(self, target: str, part: str, params: Any, inputs: Mapping[str, Step], tokens: float = 0.0) -> Step:
+    def step(self, target: str, name: str, params: Any, inputs: Mapping[str, Step], tokens: float = 0.0) -> Step:
         cost = Cost(tokens, forward_flops(self.planner.config.model.parameters, tokens))
-        name = f"{self.name}-{part}" if part else self.name
         return self.planner.step(target, "score", name, params, inputs=dict(inputs), cost=cost)
 
     def common(self) -> None:
@@ -95,18 +94,18 @@ class _Icon:
             checked = _only(icon, *_LAYOUT, "fidelity", "epsilon", "noise_unit", "seed")
             with_control = Control.none if icon.control is Control.none else Control.per_candidate
             params = IconShard(replace(checked, control=with_control), 0, self.stop)
-            self.inputs["dtype"] = self.step("icon_dtype", "dtype", params, self.data, tokens)
+            self.inputs["dtype"] = self.step("icon_dtype", "icon-dtype", params, self.data, tokens)
             if icon.dtype is ScoreDtype.auto:
                 self.check = {"dtype": self.inputs["dtype"]}
         alone = _only(icon, "empty_pairs", "drop_first_token", "max_prompt_tokens", "max_response_tokens", "dtype")
         shared = {key: step for key, step in self.data.items() if key != "order"}
         self.inputs["baseline"] = self.step(
-            "icon_baseline", "baseline", alone, {**shared, **self.check}, sizes.rows * sizes.row
+            "icon_baseline", "icon-baseline", alone, {**shared, **self.check}, sizes.rows * sizes.row
         )
         if icon.control is Control.bank:
             bank = IconShard(_only(icon, *_LAYOUT, "bank", "seed"), 0, self.stop)
             tokens = sizes.pairs(_BANK_LENGTHS * icon.bank.draws, sizes.rows)
-            self.inputs["bank"] = self.step("icon_bank", "bank", bank, {**self.data, **self.check}, tokens)
+            self.inputs["bank"] = self.step("icon_bank", "icon-bank", bank, {**self.data, **self.check}, tokens)
 
     def shards(
         self,
@@ -138,7 +137,7 @@ class _Icon:
             stop = None if first is None and self.stop is None and number == count - 1 else end
             tokens = sizes.pairs((end - begin) * share, rows) if rows and share else 0.0
             label = f"{part}-{number:04d}"
-            made[label] = self.step(target, label, IconShard(pairs, begin, stop), inputs, tokens)
+            made[label] = self.step(target, f"icon-{label}", IconShard(pairs, begin, stop), inputs, tokens)
         return made
 
     def full(self) -> Step:
@@ -150,7 +149,9 @@ class _Icon:
                 rows if self.icon.control is Control.per_candidate else rows * (1 + self.sizes.context / self.sizes.row)
             )
             parts |= self.shards("control", "icon_control", each, kept=("control", "noise_unit", "seed"))
-        return self.step("icon", "", _only(self.icon, "control", "empty_pairs", "epsilon"), {**self.inputs, **parts})
+        return self.step(
+            "icon", self.name, _only(self.icon, "control", "empty_pairs", "epsilon"), {**self.inputs, **parts}
+        )
 
     def adaptive(self, fractions: Sequence[float], saved: TuningSaved | None) -> Step:
         """Anchors, then rounds, each of which waits for the one before."""
@@ -166,25 +167,25 @@ class _Icon:
         texts = {"order": self.order, "assessment": self.data["assessment"]}
         scored: dict[str, Step] = {}
         if auto:
-            block = self.step("icon_pilot", "pilot", job, texts)
+            block = self.step("icon_pilot", "icon-pilot", job, texts)
             size = icon.auto.pilot_candidates
             scored = self.shards(
                 "pilot", "icon_shard", min(icon.auto.pilot_rows, sizes.rows), first=size, sequence=block
             )
-        begin = self.step("icon_start", "start", job, {**self._read(), **texts, **scored} if auto else texts)
+        begin = self.step("icon_start", "icon-start", job, {**self._read(), **texts, **scored} if auto else texts)
         candidates = self._affordable(rows, saved) if saved is not None else sizes.candidates
         anchors = self.shards("anchors", "icon_shard", rows, first=icon.adaptive.anchors, sequence=begin)
         known = {"start": begin, **self._read(), **anchors}
         ends = round_ends(rows, icon.adaptive, rounds)
         for number in range(rounds):
-            sequence = self.step("icon_round", f"round{number:02d}", job, known)
+            sequence = self.step("icon_round", f"icon-round{number:02d}", job, known)
             before = ends[number - 1] if 0 < number <= len(ends) else 0
             width = (ends[number] if number < len(ends) else before) - before
             active = max(_LEAST_ACTIVE, _STILL_ACTIVE**number) * candidates / sizes.candidates if width else 0.0
             part = f"round{number:02d}"
             known |= self.shards(part, "icon_shard", width, share=active, sequence=sequence)
         checked = {"dtype": self.inputs["dtype"]} if "dtype" in self.inputs else {}
-        return self.step("icon_adaptive", "", job, {**known, **checked})
+        return self.step("icon_adaptive", self.name, job, {**known, **checked})
 
     def _read(self) -> dict[str, Step]:
         return {key: step for key, step in self.inputs.items() if key in ("baseline", "bank")}
@@ -240,13 +241,13 @@ class _Icon:
                 part = f"pool-s{repeat}-{number:04d}"
                 parts[part] = self.step(
                     "selector_pool",
-                    f"{label}{part}",
+                    f"{self.name}-{label}{part}",
                     SelectorShard(replace(selector, repeats=1, seed=0, shard_rows=1), first, stop),
                     {"model": self.data["model"], "selector": trained, "order": self.order},
                     (end - first) * min(sizes.context, selector.pool_max_length),
                 )
         job = SelectorScores(fractions, selector.repeats)
-        return self.step("selector_scores", f"{label}pool", job, {"scores": scores, **parts})
+        return self.step("selector_scores", f"{self.name}-{label}pool", job, {"scores": scores, **parts})
 
 
 def icon_scores(

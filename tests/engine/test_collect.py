@@ -9,7 +9,7 @@ import pytest
 from small import publish_fake, small
 
 from icon_repro.engine.artifact import Step, Store
-from icon_repro.engine.collect import collect, estimate
+from icon_repro.engine.collect import collect, estimate, portable, provenance
 from icon_repro.engine.plan import Experiment, plan
 from icon_repro.records import write_json
 
@@ -127,6 +127,66 @@ def test_collect_reason_is_the_step_that_failed(experiment: Experiment, store: S
         assert row(rows, "icon", seed)["missing"] == {"tiny": reason, "other": reason}
         assert row(rows, "icon", seed)["benchmarks"] == {}
     assert row(rows, "random")["missing"] == {}
+
+
+def test_collect_reason_names_no_folder_of_this_machine(
+    tmp_path: Path, experiment: Experiment, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    error = f"DamagedInputError: input 'x' ({store.root}/score/x: file missing); see {tmp_path}/pool.jsonl"
+    attempt(store, step_named(experiment, "evaluate/base-other"), outcome="failed", error=error)
+    reason = row(collect(experiment, store), "base", None)["missing"]["other"]
+    assert reason.endswith("input 'x' (<work>/score/x: file missing); see ./pool.jsonl")
+
+
+@pytest.mark.parametrize(
+    "text, expected",
+    [
+        ("{home}/run/work", "<work>"),
+        ("open('{home}/run/work/score/a-0.1/x.npy')", "open('<work>/score/a-0.1/x.npy')"),
+        ("{home}/run/work.", "<work>."),
+        ("no such file: {home}/run/pool.jsonl, {home}/run", "no such file: ./pool.jsonl, ."),
+        ("{home}/run/works/x {home}/run/work.old", "./works/x ./work.old"),
+        ("{home}/run-2/x {home}/run.old/x", "~/run-2/x ~/run.old/x"),
+        ("{home}/.cache/x", "~/.cache/x"),
+        ("{home}s /mnt{home}/run/x https://host{home}/run", "{home}s /mnt{home}/run/x https://host{home}/run"),
+    ],
+)
+def test_portable_text_of_each_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str, expected: str) -> None:
+    home = tmp_path / "home"
+    (home / "run").mkdir(parents=True)
+    monkeypatch.chdir(home / "run")
+    monkeypatch.setenv("HOME", str(home))
+    assert portable(text.format(home=home), home / "run" / "work") == expected.format(home=home)
+
+
+def test_provenance_holds_what_is_behind_the_table_and_finished(experiment: Experiment, store: Store) -> None:
+    publish_all(experiment, store, without="evaluate/icon")
+    found = provenance(experiment, store)
+    cells = {b["step"] for r in collect(experiment, store) for b in r["benchmarks"].values()}
+    assert set(found["results"]) == cells and len(cells) == 14
+    assert cells < set(found["steps"])
+    assert all((store.root / folder).is_dir() for folder in found["steps"])
+    assert found["git"] == [{"commit": "c0ffee", "dirty": False}]
+    assert found["packages"] == {"python": ["3.11.9"], "torch": ["2.13.0"], "trl": [None]}
+    pool = step_named(experiment, "prepare/pool-tiny")
+    assert found["sources"]["prepare/pool-tiny"] == {"source": pool.files["source"].sha256}
+    for word in ("bigbox", "wall_s", str(store.root)):
+        assert word not in json.dumps(found)
+
+
+def test_provenance_lists_every_version_and_state(experiment: Experiment, store: Store) -> None:
+    other = {"git": {"commit": None, "dirty": None}, "packages": {"torch": "2.12.0", "trl": "1.16.0"}}
+    step = step_named(experiment, "evaluate/base-other")
+    publish_fake(step, store, metrics(step), **other)
+    publish_all(experiment, store, without="base-other")
+    found = provenance(experiment, store)
+    assert found["git"] == [{"commit": "c0ffee", "dirty": False}, {"commit": None, "dirty": None}]
+    assert found["packages"] == {
+        "python": ["3.11.9"],
+        "torch": ["2.12.0", "2.13.0"],
+        "trl": ["1.16.0", None],
+    }
 
 
 def test_collect_reason_is_the_evaluations_own_failure(experiment: Experiment, store: Store) -> None:

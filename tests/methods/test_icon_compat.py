@@ -10,6 +10,7 @@ import torch
 
 from icon_repro import parity
 from icon_repro.config import Compat, Control, Dtype, IconConfig, NoiseUnit, resolved
+from icon_repro.lm.budget import TokenBudget
 from icon_repro.lm.load import load_model, load_tokenizer
 from icon_repro.lm.tokens import TokenError
 from icon_repro.methods.icon.layout import Layout
@@ -29,7 +30,8 @@ OFFICIAL = resolved(IconConfig(compat=Compat.official))
 
 def engine_of(model_step: Path, cfg: IconConfig, **more: Any) -> Engine:
     layout = Layout(load_tokenizer(model_step), cfg)
-    return Engine(load_model(model_step, Dtype.float32, torch.device("cpu")), layout, cfg, 4096, **more)
+    model = load_model(model_step, Dtype.float32, torch.device("cpu"))
+    return Engine(model, layout, cfg, TokenBudget(model, 4096), **more)
 
 
 def released(engine: Engine, context: str | None, row: Example) -> float:
@@ -72,9 +74,20 @@ def test_resolved_every_defect_is_a_single_option(name: str) -> None:
 
 
 def test_resolved_paper_hashes_as_before_the_options_existed() -> None:
-    hashed = plain(PAPER, hashed_only=True)
-    assert not {"compat", "skip_first_tokens", "empty_pairs", "drop_first_token", "noise_unit"} & set(hashed)
-    assert hashed["control"] == "per_candidate"
+    hashed = plain(resolved(IconConfig(control=Control.per_candidate)), hashed_only=True)
+    assert hashed == {
+        "kind": "icon",
+        "control": "per_candidate",
+        "seed": 0,
+        "dtype": "float32",
+        "separator": "\n\n\n",
+        "max_context_tokens": 2040,
+        "max_prompt_tokens": 1024,
+        "max_response_tokens": 1024,
+        "epsilon": 1e-6,
+        "shard_candidates": 16,
+    }
+    assert plain(PAPER, hashed_only=True) == {**hashed, "control": "bank"}
     assert plain(OFFICIAL, hashed_only=True)["drop_first_token"] is True
 
 

@@ -9,6 +9,7 @@ Known gap: speed is measured once, on a small sample.
 """
 
 import gc
+import math
 import time
 from collections.abc import Mapping
 from dataclasses import replace
@@ -28,7 +29,7 @@ from icon_repro.lm.nll import NonFiniteError
 from icon_repro.methods.icon.adaptive import row_sequence
 from icon_repro.methods.icon.matrices import task_scores
 from icon_repro.methods.icon.pairs import Engine, make_engine
-from icon_repro.records import Example, read_rows, write_json
+from icon_repro.records import Example, read_json, read_rows, write_json
 from icon_repro.stats import components, spearman
 
 _FASTER = 1.1  # than float32, to be worth a look
@@ -37,48 +38,110 @@ _FASTER = 1.1  # than float32, to be worth a look
 def run(cfg: IconShard, inputs: Mapping[str, Path], out: Path, runtime: Runtime) -> dict[str, Any]:
     """Write dtype.json. Needs inputs model, order, assessment."""
     icon = resolved(cfg.icon)
-    # the control of the check is a text of the candidate's own, whatever the method uses: it costs as much as a pair
-    checked = replace(icon, control=Control.none if icon.control is Control.none else Control.per_candidate)
     candidates = read_rows(inputs["order"] / "rows.jsonl", Example)[cfg.start : cfg.stop][: icon.fidelity.candidates]
     assessment = {row.id: row for row in read_rows(inputs["assessment"] / "rows.jsonl", Example)}
     sequence = row_sequence(list(assessment), [row.group for row in assessment.values()], 0)
     rows = [assessment[i] for i in sequence[: icon.fidelity.rows]]
-    if icon.dtype is ScoreDtype.auto:
-        others = [Dtype.bfloat16]
-        if pick_device(runtime.cluster.device).type == "cuda":
+    with runtime.progress(4 * len(candidates) * len(rows), "pair") as progress:
+        trials = Trials(icon, candidates, rows, inputs, runtime, progress)
+        write_json(out / "dtype.json", trials.chosen(len(assessment)))
+    flops = forward_flops(trials.parameters, progress.tokens)
+    return {"dtype": read_json(out / "dtype.json")["dtype"], "tokens": progress.tokens, "flops": flops}
+
+
+class Trials:
+    """A sample of pairs that is scored in several dtypes."""
+
+    def __init__(
+        self,
+        icon: IconConfig,
+        candidates: list[Example],
+        rows: list[Example],
+        inputs: Mapping[str, Path],
+        runtime: Runtime,
+        progress: Progress,
+    ) -> None:
+        # the control of the check is a text of the candidate's own, whatever the method uses
+        self.icon = replace(icon, control=Control.none if icon.control is Control.none else Control.per_candidate)
+        self.candidates, self.rows = candidates, rows
+        self.inputs, self.runtime, self.progress = inputs, runtime, progress
+        self.parameters = 0
+
+    def chosen(self, rows_in_use: int) -> dict[str, Any]:
+        """Score the sample in float32 and in the dtype asked for, or in those that ``auto`` may choose.
+
+        With ``auto``, a dtype that isn't faster than float32 on one candidate isn't looked at further.
+
+        Returns:
+            ``dtype`` chosen; ``tried``: by dtype its speed in tokens a second, whether it ``passes``, and ``compared``.
+        """
+        automatic = self.icon.dtype is ScoreDtype.auto
+        others = [Dtype.bfloat16] if automatic else [Dtype(self.icon.dtype.value)]
+        if automatic and pick_device(self.runtime.cluster.device).type == "cuda":
             others.append(Dtype.float16)
-    else:
-        others = [Dtype(icon.dtype.value)]
-    tried: dict[str, dict[str, Any]] = {}
-    total = len(candidates) * len(rows) * (1 + len(others))
-    with runtime.progress(total, "pair") as progress:
-        exact, speed, parameters = _scored(Dtype.float32, checked, candidates, rows, inputs, runtime, progress)
-        tried["float32"] = {"tokens_per_s": speed, "passes": True}
+        tried: dict[str, dict[str, Any]] = {"float32": {"passes": True}}
+        if automatic:
+            least = _FASTER * tried["float32"].setdefault("tokens_per_s", self.speed(Dtype.float32))
+            for dtype in list(others):
+                speed = self.speed(dtype)
+                if speed < least:
+                    tried[dtype.value] = {"passes": False, "tokens_per_s": speed, "why": "not faster than float32"}
+                    others.remove(dtype)
+        exact = None
         for dtype in others:
-            if icon.dtype is ScoreDtype.auto:
-                fast = _speed(dtype, checked, candidates, rows, inputs, runtime)
-                if fast < _FASTER * speed:
-                    tried[dtype.value] = {"tokens_per_s": fast, "passes": False, "why": "not faster than float32"}
-                    continue
+            if exact is None:
+                exact, tried["float32"]["tokens_per_s"] = self.scored(Dtype.float32)
             try:
-                found, fast, _ = _scored(dtype, checked, candidates, rows, inputs, runtime, progress)
+                found, speed = self.scored(dtype)
             except NonFiniteError as error:
                 tried[dtype.value] = {"passes": False, "why": str(error)}
                 continue
-            tried[dtype.value] = {"tokens_per_s": fast, **compared(exact, found, len(assessment), icon.fidelity)}
-    passing = {name: values["tokens_per_s"] for name, values in tried.items() if values["passes"]}
-    chosen = max(passing, key=lambda name: passing[name]) if icon.dtype is ScoreDtype.auto else icon.dtype.value
-    write_json(
-        out / "dtype.json",
-        {
-            "dtype": chosen,
-            "candidates": len(candidates),
-            "rows": len(rows),
-            "rows_in_use": len(assessment),
+            tried[dtype.value] = {"tokens_per_s": speed, **compared(exact, found, rows_in_use, self.icon.fidelity)}
+        passing = {name: values["tokens_per_s"] for name, values in tried.items() if values["passes"]}
+        return {
+            "dtype": max(passing, key=lambda name: passing[name]) if automatic else self.icon.dtype.value,
+            "candidates": len(self.candidates),
+            "rows": len(self.rows),
+            "rows_in_use": rows_in_use,
             "tried": tried,
-        },
-    )
-    return {"dtype": chosen, "tokens": progress.tokens, "flops": forward_flops(parameters, progress.tokens)}
+        }
+
+    def scored(self, dtype: Dtype) -> tuple[NDArray[np.float64], float]:
+        """Contributions (c, n) in ``dtype``, and tokens a second."""
+        engine = self._engine(dtype)
+        laid = [(row.id, engine.layout.row(row)) for row in self.rows]
+        laid = [(i, row) for i, row in laid if row.after_context is not None and row.alone is not None]
+        ids, rows = [i for i, _ in laid], [row for _, row in laid]
+        alone = engine.mean_nll([], [row.alone for row in rows])
+        before, started = self.progress.tokens, time.monotonic()
+        after = np.array([engine.candidate(row, rows, self.progress) for row in self.candidates])
+        if self.icon.control is Control.none:
+            control = np.broadcast_to(alone, after.shape)
+        else:
+            control = np.array([engine.control(row, rows, ids, self.progress) for row in self.candidates])
+        speed = (self.progress.tokens - before) / max(time.monotonic() - started, 1e-9)
+        _release(engine)
+        return task_scores(after, control, alone, self.icon.epsilon), speed
+
+    def speed(self, dtype: Dtype) -> float:
+        """Tokens a second of one candidate's pairs, after a warm-up on a few; infinite if a pair isn't finite."""
+        engine = self._engine(dtype)
+        rows = [row for row in map(engine.layout.row, self.rows) if row.after_context is not None]
+        before = self.progress.tokens
+        try:
+            engine.candidate(self.candidates[0], rows[:2])
+            started = time.monotonic()
+            engine.candidate(self.candidates[0], rows, self.progress)
+        except NonFiniteError:
+            return math.inf  # ``scored`` then says which
+        finally:
+            _release(engine)
+        return (self.progress.tokens - before) / max(time.monotonic() - started, 1e-9)
+
+    def _engine(self, dtype: Dtype) -> Engine:
+        engine = make_engine(self.icon, self.inputs, self.runtime, dtype)
+        self.parameters = engine.model.num_parameters()
+        return engine
 
 
 def compared(
@@ -102,56 +165,6 @@ def compared(
         "spearman": rank if np.isfinite(rank) else None,
         "largest": float(np.abs(shift - shift.mean()).max()),
     }
-
-
-def _scored(
-    dtype: Dtype,
-    icon: IconConfig,
-    candidates: list[Example],
-    rows: list[Example],
-    inputs: Mapping[str, Path],
-    runtime: Runtime,
-    progress: Progress,
-) -> tuple[NDArray[np.float64], float, int]:
-    """Contributions (c, n) in ``dtype``, tokens a second, and the model's number of parameters."""
-    engine = make_engine(icon, inputs, runtime, dtype)
-    laid, ids = [engine.layout.row(row) for row in rows], [row.id for row in rows]
-    present = [i for i, row in enumerate(laid) if row.after_context is not None and row.alone is not None]
-    laid, ids = [laid[i] for i in present], [ids[i] for i in present]
-    alone = engine.mean_nll([], [row.alone for row in laid])
-    before, started = progress.tokens, time.monotonic()
-    after = np.array([engine.candidate(row, laid, progress) for row in candidates])
-    if icon.control is Control.none:
-        control = np.broadcast_to(alone, after.shape)
-    else:
-        control = np.array([engine.control(row, laid, ids, progress) for row in candidates])
-    speed = (progress.tokens - before) / max(time.monotonic() - started, 1e-9)
-    parameters = engine.model.num_parameters()
-    _release(engine)
-    return task_scores(after, control, alone, icon.epsilon), speed, parameters
-
-
-def _speed(
-    dtype: Dtype,
-    icon: IconConfig,
-    candidates: list[Example],
-    rows: list[Example],
-    inputs: Mapping[str, Path],
-    runtime: Runtime,
-) -> float:
-    """Tokens a second of one candidate's pairs, after a warm-up on a few."""
-    engine = make_engine(icon, inputs, runtime, dtype)
-    laid = [row for row in map(engine.layout.row, rows) if row.after_context is not None]
-    with Progress("speed", len(laid), "pair", None) as progress:
-        engine.candidate(candidates[0], laid[:2])
-        started = time.monotonic()
-        try:
-            engine.candidate(candidates[0], laid, progress)
-        except NonFiniteError:
-            return float("inf")  # the check itself says so
-        speed = progress.tokens / max(time.monotonic() - started, 1e-9)
-    _release(engine)
-    return speed
 
 
 def _release(engine: Engine) -> None:

@@ -37,8 +37,17 @@ def small(work: Path, changes: Mapping[str, Any] | None = None, experiment: str 
     return load(data)
 
 
-def publish_fake(step: Step, store: Store, metrics: Mapping[str, Any]) -> None:
-    """A published folder of ``step`` that holds nothing but its record."""
+def publish_fake(step: Step, store: Store, metrics: Mapping[str, Any], **more: Any) -> None:
+    """A published folder of ``step`` that holds nothing but its record; ``more`` replaces parts of it."""
     part = store.path(step).with_name("fake.part")
     part.mkdir(parents=True)
-    publish(part, store.path(step), {"metrics": dict(metrics), "hashed": step.hashed, "host": "bigbox", "wall_s": 7.5})
+    record = {
+        "metrics": dict(metrics),
+        "hashed": step.hashed,
+        "host": "bigbox",
+        "wall_s": 7.5,
+        "git": {"commit": "c0ffee", "dirty": False},
+        "python": "3.11.9",
+        "packages": {"torch": "2.13.0", "trl": None},
+    }
+    publish(part, store.path(step), {**record, **more})

@@ -1,0 +1,348 @@
+"""``python -m icon_repro.bench``: what scoring costs at each level, as a ratio to the released scripts' loop.
+
+In: the experiment ``scoring_cost`` (5,000 candidates x 1,020 assessment rows), the pilot's matrix.  Out: a table; as
+the last line one JSON object with the speed-ups.
+In one process, with the same model and rows, each level scores the same sample of pairs: a few candidates against
+assessment rows at equal steps of length, so that their mean length is that of all. The whole job's time is the
+sample's, scaled: pairs by their number, a context that is shared by all rows by the number of candidates.
+
+    loop        one pair a forward pass, two contexts, a new random text for each pair of as many characters as the
+                candidate has, LM head at every position: as the released scripts do it
+    L1          the same pairs in batches, LM head where an answer token is predicted: equal NLLs
+    L2b         paper's control, one random text a candidate of as many tokens, both prefixes computed once
+    L3          candidate contexts as L2b, control from a bank of random texts that all candidates share
+    L4          L3 with the share of pairs that adaptive scoring needs on the pilot's matrix
+
+L3 is given in float32 and in the dtype that the fidelity check chooses; the check's own cost is counted.
+"""
+
+import argparse
+import json
+import statistics
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from icon_repro.config import Compat, Config, Control, Dtype, IconConfig, resolved
+from icon_repro.engine.artifact import Store, ordered
+from icon_repro.engine.plan import plan
+from icon_repro.engine.progress import Progress
+from icon_repro.engine.run import run
+from icon_repro.engine.runtime import Runtime
+from icon_repro.lm.nll import answer_nll, make_prefix
+from icon_repro.lm.tokens import Encoded, mask_labels, pack
+from icon_repro.methods.icon import adaptive
+from icon_repro.methods.icon.control import bank_control, bank_lengths, noise_ids
+from icon_repro.methods.icon.fidelity import Trials
+from icon_repro.methods.icon.layout import Layout
+from icon_repro.methods.icon.matrices import task_scores
+from icon_repro.methods.icon.pairs import Engine, candidate_text, make_engine
+from icon_repro.pilot import load as load_pilot
+from icon_repro.pilot_findings import Pilot
+from icon_repro.pilot_matrices import composed
+from icon_repro.records import Example, read_rows, write_json
+from icon_repro.report.tables import markdown
+
+_EQUAL = 1e-5  # nats per token, between levels that must agree
+_REPLAYS = 20
+
+
+class BenchError(ValueError):
+    """Two levels that must agree don't, or the pilot's matrix isn't there."""
+
+
+@dataclass
+class Level:
+    """Measured seconds of a level on the sample, and the whole job's."""
+
+    name: str
+    what: str
+    pairs: int  # contexts x rows in the sample
+    tokens: int  # through the model
+    sample_s: float
+    job_s: float
+
+
+@dataclass
+class Sample:
+    """What is timed: some candidates against the rows of some of the batches that the whole job makes."""
+
+    candidates: list[Example]
+    rows: list[Example]
+    all_candidates: int
+    batch_share: float  # batches of the sample over all
+
+    @property
+    def factor(self) -> float:
+        """Pairs of the job over those of the sample."""
+        return self.all_candidates / len(self.candidates) / self.batch_share
+
+    @property
+    def contexts(self) -> float:
+        """Candidates of the job over those of the sample."""
+        return self.all_candidates / len(self.candidates)
+
+
+def prepared(overrides: Sequence[str]) -> tuple[Config, dict[str, Path], Runtime]:
+    """The experiment's config and the folders of its model, order and assessment, made if they aren't there."""
+    config = composed("scoring_cost", overrides)
+    store, cache = Store(Path(config.paths.work)), Path(config.paths.cache)
+    shard = next(step for step in plan(config).steps if step.label == "score/icon-shard-0000")
+    needed = {name: shard.inputs[name] for name in ("model", "order", "assessment")}
+    summary = run(ordered(needed.values()), store, config.cluster, cache, print)
+    if summary.failed:
+        raise BenchError(f"could not prepare: {summary.failed}")
+    inputs = {name: store.path(step) for name, step in needed.items()}
+    return config, inputs, Runtime(config.cluster, cache, "bench", terminal=None)
+
+
+def draw(config: Config, inputs: dict[str, Path], engine: Engine, candidates: int, batches: int) -> Sample:
+    """Candidates in the middle of equal steps of length; the rows of batches at equal steps of the packing plan."""
+    pool = read_rows(inputs["order"] / "rows.jsonl", Example)[: config.data.candidates.size]
+    assessment = read_rows(inputs["assessment"] / "rows.jsonl", Example)
+    by_length = sorted(pool, key=lambda row: (len(candidate_text(row)), row.id))
+    lengths = [len(row.ids) + 1 if (row := engine.layout.row(x).after_context) else 0 for x in assessment]
+    plan_of_all = pack(lengths, engine.budget.tokens)
+    batches = min(batches, len(plan_of_all))
+    taken = [plan_of_all[int((k + 0.5) * len(plan_of_all) / batches)] for k in range(batches)]
+    return Sample(
+        [by_length[int((k + 0.5) * len(by_length) / candidates)] for k in range(candidates)],
+        [assessment[i] for batch in taken for i in batch],
+        len(pool),
+        batches / len(plan_of_all),
+    )
+
+
+def loop(engine: Engine, picked: Sample) -> tuple[Level, NDArray[np.float64]]:
+    """One pair a forward pass, as the released scripts: (2, candidates, rows) NLLs after candidate and control."""
+    model, layout = engine.model, engine.layout
+    rows = [layout.row(row) for row in picked.rows]
+    found = np.full((2, len(picked.candidates), len(rows)), np.nan)
+    separator, tokens = layout.separator(), 0
+    start = time.perf_counter()
+    for c, candidate in enumerate(picked.candidates):
+        own = layout.context(candidate_text(candidate))[0]
+        for r, (row, example) in enumerate(zip(rows, picked.rows, strict=True)):
+            if row.after_context is None:
+                continue
+            noise = engine.random_context(candidate, f"{candidate.id}:{example.id}")
+            for place, context in enumerate((own, noise)):
+                ids = context + separator + row.after_context.ids
+                labels = mask_labels(ids, len(ids) - row.after_context.answer_tokens)
+                batch = {"input_ids": torch.tensor([ids]), "labels": torch.tensor([labels])}
+                with torch.inference_mode():
+                    output = model(**{k: v.to(model.device) for k, v in batch.items()}, use_cache=False)
+                found[place, c, r] = float(output.loss)
+                tokens += len(ids)
+    seconds = time.perf_counter() - start
+    return Level("loop", "batch 1, as released", found.size, tokens, seconds, seconds * picked.factor), found
+
+
+def engine_level(
+    engine: Engine, picked: Sample, name: str, what: str, *, control: bool
+) -> tuple[Level, NDArray[np.float64]]:
+    """Candidates, and their random contexts if ``control``, through the engine: (1 or 2, candidates, rows) NLLs.
+
+    A context that all rows share is run once, in the job as in the sample: its time grows with candidates only.
+    """
+    rows, ids = [engine.layout.row(row) for row in picked.rows], [row.id for row in picked.rows]
+    progress = Progress("bench", sys.maxsize, "pair", None)
+    start = time.perf_counter()
+    found = [[engine.candidate(x, rows, progress) for x in picked.candidates]]
+    if control:
+        found.append([engine.control(x, rows, ids, progress) for x in picked.candidates])
+    seconds = time.perf_counter() - start
+    shared = prefix_seconds(engine, picked, control=control)
+    job = (seconds - shared) * picked.factor + shared * picked.contexts
+    values = np.array(found)
+    return Level(name, what, values.size, progress.tokens, seconds, job), values
+
+
+def prefix_seconds(engine: Engine, picked: Sample, *, control: bool) -> float:
+    """Time of the contexts that the rows share."""
+    separator, start = engine.layout.separator(), time.perf_counter()
+    for row in picked.candidates:
+        make_prefix(engine.model, engine.layout.context(candidate_text(row))[0] + separator)
+        if control and engine.cfg.control is Control.per_candidate:
+            make_prefix(engine.model, engine.random_context(row, row.id) + separator)
+    return time.perf_counter() - start
+
+
+def bank_seconds(engine: Engine, picked: Sample, icon: IconConfig, pool_lengths: Sequence[int]) -> tuple[float, int]:
+    """Time of the whole job's bank, from its shortest and longest text, and the number of its contexts."""
+    rows = [engine.layout.row(row).after_context for row in picked.rows]
+    lengths = bank_lengths(icon.bank.lengths, pool_lengths)
+    start = time.perf_counter()
+    for length in (lengths[0], lengths[-1]):
+        noise = noise_ids(engine.layout.tokenizer, length, icon.seed, f"bank:{length}:0")
+        engine.mean_nll(engine.layout.bos + noise + engine.layout.separator(), rows)
+    contexts = len(lengths) * icon.bank.draws
+    return (time.perf_counter() - start) / 2 * contexts / picked.batch_share, contexts
+
+
+def adaptive_share(folder: Path, icon: IconConfig, fraction: float) -> tuple[float, float, float]:
+    """Pairs that adaptive scoring needs on the pilot's matrix over all, the overlap with full scoring, its least."""
+    pilot = load_pilot(folder)
+    task, log_ratio = pilot_contributions(pilot)
+    found = [
+        adaptive.replay(task, log_ratio, [fraction], icon.adaptive, np.random.default_rng(seed))
+        for seed in range(_REPLAYS)
+    ]
+    overlaps = [outcome.overlap[fraction] for outcome in found]
+    return statistics.fmean(o.pairs for o in found) / task.size, statistics.fmean(overlaps), min(overlaps)
+
+
+def pilot_contributions(pilot: Pilot) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Contributions and log ratios of the pilot, with the bank as control."""
+    control = bank_control(pilot.bank, pilot.bank_lengths, pilot.context_tokens)
+    return task_scores(pilot.candidate, control, pilot.baseline, 1e-6), control - pilot.candidate
+
+
+def agree(what: str, a: NDArray[np.float64], b: NDArray[np.float64]) -> float:
+    """Largest difference of two levels' NLLs.
+
+    Raises:
+        BenchError: beyond rounding, or other pairs are missing.
+    """
+    if not np.array_equal(np.isnan(a), np.isnan(b)):
+        raise BenchError(f"{what}: other pairs have no scored token.")
+    largest = float(np.nanmax(np.abs(a - b)))
+    if largest > _EQUAL:
+        raise BenchError(f"{what}: NLLs differ by {largest:.1e}, more than {_EQUAL:.0e} nats per token.")
+    return largest
+
+
+def bench(overrides: Sequence[str], candidates: int, batches: int, pilot: Path) -> dict[str, Any]:
+    """Time all levels; returns the ratios, and the levels as a list."""
+    config, inputs, runtime = prepared(overrides)
+    icon = resolved(config.methods["icon"])
+    official = resolved(IconConfig(compat=Compat.official, seed=icon.seed))
+    own_control = replace(icon, control=Control.per_candidate)
+    adaptive_share(pilot, icon, 0.15)  # a missing pilot is said before the long work
+    engine = make_engine(own_control, inputs, runtime, Dtype.float32)
+    released = Engine(engine.model, Layout(engine.layout.tokenizer, official), official, engine.budget)
+    picked = draw(config, inputs, engine, candidates, batches)
+    pool = read_rows(inputs["order"] / "rows.jsonl", Example)[: config.data.candidates.size]
+    lengths = [len(engine.layout.context(candidate_text(row))[0]) - len(engine.layout.bos) for row in pool]
+    engine.candidate(picked.candidates[0], [engine.layout.row(row) for row in picked.rows[-8:]])  # warm
+    levels = []
+
+    def note(level: Level) -> Level:
+        levels.append(level)
+        print(f"{level.name}: {level.sample_s:.1f} s for {level.pairs} pairs, {level.tokens} tokens", flush=True)
+        return level
+
+    slow, slow_nll = loop(released, picked)
+    note(slow)
+    first, first_nll = engine_level(released, picked, "L1", "batched, LM head where needed", control=True)
+    note(first)
+    equal = {"L1 and loop": agree("L1 and loop", first_nll, slow_nll)}
+    second, second_nll = engine_level(
+        engine, picked, "L2b", "one noise text a candidate, prefixes shared", control=True
+    )
+    note(second)
+    single = np.array([[_alone(engine, picked, c, r) for r in (0, -1)] for c in range(candidates)])
+    equal["L2b and single pairs"] = agree("L2b and single pairs", second_nll[0][:, [0, -1]], single)
+    third, third_nll = engine_level(engine, picked, "L3_float32", "noise bank, float32", control=False)
+    agree("L3 and L2b", third_nll[0], second_nll[0])
+    bank_s, contexts = bank_seconds(engine, picked, icon, lengths)
+    third.job_s += bank_s
+    note(third)
+    start = time.perf_counter()
+    progress = Progress("bench", sys.maxsize, "pair", None)
+    middle = sorted(picked.rows, key=lambda row: len(row.instruction) + len(row.response))[
+        : max(12, len(picked.rows) // 2)
+    ]
+    sample = [pool[i] for i in range(min(8, len(pool)))]
+    checked = Trials(own_control, sample, middle, inputs, runtime, progress).chosen(
+        config.data.assessment.expected_rows
+    )
+    check_s = time.perf_counter() - start
+    if checked["dtype"] == "float32":
+        fourth = replace(third, name="L3", what="noise bank, default dtype: float32", job_s=third.job_s + check_s)
+    else:
+        fast = make_engine(own_control, inputs, runtime, Dtype(checked["dtype"]))
+        fourth, _ = engine_level(fast, picked, "L3", f"noise bank, default dtype: {checked['dtype']}", control=False)
+        bank_s, _ = bank_seconds(fast, picked, icon, lengths)
+        fourth.job_s += bank_s + check_s
+    note(fourth)
+    share, overlap, least = adaptive_share(pilot, icon, 0.15)
+    once = bank_s + check_s
+    fifth = replace(
+        fourth, name="L4", what=f"adaptive: {share:.0%} of the pairs", job_s=(fourth.job_s - once) * share + once
+    )
+    levels.append(fifth)
+    ratios = {level.name: round(slow.job_s / level.job_s, 2) for level in levels if level is not slow}
+    return {
+        **ratios,
+        "L4_overlap": round(overlap, 4),
+        "L4_overlap_least": round(least, 4),
+        "L4_share_of_pairs": round(share, 4),
+        "dtype": checked["dtype"],
+        "dtype_tried": checked["tried"],
+        "largest_difference": equal,
+        "job": {"candidates": len(pool), "rows": config.data.assessment.expected_rows, "bank_contexts": contexts},
+        "sample": {
+            "candidates": candidates,
+            "rows": len(picked.rows),
+            "share_of_batches": round(picked.batch_share, 4),
+        },
+        "levels": [vars(level) for level in levels],
+    }
+
+
+def _alone(engine: Engine, picked: Sample, candidate: int, row: int) -> float:
+    """NLL of one pair in a pass of its own, without a cache."""
+    laid = engine.layout.row(picked.rows[row]).after_context
+    assert laid is not None
+    before = engine.layout.context(candidate_text(picked.candidates[candidate]))[0] + engine.layout.separator()
+    whole = Encoded(before + laid.ids, len(before) + laid.answer_start)
+    pad = engine.layout.tokenizer.pad_token_id
+    assert isinstance(pad, int)
+    sums, counts = answer_nll(engine.model, [whole], pad)
+    return float(sums[0] / counts[0])
+
+
+def table(result: dict[str, Any]) -> str:
+    """The levels as a Markdown table."""
+    lines = [["level", "what", "pairs timed", "tokens timed", "seconds", "hours of the whole job", "speed-up"]]
+    for level in result["levels"]:
+        ratio = result.get(level["name"], 1.0)
+        line = [level["name"], level["what"], str(level["pairs"]), str(level["tokens"]), f"{level['sample_s']:.1f}"]
+        lines.append([*line, f"{level['job_s'] / 3600:.1f}", f"{ratio:.2f}"])
+    return markdown(lines[0], lines[1:])
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Time the levels and print them."""
+    parser = argparse.ArgumentParser(prog="python -m icon_repro.bench", description=str(__doc__).partition("\n\n")[0])
+    parser.add_argument("overrides", nargs="*", help="of the experiment scoring_cost, key=value")
+    parser.add_argument("--candidates", type=int, default=2, help="in the sample")
+    parser.add_argument("--batches", type=int, default=6, help="of assessment rows, in the sample")
+    parser.add_argument("--pilot", type=Path, default=Path("results/pilot"), help="folder of the pilot's matrices")
+    parser.add_argument("--out", type=Path, help="folder for bench.json and table.md")
+    given = parser.parse_args(arguments)
+    try:
+        result = bench(given.overrides, given.candidates, given.batches, given.pilot)
+    except ValueError as error:
+        sys.stderr.write(f"error: {error}\n")
+        return 1
+    text = table(result)
+    if given.out is not None:
+        given.out.mkdir(parents=True, exist_ok=True)
+        write_json(given.out / "bench.json", result)
+        (given.out / "table.md").write_text(text, encoding="utf-8")
+    print(f"\n{text}")
+    print(json.dumps({key: value for key, value in result.items() if key != "levels"}))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

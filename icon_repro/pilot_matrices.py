@@ -1,0 +1,131 @@
+"""``python -m icon_repro.pilot_matrices``: score the pilot's pairs and store them compactly for ``icon_repro.pilot``.
+
+In: the experiment ``pilot`` and its work folder.  Out: the npy and json files that ``icon_repro.pilot`` describes.
+Missing steps are run first: all candidates with the noise bank; the first ``--own`` candidates with random contexts of
+their own; the first ``--bfloat16`` candidates in bfloat16. Several of these commands may share the work.
+"""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from hydra import compose, initialize_config_dir
+from omegaconf import OmegaConf
+
+from icon_repro.__main__ import register_resolvers
+from icon_repro.config import Config, conf_dir, load
+from icon_repro.engine.artifact import Step, Store, ordered
+from icon_repro.engine.plan import plan
+from icon_repro.engine.run import run
+from icon_repro.records import Example, read_json, read_rows, write_json
+
+
+class MatricesError(ValueError):
+    """The pairs couldn't be scored."""
+
+
+def composed(experiment: str, overrides: Sequence[str]) -> Config:
+    """An experiment's checked config, as the command line composes it."""
+    register_resolvers()
+    with initialize_config_dir(version_base="1.3", config_dir=str(conf_dir().absolute())):
+        raw = compose("config", [f"experiment={experiment}", *overrides])
+        config = load(OmegaConf.to_container(raw, resolve=True))  # type: ignore[arg-type]
+    for name in ("work", "cache", "results"):
+        setattr(config.paths, name, str(Path(getattr(config.paths, name)).expanduser()))
+    return config
+
+
+def needed(config: Config, own: int, bfloat16: int) -> dict[str, dict[str, Step]]:
+    """By method of the experiment the steps whose pairs are stored."""
+    scores = {arm.method: arm.select.inputs["scores"] for arm in plan(config).arms if arm.select is not None}
+    size = config.methods["icon"].shard_candidates
+
+    def first(steps: dict[str, Step], prefix: str, candidates: int) -> dict[str, Step]:
+        names = sorted(name for name in steps if name.startswith(prefix))
+        return {name: steps[name] for name in names[: -(-candidates // size)]}
+
+    own_steps, low = dict(scores["own"].inputs), dict(scores["bfloat16"].inputs)
+    low_shards = first(low, "shard-", bfloat16)
+    return {
+        "icon": dict(scores["icon"].inputs),
+        "own": first(own_steps, "control-", own),
+        "bfloat16": {**low_shards, "baseline": low["baseline"]} if low_shards else {},
+    }
+
+
+def export(steps: dict[str, dict[str, Step]], store: Store, out: Path) -> dict[str, Any]:
+    """Write the matrices into ``out``; returns their shapes."""
+    icon = {name: store.path(step) for name, step in steps["icon"].items()}
+    shards = [icon[name] for name in sorted(icon) if name.startswith("shard-")]
+    candidates = [i for shard in shards for i in read_json(shard / "ids.json")["candidates"]]
+    described = read_json(icon["baseline"] / "ids.json")
+    bank = read_json(icon["bank"] / "bank.json")
+    order = store.path(steps["icon"]["shard-0000"].inputs["order"])
+    examples = {row.id: row for row in read_rows(order / "rows.jsonl", Example)}
+    place = {identifier: i for i, identifier in enumerate(candidates)}
+    arrays = {
+        "baseline": np.load(icon["baseline"] / "nll.npy").astype(np.float32),
+        "candidate": np.concatenate([np.load(shard / "candidate.npy") for shard in shards]),
+        "bank": np.load(icon["bank"] / "bank.npy"),
+    }
+    controls = [store.path(steps["own"][name]) for name in sorted(steps["own"])]
+    own = [place[i] for folder in controls for i in read_json(folder / "ids.json")["candidates"]]
+    arrays["control"] = np.concatenate([np.load(folder / "control.npy") for folder in controls])
+    low = {name: store.path(step) for name, step in steps["bfloat16"].items()}
+    low_shards = [low[name] for name in sorted(low) if name.startswith("shard-")]
+    low_candidates = [place[i] for folder in low_shards for i in read_json(folder / "ids.json")["candidates"]]
+    if low_shards:
+        arrays["candidate_bfloat16"] = np.concatenate([np.load(folder / "candidate.npy") for folder in low_shards])
+        arrays["baseline_bfloat16"] = np.load(low["baseline"] / "nll.npy").astype(np.float32)
+    out.mkdir(parents=True, exist_ok=True)
+    for name, array in arrays.items():
+        np.save(out / f"{name}.npy", array, allow_pickle=False)
+    write_json(out / "bank_lengths.json", bank["lengths"])
+    write_json(
+        out / "ids.json",
+        {
+            "candidates": candidates,
+            "assessment": described["assessment"],
+            "groups": described["groups"],
+            "response_chars": [len(examples[i].response) for i in candidates],
+            "context_tokens": [max(1, bank["contexts"][i]) for i in candidates],
+            "control_candidates": own,
+            "bf16_candidates": low_candidates,
+            "bf16_rows": list(range(len(described["assessment"]))) if low_shards else [],
+        },
+    )
+    flat = {f"{method}/{name}": step.folder for method, parts in steps.items() for name, step in parts.items()}
+    write_json(out / "steps.json", flat)
+    return {name: list(array.shape) for name, array in arrays.items()}
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run what is missing, and export."""
+    parser = argparse.ArgumentParser(
+        prog="python -m icon_repro.pilot_matrices", description=str(__doc__).partition("\n\n")[0]
+    )
+    parser.add_argument("overrides", nargs="*", help="of the experiment pilot, key=value")
+    parser.add_argument("--own", type=int, default=48, help="candidates with random contexts of their own")
+    parser.add_argument("--bfloat16", type=int, default=8, help="candidates that are scored in bfloat16 as well")
+    parser.add_argument("--out", type=Path, default=Path("results/pilot"))
+    given = parser.parse_args(arguments)
+    try:
+        config = composed("pilot", given.overrides)
+        store = Store(Path(config.paths.work))
+        steps = needed(config, given.own, given.bfloat16)
+        wanted = ordered(step for parts in steps.values() for step in parts.values())
+        summary = run(wanted, store, config.cluster, Path(config.paths.cache), print)
+        if summary.failed:
+            raise MatricesError(f"steps failed: {summary.failed}")
+        print(export(steps, store, given.out))
+    except ValueError as error:
+        sys.stderr.write(f"error: {error}\n")
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,150 @@
+"""An experiment's folder ``results/<name>/``: what is written there, and whose it is.
+
+In: a plan and its store.  Out: table.md, table.csv, metrics.jsonl, run.json; a copy to W&B.
+The folder holds complete tables only: one with missing cells goes to ``incomplete/`` in it, which the next complete one
+removes. run.json says what made the table: config, sources, steps, commits, package versions; no times, hosts, folders.
+
+The folder belongs to one configuration. A later report may add seeds, fractions, methods, benchmarks and the base and
+full rows, and may replace numbers that a change of code or of what doesn't change results has made anew. It is refused
+if a stored number would go because a setting or a source has another value, or because its row or column was dropped.
+Settings that only one of the two versions of the code knows don't count.
+"""
+
+import dataclasses
+import shutil
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from icon_repro.config import Config, IconConfig, resolved
+from icon_repro.engine.artifact import Store, differences
+from icon_repro.engine.collect import collect, provenance, sources
+from icon_repro.engine.plan import Experiment
+from icon_repro.engine.tracking import log_experiment
+from icon_repro.records import read_json, write_json
+from icon_repro.report import tables
+from icon_repro.schema import plain
+
+FORMAT = 1  # of run.json
+_OURS = {"name", "description", "paths", "action", "cluster", "tracking"}  # fields of Config that change no result
+_SHOWN = 10  # differences in a message
+
+
+class ResultsError(ValueError):
+    """The results folder belongs to another configuration."""
+
+
+def check(experiment: Experiment) -> None:
+    """Refuse to write to the folder of another configuration; reads one small file.
+
+    Raises:
+        ResultsError: names what differs and what to do.
+    """
+    config = experiment.config
+    folder = Path(config.paths.results) / config.name
+    if not (folder / "run.json").is_file():
+        return
+    stored = read_json(folder / "run.json")
+    if not isinstance(stored, dict) or not {"format", "config", "results", "sources"} <= set(stored):
+        raise ResultsError(f"{folder}/run.json: isn't what a report writes. Give another name=..., or delete {folder}.")
+    if stored["format"] > FORMAT:
+        raise ResultsError(
+            f"{folder}/run.json: format {stored['format']}, this version reads up to {FORMAT}. Update icon_repro."
+        )
+    planned = {step.folder for arm in experiment.arms for step in arm.evaluations.values()}
+    lost = [step for step in stored["results"] if step not in planned]
+    differing = _changes(stored["config"], _filled(config), "")
+    differing += differences(*_common(stored["sources"], sources(experiment)), "sources")
+    if lost and differing:
+        more = [f"and {len(differing) - _SHOWN} more"] if len(differing) > _SHOWN else []
+        raise ResultsError(
+            "\n  ".join(
+                [
+                    f"{folder} holds results of another configuration; {len(lost)} of {len(stored['results'])} would "
+                    f"be lost (first: {lost[0]}). Give another name=..., or delete {folder}. What differs:",
+                    *differing[:_SHOWN],
+                    *more,
+                ]
+            )
+        )
+
+
+def report(experiment: Experiment, store: Store, say: Callable[[str], None]) -> bool:
+    """Write the tables from what is stored, and log them.
+
+    Args:
+        say: gets the table and what was done.
+
+    Returns:
+        Whether the table is complete.
+
+    Raises:
+        ResultsError: see ``check``.
+    """
+    check(experiment)
+    config = experiment.config
+    rows = collect(experiment, store)
+    folder = Path(config.paths.results) / config.name
+    complete = tables.complete(rows)
+    target = folder if complete else folder / "incomplete"
+    made = provenance(experiment, store)
+    notes = tables.mixed_versions(made["packages"])
+    say(f"\n{tables.write(rows, target, notes)}\n{target}/table.md, table.csv, metrics.jsonl, run.json")
+    settings = {key: value for key, value in public(_filled(config)).items() if key not in {"cluster", "tracking"}}
+    write_json(target / "run.json", {"format": FORMAT, "config": settings, **made})
+    if complete:
+        shutil.rmtree(folder / "incomplete", ignore_errors=True)
+    else:
+        stays = "; the complete one beside it stays" if (folder / "table.md").is_file() else ""
+        say(f"warning: cells are missing (see table.md): the table is in {target}{stays}")
+    for note in notes:
+        say(f"warning: {note}")
+    selections = {
+        f"{arm.select.name}.json": store.path(arm.select) / "ids.json"
+        for arm in experiment.arms
+        if arm.select is not None and store.complete(arm.select)
+    }
+    say(
+        log_experiment(
+            config.tracking, config.name, public(config), rows, tables.table(rows), selections, store.root / ".wandb"
+        )
+    )
+    return complete
+
+
+def public(config: Config) -> dict[str, Any]:
+    """The config without what belongs to this machine; of a file, the name only."""
+
+    def names(value: Any) -> Any:
+        if not isinstance(value, dict):
+            return value
+        return {k: Path(v).name if k == "path" and v else names(v) for k, v in value.items()}
+
+    return {key: names(value) for key, value in plain(config).items() if key not in {"paths", "action"}}
+
+
+def _filled(config: Config) -> Config:
+    """``config`` with the options that ``compat`` decides filled in: an option's value is what counts."""
+    methods = {name: resolved(m) if isinstance(m, IconConfig) else m for name, m in config.methods.items()}
+    return dataclasses.replace(config, methods=methods)
+
+
+def _changes(old: Any, new: Any, where: str) -> list[str]:
+    """Settings of ``new`` that have another value than the stored ``old``, other than by growing."""
+    if dataclasses.is_dataclass(new) and isinstance(old, Mapping):
+        known = [field.name for field in dataclasses.fields(new) if field.metadata.get("hash", True)]
+        names = [name for name in known if name in old and (where or name not in _OURS)]
+        return [c for name in names for c in _changes(old[name], getattr(new, name), f"{where}.{name}".lstrip("."))]
+    if isinstance(new, Mapping) and isinstance(old, Mapping):  # methods, benchmarks
+        gone = [f"{where}.{name}: dropped" for name in old if name not in new]
+        return gone + [c for name in old if name in new for c in _changes(old[name], new[name], f"{where}.{name}")]
+    if where in ("seeds", "fractions"):
+        return [] if set(old) <= set(new) else differences(old, new, where)
+    if where in ("base", "full") and new:
+        return []
+    return differences(old, plain(new), where)
+
+
+def _common(old: Mapping[str, Any], new: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    both = [key for key in old if key in new]
+    return {key: old[key] for key in both}, {key: new[key] for key in both}

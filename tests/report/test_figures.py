@@ -1,0 +1,78 @@
+"""Figures: the csv holds what is drawn, the png has its size and no dates, bad series are refused."""
+
+import csv
+import struct
+from pathlib import Path
+
+import pytest
+
+from icon_repro.report.figures import Bars, FigureError, Line, Panel, Scatter, rounded, write_figure
+
+CURVE = Line("curve", [8, 16], [0.5, 2 / 3], [0.4, 0.6], [0.6, 0.7])
+BARS = [Bars("first", ["x", "y"], [1, 2], [0, 1], [2, 3]), Bars("second", ["x", "y"], [2, 1])]
+PANELS = [
+    Panel("rows", "share", [CURVE, Scatter("points", [8], [0.5])]),
+    Panel("length (tokens)", "score", [Scatter("candidates", [1, 2, 4], [0, 1, 0], ["a", "b", "c"])], log_x=True),
+    Panel("variant", "reliability", BARS),
+]
+
+
+def test_write_figure_csv_holds_every_point(tmp_path: Path) -> None:
+    write_figure(tmp_path, "some", "Title", PANELS)
+    with (tmp_path / "some.csv").open(newline="") as file:
+        rows = list(csv.reader(file))
+    assert rows == [
+        ["panel", "series", "label", "x", "y", "low", "high"],
+        ["1", "curve", "", "8.0", "0.5", "0.4", "0.6"],
+        ["1", "curve", "", "16.0", "0.666667", "0.6", "0.7"],
+        ["1", "points", "", "8.0", "0.5", "", ""],
+        ["2", "candidates", "a", "1.0", "0.0", "", ""],
+        ["2", "candidates", "b", "2.0", "1.0", "", ""],
+        ["2", "candidates", "c", "4.0", "0.0", "", ""],
+        ["3", "first", "x", "0.0", "1.0", "0.0", "2.0"],
+        ["3", "first", "y", "1.0", "2.0", "1.0", "3.0"],
+        ["3", "second", "x", "0.0", "2.0", "", ""],
+        ["3", "second", "y", "1.0", "1.0", "", ""],
+    ]
+
+
+def test_write_figure_png_has_size_and_no_metadata_and_repeats(tmp_path: Path) -> None:
+    for name in ("one", "two"):
+        write_figure(tmp_path, name, "Title", PANELS[:1])
+    png = (tmp_path / "one.png").read_bytes()
+    assert png == (tmp_path / "two.png").read_bytes()
+    assert struct.unpack(">II", png[16:24]) == (900, 600)  # 6 x 4 in at 150 dpi
+    assert not any(key in png for key in (b"tEXt", b"tIME", b"atplotlib"))
+
+
+def test_write_figure_ignores_the_users_matplotlib_settings(tmp_path: Path) -> None:
+    import matplotlib
+
+    write_figure(tmp_path, "plain", "Title", PANELS[:1])
+    with matplotlib.rc_context({"font.size": 20, "axes.facecolor": "black"}):
+        write_figure(tmp_path, "own", "Title", PANELS[:1])
+        assert matplotlib.rcParams["font.size"] == 20
+    assert (tmp_path / "plain.png").read_bytes() == (tmp_path / "own.png").read_bytes()
+
+
+@pytest.mark.parametrize(
+    "panels, message",
+    [
+        ([], "at least one series"),
+        ([Panel("x", "y", [])], "at least one series"),
+        ([Panel("x", "y", [Line("bad", [1, 2], [1])])], "'bad'.*different lengths"),
+        ([Panel("x", "y", [Line("bad", [1], [1], low=[0])])], "low without high"),
+        ([Panel("x", "y", [Scatter("bad", [1], [1], ["a", "b"])])], "different lengths"),
+        ([Panel("x", "y", [Bars("bad", ["a"], [1, 2])])], "different lengths"),
+    ],
+)
+def test_write_figure_bad_series_are_refused_before_anything_is_written(
+    panels: list[Panel], message: str, tmp_path: Path
+) -> None:
+    with pytest.raises(FigureError, match=message):
+        write_figure(tmp_path, "some", "Title", panels)
+    assert not list(tmp_path.iterdir())
+
+
+def test_rounded_keeps_six_digits() -> None:
+    assert [rounded(x) for x in (1 / 3, 123456789.0, -0.0000123456789, 0)] == [0.333333, 123457000.0, -1.23457e-05, 0.0]
