@@ -17,7 +17,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from icon_repro.config import Action, ConfigError, ModelConfig, SourceConfig, conf_dir, load
 from icon_repro.engine.artifact import ArtifactError, Cost, Step, Store
-from icon_repro.engine.collect import estimate
+from icon_repro.engine.collect import cost_ratios, estimate
 from icon_repro.engine.plan import Experiment, plan
 from icon_repro.engine.planner import PlanError
 from icon_repro.engine.run import run, status
@@ -200,6 +200,11 @@ def _action_plan(experiment: Experiment, store: Store) -> int:
         f"{len(experiment.steps)} steps: {len(experiment.steps) - len(missing)} cached, {len(missing)} to do, "
         f"about {_amount(total)}. Estimates come from the data's expected sizes."
     )
+    for label, (expected, ratio) in cost_ratios(experiment).items():
+        if expected.flops:
+            print(
+                f"{label}: selection about {_amount(expected)}, {ratio:.3g} times the FLOPs of the tuning that it saves"
+            )
     for warning in experiment.warnings:
         print(f"warning: {warning}")
     try:

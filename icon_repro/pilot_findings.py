@@ -198,7 +198,7 @@ def find_overlap(pilot: Pilot, tasks: Tasks, generator: np.random.Generator) -> 
             equal[place, draw] = overlap(part, as_many)
     half = counts.index(rows // 2)
     # Fitted where it is measured best: the reliability of all candidates would flatter where the best lie close.
-    top_reliability = correlation_for(equal[half].mean(), SHARE)
+    top_reliability = max(0.0, correlation_for(equal[half].mean(), SHARE))
     model = [expected_overlap(spearman_brown(top_reliability, k / (rows // 2)), SHARE) for k in [*counts, rows]]
     series: list[Series] = [
         _band("k rows and all rows (which hold them)", counts, same),
@@ -223,8 +223,8 @@ def find_overlap(pilot: Pilot, tasks: Tasks, generator: np.random.Generator) -> 
         },
         text=f"Two disjoint halves of {rows // 2} rows share {_percent(equal[half].mean())} (sd over splits "
         f"{_percent(equal[half].std())}) of the {len(everything)} that each selects; chance is {_percent(SHARE)}. Half "
-        f"of the rows share {_percent(same[half].mean())} with all rows, which flatters. Expected with {rows} new rows: "
-        f"{_percent(model[-1])} (Spearman-Brown from the halves).",
+        f"of the rows share {_percent(same[half].mean())} with all rows, which flatters. Expected with {rows} new "
+        f"rows: {_percent(model[-1])} (Spearman-Brown from the halves).",
         panels=[Panel("assessment rows, k", f"share of the {TOP} in both", series, log_x=True, y_range=(0, 1.02))],
     )
 

@@ -118,3 +118,18 @@ def _total(steps: list[Step], store: Store) -> dict[str, float] | None:
 def estimate(steps: list[Step]) -> Cost:
     """What the plan expects ``steps`` to take together."""
     return Cost(sum(step.cost.tokens for step in steps), sum(step.cost.flops for step in steps))
+
+
+def cost_ratios(experiment: Experiment) -> dict[str, tuple[Cost, float]]:
+    """By method and fraction what the plan expects selection to cost, and that over the tuning that it saves.
+
+    Saved is one model's tuning on all rows less that on the selection, in FLOPs; infinite if nothing is saved.
+    """
+    found: dict[str, tuple[Cost, float]] = {}
+    for arm in experiment.arms:
+        if arm.select is None or arm.train is None:
+            continue
+        cost = estimate([step for step in ancestors(arm.select) if step.stage == "score"])
+        saved = experiment.full_tuning.flops - arm.train.cost.flops
+        found[f"{arm.method}-f{arm.fraction:g}"] = (cost, cost.flops / saved if saved > 0 else float("inf"))
+    return found

@@ -42,6 +42,7 @@ class Experiment:
     config: Config
     steps: list[Step]
     arms: list[Arm]
+    full_tuning: Cost  # of one model on all rows, whether or not that is among the arms
     warnings: list[str] = field(default_factory=list)
 
 
@@ -129,4 +130,10 @@ def plan(config: Config) -> Experiment:
                 arms.append(Arm(name, fraction, seed, select, train, evaluate(f"{part}-s{seed}", train)))
     planner.hashes.save()
     wanted = [s for arm in arms for s in (arm.select, arm.train, *arm.evaluations.values()) if s is not None]
-    return Experiment(config, ordered([model, pool, assessment, universe, *wanted]), arms, planner.warnings)
+    return Experiment(
+        config,
+        ordered([model, pool, assessment, universe, *wanted]),
+        arms,
+        tune("full", 0, None, size).cost,
+        planner.warnings,
+    )

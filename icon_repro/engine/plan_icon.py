@@ -11,6 +11,8 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from icon_repro.config import (
+    AdaptiveConfig,
+    AutoConfig,
     Budget,
     Control,
     IconConfig,
@@ -126,7 +128,8 @@ class _Icon:
         icon, sizes = self.icon, self.sizes
         pairs = _only(icon, *_LAYOUT, "shard_candidates", *kept)
         inputs = {**self.data, **self.check, **({"sequence": sequence} if sequence else {})}
-        total = sizes.candidates if first is None else min(first, sizes.candidates)
+        known = sizes.candidates if self.stop is None else self.stop
+        total = known if first is None else first if self.stop is None else min(first, self.stop)
         size = (
             icon.shard_candidates if sequence is None else math.ceil(icon.shard_candidates * sizes.rows / max(rows, 1))
         )
@@ -160,19 +163,32 @@ class _Icon:
         rows = min(sizes.rows, icon.auto.expected_rows) if auto else sizes.rows
         rounds = len(round_ends(sizes.rows, icon.adaptive))
         saved = saved if auto and icon.selector is not None else None
-        chosen = _only(icon, "control", "empty_pairs", "epsilon", "budget", "adaptive", "auto")
+        order = AutoConfig(seed=icon.auto.seed)
+        chosen = _only(icon, "control", "empty_pairs", "epsilon", "budget", "adaptive")
+        chosen = replace(chosen, auto=icon.auto if auto else order)
         if saved is not None:
             chosen = replace(chosen, selector=icon.selector)
         job = IconRound(chosen, self.stop, sorted(fractions), rounds, saved)
         texts = {"order": self.order, "assessment": self.data["assessment"]}
         scored: dict[str, Step] = {}
+        # neither needs the fractions, the error or the number of rounds
+        begun = replace(_only(icon, "budget"), adaptive=AdaptiveConfig(anchors=icon.adaptive.anchors), auto=order)
         if auto:
-            block = self.step("icon_pilot", "icon-pilot", job, texts)
             size = icon.auto.pilot_candidates
+            sampled = replace(order, pilot_candidates=size, pilot_rows=icon.auto.pilot_rows)
+            block = self.step(
+                "icon_pilot", "icon-pilot", IconRound(replace(_only(icon), auto=sampled), self.stop, [], 0), texts
+            )
+            begun = replace(chosen, adaptive=replace(begun.adaptive, first_rows=icon.adaptive.first_rows))
             scored = self.shards(
                 "pilot", "icon_shard", min(icon.auto.pilot_rows, sizes.rows), first=size, sequence=block
             )
-        begin = self.step("icon_start", "icon-start", job, {**self._read(), **texts, **scored} if auto else texts)
+        begin = self.step(
+            "icon_start",
+            "icon-start",
+            IconRound(begun, self.stop, [], 0, saved),
+            {**self._read(), **texts, **scored} if auto else texts,
+        )
         candidates = self._affordable(rows, saved) if saved is not None else sizes.candidates
         anchors = self.shards("anchors", "icon_shard", rows, first=icon.adaptive.anchors, sequence=begin)
         known = {"start": begin, **self._read(), **anchors}
@@ -219,8 +235,8 @@ class _Icon:
         sizes, planner = self.sizes, self.planner
         parameters = planner.config.model.parameters
         learned = sizes.candidates * (1 - selector.held_out) * min(sizes.context, selector.max_length) * selector.epochs
-        pool = planner.pool()
-        bounded = planner.config.data.pool.sample is not None
+        sample = planner.config.data.pool.sample
+        pool = planner.pool() if sample is None else sample  # a bound, however many are expected
         count = math.ceil(pool / selector.shard_rows)
         parts: dict[str, Step] = {}
         for repeat in range(selector.repeats):
@@ -237,7 +253,7 @@ class _Icon:
             for number in range(count):
                 first = number * selector.shard_rows
                 end = min(first + selector.shard_rows, pool)
-                stop = None if not bounded and number == count - 1 else end
+                stop = None if sample is None and number == count - 1 else end
                 part = f"pool-s{repeat}-{number:04d}"
                 parts[part] = self.step(
                     "selector_pool",

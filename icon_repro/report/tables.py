@@ -32,7 +32,8 @@ def table(rows: Sequence[Row]) -> tuple[list[str], list[list[str]]]:
     """Header and cells of the table: a line for each method and fraction, in order of first appearance."""
     tasks = list(dict.fromkeys(t for row in rows for t in [*row["benchmarks"], *row["missing"]]))
     header = ["method", "fraction", "rows", "seeds", *tasks, "average"]
-    header += ["selection tokens", "selection FLOPs", "tuning tokens", "tuning FLOPs"]
+    header += ["selection tokens", "selection FLOPs", "tuning tokens", "tuning FLOPs", "selection / saved"]
+    whole = [row["tuning"] for row in rows if row["method"] == "full"]
     groups: dict[tuple[Any, Any], list[Row]] = {}
     for row in rows:
         groups.setdefault((row["method"], row["fraction"]), []).append(row)
@@ -60,8 +61,20 @@ def table(rows: Sequence[Row]) -> tuple[list[str], list[list[str]]]:
                 line += ["missing", "missing"]
             else:  # the seeds share one selection, but each pays for its own tuning: per seed
                 line += [_big(fmean(c[key] for c in costs)) for key in ("tokens", "flops")]
+        line.append(_ratio(group, whole))
         lines.append(line)
     return header, lines
+
+
+def _ratio(group: Sequence[Row], whole: Sequence[Any]) -> str:
+    """FLOPs of selection over the FLOPs of tuning that it saves, one seed; ``-`` where nothing is selected or known."""
+    if group[0]["fraction"] is None or group[0]["method"] == "full" or not whole:
+        return "-"
+    parts = [*whole, *(row["tuning"] for row in group), *(row["selection"] for row in group)]
+    if None in parts:
+        return "missing"
+    saved = fmean(w["flops"] for w in whole) - fmean(row["tuning"]["flops"] for row in group)
+    return _big(fmean(row["selection"]["flops"] for row in group) / saved) if saved > 0 else "-"
 
 
 def _percent(mean: float, error: float | None) -> str:
@@ -119,8 +132,9 @@ def caption(rows: Sequence[Row], notes: Sequence[str] = ()) -> str:
             tasks.setdefault(name, value)
     text = [
         f"`{row['model']}`, experiment `{row['experiment']}`. Percent, ± standard error (items and training seeds); "
-        "average: plain mean of the tasks. Tokens and FLOPs: selection once, tuning for one seed. A difference below "
-        "about two standard errors says nothing."
+        "average: plain mean of the tasks. Tokens and FLOPs: selection once, tuning for one seed; last column: FLOPs "
+        "of selection over those of tuning on all rows that it saves. A difference below about two standard errors "
+        "says nothing."
         for row in rows[:1]
     ]
     text += [f"- {name}: {v['metric']}, {v['items']} items, task version {v['version']}" for name, v in tasks.items()]

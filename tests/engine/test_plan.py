@@ -17,9 +17,10 @@ import pytest
 from small import composed, small
 
 import icon_repro
-from icon_repro.config import IconShard, conf_dir, load
-from icon_repro.engine import plan as plan_module
-from icon_repro.engine.plan import Experiment, FileHashes, PlanError, plan
+from icon_repro.config import IconConfig, conf_dir, load
+from icon_repro.engine import planner as planner_module
+from icon_repro.engine.plan import Experiment, plan
+from icon_repro.engine.planner import FileHashes, PlanError
 from icon_repro.records import read_json, write_json
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -73,6 +74,8 @@ def test_experiment_of_conf_is_composed_loaded_and_planned_offline(
     experiment = plan(config)
     assert experiment.warnings == []
     labels = [step.label for step in experiment.steps]
+    if sum(isinstance(method, IconConfig) for method in config.methods.values()) > 1:  # pairs bear no method's name
+        labels = [label for label in labels if not label.startswith("score/icon-")]
     assert len(set(labels)) == len(labels)
     seen: set[str] = set()
     for step in experiment.steps:
@@ -80,7 +83,8 @@ def test_experiment_of_conf_is_composed_loaded_and_planned_offline(
         seen.add(step.folder)
     arms = [(arm.method, arm.fraction, arm.seed) for arm in experiment.arms]
     selected = [(m, f, s) for m in config.methods for f in config.fractions for s in config.seeds]
-    assert arms == [("base", None, None), *(("full", 1.0, seed) for seed in config.seeds), *selected]
+    untuned, full = [("base", None, None)] * config.base, [("full", 1.0, seed) for seed in config.seeds] * config.full
+    assert arms == [*untuned, *full, *selected]
     assert all(set(arm.evaluations) == set(config.evaluation.tasks) for arm in experiment.arms)
 
 
@@ -127,10 +131,12 @@ def test_plan_of_2000_steps_takes_under_2_seconds(tmp_path: Path) -> None:
 
 # ---------------------------------------------------------------- fingerprints
 
-ORDER = "prepare/order prepare/candidates score/random score/longest score/icon score/icon-shard-* "
+ORDER = "prepare/order prepare/candidates score/random score/longest score/icon score/icon-bank score/icon-shard-* "
 POOL = f"prepare/pool-tiny {ORDER}"
 SCORED = "select/* train/* evaluate/*-s0-tiny"  # what every tuned arm needs
 ICON = "score/icon select/icon-* train/icon-* evaluate/icon-*"
+PAIRS = f"score/icon-bank score/icon-shard-* {ICON}"
+PER_CANDIDATE = {"methods.icon.control": "per_candidate"}
 MODEL = "score/icon* select/icon-* train/* evaluate/*"
 
 CHANGES: list[tuple[Mapping[str, Any], Mapping[str, Any], str]] = [
@@ -159,17 +165,28 @@ CHANGES: list[tuple[Mapping[str, Any], Mapping[str, Any], str]] = [
     ({}, {"model.random.layers": 1}, f"model/* {MODEL}"),
     ({"model": HUB_MODEL}, {"model.revision": "a" * 40}, f"model/* {MODEL}"),
     ({"model": HUB_MODEL}, {"model.hub_id": "org/other"}, f"model/* {MODEL}"),
-    ({}, {"methods.icon.dtype": "bfloat16"}, f"score/icon-baseline score/icon-shard-* {ICON}"),
-    ({}, {"methods.icon.max_prompt_tokens": 9}, f"score/icon-baseline score/icon-shard-* {ICON}"),
-    ({}, {"methods.icon.max_response_tokens": 9}, f"score/icon-baseline score/icon-shard-* {ICON}"),
-    ({}, {"methods.icon.compat": "official"}, f"score/icon-baseline score/icon-shard-* {ICON}"),
-    ({}, {"methods.icon.skip_first_tokens": True}, f"score/icon-shard-* {ICON}"),
-    ({}, {"methods.icon.noise_unit": "characters"}, f"score/icon-shard-* {ICON}"),
-    ({}, {"methods.icon.control": "per_pair"}, f"score/icon-shard-* {ICON}"),
-    ({}, {"methods.icon.seed": 1}, f"score/icon-shard-* {ICON}"),
-    ({}, {"methods.icon.control": "none"}, f"score/icon-shard-* {ICON}"),
-    ({}, {"methods.icon.separator": "\n"}, f"score/icon-shard-* {ICON}"),
-    ({}, {"methods.icon.max_context_tokens": 9}, f"score/icon-shard-* {ICON}"),
+    ({}, {"methods.icon.dtype": "bfloat16"}, f"score/icon-dtype score/icon-baseline {PAIRS}"),
+    ({}, {"methods.icon.dtype": "auto"}, f"score/icon-dtype score/icon-baseline {PAIRS}"),
+    ({}, {"methods.icon.max_prompt_tokens": 9}, f"score/icon-baseline {PAIRS}"),
+    ({}, {"methods.icon.max_response_tokens": 9}, f"score/icon-baseline {PAIRS}"),
+    ({}, {"methods.icon.compat": "official"}, f"score/icon-baseline score/icon-shard-* score/icon-control-* {ICON}"),
+    ({}, {"methods.icon.empty_pairs": "nan"}, f"score/icon-baseline {PAIRS}"),
+    ({}, {"methods.icon.drop_first_token": True}, f"score/icon-baseline {PAIRS}"),
+    ({}, {"methods.icon.skip_first_tokens": True}, PAIRS),
+    ({}, {"methods.icon.separator": "\n"}, PAIRS),
+    ({}, {"methods.icon.max_context_tokens": 9}, PAIRS),
+    ({}, {"methods.icon.control": "per_candidate"}, f"score/icon-control-* {ICON}"),
+    ({}, {"methods.icon.control": "per_pair"}, f"score/icon-control-* {ICON}"),
+    ({}, {"methods.icon.control": "none"}, ICON),
+    ({}, {"methods.icon.seed": 1}, f"score/icon-bank {ICON}"),
+    ({}, {"methods.icon.bank": {"draws": 5}}, f"score/icon-bank {ICON}"),
+    ({}, {"methods.icon.bank": {"lengths": [8, 64, 2040]}}, f"score/icon-bank {ICON}"),
+    (PER_CANDIDATE, {"methods.icon.control": "per_pair"}, f"score/icon-control-* {ICON}"),
+    (PER_CANDIDATE, {"methods.icon.noise_unit": "characters"}, f"score/icon-control-* {ICON}"),
+    (PER_CANDIDATE, {"methods.icon.seed": 1}, f"score/icon-control-* {ICON}"),
+    (PER_CANDIDATE, {"methods.icon.separator": "\n"}, f"score/icon-shard-* score/icon-control-* {ICON}"),
+    ({"methods.icon.dtype": "bfloat16"}, {"methods.icon.fidelity": {"rows": 9}}, f"score/icon-dtype {ICON}"),
+    ({}, {"methods.icon.shard_candidates": 4}, f"score/icon-shard-* {ICON}"),
     ({}, {"methods.icon.epsilon": 0.1}, ICON),
     ({}, {"methods.random.seed": 1}, "score/random select/random-* train/random-* evaluate/random-*"),
     ({}, {"methods.again": {"kind": "random", "seed": 1}}, "score/again select/again-* train/again-* evaluate/again-*"),
@@ -262,6 +279,11 @@ def test_plan_changed_file_of_a_local_model_makes_its_dependents_new(tmp_path: P
         {"data.pool.source.licence": "other"},
         {"data.assessment.source.licence": "other"},
         {"data.pool.expected_rows": 10},  # fewer than candidates.size
+        # what isn't used: another control's, the dtype check's, another budget's
+        {"methods.icon.noise_unit": "characters"},
+        {"methods.icon.fidelity": {"rows": 9, "candidates": 5, "max_rms": 0.1}},
+        {"methods.icon.adaptive": {"anchors": 9, "error": 0.5}},
+        {"methods.icon.auto": {"reliability": 0.5, "seed": 3, "expected_rows": 9}},
         {"data.pool.expected_prompt_chars": 1, "data.pool.expected_response_chars": 1},
         {"data.assessment.expected_rows": 5},
         {"evaluation.name": "other"},
@@ -292,7 +314,7 @@ def test_plan_renamed_task_or_method_keeps_fingerprints(tmp_path: Path) -> None:
 
 def shards(experiment: Experiment) -> list[tuple[int, int | None, str]]:
     """(start, stop, fingerprint) of the ICon shards, in order."""
-    steps = [step for step in experiment.steps if isinstance(step.params, IconShard)]
+    steps = [step for step in experiment.steps if step.target.endswith("pairs:shard")]
     return [(step.params.start, step.params.stop, step.fingerprint) for step in steps]
 
 
@@ -413,7 +435,7 @@ def test_plan_hub_that_cant_be_reached_is_named_with_the_reason(
 def test_file_hashes_changed_content_of_same_size_and_mtime_is_seen(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(plan_module, "_SETTLED_NS", -1)  # remember young files too
+    monkeypatch.setattr(planner_module, "_SETTLED_NS", -1)  # remember young files too
     path = tmp_path / "rows"
     path.write_text("aaaa")
     hashes = FileHashes(tmp_path / "hashes.json")
@@ -437,7 +459,7 @@ def test_file_hashes_second_change_within_a_tick_is_seen(tmp_path: Path) -> None
 
 
 def test_file_hashes_untouched_file_isnt_read_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(plan_module, "_SETTLED_NS", -1)
+    monkeypatch.setattr(planner_module, "_SETTLED_NS", -1)
     path = tmp_path / "rows"
     path.write_text("aaaa")
     hashes = FileHashes(tmp_path / "work" / "hashes.json")
@@ -450,6 +472,6 @@ def test_file_hashes_untouched_file_isnt_read_again(tmp_path: Path, monkeypatch:
 
 
 def test_plan_over_a_work_folder_that_cant_be_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(plan_module, "_SETTLED_NS", -1)
+    monkeypatch.setattr(planner_module, "_SETTLED_NS", -1)
     (tmp_path / "file").touch()
     assert plan(small(tmp_path / "file" / "work")).steps

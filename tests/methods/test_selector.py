@@ -182,6 +182,10 @@ def head(out: Path) -> torch.Tensor:
     return adapter(out)["base_model.model.score.weight"]
 
 
+def logged(out: Path) -> list[dict[str, Any]]:
+    return [entry for _, entry in read_lines(out / "log.jsonl") if "loss" in entry]
+
+
 def equal(one: Path, other: Path) -> bool:
     a, b = adapter(one), adapter(other)
     return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
@@ -366,6 +370,8 @@ def test_train_seed_decides_every_bit(work: Work, done: Done) -> None:
     one, (again, other) = done(NOISY)[0], (work.train(NOISY, seed=seed)[0] for seed in (0, 1))
     assert equal(one, again)
     assert not torch.equal(head(one), head(other))
+    tokens = [[entry["tokens"] for entry in logged(out)] for out in (one, again, other)]  # of rows in their order
+    assert tokens[0] == tokens[1] != tokens[2]
     assert (one / "held_out.jsonl").read_bytes() == (again / "held_out.jsonl").read_bytes()
     assert (one / "adapter" / "adapter_config.json").read_bytes() == (
         again / "adapter" / "adapter_config.json"
@@ -413,9 +419,9 @@ def test_train_first_loss_is_the_mean_squared_error_of_the_untrained_model(work:
     for row, goal in zip(rows, goals, strict=True):
         with torch.no_grad():
             errors.append((float(model(input_ids=torch.tensor([ids_of(tokenizer, row)])).logits) - goal) ** 2)
-    logged = [entry for _, entry in read_lines(trained / "log.jsonl") if "loss" in entry]
-    assert logged[0]["loss"] == pytest.approx(float(np.mean(errors)), rel=1e-5)
-    assert [entry["tokens"] for entry in logged] == [sum(len(ids_of(tokenizer, row)) for row in rows)] * 2
+    log = logged(trained)
+    assert log[0]["loss"] == pytest.approx(float(np.mean(errors)), rel=1e-5)
+    assert [entry["tokens"] for entry in log] == [sum(len(ids_of(tokenizer, row)) for row in rows)] * 2
 
 
 @pytest.mark.parametrize("cfg", [NOISY, quick(target=CLASS, head=SelectorHead.frozen)], ids=["trained", "frozen"])
@@ -646,5 +652,5 @@ def test_run_scores_and_ids_of_different_length_are_refused(
 ) -> None:
     join({"pool-s0-0000": {"a": 1.0, "b": 2.0}}, 1)
     write_json(tmp_path / "pool-s0-0000" / "ids.json", {"rows": ["a"]})
-    with pytest.raises(SelectorError, match="scores of 1 rows"):
+    with pytest.raises(SelectorError, match="2 scores of 1 rows"):
         selector.run(SelectorScores([0.5], 1), {"pool-s0-0000": tmp_path / "pool-s0-0000"}, tmp_path, runtime)

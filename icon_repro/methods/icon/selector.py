@@ -5,15 +5,14 @@ held_out.jsonl {id, score, predicted, response_chars}, log.jsonl.
 ``pool``.  In: model, selector, order.  Out: scores.npy, (rows,) float32; ids.json.  ``run`` joins them: scores.jsonl.
 Source: arXiv 2505.05327, ICon-guided selection, and the released scripts.
 Differs: regression on the rank and a trained head; a class for each fraction (D9) and the head left at its random
-initialisation (D8), as released, are ``target=top_fraction`` and ``head=frozen``. Neither depends on a pad token.
-Known gap: one process.
+initialisation (D8), as released, are ``target=top_fraction`` and ``head=frozen``.
+Known gap: one process, one GPU.
 """
 
 import itertools
 import math
 import re
 import shutil
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -44,6 +43,7 @@ from icon_repro.lm.tokens import pack
 from icon_repro.methods.icon.selector_data import (
     SelectorError,
     best,
+    join_shards,
     quality,
     read_candidates,
     split,
@@ -191,7 +191,7 @@ def _adapted(cfg: SelectorConfig, model: PreTrainedModel) -> PeftModel:
 def _arguments(job: SelectorJob, runtime: Runtime, out: Path, device: torch.device) -> TrainingArguments:
     cfg, cluster = job.selector, runtime.cluster
     micro = math.gcd(cfg.batch_size, cluster.micro_batch_size)
-    return TrainingArguments(
+    arguments = TrainingArguments(
         output_dir=str(out / "checkpoints"),
         per_device_train_batch_size=micro,
         gradient_accumulation_steps=cfg.batch_size // micro,
@@ -215,6 +215,8 @@ def _arguments(job: SelectorJob, runtime: Runtime, out: Path, device: torch.devi
         report_to="none",
         disable_tqdm=True,
     )
+    arguments._n_gpu = min(arguments.n_gpu, 1)  # with more it would take as many times the rows in a batch
+    return arguments
 
 
 def _checkpoints(out: Path) -> list[Path]:
@@ -337,7 +339,7 @@ def run(cfg: SelectorScores, inputs: Mapping[str, Path], out: Path, runtime: Run
     if len(folders) != cfg.repeats:
         raise SelectorError(f"scores of {len(folders)} models {sorted(folders)}, but repeats={cfg.repeats}.")
     first, *others = sorted(folders)
-    scores = {model: _joined([shards[number] for number in sorted(shards)]) for model, shards in folders.items()}
+    scores = {model: join_shards([shards[number] for number in sorted(shards)]) for model, shards in folders.items()}
     for model in others:
         if odd := sorted(scores[model].keys() ^ scores[first].keys()):
             raise SelectorError(
@@ -354,17 +356,3 @@ def run(cfg: SelectorScores, inputs: Mapping[str, Path], out: Path, runtime: Run
         shared = [overlap(a, b) for a, b in itertools.combinations(chosen, 2)]
         agreement[f"overlap@{fraction:g}"] = sum(shared) / len(shared) if shared else None
     return {"rows": rows, **agreement, "tokens": 0, "flops": 0}
-
-
-def _joined(shards: Sequence[Path]) -> dict[str, float]:
-    """Scores by id, in the order of the shards."""
-    scores: dict[str, float] = {}
-    for folder in shards:
-        names = read_json(folder / "ids.json")["rows"]
-        values = np.load(folder / "scores.npy", allow_pickle=False)
-        if values.shape != (len(names),):
-            raise SelectorError(f"{folder}: {values.shape} scores of {len(names)} rows; delete it and run again.")
-        if twice := [name for name, count in Counter([*scores, *names]).items() if count > 1]:
-            raise SelectorError(f"{folder}: row {twice[0]!r} is scored twice; delete the shards and run again.")
-        scores |= zip(names, values.tolist(), strict=True)
-    return scores

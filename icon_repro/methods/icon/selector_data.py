@@ -1,22 +1,24 @@
-"""What the selection model learns from, and how well it does: token ids, targets, test on held-out candidates.
+"""What the selection model learns from, how well it does, and its scores put together.
 
-In: scored candidates.  Out: ids, targets and metrics for ``icon_repro.methods.icon.selector``; no model, no torch.
+In: scored candidates, shards of the pool's scores.  Out: token ids, targets, metrics for ``icon_repro.methods.icon.selector``; no model.
 Source: arXiv 2505.05327, ICon-guided selection; labels of the released scripts: 1 for the best fraction of candidates.
 Differs: the default target is the score's rank, so that one model serves all fractions and selections are nested (D9).
 Known gap: the standard errors of the scores aren't used; a noisy rank counts as much as a sure one.
 """
 
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+import numpy as np
 from scipy.stats import rankdata
 from transformers import PreTrainedTokenizerBase
 
 from icon_repro.config import SelectorJob, SelectorTarget
 from icon_repro.lm.tokens import bos_ids, text_ids
 from icon_repro.methods.icon.pairs import candidate_text
-from icon_repro.records import Example, Score, read_rows
+from icon_repro.records import Example, Score, read_json, read_rows
 from icon_repro.stats import auc, spearman
 
 
@@ -137,3 +139,21 @@ def quality(
             chosen = best(scores, fraction)
             found[f"auc{suffix}@{fraction:g}"] = auc(values, [row.id in chosen for row in rows])
     return {name: None if math.isnan(value) else value for name, value in found.items()}
+
+
+def join_shards(shards: Sequence[Path]) -> dict[str, float]:
+    """One model's scores by id, in the order of the shards.
+
+    Raises:
+        SelectorError: a row is scored twice, or a shard has other numbers of ids and scores.
+    """
+    scores: dict[str, float] = {}
+    for folder in shards:
+        names = read_json(folder / "ids.json")["rows"]
+        values = np.load(folder / "scores.npy", allow_pickle=False)
+        if values.shape != (len(names),):
+            raise SelectorError(f"{folder}: {len(values)} scores of {len(names)} rows; delete it and run again.")
+        if twice := [name for name, count in Counter([*scores, *names]).items() if count > 1]:
+            raise SelectorError(f"{folder}: row {twice[0]!r} is scored twice; delete the shards and run again.")
+        scores |= zip(names, values.tolist(), strict=True)
+    return scores
