@@ -633,7 +633,7 @@ def load(data: Mapping[str, Any]) -> Config:
 def _combinations(config: Config) -> list[str]:
     """Problems that no single value shows."""
     problems = []
-    for name in [config.name, *config.methods, *config.evaluation.tasks]:
+    for name in [config.name, config.model.name, config.data.name, *config.methods, *config.evaluation.tasks]:
         if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.]*", name):
             problems.append(f"name {name!r}: must be letters, digits, '_' and '.', as it names folders.")
     for reserved in {"base", "full"} & set(config.methods):

@@ -22,6 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from icon_repro.engine.artifact import file_sha256
+from icon_repro.pilot_adaptive import find_adaptive
 from icon_repro.pilot_findings import (
     BFLOAT16,
     SEED,
@@ -162,7 +163,7 @@ def analyse(folder: Path) -> str:
     """Write every finding's figure and csv, summary.json and summary.md; returns the summary as text."""
     pilot = load(folder)
     tasks = tasks_of(pilot)
-    block, seeds = pilot.bfloat16, np.random.SeedSequence(SEED).spawn(4)
+    block, seeds = pilot.bfloat16, np.random.SeedSequence(SEED).spawn(5)
     generators = [np.random.default_rng(seed) for seed in seeds]  # one each: findings don't depend on one another
     findings = [
         find_reliability(tasks, generators[0]),
@@ -171,6 +172,7 @@ def analyse(folder: Path) -> str:
         *([] if block is None else [find_bfloat16(pilot, tasks, block)]),
         find_length(pilot, tasks, generators[2]),
         find_tails(pilot, tasks, generators[3]),
+        find_adaptive(tasks, generators[4]),
     ]
     for suffix in ("png", "csv") if block is None else ():
         (folder / f"bfloat16.{suffix}").unlink(missing_ok=True)  # of an earlier export

@@ -87,6 +87,8 @@ def test_load_valid_config_is_accepted(changes: dict[str, Any]) -> None:
         ({"methods.full": {"kind": "random"}}, ["methods.full", "taken"]),
         ({"methods.a/b": {"kind": "random"}}, ["'a/b'"]),
         ({"name": "../x"}, ["'../x'"]),
+        ({"model.name": "org/m"}, ["'org/m'"]),
+        ({"data.name": ".hidden"}, ["'.hidden'"]),
         ({"fractions": [0]}, ["fractions[0]=0.0", "above 0"]),
         ({"fractions": [0.1, 1.2]}, ["fractions[1]=1.2", "at most 1"]),
         ({"fractions": []}, ["fractions=[]"]),

@@ -39,8 +39,14 @@ LAYERS = {
     "results": 5,
     "__main__": 5,
     "parity": 5,
+    "engine.plan_icon": 4,
+    "engine.planner": 4,
+    "pilot_matrices": 5,
+    "bench_gpu": 5,
+    "bench": 5,
     "pilot": 5,
     "pilot_findings": 5,
+    "pilot_adaptive": 5,
 }
 STAGES = 3
 SHARED_BY_METHODS = "methods.common"

@@ -33,7 +33,6 @@ def finish(experiment: Experiment, store: Store, without: str = "nothing", **mor
     """Publish what isn't there yet, with ``more`` in the record."""
     for step in experiment.steps:
         if without not in step.label and not store.complete(step):
-            (store.path(step) / "..").resolve().mkdir(parents=True, exist_ok=True)
             publish_fake(step, store, METRICS.get(step.stage, {}), **more)
             if step.stage == "select":
                 (store.path(step) / "ids.json").write_text("[]")

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from icon_repro.report.tables import caption, cell, markdown, table, write
+from icon_repro.report.tables import caption, cell, complete, markdown, mixed_versions, table, write
 
 
 def result(value: float, stderr: float | None = 0.03, **more: Any) -> dict[str, Any]:
@@ -168,6 +168,34 @@ def test_caption_names_each_task_and_what_is_missing() -> None:
     assert "- missing: icon/0.15/3 siqa: evaluate/x failed: out of memory\n" in text
     assert text.count("missing") == 1
     assert "`m`" in text and "`toy`" in text
+
+
+def test_caption_holds_notes_before_what_is_missing() -> None:
+    rows = [row("icon", 0.15, 3, {"arc": result(0.3)}, {"siqa": "failed"})]
+    assert caption(rows, ["one", "two"]).endswith("\n- one\n- two\n- missing: icon/0.15/3 siqa: failed\n")
+    assert caption(rows, []) == caption(rows)
+
+
+def test_mixed_versions_names_only_what_differs() -> None:
+    assert mixed_versions({"torch": ["2.13.0"], "trl": [None]}) == []
+    (note,) = mixed_versions({"trl": ["1.16.0", None], "numpy": ["2.4"], "torch": ["2.12.0", "2.13.0"]})
+    assert "torch 2.12.0, 2.13.0; trl 1.16.0, None" in note and "numpy" not in note
+
+
+@pytest.mark.parametrize(
+    "last, expected",
+    [
+        (row("icon", 0.15, 0), True),
+        (row("icon", 0.15, 0, {}, {"arc": "not run yet"}), False),
+        (row("icon", 0.15, 0, selection=None), False),
+        (row("icon", 0.15, 0, tuning=None), False),
+        (row("icon", 0.15, 0, trained=None), False),
+    ],
+)
+def test_complete_is_a_table_without_missing_cells(last: dict[str, Any], expected: bool) -> None:
+    rows = [row("base"), row("full", 1.0, 0), last]
+    assert complete(rows) == expected
+    assert any("missing" in line for line in table(rows)[1]) != expected
 
 
 ROWS = [

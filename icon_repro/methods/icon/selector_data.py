@@ -1,6 +1,7 @@
 """What the selection model learns from, how well it does, and its scores put together.
 
-In: scored candidates, shards of the pool's scores.  Out: token ids, targets, metrics for ``icon_repro.methods.icon.selector``; no model.
+In: scored candidates; shards of the pool's scores.  Out: token ids, targets and metrics, scores by id; no model here,
+``icon_repro.methods.icon.selector`` has it.
 Source: arXiv 2505.05327, ICon-guided selection; labels of the released scripts: 1 for the best fraction of candidates.
 Differs: the default target is the score's rank, so that one model serves all fractions and selections are nested (D9).
 Known gap: the standard errors of the scores aren't used; a noisy rank counts as much as a sure one.

@@ -1,0 +1,327 @@
+"""The steps of ICon: what its shards depend on and what not, and that every budget plans a whole, gapless graph."""
+
+import itertools
+import math
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+from small import small
+
+from icon_repro.config import IconShard, SelectorShard, round_ends
+from icon_repro.engine.artifact import Step
+from icon_repro.engine.plan import Experiment, plan
+
+POOL = {"select_from": "pool", "methods.icon.selector": {}}
+
+
+def icon(work: Path, changes: Mapping[str, Any] | None = None) -> Experiment:
+    """The smallest experiment with nothing but ICon; names without dots are options of it."""
+    named = {
+        key if "." in key or key in KEYS else f"methods.icon.{key}": value for key, value in (changes or {}).items()
+    }
+    alone = {"base": False, "full": False, "methods": {"icon": {"kind": "icon", "shard_candidates": 8}}}
+    return plan(small(work, {**alone, **named}))
+
+
+KEYS = ("fractions", "select_from", "seeds")
+
+
+def steps(experiment: Experiment) -> dict[str, Step]:
+    """By name, those that score."""
+    found = {step.name: step for step in experiment.steps if step.stage == "score"}
+    assert len(found) == sum(step.stage == "score" for step in experiment.steps), "a name is used twice"
+    return found
+
+
+def part(found: Mapping[str, Step], name: str) -> dict[str, Step]:
+    """The shards ``icon-<name>-NNNN`` in their order."""
+    return {n: found[n] for n in sorted(found) if re.fullmatch(rf"icon-{name}-\d{{4}}", n)}
+
+
+def prints(found: Mapping[str, Step]) -> dict[str, str]:
+    return {name: step.fingerprint for name, step in found.items()}
+
+
+# ---------------------------------------------------------------- what pairs depend on
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"epsilon": 0.1},
+        {"seed": 1},
+        {"control": "none"},
+        {"control": "per_candidate"},
+        {"control": "per_pair", "noise_unit": "characters"},
+        {"bank": {"draws": 9, "lengths": [3, 7]}},
+        {"fidelity": {"rows": 8}},
+        {"adaptive": {"error": 0.5}},
+        {"auto": {"seed": 4}},
+        {"fractions": [0.1, 0.5]},
+        POOL,
+        {**POOL, "methods.icon.selector": {"epochs": 2, "target": "top_fraction", "repeats": 2}},
+    ],
+    ids=str,
+)
+def test_candidate_shards_dont_depend_on_what_they_dont_use(tmp_path: Path, changes: dict[str, Any]) -> None:
+    usual, found = (prints(part(steps(icon(tmp_path, c)), "shard")) for c in ({}, changes))
+    assert found == usual and len(usual) == 3
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"dtype": "bfloat16"},
+        {"dtype": "auto"},
+        {"separator": "\n"},
+        {"max_context_tokens": 99},
+        {"max_prompt_tokens": 99},
+        {"max_response_tokens": 99},
+        {"skip_first_tokens": True},
+        {"drop_first_token": True},
+        {"empty_pairs": "nan"},
+        {"compat": "official"},
+        {"model.random.seed": 1},
+        {"data.candidates.order.seed": 1},
+        {"data.assessment.sample": 5},
+    ],
+    ids=str,
+)
+def test_candidate_shards_depend_on_what_they_use(tmp_path: Path, changes: dict[str, Any]) -> None:
+    usual, found = (prints(part(steps(icon(tmp_path, c)), "shard")) for c in ({}, changes))
+    assert found.keys() == usual.keys()
+    assert not set(found.values()) & set(usual.values())
+
+
+@pytest.mark.parametrize("control", ["bank", "per_candidate", "per_pair", "none"])
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "auto"])
+def test_steps_of_a_control_and_a_dtype_are_those_needed(tmp_path: Path, control: str, dtype: str) -> None:
+    found = steps(icon(tmp_path, {"control": control, "dtype": dtype}))
+    assert ("icon-bank" in found) == (control == "bank")
+    assert len(part(found, "control")) == (3 if control.startswith("per_") else 0)
+    assert ("icon-dtype" in found) == (dtype != "float32")
+    assert set(found["icon"].inputs.values()) == set(found.values()) - {found["icon"]}
+    pairs = [step for name, step in found.items() if name not in ("icon", "icon-dtype")]
+    assert all(("dtype" in step.inputs) == (dtype == "auto") for step in pairs)
+    for shard in (*part(found, "shard").items(), *part(found, "control").items()):
+        assert found["icon"].inputs[shard[0].removeprefix("icon-")] is shard[1]
+    ranges = [[(s.params.start, s.params.stop) for s in part(found, n).values()] for n in ("shard", "control")]
+    assert ranges[1] in ([], ranges[0])
+
+
+def test_two_methods_share_the_pairs_that_are_the_same(tmp_path: Path) -> None:
+    more = {f"methods.{name}": {"kind": "icon", "shard_candidates": 8, **c} for name, c in OTHERS.items()}
+    experiment = icon(tmp_path, more)
+    folders = [step.folder for step in experiment.steps if step.target.endswith("pairs:shard")]
+    assert len(set(folders)) == len(folders) == 3
+    assert {step.name for step in experiment.steps if step.target.endswith("score:run")} == {"icon", *OTHERS}
+
+
+OTHERS: dict[str, dict[str, Any]] = {"none": {"control": "none"}, "own": {"control": "per_candidate"}}
+
+
+# ---------------------------------------------------------------- whole graphs
+
+SIZES: list[tuple[dict[str, Any], int | None]] = [
+    # (what is known about candidates, at most so many there are)
+    ({"data.candidates.size": 20}, 20),
+    ({"data.candidates.size": 20, "data.pool.expected_rows": 9}, 20),
+    ({"data.candidates.size": None, "data.pool.sample": 12}, 12),
+    ({"data.candidates.size": None, "data.pool.sample": 60, "data.pool.expected_rows": 30}, 60),
+    ({"data.candidates.size": None, "data.pool.expected_rows": 20}, None),
+    ({"data.candidates.size": None, "data.pool.expected_rows": 5}, None),
+]
+BUDGETS: list[dict[str, Any]] = [
+    {"budget": "full", "control": "per_pair"},
+    {"budget": "full"},
+    {"budget": "adaptive"},
+    {"budget": "adaptive", "control": "none", "adaptive": {"anchors": 9, "first_rows": 4, "growth": 1.1}},
+    {"budget": "auto"},
+    {"budget": "auto", "auto": {"pilot_candidates": 10, "expected_rows": 8}, "dtype": "auto"},
+]
+
+
+@pytest.mark.parametrize("budget", BUDGETS, ids=str)
+@pytest.mark.parametrize("size, most", SIZES, ids=lambda value: str(value))
+@pytest.mark.parametrize("pool", [False, True], ids=["candidates", "pool"])
+def test_every_budget_plans_a_whole_graph(
+    tmp_path: Path, budget: dict[str, Any], size: dict[str, Any], most: int | None, pool: bool
+) -> None:
+    experiment = icon(tmp_path, {**budget, **size, **(POOL if pool else {})})
+    seen: set[str] = set()
+    for step in experiment.steps:
+        assert {needed.folder for needed in step.inputs.values()} <= seen, f"{step.label} comes before its inputs"
+        seen.add(step.folder)
+        assert step.cost.tokens >= 0 and math.isfinite(step.cost.flops)
+    found = steps(experiment)
+    parts = {
+        m[1] for name in found if (m := re.fullmatch(r"icon-(\w+)-\d{4}", name)) and not name.startswith("icon-pool")
+    }
+    wanted = {"full": {"shard"}, "adaptive": {"anchors"}, "auto": {"pilot", "anchors"}}[budget["budget"]]
+    rounds = {name for name in parts if name.startswith("round")}
+    assert parts - rounds == wanted | ({"control"} if budget.get("control") == "per_pair" else set())
+    assert bool(rounds) == (budget["budget"] != "full")
+    firsts = {
+        "anchors": budget.get("adaptive", {}).get("anchors", 24),
+        "pilot": budget.get("auto", {}).get("pilot_candidates", 48),
+    }
+    for name in parts:
+        ranges = [(s.params.start, s.params.stop) for s in part(found, name).values()]
+        ends = [end for end in (firsts.get(name), most) if end is not None]
+        assert_gapless(ranges, min(ends, default=None))
+        reader = found["icon-start" if name == "pilot" else "icon"]
+        assert all(reader.inputs[n.removeprefix("icon-")] is s for n, s in part(found, name).items())
+    selects = [step for step in experiment.steps if step.stage == "select"]
+    assert all(step.inputs["scores"] is found["icon-pool" if pool else "icon"] for step in selects) and selects
+
+
+def assert_gapless(ranges: list[tuple[int, int | None]], end: int | None) -> None:
+    assert ranges[0][0] == 0 and ranges[-1][1] == end
+    assert all(before[1] == after[0] for before, after in itertools.pairwise(ranges))
+    assert all(stop is None or start < stop for start, stop in ranges)
+
+
+@pytest.mark.parametrize("budget", ["adaptive", "auto"])
+def test_rounds_wait_for_all_that_was_scored_before(tmp_path: Path, budget: str) -> None:
+    found = steps(icon(tmp_path, {"budget": budget, "adaptive": {"first_rows": 4}}))
+    rounds = len(round_ends(12, found["icon"].params.icon.adaptive))
+    assert rounds == found["icon"].params.rounds > 2
+    known = {name: found[f"icon-{name}"] for name in ("start", "baseline", "bank")}
+    known |= {n.removeprefix("icon-"): s for n, s in part(found, "anchors").items()}
+    assert all(s.inputs["sequence"] is known["start"] for s in part(found, "anchors").values())
+    for number in range(rounds):
+        sequence = found[f"icon-round{number:02d}"]
+        assert dict(sequence.inputs) == known
+        shards = part(found, f"round{number:02d}")
+        assert shards and all(s.inputs["sequence"] is sequence for s in shards.values())
+        known |= {n.removeprefix("icon-"): s for n, s in shards.items()}
+    assert dict(found["icon"].inputs) == known
+    if budget == "auto":
+        pilot = part(found, "pilot")
+        assert all(s.inputs["sequence"] is found["icon-pilot"] for s in pilot.values())
+        assert set(pilot.values()) <= set(found["icon-start"].inputs.values())
+
+
+@pytest.mark.parametrize(
+    "changes, same",
+    [
+        # (what changes, the pairs that stay: of the anchors with budget adaptive; of pilot and anchors with auto)
+        ({"adaptive": {"error": 0.5}}, "adaptive-anchors auto-pilot auto-anchors"),
+        ({"adaptive": {"growth": 3.0}}, "adaptive-anchors auto-pilot auto-anchors"),
+        ({"fractions": [0.1, 0.25]}, "adaptive-anchors auto-pilot auto-anchors"),
+        ({"adaptive": {"first_rows": 5}}, "adaptive-anchors auto-pilot"),
+        ({"epsilon": 0.1}, "adaptive-anchors auto-pilot"),
+        ({"auto": {"reliability": 0.5}}, "adaptive-anchors auto-pilot"),
+        ({"seed": 1}, "adaptive-anchors auto-pilot"),
+        ({"adaptive": {"anchors": 9}}, "auto-pilot"),
+        ({"auto": {"seed": 1}}, ""),
+        ({"separator": "\n"}, ""),
+    ],
+    ids=str,
+)
+def test_anchors_and_pilot_stay_when_a_later_choice_changes(tmp_path: Path, changes: dict[str, Any], same: str) -> None:
+    kept = set()
+    for budget in ("adaptive", "auto"):
+        usual, found = (steps(icon(tmp_path, {"budget": budget, **c})) for c in ({}, changes))
+        for name in ("pilot", "anchors"):
+            before, after = set(prints(part(usual, name)).values()), set(prints(part(found, name)).values())
+            if before and before == after:
+                kept.add(f"{budget}-{name}")
+            else:
+                assert not before & after
+    assert kept == set(same.split())
+
+
+def test_adaptive_shards_hold_about_as_many_pairs_as_full_ones(tmp_path: Path) -> None:
+    size = {"data.candidates.size": 5000, "data.pool.expected_rows": 60_000, "data.assessment.expected_rows": 1020}
+    found = steps(icon(tmp_path, {**size, "budget": "adaptive", "shard_candidates": 50}))
+    ends = round_ends(1020, found["icon"].params.icon.adaptive)
+    for number, (before, end) in enumerate(itertools.pairwise([0, *ends])):
+        shards = list(part(found, f"round{number:02d}").values())
+        held = [(s.params.stop - s.params.start) * (end - before) for s in shards[:-1]]
+        assert all(50 * 1020 <= pairs < 50 * 1020 + end - before for pairs in held)
+    assert sum("round" in name for name in found) < 150
+
+
+def test_cheaper_controls_and_budgets_are_planned_to_cost_less(tmp_path: Path) -> None:
+    size = {
+        "data.candidates.size": 5000,
+        "data.pool.expected_rows": 60_000,
+        "data.assessment.expected_rows": 1020,
+        "fractions": [0.15],
+    }
+    kinds: dict[str, dict[str, Any]] = {
+        "per_pair": {"control": "per_pair"},
+        "per_candidate": {"control": "per_candidate"},
+        "bank": {},
+        "adaptive": {"budget": "adaptive"},
+        "none": {"budget": "adaptive", "control": "none"},
+    }
+    tokens = {
+        kind: sum(step.cost.tokens for step in steps(icon(tmp_path, {**size, **change})).values())
+        for kind, change in kinds.items()
+    }
+    assert list(tokens) == sorted(tokens, key=lambda kind: -tokens[kind])
+    assert tokens["per_candidate"] / tokens["bank"] == pytest.approx(2, abs=0.05)
+
+
+def test_auto_with_a_selection_model_expects_no_more_than_it_may_spend(tmp_path: Path) -> None:
+    size = {"data.candidates.size": 20_000, "data.pool.expected_rows": 60_000, "data.assessment.expected_rows": 1020}
+    spent = {}
+    for ratio in (0.4, 0.8, 1.6):
+        changes = {**size, **POOL, "budget": "auto", "auto": {"cost_ratio": ratio}, "fractions": [0.15]}
+        changes |= {"training.max_length": 512, "training.epochs": 3, "training.tuning": "full"}
+        spent[ratio] = sum(step.cost.tokens for step in steps(icon(tmp_path, changes)).values())
+    assert spent[0.4] < spent[0.8] < spent[1.6]
+
+
+# ---------------------------------------------------------------- selection model
+
+
+@pytest.mark.parametrize("repeats", [1, 2])
+@pytest.mark.parametrize("target", ["rank", "top_fraction"])
+def test_selection_model_is_one_for_all_fractions_or_one_for_each(tmp_path: Path, repeats: int, target: str) -> None:
+    fractions = [0.1, 0.25, 0.5]
+    changes = {**POOL, "methods.icon.selector": {"target": target, "repeats": repeats, "seed": 3, "shard_rows": 30}}
+    experiment = icon(tmp_path, {**changes, "fractions": fractions})
+    found = steps(experiment)
+    models = [step for step in found.values() if step.target.endswith("selector:train")]
+    taught = [(tuple(step.params.fractions), step.params.seed) for step in models]
+    each = [tuple(fractions)] if target == "rank" else [(fraction,) for fraction in fractions]
+    assert taught == [(learned, 3 + repeat) for learned in each for repeat in range(repeats)]
+    assert all(step.inputs["scores"] is found["icon"] for step in models)
+    shards = [step for step in found.values() if isinstance(step.params, SelectorShard)]
+    for model in models:
+        ranges = [(s.params.start, s.params.stop) for s in shards if s.inputs["selector"] is model]
+        assert ranges == [(0, 30), (30, 60), (60, None)]
+    for step in experiment.steps:
+        if step.stage == "select":
+            scores = step.inputs["scores"]
+            assert scores.params.fractions == (fractions if target == "rank" else [step.params.fraction])
+            assert scores.inputs["scores"] is found["icon"] and len(scores.inputs) == 1 + 3 * repeats
+
+
+@pytest.mark.parametrize(
+    "changes, stops",
+    [
+        ({"data.pool.sample": 50}, [20, 40, 50]),
+        ({"data.pool.sample": 50, "data.pool.expected_rows": 30}, [20, 40, 50]),  # the guess is too small
+        ({"data.pool.expected_rows": 30}, [20, None]),
+    ],
+    ids=str,
+)
+def test_selection_model_scores_all_of_the_pool_whatever_is_expected(
+    tmp_path: Path, changes: dict[str, Any], stops: list[int | None]
+) -> None:
+    found = steps(icon(tmp_path, {**POOL, "methods.icon.selector": {"shard_rows": 20}, **changes}))
+    ranges = [(s.params.start, s.params.stop) for s in found.values() if isinstance(s.params, SelectorShard)]
+    assert ranges == list(zip([0, *stops[:-1]], stops, strict=True))
+
+
+def test_candidates_that_are_scored_stay_bounded_when_the_pool_is_selected_from(tmp_path: Path) -> None:
+    found = steps(icon(tmp_path, {**POOL, "data.candidates.size": 20}))
+    scored = [s.params for s in part(found, "shard").values()]
+    assert all(isinstance(params, IconShard) for params in scored) and scored[-1].stop == 20
