@@ -139,7 +139,6 @@ def test_bank_over_many_draws_is_what_a_text_of_each_candidates_own_gives_on_ave
     bank = np.array([perplexities(of, draws) for of in lengths])
     found = float(np.exp(bank_control(np.log(bank)[:, :, None], lengths, [length])[0, 0]))
     error = math.hypot(*(values.std(ddof=1) / math.sqrt(draws) for values in (own, *bank)))
-    print("PROBE", found, own.mean(), error, perplexities(1, draws).mean(), own.std(), length)
     assert abs(found - own.mean()) < 3 * error
     assert error < 0.05 * own.mean()
     assert abs(perplexities(1, draws).mean() - own.mean()) > 3 * error  # a text of another length wouldn't do

@@ -65,6 +65,11 @@ class Matrices:
             self._bank = np.load(inputs["bank"] / "bank.npy", allow_pickle=False)
             if read_json(inputs["bank"] / "ids.json")["assessment"] != self.assessment:
                 raise IconScoreError(f"{inputs['bank']}: its assessment rows differ from the baseline's; delete it.")
+            if (self._bank.shape[0], *self._bank.shape[2:]) != (len(self._lengths), len(self.assessment)):
+                raise IconScoreError(
+                    f"{inputs['bank']}: {self._bank.shape} values for {len(self._lengths)} lengths and "
+                    f"{len(self.assessment)} assessment rows; delete it."
+                )
 
     def block(self, shard: Path, control: Path | None = None) -> Block:
         """One shard; ``control`` is the shard of the same pairs' random contexts, for the controls that have one.
@@ -115,7 +120,10 @@ class Matrices:
         ids = read_json(control / "ids.json")
         if ids["candidates"] != list(candidates) or ids["assessment"] != [self.assessment[i] for i in columns]:
             raise IconScoreError(f"{control}: its ids differ from the candidates' shard; delete both and run again.")
-        return np.asarray(np.load(control / "control.npy", allow_pickle=False))
+        found = np.load(control / "control.npy", allow_pickle=False)
+        if found.shape != candidate.shape:
+            raise IconScoreError(f"{control}: {found.shape} values for {len(candidates)} x {len(columns)} ids.")
+        return np.asarray(found)
 
     def blocks(self, inputs: Mapping[str, Path], prefix: str) -> Iterator[Block]:
         """The shards named ``<prefix>-NNNN`` in their order, one after the other."""

@@ -65,6 +65,11 @@ def _scores(matrices: Matrices, inputs: Mapping[str, Path]) -> Iterator[Score]:
     for block in matrices.blocks(inputs, "shard"):
         if not block.candidates:
             continue
+        if sorted(block.columns) != list(range(len(matrices.assessment))):
+            raise IconScoreError(
+                f"the shard of candidate {block.candidates[0]}: its assessment rows aren't the baseline's "
+                f"{len(matrices.assessment)}, each once; delete it and run again."
+            )
         parts = aggregate(block.task, skip_nan)
         score = parts.pop("global")
         for index, identifier in enumerate(block.candidates):
