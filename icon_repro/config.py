@@ -704,6 +704,8 @@ def _icon_combinations(where: str, icon: IconConfig, config: Config) -> list[str
         )
     if not pool and icon.selector is not None:
         problems.append(f"{where}.selector: is for select_from=pool; set {where}.selector=null, or select_from=pool.")
+    if icon.selector is not None and icon.selector.dtype is Dtype.float16:
+        problems.append(f"{where}.selector.dtype='float16': needs loss scaling, which isn't built; use bfloat16.")
     if icon.budget is not Budget.full:
         if icon.control not in (Control.bank, Control.none):
             problems.append(

@@ -277,5 +277,5 @@ def test_aggregation_of_the_papers_matrix_takes_2_seconds_and_45_mb_on_disk(tmp_
     assert done.returncode == 0, done.stderr
     took = json.loads(done.stdout.splitlines()[-1])
     assert took["bytes"] < 0.5e9
-    assert took["seconds"] < 4  # under 2 s on a core of one's own
+    assert took["seconds"] < 2
     assert len(read_rows(tmp_path / "out" / "scores.jsonl", Score)) == 5000

@@ -166,7 +166,7 @@ class Race:
         return {
             fraction: {
                 "expected": wrong / self._cuts[fraction],
-                "bound": float(stats.poisson.ppf(0.95, wrong)) / self._cuts[fraction] if wrong else 0.0,
+                "bound": min(1.0, float(stats.poisson.ppf(0.95, wrong)) / self._cuts[fraction]) if wrong else 0.0,
             }
             for fraction, wrong in self.now.expected_wrong.items()
         }
