@@ -437,8 +437,84 @@ class LongestConfig:
     kind: str = "longest"
 
 
-METHOD_KINDS: dict[str, type] = {"icon": IconConfig, "random": RandomConfig, "longest": LongestConfig}
-MethodConfig = IconConfig | RandomConfig | LongestConfig
+class Template(enum.Enum):
+    alpaca = "alpaca"  # as in tuning
+    scoring = "scoring"  # as ICon's candidates
+    plain = "plain"  # instruction and input, a line each
+
+
+class AnswerPart(enum.Enum):
+    conditioned = "conditioned"  # response after its prompt
+    direct = "direct"  # response after a fixed text, or after nothing
+    whole = "whole"  # prompt and response, all tokens but the first
+
+
+@dataclass
+class AnswersConfig:
+    """Mean NLLs of the rows of a pool: what perplexity, IFD and Superfiltering are made of."""
+
+    parts: list[AnswerPart]
+    template: Template = Template.alpaca
+    direct: str = ""  # stands before the response in the direct part
+    max_length: int = number(2048, at_least=8)  # tokens; a longer row isn't scored, with that reason
+    dtype: Dtype = Dtype.float32
+
+
+@dataclass
+class AnswersShard:
+    """Rows ``start`` to ``stop`` (exclusive)."""
+
+    answers: AnswersConfig
+    start: int
+    stop: int | None
+
+
+class Best(enum.Enum):
+    lowest = "lowest"
+    highest = "highest"
+
+
+@dataclass
+class PerplexityConfig:
+    """Rows by the perplexity that the model has on their response (or on the whole text)."""
+
+    kind: str = "perplexity"
+    best: Best = Best.lowest
+    text: AnswerPart = AnswerPart.conditioned
+    template: Template = Template.alpaca
+    max_length: int = number(2048, at_least=8)
+    dtype: Dtype = Dtype.float32
+    shard_rows: int = number(2048, at_least=1)
+
+
+class Ratio(enum.Enum):
+    loss = "loss"  # of mean NLLs, as Cherry_LLM's code
+    perplexity = "perplexity"  # as Superfiltering
+
+
+@dataclass
+class IfdConfig:
+    """Instruction-following difficulty (arXiv 2308.12032): loss of a response with its prompt over that without."""
+
+    kind: str = "ifd"
+    ratio: Ratio = Ratio.loss
+    drop_above_one: bool = True  # rows whose prompt makes the response less likely, as published
+    template: Template = Template.alpaca
+    direct: str = "### Response:"
+    max_length: int = number(1024, at_least=8)  # tokens; longer rows are left out, as published
+    dtype: Dtype = Dtype.float32
+    proxy: ModelConfig | None = None  # None: the model that is tuned; Superfiltering (arXiv 2402.00530) takes GPT-2
+    shard_rows: int = number(2048, at_least=1)
+
+
+METHOD_KINDS: dict[str, type] = {
+    "icon": IconConfig,
+    "random": RandomConfig,
+    "longest": LongestConfig,
+    "perplexity": PerplexityConfig,
+    "ifd": IfdConfig,
+}
+MethodConfig = IconConfig | RandomConfig | LongestConfig | PerplexityConfig | IfdConfig
 
 
 class SelectFrom(enum.Enum):

@@ -1,8 +1,12 @@
 """Prompt texts, each with its source. The only place that turns an example into a prompt.
 
-Sources: ``scoring_prompt``: arXiv 2505.05327, released scoring scripts; ``alpaca_prompt``: Stanford Alpaca's train.py.
+Sources: ``scoring_prompt``: arXiv 2505.05327, released scoring scripts; ``alpaca_prompt``: Stanford Alpaca's train.py;
+``plain_prompt``: Superfiltering's scripts.
 """
 
+from collections.abc import Callable
+
+from icon_repro.config import Template
 from icon_repro.records import Example
 
 _ALPACA_INPUT = (
@@ -32,3 +36,15 @@ def alpaca_prompt(example: Example) -> str:
         return example.instruction
     template = _ALPACA_INPUT if example.input else _ALPACA_NO_INPUT
     return template.format(instruction=example.instruction, input=example.input)
+
+
+def plain_prompt(example: Example) -> str:
+    """Instruction and input, a line each; a ready prompt stays as it is, on a line."""
+    return f"{example.instruction}\n{example.input}\n" if example.input else f"{example.instruction}\n"
+
+
+PROMPTS: dict[Template, Callable[[Example], str]] = {
+    Template.alpaca: alpaca_prompt,
+    Template.scoring: scoring_prompt,
+    Template.plain: plain_prompt,
+}

@@ -10,15 +10,21 @@ from typing import Any
 
 from icon_repro.config import SelectConfig
 from icon_repro.engine.runtime import Runtime
-from icon_repro.records import Score, read_rows, write_json
+from icon_repro.records import Example, Score, read_rows, write_json
 
 
 class SelectionError(ValueError):
     """The scores can't yield the requested subset."""
 
 
-def top_fraction(scores: Mapping[str, float], fraction: float) -> list[str]:
-    """The ``round(fraction * n)`` ids (at least one) with the highest scores; ties go to the smaller id.
+def top_fraction(scores: Mapping[str, float], fraction: float, universe: int | None = None) -> list[str]:
+    """The ``round(fraction * universe)`` ids (at least one) with the highest scores; ties go to the smaller id.
+
+    Args:
+        universe: rows that all methods rank, scored or not; None: as many as have a score.
+
+    Returns:
+        All scored ids if fewer have a score than are asked for.
 
     Raises:
         SelectionError: fraction out of (0, 1], no scores, or a score that isn't finite.
@@ -33,15 +39,19 @@ def top_fraction(scores: Mapping[str, float], fraction: float) -> list[str]:
             "answer token gives NaN. Drop it in the prepare stage."
         )
     best_first = sorted(scores, key=lambda i: (-scores[i], i))
-    return best_first[: max(1, round(fraction * len(scores)))]
+    return best_first[: max(1, round(fraction * (len(scores) if universe is None else universe)))]
 
 
 def run(cfg: SelectConfig, inputs: Mapping[str, Path], out: Path, runtime: Runtime) -> dict[str, Any]:
-    """Write ids.json. Needs inputs["scores"]."""
+    """Write ids.json. Needs inputs["scores"] and inputs["universe"], the rows that all methods rank."""
     rows = read_rows(inputs["scores"] / "scores.jsonl", Score)
     scores = {row.id: row.score for row in rows}
     if len(scores) < len(rows):
         raise SelectionError(f"{len(rows) - len(scores)} ids have more than one score.")
-    ids = top_fraction(scores, cfg.fraction)
+    universe = {row.id for row in read_rows(inputs["universe"] / "rows.jsonl", Example)}
+    if unknown := sorted(scores.keys() - universe):
+        raise SelectionError(f"{len(unknown)} scored ids aren't among the rows to select from (first: {unknown[0]!r}).")
+    ids = top_fraction(scores, cfg.fraction, len(universe))
+    wanted = max(1, round(cfg.fraction * len(universe)))
     write_json(out / "ids.json", ids)
-    return {"scored": len(scores), "selected": len(ids)}
+    return {"rows": len(universe), "scored": len(scores), "selected": len(ids), "short_by": wanted - len(ids)}

@@ -40,6 +40,7 @@ LAYERS = {
     "__main__": 5,
     "parity": 5,
     "engine.plan_icon": 4,
+    "engine.plan_methods": 4,
     "engine.planner": 4,
     "pilot_matrices": 5,
     "bench_gpu": 5,

@@ -20,6 +20,7 @@ from icon_repro.config import (
 from icon_repro.cost import forward_flops, tokens_of, training_flops
 from icon_repro.engine.artifact import Cost, Step, ordered
 from icon_repro.engine.plan_icon import icon_scores
+from icon_repro.engine.plan_methods import method_scores
 from icon_repro.engine.planner import Planner
 
 
@@ -77,7 +78,7 @@ def plan(config: Config) -> Experiment:
         for name, task in config.evaluation.tasks.items()
         if task.source is not None
     }
-    size = planner.pool() if whole else planner.candidates()
+    size = planner.expected(whole)
     row_tokens = tokens_of(data.pool.expected_prompt_chars + data.pool.expected_response_chars)
 
     def evaluate(label: str, train: Step | None) -> dict[str, Step]:
@@ -119,11 +120,11 @@ def plan(config: Config) -> Experiment:
             saved = TuningSaved(training.epochs, training.max_length, frozen, max(config.fractions))
             scores = icon_scores(planner, name, method, model, order, assessment, config.fractions, saved)
         else:
-            ranked = planner.step(method.kind, "score", name, method, inputs={"candidates": universe})
+            ranked = method_scores(planner, name, method, model, universe, row_tokens, whole=whole)
             scores = dict.fromkeys(config.fractions, ranked)
         for fraction in config.fractions:
             part = f"{name}-f{fraction:g}"
-            inputs = {"scores": scores[fraction]}
+            inputs = {"scores": scores[fraction], "universe": universe}
             select = planner.step("select", "select", part, SelectConfig(fraction), inputs=inputs)
             for seed in config.seeds:
                 train = tune(f"{part}-s{seed}", seed, select, max(1, round(fraction * size)))

@@ -74,7 +74,7 @@ class _Icon:
         self.order, self.data = order, {"model": model, "order": order, "assessment": assessment}
         data = planner.config.data
         self.sizes = _Sizes(
-            planner.candidates(),
+            planner.expected(),
             planner.assessment(),
             tokens_of(data.assessment.expected_prompt_chars + data.assessment.expected_response_chars),
             tokens_of(data.pool.expected_prompt_chars + data.pool.expected_response_chars),
@@ -211,9 +211,14 @@ class _Icon:
         icon, sizes = self.icon, self.sizes
         selector = icon.selector
         assert selector is not None
-        tuned = self.planner.pool() * min(sizes.context, saved.max_length) * saved.epochs * (1 - saved.fraction)
+        tuned = (
+            self.planner.expected(whole=True)
+            * min(sizes.context, saved.max_length)
+            * saved.epochs
+            * (1 - saved.fraction)
+        )
         tuned *= FROZEN_TRAINING if saved.frozen else FULL_TRAINING
-        spent = self.planner.pool() * min(sizes.context, selector.pool_max_length) * selector.repeats
+        spent = self.planner.expected(whole=True) * min(sizes.context, selector.pool_max_length) * selector.repeats
         spent += sizes.pairs(icon.auto.pilot_candidates, icon.auto.pilot_rows)
         spent += sizes.rows * sizes.row + sizes.pairs(_BANK_LENGTHS * icon.bank.draws, sizes.rows)
         each = sizes.context * (1 + selector.epochs * FROZEN_TRAINING * selector.repeats) + rows * sizes.row
@@ -235,9 +240,6 @@ class _Icon:
         sizes, planner = self.sizes, self.planner
         parameters = planner.config.model.parameters
         learned = sizes.candidates * (1 - selector.held_out) * min(sizes.context, selector.max_length) * selector.epochs
-        sample = planner.config.data.pool.sample
-        pool = planner.pool() if sample is None else sample  # a bound, however many are expected
-        count = math.ceil(pool / selector.shard_rows)
         parts: dict[str, Step] = {}
         for repeat in range(selector.repeats):
             seed = selector.seed + repeat
@@ -250,10 +252,7 @@ class _Icon:
                 cost=Cost(learned, training_flops(parameters, learned, frozen=True)),
                 resumable=True,
             )
-            for number in range(count):
-                first = number * selector.shard_rows
-                end = min(first + selector.shard_rows, pool)
-                stop = None if sample is None and number == count - 1 else end
+            for number, (first, end, stop) in enumerate(planner.slices(selector.shard_rows, whole=True)):
                 part = f"pool-s{repeat}-{number:04d}"
                 parts[part] = self.step(
                     "selector_pool",

@@ -37,7 +37,10 @@ TARGETS = {
     "selector_scores": ("icon_repro.methods.icon.selector:run", 1),
     "random": ("icon_repro.methods.random:run", 1),
     "longest": ("icon_repro.methods.longest:run", 1),
-    "select": ("icon_repro.select:run", 1),
+    "answers": ("icon_repro.methods.common.answers:shard", 1),
+    "perplexity": ("icon_repro.methods.perplexity:run", 1),
+    "ifd": ("icon_repro.methods.ifd:run", 1),
+    "select": ("icon_repro.select:run", 2),  # 2: the fraction is of all rows, not of those that have a score
     "train": ("icon_repro.train:run", 1),
     "evaluate": ("icon_repro.evaluate:run", 1),
 }
@@ -108,20 +111,32 @@ class Planner:
         more = self.source(f"data.{role}.source", rows.source)
         return self.step("rows", "prepare", f"{role}-{self.config.data.name}", rows, **more)
 
-    def bound(self) -> int | None:
-        """At most so many candidates there are; None if only the data can tell."""
+    def bound(self, whole: bool = False) -> int | None:
+        """At most so many candidates (``whole``: rows of the pool) there are; None if only the data can tell."""
         data = self.config.data
-        return min((n for n in (data.candidates.size, data.pool.sample) if n is not None), default=None)
+        sizes = (data.pool.sample, None if whole else data.candidates.size)
+        return min((n for n in sizes if n is not None), default=None)
 
-    def candidates(self) -> int:
-        """As many candidates as are expected: for estimates, and for the number of shards."""
-        bound = self.bound()
-        return self.pool() if bound is None else min(bound, self.pool())
+    def expected(self, whole: bool = False) -> int:
+        """As many candidates (``whole``: rows of the pool) as are expected: for estimates only."""
+        bound, rows = self.bound(whole), self.config.data.pool.expected_rows
+        return rows if bound is None else min(bound, rows)
 
-    def pool(self) -> int:
-        """As many rows of the pool as are expected."""
-        rows = self.config.data.pool
-        return min(rows.sample or rows.expected_rows, rows.expected_rows)
+    def slices(self, size: int, whole: bool = False) -> list[tuple[int, int, int | None]]:
+        """Slices of ``size`` that cover all candidates (``whole``: the pool), however many there are.
+
+        Returns:
+            First, end as the plan expects it for the cost, and end (None: open, where the number isn't bounded).
+        """
+        bound = self.bound(whole)
+        total = self.expected(whole) if bound is None else bound
+        made: list[tuple[int, int, int | None]] = []
+        for first in range(0, total, size):
+            end = min(first + size, total)
+            made.append((first, max(first, min(end, self.expected(whole))), end))
+        if bound is None:
+            made[-1] = (*made[-1][:2], None)
+        return made
 
     def assessment(self) -> int:
         """As many assessment rows as are expected."""

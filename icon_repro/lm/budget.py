@@ -5,6 +5,7 @@ for the next process; floating point operations a second of a large matrix produ
 Known gap: another budget batches other rows together, which moves the last bits of an NLL (not more than rounding).
 """
 
+import contextlib
 import time
 from pathlib import Path
 from typing import Any
@@ -53,14 +54,16 @@ class TokenBudget:
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
         if self.memory is not None:
-            self.memory.parent.mkdir(parents=True, exist_ok=True)
-            write_json(self.memory, {**self._known(), self.key: self.tokens})
+            with contextlib.suppress(OSError):  # only a hint
+                self.memory.parent.mkdir(parents=True, exist_ok=True)
+                write_json(self.memory, {**self._known(), self.key: self.tokens})
 
     def _known(self) -> dict[str, int]:
         try:
-            return dict(read_json(self.memory)) if self.memory is not None and self.memory.is_file() else {}
+            known = read_json(self.memory) if self.memory is not None and self.memory.is_file() else {}
         except RecordError:
             return {}  # only a hint
+        return known if isinstance(known, dict) else {}
 
 
 def ran_out(error: BaseException) -> bool:

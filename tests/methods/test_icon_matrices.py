@@ -193,7 +193,7 @@ def test_pair_that_is_not_finite_is_refused_with_both_ids(
 ) -> None:
     numbers["candidate"][3, 5] = value
     inputs = stored(tmp_path, numbers, control)
-    with pytest.raises(IconScoreError, match="candidate c3 and assessment row a5.*float32"):
+    with pytest.raises(IconScoreError, match=r"candidate c3 and assessment row a5.*float32"):
         run(tmp_path, inputs, runtime, IconConfig(control=control))
 
 
@@ -206,9 +206,7 @@ def test_infinite_pair_is_refused_where_pairs_may_be_left_out(
         run(tmp_path, stored(tmp_path, numbers, Control.none), runtime, cfg)
 
 
-def test_bank_of_other_candidates_or_rows_is_refused(
-    tmp_path: Path, runtime: Runtime, numbers: dict[str, Any]
-) -> None:
+def test_bank_of_other_candidates_or_rows_is_refused(tmp_path: Path, runtime: Runtime, numbers: dict[str, Any]) -> None:
     inputs = stored(tmp_path, numbers, Control.bank)
     cfg = IconConfig()
     contexts = {name: length for name, length in CONTEXTS.items() if name != "c4"}

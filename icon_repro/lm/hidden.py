@@ -1,0 +1,96 @@
+"""Pooled hidden states: one vector a text, for every method that embeds.
+
+In: token ids of texts.  Out: (texts, hidden size) float32.
+"""
+
+import enum
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from transformers import PreTrainedModel
+
+from icon_repro.engine.progress import Progress
+from icon_repro.lm.budget import TokenBudget, ran_out
+from icon_repro.lm.nll import NonFiniteError
+from icon_repro.lm.tokens import TokenError, pack
+
+
+class Pooling(enum.Enum):
+    mean = "mean"  # over all tokens
+    weighted = "weighted"  # token i of n counts i / sum(1..n): later tokens have seen more (RDS+)
+    last = "last"
+
+
+@torch.inference_mode()
+def pooled(
+    model: PreTrainedModel,
+    rows: Sequence[Sequence[int]],
+    pooling: Pooling,
+    budget: TokenBudget,
+    *,
+    normalise: bool,
+    progress: Progress | None = None,
+) -> NDArray[np.float32]:
+    """Last hidden layer of each row, pooled over its own tokens (padding never counts).
+
+    Args:
+        rows: token ids; none may be empty.
+        normalise: to length 1.
+
+    Returns:
+        (len(rows), hidden size) float32.
+
+    Raises:
+        TokenError: a row without tokens, or longer than the model's positions; names its place.
+        NonFiniteError: a vector isn't finite; names its place.
+    """
+    if empty := [i for i, row in enumerate(rows) if not len(row)]:
+        raise TokenError(f"text {empty[0]} has no tokens: there is nothing to embed. Drop the row.")
+    longest = max((len(row) for row in rows), default=0)
+    limit = getattr(model.config, "max_position_embeddings", longest)
+    if longest > limit:
+        raise TokenError(f"a text takes {longest} tokens, the model has {limit} positions. Lower max_length.")
+    width = model.config.get_text_config().hidden_size
+    result = np.empty((len(rows), width), np.float32)
+    batches = pack([len(row) for row in rows], budget.tokens)[::-1]
+    while batches:
+        batch = batches.pop()
+        try:
+            result[batch] = _batch(model, [rows[i] for i in batch], pooling, normalise=normalise)
+        except (RuntimeError, MemoryError) as error:
+            if not ran_out(error):
+                raise
+            budget.halve(len(batch), error)
+            middle = len(batch) // 2
+            batches += [batch[middle:], batch[:middle]]
+            continue
+        if progress:
+            progress.advance(len(batch), sum(len(rows[i]) for i in batch))
+    if bad := np.flatnonzero(~np.isfinite(result).all(axis=1)).tolist():
+        raise NonFiniteError(f"texts {bad[:5]}: hidden states aren't finite in {model.dtype}; use float32 or bfloat16.")
+    return result
+
+
+def _batch(
+    model: PreTrainedModel, rows: Sequence[Sequence[int]], pooling: Pooling, *, normalise: bool
+) -> NDArray[np.float32]:
+    """Rows are padded on the right and attention is causal: no token of a row sees its padding."""
+    lengths = torch.tensor([len(row) for row in rows], device=model.device)
+    width = int(lengths.max())
+    ids = torch.tensor([[*row, *[0] * (width - len(row))] for row in rows], device=model.device)
+    hidden = model.get_decoder()(input_ids=ids, use_cache=False).last_hidden_state.float()
+    place = torch.arange(width, device=model.device)[None]
+    inside = place < lengths[:, None]
+    if pooling is Pooling.last:
+        weights = (place == lengths[:, None] - 1).float()
+    elif pooling is Pooling.mean:
+        weights = inside.float()
+    else:
+        weights = (place + 1) * inside.float()
+    weights = weights / weights.sum(dim=1, keepdim=True)
+    vectors = torch.einsum("bt,bth->bh", weights, hidden)
+    if normalise:
+        vectors = torch.nn.functional.normalize(vectors, dim=1)
+    return np.asarray(vectors.cpu().numpy())

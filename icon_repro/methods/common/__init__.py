@@ -1,0 +1,1 @@
+"""What several methods share: NLLs of responses by shards of rows, failures with their reasons."""

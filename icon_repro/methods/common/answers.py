@@ -1,0 +1,147 @@
+"""Mean NLLs of the responses of a pool, a shard of rows at a time: one engine for perplexity, IFD and Superfiltering.
+
+In: model, rows.  Out: <part>.npy for each part asked for, (rows,) float64, nats per token, NaN where a row has none;
+ids.json with the ids and, of rows that aren't scored, the reason.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from icon_repro.config import AnswerPart, AnswersConfig, AnswersShard
+from icon_repro.cost import forward_flops
+from icon_repro.engine.runtime import Runtime
+from icon_repro.lm.batched import mean_nll
+from icon_repro.lm.budget import TokenBudget
+from icon_repro.lm.load import load_model, load_tokenizer, prepare_device
+from icon_repro.lm.tokens import Encoded, bos_ids, text_ids
+from icon_repro.prompts import PROMPTS
+from icon_repro.records import Example, Score, read_json, read_rows, write_json, write_rows
+
+
+class AnswersError(ValueError):
+    """Shards don't belong together, or no row could be scored."""
+
+
+@dataclass(frozen=True)
+class Answers:
+    """NLLs of all rows, joined by id; rows without a value have a reason."""
+
+    ids: list[str]
+    parts: dict[AnswerPart, NDArray[np.float64]]  # (rows,), NaN where there is a reason
+    reasons: dict[str, str]
+
+
+def encoded(row: Example, cfg: AnswersConfig, tokenizer: Any) -> dict[AnswerPart, Encoded] | str:
+    """The texts of a row as ids; or why it isn't scored."""
+    start = bos_ids(tokenizer)
+    prompt = text_ids(tokenizer, PROMPTS[cfg.template](row))[0]
+    answer = text_ids(tokenizer, row.response)[0]
+    if not answer:
+        return "response without tokens"
+    if len(start) + len(prompt) + len(answer) > cfg.max_length:
+        return f"longer than {cfg.max_length} tokens"
+    direct = start + text_ids(tokenizer, cfg.direct)[0]
+    made = {
+        # a text that nothing stands before: its first token can't be scored
+        AnswerPart.conditioned: Encoded(start + prompt + answer, max(1, len(start) + len(prompt))),
+        AnswerPart.direct: Encoded(direct + answer, max(1, len(direct))),
+        AnswerPart.whole: Encoded(start + prompt + answer, 1),
+    }
+    wanted = {part: made[part] for part in cfg.parts}
+    if any(item.answer_tokens < 1 for item in wanted.values()):
+        return "no token can be scored: a single token with nothing before it"
+    return wanted
+
+
+def shard(cfg: AnswersShard, inputs: Mapping[str, Path], out: Path, runtime: Runtime) -> dict[str, Any]:
+    """Score rows ``start`` to ``stop``. Needs inputs["model"], inputs["candidates"]."""
+    rows = read_rows(inputs["candidates"] / "rows.jsonl", Example)[cfg.start : cfg.stop]
+    tokens = parameters = 0
+    reasons: dict[str, str] = {}
+    found = {part: np.full(len(rows), np.nan) for part in cfg.answers.parts}
+    if rows:
+        tokenizer = load_tokenizer(inputs["model"])
+        made = [encoded(row, cfg.answers, tokenizer) for row in rows]
+        reasons = {row.id: item for row, item in zip(rows, made, strict=True) if isinstance(item, str)}
+        device = prepare_device(runtime.cluster)
+        model = load_model(inputs["model"], cfg.answers.dtype, device, runtime.cluster.attention)
+        parameters = model.num_parameters()
+        budget = TokenBudget(model, runtime.cluster.score_batch_tokens, runtime.cache / "score_batch_tokens.json")
+        pad = tokenizer.pad_token_id
+        assert isinstance(pad, int)
+        with runtime.progress(len(rows) * len(found), "row") as progress:
+            for part, values in found.items():
+                items = [None if isinstance(item, str) else item[part] for item in made]
+                values[:] = mean_nll(model, pad, [], items, budget, progress)
+            tokens = progress.tokens
+    for part, values in found.items():
+        np.save(out / f"{part.value}.npy", values, allow_pickle=False)
+    write_json(out / "ids.json", {"rows": [row.id for row in rows], "reasons": reasons})
+    return {
+        "rows": len(rows),
+        "failed": len(reasons),
+        "tokens": tokens,
+        "flops": forward_flops(parameters, tokens),
+    }
+
+
+def joined(inputs: Mapping[str, Path], parts: Sequence[AnswerPart]) -> Answers:
+    """All shards (inputs named shard-NNNN) as one.
+
+    Raises:
+        AnswersError: a row is in two shards, or a shard's numbers don't fit its ids.
+    """
+    ids: list[str] = []
+    reasons: dict[str, str] = {}
+    values: dict[AnswerPart, list[NDArray[np.float64]]] = {part: [] for part in parts}
+    for name in sorted(name for name in inputs if name.startswith("shard-")):
+        folder = inputs[name]
+        described = read_json(folder / "ids.json")
+        ids += described["rows"]
+        reasons |= described["reasons"]
+        for part in parts:
+            found = np.load(folder / f"{part.value}.npy", allow_pickle=False)
+            if found.shape != (len(described["rows"]),):
+                raise AnswersError(f"{folder}: {found.shape} values of {len(described['rows'])} rows; delete it.")
+            values[part].append(found)
+    if len(set(ids)) < len(ids):
+        raise AnswersError(f"{len(ids) - len(set(ids))} rows are in two shards; delete the shards and run again.")
+    return Answers(ids, {part: np.concatenate(v) if v else np.empty(0) for part, v in values.items()}, reasons)
+
+
+def write_scores(
+    out: Path,
+    answers: Answers,
+    score: Callable[[int], Score | str],
+) -> dict[str, Any]:
+    """Write scores.jsonl and failures.jsonl {id, reason}; returns the counts.
+
+    Args:
+        score: of the row at a place, or why it has none.
+
+    Raises:
+        AnswersError: no row has a score.
+    """
+    scores, failures = list[Score](), dict(answers.reasons)
+    for place, identifier in enumerate(answers.ids):
+        if identifier in failures:
+            continue
+        made = score(place)
+        if isinstance(made, str):
+            failures[identifier] = made
+        else:
+            scores.append(made)
+    counts: dict[str, int] = {}
+    for reason in failures.values():
+        counts[reason] = counts.get(reason, 0) + 1
+    if not scores:
+        text = ", ".join(f"{reason}: {count}" for reason, count in counts.items()) or "there are no rows"
+        raise AnswersError(f"no row has a score ({text}).")
+    write_rows(out / "scores.jsonl", scores)
+    write_rows(out / "failures.jsonl", ({"id": i, "reason": failures[i]} for i in sorted(failures)))
+    return {"rows": len(scores), "failed": counts}
