@@ -441,6 +441,7 @@ class Template(enum.Enum):
     alpaca = "alpaca"  # as in tuning
     scoring = "scoring"  # as ICon's candidates
     plain = "plain"  # instruction and input, a line each
+    labelled = "labelled"  # Instruction:, Input: and Response:, each on a line of its own (nuggets)
 
 
 class AnswerPart(enum.Enum):
@@ -507,14 +508,91 @@ class IfdConfig:
     shard_rows: int = number(2048, at_least=1)
 
 
+class PoolingKind(enum.Enum):
+    mean = "mean"
+    weighted = "weighted"  # later tokens count more
+    last = "last"
+
+
+class EmbeddedText(enum.Enum):
+    prompt = "prompt"
+    row = "row"  # prompt and response
+
+
+@dataclass
+class EmbeddingConfig:
+    """Vectors of rows: pooled last hidden states."""
+
+    text: EmbeddedText
+    pooling: PoolingKind
+    template: Template = Template.alpaca
+    normalise: bool = True
+    max_length: int = number(2048, at_least=1)  # tokens; longer texts are cut and counted
+    dtype: Dtype = Dtype.float32
+
+
+@dataclass
+class EmbeddingShard:
+    """Rows ``start`` to ``stop`` (exclusive)."""
+
+    embedding: EmbeddingConfig
+    start: int
+    stop: int | None
+
+
+@dataclass
+class RdsConfig:
+    """RDS+ (arXiv 2503.01807): nearest to the assessment rows in hidden states, the queries taking turns."""
+
+    kind: str = "rds"
+    template: Template = Template.alpaca
+    max_length: int = number(2048, at_least=8)
+    dtype: Dtype = Dtype.float32
+    shard_rows: int = number(2048, at_least=1)
+
+
+@dataclass
+class AnchorsConfig:
+    """Rows nearest to the centres of K-means."""
+
+    count: int = number(100, at_least=1)
+    seed: int = number(0, at_least=0)
+
+
+@dataclass
+class NuggetsConfig:
+    """Nuggets (arXiv 2312.10302): the share of anchors whose response a row makes likelier when shown before them."""
+
+    kind: str = "nuggets"
+    anchors: AnchorsConfig = field(default_factory=AnchorsConfig)
+    template: Template = Template.labelled
+    separator: str = "\n\n"
+    anchor_tokens: int = number(200, at_least=8)  # longer anchors are cut
+    shot_tokens: int = number(1024, at_least=8)  # longer rows are cut where they are shown
+    max_length: int = number(512, at_least=8)  # of the embedded prompt and response
+    dtype: Dtype = Dtype.float32
+    shard_rows: int = number(64, at_least=1)
+
+
+@dataclass
+class NuggetsShard:
+    """Rows ``start`` to ``stop`` (exclusive) against all anchors."""
+
+    nuggets: NuggetsConfig
+    start: int
+    stop: int | None
+
+
 METHOD_KINDS: dict[str, type] = {
     "icon": IconConfig,
     "random": RandomConfig,
     "longest": LongestConfig,
     "perplexity": PerplexityConfig,
     "ifd": IfdConfig,
+    "rds": RdsConfig,
+    "nuggets": NuggetsConfig,
 }
-MethodConfig = IconConfig | RandomConfig | LongestConfig | PerplexityConfig | IfdConfig
+MethodConfig = IconConfig | RandomConfig | LongestConfig | PerplexityConfig | IfdConfig | RdsConfig | NuggetsConfig
 
 
 class SelectFrom(enum.Enum):

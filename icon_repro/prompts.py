@@ -1,7 +1,7 @@
 """Prompt texts, each with its source. The only place that turns an example into a prompt.
 
 Sources: ``scoring_prompt``: arXiv 2505.05327, released scoring scripts; ``alpaca_prompt``: Stanford Alpaca's train.py;
-``plain_prompt``: Superfiltering's scripts.
+``plain_prompt``: Superfiltering's scripts; ``labelled_prompt``: nuggets' scripts.
 """
 
 from collections.abc import Callable
@@ -43,8 +43,17 @@ def plain_prompt(example: Example) -> str:
     return f"{example.instruction}\n{example.input}\n" if example.input else f"{example.instruction}\n"
 
 
+def labelled_prompt(example: Example) -> str:
+    """Instruction, input and response, each under its label; a ready prompt stays as it is."""
+    if example.ready:
+        return example.instruction
+    middle = f"Input:\n{example.input}\n" if example.input else ""
+    return f"Instruction:\n{example.instruction}\n{middle}Response:\n"
+
+
 PROMPTS: dict[Template, Callable[[Example], str]] = {
     Template.alpaca: alpaca_prompt,
     Template.scoring: scoring_prompt,
     Template.plain: plain_prompt,
+    Template.labelled: labelled_prompt,
 }

@@ -20,7 +20,7 @@ from icon_repro.config import (
 from icon_repro.cost import forward_flops, tokens_of, training_flops
 from icon_repro.engine.artifact import Cost, Step, ordered
 from icon_repro.engine.plan_icon import icon_scores
-from icon_repro.engine.plan_methods import method_scores
+from icon_repro.engine.plan_methods import Methods
 from icon_repro.engine.planner import Planner
 
 
@@ -114,14 +114,14 @@ def plan(config: Config) -> Experiment:
         for seed in config.seeds:
             train = tune(f"full-s{seed}", seed, None, size)
             arms.append(Arm("full", 1.0, seed, None, train, evaluate(f"full-s{seed}", train)))
+    methods = Methods(planner, model, universe, assessment, whole=whole)
     for name, method in config.methods.items():
         if isinstance(method, IconConfig):
             frozen = training.tuning is Tuning.lora
             saved = TuningSaved(training.epochs, training.max_length, frozen, max(config.fractions))
             scores = icon_scores(planner, name, method, model, order, assessment, config.fractions, saved)
         else:
-            ranked = method_scores(planner, name, method, model, universe, row_tokens, whole=whole)
-            scores = dict.fromkeys(config.fractions, ranked)
+            scores = dict.fromkeys(config.fractions, methods.scores(name, method))
         for fraction in config.fractions:
             part = f"{name}-f{fraction:g}"
             inputs = {"scores": scores[fraction], "universe": universe}

@@ -1,68 +1,150 @@
 """The steps of every method but ICon: rows that all methods rank, to scores.
 
-A step of NLLs bears no method's name: methods that need the same share it.
+Steps of NLLs and embeddings bear no method's name: methods that need the same share them.
 """
 
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
-from icon_repro.config import AnswerPart, AnswersConfig, AnswersShard, IfdConfig, ModelConfig, PerplexityConfig
-from icon_repro.cost import forward_flops
+from icon_repro.config import (
+    AnswerPart,
+    AnswersConfig,
+    AnswersShard,
+    EmbeddedText,
+    EmbeddingConfig,
+    EmbeddingShard,
+    IfdConfig,
+    ModelConfig,
+    NuggetsConfig,
+    NuggetsShard,
+    PerplexityConfig,
+    PoolingKind,
+    RdsConfig,
+)
+from icon_repro.cost import forward_flops, tokens_of
 from icon_repro.engine.artifact import Cost, Step
 from icon_repro.engine.planner import Planner
 
 _PASSES = {AnswerPart.conditioned: 1.0, AnswerPart.direct: 0.8, AnswerPart.whole: 1.0}  # of a row's tokens, about
 
 
-def method_scores(
-    planner: Planner, name: str, method: Any, model: Step, universe: Step, row_tokens: float, *, whole: bool
-) -> Step:
-    """The step with the scores of ``method``.
+class Methods:
+    """Builds the steps of methods over the same rows.
 
     Args:
         universe: the rows that all methods rank.
-        row_tokens: as many as the plan expects of each row.
-        whole: the rows are the pool, not the candidates.
+        whole: they are the pool, not the candidates.
     """
-    if not isinstance(method, (PerplexityConfig, IfdConfig)):
-        return planner.step(method.kind, "score", name, method, inputs={"candidates": universe})
-    scorer, config = model, planner.config.model
-    if isinstance(method, PerplexityConfig):
+
+    def __init__(self, planner: Planner, model: Step, universe: Step, assessment: Step, *, whole: bool) -> None:
+        self.planner, self.model, self.universe, self.assessment = planner, model, universe, assessment
+        self.whole = whole
+        data = planner.config.data
+        self.row_tokens = tokens_of(data.pool.expected_prompt_chars + data.pool.expected_response_chars)
+
+    def scores(self, name: str, method: Any) -> Step:
+        """The step with the scores of ``method``."""
+        made: dict[type, Callable[[str, Any], Step]] = {
+            PerplexityConfig: self._perplexity,
+            IfdConfig: self._ifd,
+            RdsConfig: self._rds,
+            NuggetsConfig: self._nuggets,
+        }
+        if type(method) in made:
+            return made[type(method)](name, method)
+        return self.planner.step(method.kind, "score", name, method, inputs={"candidates": self.universe})
+
+    def _perplexity(self, name: str, method: PerplexityConfig) -> Step:
         answers = AnswersConfig([method.text], method.template, "", method.max_length, method.dtype)
-    else:
+        shards = self._answers(answers, self.planner.config.model, self.model, method.shard_rows)
+        # what only the shards use is set to the default: another value of it is in their fingerprints
+        own = PerplexityConfig(best=method.best, text=method.text)
+        return self.planner.step("perplexity", "score", name, own, inputs=shards)
+
+    def _ifd(self, name: str, method: IfdConfig) -> Step:
         parts = [AnswerPart.conditioned, AnswerPart.direct]
         answers = AnswersConfig(parts, method.template, method.direct, method.max_length, method.dtype)
+        model, config = self.model, self.planner.config.model
         if method.proxy is not None:
-            scorer, config = planner.model(method.proxy), method.proxy
-    shards = _answers(planner, answers, config, scorer, universe, row_tokens, method.shard_rows, whole=whole)
-    own = replace(method, shard_rows=type(method)().shard_rows)
-    if isinstance(own, IfdConfig):
-        own = replace(own, proxy=None)
-    return planner.step(method.kind, "score", name, own, inputs=shards)
+            model, config = self.planner.model(method.proxy), method.proxy
+        shards = self._answers(answers, config, model, method.shard_rows)
+        own = IfdConfig(ratio=method.ratio, drop_above_one=method.drop_above_one)
+        return self.planner.step("ifd", "score", name, own, inputs=shards)
 
-
-def _answers(
-    planner: Planner,
-    answers: AnswersConfig,
-    model: ModelConfig,
-    scorer: Step,
-    universe: Step,
-    row_tokens: float,
-    size: int,
-    *,
-    whole: bool,
-) -> dict[str, Step]:
-    """Shards of NLLs over all rows."""
-    passes = sum(_PASSES[part] for part in answers.parts)
-    made = {}
-    for number, (first, end, stop) in enumerate(planner.slices(size, whole)):
-        tokens = (end - first) * min(row_tokens, answers.max_length) * passes
-        made[f"shard-{number:04d}"] = planner.step(
-            "answers",
-            "score",
-            f"answers-{model.name}-{'-'.join(part.value for part in answers.parts)}-{number:04d}",
-            AnswersShard(answers, first, stop),
-            inputs={"model": scorer, "candidates": universe},
-            cost=Cost(tokens, forward_flops(model.parameters, tokens)),
+    def _rds(self, name: str, method: RdsConfig) -> Step:
+        embedding = EmbeddingConfig(
+            EmbeddedText.row, PoolingKind.weighted, method.template, max_length=method.max_length, dtype=method.dtype
         )
-    return made
+        data = self.planner.config.data.assessment
+        length = tokens_of(data.expected_prompt_chars + data.expected_response_chars)
+        query = self._step(
+            "embeddings",
+            "embeddings-queries",
+            EmbeddingShard(embedding, 0, None),
+            {"model": self.model, "rows": self.assessment},
+            self.planner.assessment() * min(length, method.max_length),
+        )
+        inputs = {**self._embeddings(embedding, method.shard_rows), "query-0000": query}
+        return self.planner.step("rds", "score", name, RdsConfig(), inputs=inputs)
+
+    def _nuggets(self, name: str, method: NuggetsConfig) -> Step:
+        embedding = EmbeddingConfig(
+            EmbeddedText.row,
+            PoolingKind.mean,
+            method.template,
+            normalise=False,
+            max_length=method.max_length,
+            dtype=method.dtype,
+        )
+        vectors = self._embeddings(embedding, 2048)
+        anchors = self._step(
+            "nuggets_anchors", f"{name}-anchors", method.anchors, {"candidates": self.universe, **vectors}
+        )
+        inputs = {"model": self.model, "candidates": self.universe, "anchors": anchors}
+        own = replace(method, anchors=NuggetsConfig().anchors, shard_rows=1, max_length=NuggetsConfig().max_length)
+        anchor = min(self.row_tokens, method.anchor_tokens)
+        parts = {}
+        for number, (first, end, stop) in enumerate(self.planner.slices(method.shard_rows, self.whole)):
+            tokens = (end - first) * (min(self.row_tokens, method.shot_tokens) + method.anchors.count * anchor)
+            label = f"part-{number:04d}"
+            parts[label] = self._step(
+                "nuggets_shard", f"{name}-{label}", NuggetsShard(own, first, stop), inputs, tokens
+            )
+        return self.planner.step("nuggets", "score", name, NuggetsConfig(), inputs=parts)
+
+    def _step(
+        self,
+        target: str,
+        name: str,
+        params: Any,
+        inputs: Mapping[str, Step],
+        tokens: float = 0.0,
+        model: ModelConfig | None = None,
+    ) -> Step:
+        parameters = (model or self.planner.config.model).parameters
+        cost = Cost(tokens, forward_flops(parameters, tokens))
+        return self.planner.step(target, "score", name, params, inputs=inputs, cost=cost)
+
+    def _answers(self, answers: AnswersConfig, config: ModelConfig, model: Step, size: int) -> dict[str, Step]:
+        """Shards of NLLs over all rows."""
+        passes = sum(_PASSES[part] for part in answers.parts)
+        label = f"answers-{config.name}-{'-'.join(part.value for part in answers.parts)}"
+        inputs = {"model": model, "candidates": self.universe}
+        made = {}
+        for number, (first, end, stop) in enumerate(self.planner.slices(size, self.whole)):
+            tokens = (end - first) * min(self.row_tokens, answers.max_length) * passes
+            params = AnswersShard(answers, first, stop)
+            made[f"shard-{number:04d}"] = self._step("answers", f"{label}-{number:04d}", params, inputs, tokens, config)
+        return made
+
+    def _embeddings(self, embedding: EmbeddingConfig, size: int) -> dict[str, Step]:
+        """Shards of vectors over all rows."""
+        inputs = {"model": self.model, "rows": self.universe}
+        made = {}
+        for number, (first, end, stop) in enumerate(self.planner.slices(size, self.whole)):
+            tokens = (end - first) * min(self.row_tokens, embedding.max_length)
+            name = f"embeddings-{embedding.pooling.value}-{number:04d}"
+            params = EmbeddingShard(embedding, first, stop)
+            made[f"shard-{number:04d}"] = self._step("embeddings", name, params, inputs, tokens)
+        return made

@@ -40,6 +40,11 @@ TARGETS = {
     "answers": ("icon_repro.methods.common.answers:shard", 1),
     "perplexity": ("icon_repro.methods.perplexity:run", 1),
     "ifd": ("icon_repro.methods.ifd:run", 1),
+    "embeddings": ("icon_repro.methods.common.embeddings:shard", 1),
+    "rds": ("icon_repro.methods.rds:run", 1),
+    "nuggets_anchors": ("icon_repro.methods.nuggets:anchors", 1),
+    "nuggets_shard": ("icon_repro.methods.nuggets:shard", 1),
+    "nuggets": ("icon_repro.methods.nuggets:run", 1),
     "select": ("icon_repro.select:run", 2),  # 2: the fraction is of all rows, not of those that have a score
     "train": ("icon_repro.train:run", 1),
     "evaluate": ("icon_repro.evaluate:run", 1),

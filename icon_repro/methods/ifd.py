@@ -15,7 +15,8 @@ import numpy as np
 
 from icon_repro.config import AnswerPart, IfdConfig, Ratio
 from icon_repro.engine.runtime import Runtime
-from icon_repro.methods.common.answers import joined, write_scores
+from icon_repro.methods.common.answers import joined, scored
+from icon_repro.methods.common.outcome import write_scores
 from icon_repro.records import Score
 
 
@@ -36,4 +37,4 @@ def run(cfg: IfdConfig, inputs: Mapping[str, Path], out: Path, runtime: Runtime)
             return "IFD above 1"
         return Score(answers.ids[place], value, {"conditioned": with_prompt, "direct": without})
 
-    return {**write_scores(out, answers, score), "tokens": 0, "flops": 0}
+    return {**write_scores(out, *scored(answers, score)), "tokens": 0, "flops": 0}

@@ -13,7 +13,8 @@ import numpy as np
 
 from icon_repro.config import Best, PerplexityConfig
 from icon_repro.engine.runtime import Runtime
-from icon_repro.methods.common.answers import joined, write_scores
+from icon_repro.methods.common.answers import joined, scored
+from icon_repro.methods.common.outcome import write_scores
 from icon_repro.records import Score
 
 
@@ -29,4 +30,4 @@ def run(cfg: PerplexityConfig, inputs: Mapping[str, Path], out: Path, runtime: R
             return "perplexity isn't finite"
         return Score(answers.ids[place], sign * perplexity, {"nll": float(nll[place])})
 
-    return {**write_scores(out, answers, score), "tokens": 0, "flops": 0}
+    return {**write_scores(out, *scored(answers, score)), "tokens": 0, "flops": 0}

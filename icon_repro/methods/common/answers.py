@@ -20,11 +20,11 @@ from icon_repro.lm.budget import TokenBudget
 from icon_repro.lm.load import load_model, load_tokenizer, prepare_device
 from icon_repro.lm.tokens import Encoded, bos_ids, text_ids
 from icon_repro.prompts import PROMPTS
-from icon_repro.records import Example, Score, read_json, read_rows, write_json, write_rows
+from icon_repro.records import Example, Score, read_json, read_rows, write_json
 
 
 class AnswersError(ValueError):
-    """Shards don't belong together, or no row could be scored."""
+    """Shards don't belong together."""
 
 
 @dataclass(frozen=True)
@@ -114,34 +114,18 @@ def joined(inputs: Mapping[str, Path], parts: Sequence[AnswerPart]) -> Answers:
     return Answers(ids, {part: np.concatenate(v) if v else np.empty(0) for part, v in values.items()}, reasons)
 
 
-def write_scores(
-    out: Path,
-    answers: Answers,
-    score: Callable[[int], Score | str],
-) -> dict[str, Any]:
-    """Write scores.jsonl and failures.jsonl {id, reason}; returns the counts.
+def scored(answers: Answers, score: Callable[[int], Score | str]) -> tuple[list[Score], dict[str, str]]:
+    """Scores of the rows that have NLLs, and why the others have none.
 
     Args:
         score: of the row at a place, or why it has none.
-
-    Raises:
-        AnswersError: no row has a score.
     """
-    scores, failures = list[Score](), dict(answers.reasons)
+    scores, reasons = list[Score](), dict(answers.reasons)
     for place, identifier in enumerate(answers.ids):
-        if identifier in failures:
-            continue
-        made = score(place)
-        if isinstance(made, str):
-            failures[identifier] = made
-        else:
-            scores.append(made)
-    counts: dict[str, int] = {}
-    for reason in failures.values():
-        counts[reason] = counts.get(reason, 0) + 1
-    if not scores:
-        text = ", ".join(f"{reason}: {count}" for reason, count in counts.items()) or "there are no rows"
-        raise AnswersError(f"no row has a score ({text}).")
-    write_rows(out / "scores.jsonl", scores)
-    write_rows(out / "failures.jsonl", ({"id": i, "reason": failures[i]} for i in sorted(failures)))
-    return {"rows": len(scores), "failed": counts}
+        if identifier not in answers.reasons:
+            made = score(place)
+            if isinstance(made, str):
+                reasons[identifier] = made
+            else:
+                scores.append(made)
+    return scores, reasons

@@ -1,0 +1,99 @@
+"""Embeddings of rows by a causal language model, a shard of rows at a time.
+
+In: model, rows (or an assessment set).  Out: vectors.npy, (rows, hidden size) float32, NaN where a row has none;
+ids.json with the ids and, of rows without a vector, the reason.
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from icon_repro.config import EmbeddedText, EmbeddingConfig, EmbeddingShard
+from icon_repro.cost import forward_flops
+from icon_repro.engine.runtime import Runtime
+from icon_repro.lm.budget import TokenBudget
+from icon_repro.lm.hidden import Pooling, pooled
+from icon_repro.lm.load import load_model, load_tokenizer, prepare_device
+from icon_repro.lm.tokens import bos_ids, text_ids
+from icon_repro.prompts import PROMPTS
+from icon_repro.records import Example, read_json, read_rows, write_json
+
+
+class EmbeddingsError(ValueError):
+    """Shards don't belong together, or no row has a vector."""
+
+
+def embedded_text(row: Example, cfg: EmbeddingConfig) -> str:
+    """The text of a row that is embedded."""
+    prompt = PROMPTS[cfg.template](row)
+    return prompt if cfg.text is EmbeddedText.prompt else prompt + row.response
+
+
+def shard(cfg: EmbeddingShard, inputs: Mapping[str, Path], out: Path, runtime: Runtime) -> dict[str, Any]:
+    """Embed rows ``start`` to ``stop``, cut from the end to ``max_length``. Needs inputs["model"], inputs["rows"]."""
+    wanted = cfg.embedding
+    rows = read_rows(inputs["rows"] / "rows.jsonl", Example)[cfg.start : cfg.stop]
+    vectors: NDArray[np.float32] = np.empty((0, 0), np.float32)
+    reasons, cut, tokens, parameters = dict[str, str](), 0, 0, 0
+    if rows:
+        tokenizer = load_tokenizer(inputs["model"])
+        start = bos_ids(tokenizer)
+        ids = [start + text_ids(tokenizer, embedded_text(row, wanted))[0] for row in rows]
+        cut = sum(len(item) > wanted.max_length for item in ids)
+        reasons = {row.id: "nothing to embed" for row, item in zip(rows, ids, strict=True) if not item}
+        device = prepare_device(runtime.cluster)
+        model = load_model(inputs["model"], wanted.dtype, device, runtime.cluster.attention)
+        parameters = model.num_parameters()
+        budget = TokenBudget(model, runtime.cluster.score_batch_tokens, runtime.cache / "score_batch_tokens.json")
+        present = [i for i, item in enumerate(ids) if item]
+        with runtime.progress(len(present), "row") as progress:
+            found = pooled(
+                model,
+                [ids[i][: wanted.max_length] for i in present],
+                Pooling(wanted.pooling.value),
+                budget,
+                normalise=wanted.normalise,
+                progress=progress,
+            )
+            tokens = progress.tokens
+        vectors = np.full((len(rows), found.shape[1]), np.nan, np.float32)
+        vectors[present] = found
+    np.save(out / "vectors.npy", vectors, allow_pickle=False)
+    write_json(out / "ids.json", {"rows": [row.id for row in rows], "reasons": reasons})
+    return {
+        "rows": len(rows),
+        "failed": len(reasons),
+        "rows_cut": cut,
+        "tokens": tokens,
+        "flops": forward_flops(parameters, tokens),
+    }
+
+
+def joined(inputs: Mapping[str, Path], prefix: str) -> tuple[list[str], NDArray[np.float32], dict[str, str]]:
+    """Shards named ``<prefix>-NNNN``: ids and vectors (rows, hidden size) of all rows that have one; others' reasons.
+
+    Raises:
+        EmbeddingsError: a row is in two shards, a shard's numbers don't fit its ids, or no row has a vector.
+    """
+    ids, parts, reasons = list[str](), list[NDArray[np.float32]](), dict[str, str]()
+    for name in sorted(name for name in inputs if name.startswith(f"{prefix}-")):
+        described = read_json(inputs[name] / "ids.json")
+        if not described["rows"]:
+            continue
+        vectors = np.load(inputs[name] / "vectors.npy", allow_pickle=False)
+        if len(vectors) != len(described["rows"]):
+            raise EmbeddingsError(
+                f"{inputs[name]}: {len(vectors)} vectors of {len(described['rows'])} rows; delete it."
+            )
+        reasons |= described["reasons"]
+        kept = [i for i, identifier in enumerate(described["rows"]) if identifier not in described["reasons"]]
+        ids += [described["rows"][i] for i in kept]
+        parts.append(vectors[kept])
+    if len(set(ids)) < len(ids):
+        raise EmbeddingsError(f"{len(ids) - len(set(ids))} rows are in two shards; delete the shards and run again.")
+    if not ids:
+        raise EmbeddingsError(f"none of {len(reasons)} rows has a vector.")
+    return ids, np.concatenate(parts), reasons

@@ -1,0 +1,28 @@
+"""What a method gives: scores, and rows without one with the reason; nothing gets a default score."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from icon_repro.records import Score, write_rows
+
+
+class NoScoreError(ValueError):
+    """No row has a score."""
+
+
+def write_scores(out: Path, scores: Sequence[Score], reasons: Mapping[str, str]) -> dict[str, Any]:
+    """Write scores.jsonl and failures.jsonl {id, reason}; returns how many rows have a score, and failures by reason.
+
+    Raises:
+        NoScoreError: no row has a score; says why.
+    """
+    counts: dict[str, int] = {}
+    for reason in reasons.values():
+        counts[reason] = counts.get(reason, 0) + 1
+    if not scores:
+        text = ", ".join(f"{reason}: {count}" for reason, count in counts.items()) or "there are no rows"
+        raise NoScoreError(f"no row has a score ({text}).")
+    write_rows(out / "scores.jsonl", scores)
+    write_rows(out / "failures.jsonl", ({"id": i, "reason": reasons[i]} for i in sorted(reasons)))
+    return {"rows": len(scores), "failed": counts}

@@ -1,0 +1,121 @@
+"""Nuggets: how many anchors a row helps when it is shown before them.
+
+In: embeddings of the rows (``anchors``); model, rows, anchors (``shard``).  Out: anchors: rows.jsonl; shards:
+helped.npy, (rows, anchors) int8, 1 where the anchor's response becomes likelier, -1 where it isn't scored; scores.jsonl,
+the golden score, the share of the anchors that are helped.
+Source: Li et al., arXiv 2312.10302 (nuggets), and its code: anchors are the rows nearest to the centres of K-means over
+mean hidden states, cut to 200 tokens; the row stands before them as one shot.
+Differs: padding is left out of the means; a blank line stands between row and anchor; the anchors' own rows are scored
+as all others, against the other anchors. NLL with and without the row has the same tokens, so means and sums agree.
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from sklearn.cluster import KMeans
+
+from icon_repro.config import AnchorsConfig, NuggetsConfig, NuggetsShard
+from icon_repro.cost import forward_flops
+from icon_repro.engine.runtime import Runtime
+from icon_repro.lm.batched import mean_nll
+from icon_repro.lm.budget import TokenBudget
+from icon_repro.lm.load import load_model, load_tokenizer, prepare_device
+from icon_repro.lm.tokens import Encoded, bos_ids, text_ids
+from icon_repro.methods.common.embeddings import joined
+from icon_repro.methods.common.outcome import write_scores
+from icon_repro.prompts import PROMPTS
+from icon_repro.records import Example, Score, read_json, read_rows, write_json, write_rows
+
+
+class NuggetsError(ValueError):
+    """Too few rows for the anchors, or shards that don't belong together."""
+
+
+def anchors(cfg: AnchorsConfig, inputs: Mapping[str, Path], out: Path, runtime: Runtime) -> dict[str, Any]:
+    """Write rows.jsonl: the row nearest to each cluster's centre. Needs inputs["candidates"] and shard-NNNN."""
+    ids, vectors, _ = joined(inputs, "shard")
+    if len(ids) < cfg.count:
+        raise NuggetsError(
+            f"anchors.count={cfg.count}: there are {len(ids)} rows with an embedding; ask for fewer anchors."
+        )
+    by_id = sorted(range(len(ids)), key=lambda i: ids[i])
+    ids, vectors = [ids[i] for i in by_id], vectors[by_id].astype(np.float64)
+    clusters = KMeans(cfg.count, random_state=cfg.seed, n_init=10).fit(vectors)
+    chosen = []
+    for number, centre in enumerate(clusters.cluster_centers_):
+        members = np.flatnonzero(clusters.labels_ == number)
+        if len(members):
+            chosen.append(ids[members[np.linalg.norm(vectors[members] - centre, axis=1).argmin()]])
+    rows = {row.id: row for row in read_rows(inputs["candidates"] / "rows.jsonl", Example)}
+    write_rows(out / "rows.jsonl", [rows[i] for i in sorted(chosen)])
+    return {"anchors": len(chosen), "short_by": cfg.count - len(chosen), "tokens": 0, "flops": 0}
+
+
+def _anchor(row: Example, cfg: NuggetsConfig, tokenizer: Any) -> Encoded | None:
+    """Ids of an anchor, at most ``anchor_tokens``; None if no response token is left."""
+    prompt = text_ids(tokenizer, PROMPTS[cfg.template](row))[0]
+    ids = (prompt + text_ids(tokenizer, row.response)[0])[: cfg.anchor_tokens]
+    return Encoded(ids, len(prompt)) if len(ids) > len(prompt) else None
+
+
+def shard(cfg: NuggetsShard, inputs: Mapping[str, Path], out: Path, runtime: Runtime) -> dict[str, Any]:
+    """Write helped.npy of rows ``start`` to ``stop``. Needs inputs model, candidates, anchors."""
+    nuggets = cfg.nuggets
+    rows = read_rows(inputs["candidates"] / "rows.jsonl", Example)[cfg.start : cfg.stop]
+    anchored = read_rows(inputs["anchors"] / "rows.jsonl", Example)
+    helped = np.full((len(rows), len(anchored)), -1, np.int8)
+    tokens = parameters = 0
+    if rows:
+        tokenizer = load_tokenizer(inputs["model"])
+        device = prepare_device(runtime.cluster)
+        model = load_model(inputs["model"], nuggets.dtype, device, runtime.cluster.attention)
+        parameters = model.num_parameters()
+        budget = TokenBudget(model, runtime.cluster.score_batch_tokens, runtime.cache / "score_batch_tokens.json")
+        pad = tokenizer.pad_token_id
+        assert isinstance(pad, int)
+        start, between = bos_ids(tokenizer), text_ids(tokenizer, nuggets.separator)[0]
+        encoded = [_anchor(row, nuggets, tokenizer) for row in anchored]
+        if not any(encoded):
+            raise NuggetsError(f"no anchor has a response token within {nuggets.anchor_tokens} tokens; raise it.")
+        with runtime.progress(len(rows) * len(anchored), "pair") as progress:
+            # without a BOS, the prompt stands alone: its own first token needs nothing before it
+            alone = mean_nll(model, pad, start, encoded, budget)
+            for place, row in enumerate(rows):
+                text = text_ids(tokenizer, PROMPTS[nuggets.template](row) + row.response, nuggets.shot_tokens)[0]
+                after = mean_nll(model, pad, start + text + between, encoded, budget, progress)
+                known = np.isfinite(after)
+                helped[place, known] = (after < alone)[known]
+            tokens = progress.tokens
+        own = {row.id: column for column, row in enumerate(anchored)}
+        for place, row in enumerate(rows):
+            if row.id in own:
+                helped[place, own[row.id]] = -1
+    np.save(out / "helped.npy", helped, allow_pickle=False)
+    write_json(out / "ids.json", {"rows": [row.id for row in rows], "anchors": [row.id for row in anchored]})
+    return {
+        "rows": len(rows),
+        "pairs": helped.size,
+        "tokens": tokens,
+        "flops": forward_flops(parameters, tokens),
+    }
+
+
+def run(cfg: NuggetsConfig, inputs: Mapping[str, Path], out: Path, runtime: Runtime) -> dict[str, Any]:
+    """Write scores.jsonl. Needs inputs named part-NNNN."""
+    scores, reasons = list[Score](), dict[str, str]()
+    known: list[str] | None = None
+    for name in sorted(name for name in inputs if name.startswith("part-")):
+        described = read_json(inputs[name] / "ids.json")
+        helped = np.load(inputs[name] / "helped.npy", allow_pickle=False)
+        known = described["anchors"] if known is None else known
+        if described["anchors"] != known or helped.shape != (len(described["rows"]), len(known)):
+            raise NuggetsError(f"{inputs[name]}: other anchors, or other numbers than ids; delete it and run again.")
+        for identifier, values in zip(described["rows"], helped, strict=True):
+            used = values[values >= 0]
+            if len(used):
+                scores.append(Score(identifier, float(used.mean()), {"anchors": float(len(used))}))
+            else:
+                reasons[identifier] = "no anchor to be shown before"
+    return {**write_scores(out, scores, reasons), "anchors": len(known or []), "tokens": 0, "flops": 0}

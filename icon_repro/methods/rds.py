@@ -1,0 +1,63 @@
+"""RDS+: rows that lie near the assessment rows in the model's hidden states, the queries taking turns.
+
+In: embeddings of the rows and of the assessment set (the queries).  Out: scores.jsonl; the score is the place in the
+order in which rows are taken, negative; parts: ``similarity``, the largest cosine to a query.
+Source: Ivison et al., arXiv 2503.01807 (RDS+): last hidden layer of prompt and response, weights i / sum, cosine; each
+query in turn takes the row that is nearest to it among those left.
+Differs: the prompt's template is the one of tuning, not a chat format. The order goes on until all rows are taken, so
+that selections of all fractions are nested; ties go to the smaller id.
+Known gap: all similarities are held in memory, rows x queries x 8 bytes.
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from icon_repro.config import RdsConfig
+from icon_repro.engine.runtime import Runtime
+from icon_repro.methods.common.embeddings import joined
+from icon_repro.methods.common.outcome import write_scores
+from icon_repro.records import Score
+
+
+def taken_in_turns(similarity: NDArray[np.floating[Any]]) -> list[int]:
+    """The order in which queries (columns) take rows: each in turn the most similar one that is left.
+
+    Args:
+        similarity: (rows, queries); of equal values the first row is taken.
+
+    Returns:
+        All row numbers, first taken first.
+    """
+    rows, queries = similarity.shape
+    preferred = np.argsort(-similarity, axis=0, kind="stable").astype(np.int32)
+    taken, pointers = np.zeros(rows, dtype=bool), [0] * queries
+    order: list[int] = []
+    while len(order) < rows:
+        for query in range(queries):
+            while taken[preferred[pointers[query], query]]:
+                pointers[query] += 1
+            row = int(preferred[pointers[query], query])
+            taken[row] = True
+            order.append(row)
+            if len(order) == rows:
+                break
+    return order
+
+
+def run(cfg: RdsConfig, inputs: Mapping[str, Path], out: Path, runtime: Runtime) -> dict[str, Any]:
+    """Write scores.jsonl and failures.jsonl. Needs inputs named shard-NNNN and query-NNNN."""
+    ids, vectors, reasons = joined(inputs, "shard")
+    _, queries, _ = joined(inputs, "query")
+    by_id = sorted(range(len(ids)), key=lambda i: ids[i])
+    ids, vectors = [ids[i] for i in by_id], vectors[by_id]
+    similarity = vectors @ queries.T
+    place = {row: position for position, row in enumerate(taken_in_turns(similarity))}
+    nearest = similarity.max(axis=1)
+    scores = [
+        Score(identifier, -float(place[i]), {"similarity": float(nearest[i])}) for i, identifier in enumerate(ids)
+    ]
+    return {**write_scores(out, scores, reasons), "queries": len(queries), "tokens": 0, "flops": 0}
