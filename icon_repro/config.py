@@ -583,6 +583,35 @@ class NuggetsShard:
     stop: int | None
 
 
+@dataclass
+class SelectitConfig:
+    """SelectIT (arXiv 2402.16705): the model rates each row from 1 to 5 under five wordings of the question."""
+
+    kind: str = "selectit"
+    alpha: float = number(0.2, at_least=0)  # weight of the spread over the wordings
+    max_length: int = number(2048, at_least=8)  # tokens; longer rows aren't rated, with that reason
+    dtype: Dtype = Dtype.float32
+    shard_rows: int = number(512, at_least=1)
+
+
+@dataclass
+class SelectitShard:
+    """Rows ``start`` to ``stop`` (exclusive)."""
+
+    selectit: SelectitConfig
+    start: int
+    stop: int | None
+
+
+@dataclass
+class ExternalConfig:
+    """A method in a Python file of yours; see ``icon_repro.methods.external``."""
+
+    kind: str = "external"
+    path: str = unhashed("")  # hashed by content
+    options: dict[str, Any] = field(default_factory=dict)
+
+
 METHOD_KINDS: dict[str, type] = {
     "icon": IconConfig,
     "random": RandomConfig,
@@ -591,8 +620,20 @@ METHOD_KINDS: dict[str, type] = {
     "ifd": IfdConfig,
     "rds": RdsConfig,
     "nuggets": NuggetsConfig,
+    "selectit": SelectitConfig,
+    "external": ExternalConfig,
 }
-MethodConfig = IconConfig | RandomConfig | LongestConfig | PerplexityConfig | IfdConfig | RdsConfig | NuggetsConfig
+MethodConfig = (
+    IconConfig
+    | RandomConfig
+    | LongestConfig
+    | PerplexityConfig
+    | IfdConfig
+    | RdsConfig
+    | NuggetsConfig
+    | SelectitConfig
+    | ExternalConfig
+)
 
 
 class SelectFrom(enum.Enum):

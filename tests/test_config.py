@@ -1,11 +1,12 @@
 """load(): a minimal config is accepted; every mistake is refused with its key, all in one message."""
 
 import copy
+import itertools
 from typing import Any
 
 import pytest
 
-from icon_repro.config import Config, ConfigError, IconConfig, RandomConfig, load
+from icon_repro.config import AdaptiveConfig, Config, ConfigError, IconConfig, RandomConfig, load, round_ends
 
 
 def minimal() -> dict[str, Any]:
@@ -150,3 +151,90 @@ def test_load_reports_all_problems_at_once() -> None:
 def test_load_reports_all_wrong_combinations_at_once() -> None:
     text = message(changed({"seeds": [1, 1], "model.random": None, "cluster.micro_batch_size": 5}))
     assert text.startswith("3 problems")
+
+
+# ---------------------------------------------------------------- ICon
+
+POOL = {"select_from": "pool", "methods.icon.selector": {}}
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        POOL,
+        {**POOL, "methods.icon.budget": "auto"},
+        {"methods.icon.budget": "adaptive"},
+        {"methods.icon.budget": "adaptive", "methods.icon.control": "none"},
+        {"methods.icon.budget": "auto", "methods.icon.dtype": "auto"},
+        {"methods.icon.compat": "official"},
+        {"methods.icon.compat": "official", "methods.icon.control": "bank"},
+        {
+            "methods.icon.compat": "official",
+            "methods.icon.control": "bank",
+            "methods.icon.empty_pairs": "error",
+            "methods.icon.budget": "adaptive",
+        },
+        {"methods.icon.bank": {"lengths": [1, 2040], "draws": 1}},
+    ],
+    ids=str,
+)
+def test_load_icon_options_that_go_together_are_accepted(changes: dict[str, Any]) -> None:
+    load(changed(changes))
+
+
+@pytest.mark.parametrize(
+    "changes, parts",
+    [
+        ({"select_from": "pool"}, ["methods.icon.selector", "select_from=pool needs"]),
+        ({"methods.icon.selector": {}}, ["methods.icon.selector", "is for select_from=pool"]),
+        (
+            {**POOL, "methods.icon.selector": {"dtype": "float16"}},
+            ["methods.icon.selector.dtype='float16'", "loss scaling"],
+        ),
+        (
+            {"methods.icon.budget": "adaptive", "methods.icon.control": "per_candidate"},
+            ["methods.icon.budget='adaptive'", "control=bank or none", "budget=full"],
+        ),
+        ({"methods.icon.budget": "auto", "methods.icon.control": "per_pair"}, ["methods.icon.budget='auto'"]),
+        ({"methods.icon.budget": "auto", "methods.icon.control": "none"}, ["budget='auto'", "needs control=bank"]),
+        (
+            {"methods.icon.budget": "adaptive", "methods.icon.empty_pairs": "nan"},
+            ["budget='adaptive'", "empty_pairs=error"],
+        ),
+        # as ``compat`` fills them in
+        (
+            {"methods.icon.budget": "adaptive", "methods.icon.compat": "official"},
+            ["2 problems", "control=bank or none", "empty_pairs=error"],
+        ),
+        ({"methods.icon.bank": {"draws": 0}}, ["methods.icon.bank.draws=0", "at least 1"]),
+        ({"methods.icon.bank": {"lengths": [8, 0]}}, ["methods.icon.bank.lengths[1]=0"]),
+        ({"methods.icon.adaptive": {"anchors": 7}}, ["methods.icon.adaptive.anchors=7", "at least 8"]),
+        ({"methods.icon.adaptive": {"growth": 1.0}}, ["methods.icon.adaptive.growth=1.0", "above 1"]),
+        ({"methods.icon.adaptive": {"error": 1.0}}, ["methods.icon.adaptive.error=1.0", "below 1"]),
+        ({"methods.icon.auto": {"reliability": 1.0}}, ["methods.icon.auto.reliability=1.0"]),
+        ({"methods.icon.fidelity": {"candidates": 2}}, ["methods.icon.fidelity.candidates=2", "at least 3"]),
+        ({"methods.icon.dtype": "float64"}, ["methods.icon.dtype='float64'"]),
+        ({"methods.icon.budget": "atuo"}, ["methods.icon.budget='atuo'", "'auto'"]),
+        ({"cluster.score_batch_tokens": 0}, ["cluster.score_batch_tokens=0", "at least 1"]),
+    ],
+    ids=str,
+)
+def test_load_icon_options_that_dont_are_refused(changes: dict[str, Any], parts: list[str]) -> None:
+    text = message(changed(changes))
+    for part in parts:
+        assert part in text
+
+
+@pytest.mark.parametrize("first, growth", [(4, 1.01), (4, 1.5), (16, 1.5), (16, 2.0), (100, 10.0)])
+def test_round_ends_grow_as_asked_and_end_with_all_rows(first: int, growth: float) -> None:
+    cfg = AdaptiveConfig(first_rows=first, growth=growth)
+    for rows in (*range(1, 60), 1020):
+        ends = round_ends(rows, cfg)
+        assert ends[0] == min(first, rows) and ends[-1] == rows
+        for before, end in itertools.pairwise(ends):
+            assert before < end <= max(before + 1, before * growth + 1)
+            assert end == rows or end >= before * growth  # no more rounds than the growth makes
+        for most in range(1, len(ends) + 2):
+            fewer = round_ends(rows, cfg, most)
+            assert len(fewer) == min(most, len(ends)) and fewer[-1] == rows
+            assert fewer[:-1] == ends[: len(fewer) - 1]

@@ -5,6 +5,7 @@ Steps of NLLs and embeddings bear no method's name: methods that need the same s
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 from icon_repro.config import (
@@ -14,6 +15,7 @@ from icon_repro.config import (
     EmbeddedText,
     EmbeddingConfig,
     EmbeddingShard,
+    ExternalConfig,
     IfdConfig,
     ModelConfig,
     NuggetsConfig,
@@ -21,12 +23,15 @@ from icon_repro.config import (
     PerplexityConfig,
     PoolingKind,
     RdsConfig,
+    SelectitConfig,
+    SelectitShard,
 )
 from icon_repro.cost import forward_flops, tokens_of
 from icon_repro.engine.artifact import Cost, Step
-from icon_repro.engine.planner import Planner
+from icon_repro.engine.planner import PlanError, Planner
 
 _PASSES = {AnswerPart.conditioned: 1.0, AnswerPart.direct: 0.8, AnswerPart.whole: 1.0}  # of a row's tokens, about
+_QUESTIONS, _QUESTION_TOKENS = 5, 30  # of SelectIT
 
 
 class Methods:
@@ -50,6 +55,8 @@ class Methods:
             IfdConfig: self._ifd,
             RdsConfig: self._rds,
             NuggetsConfig: self._nuggets,
+            SelectitConfig: self._selectit,
+            ExternalConfig: self._external,
         }
         if type(method) in made:
             return made[type(method)](name, method)
@@ -112,6 +119,25 @@ class Methods:
                 "nuggets_shard", f"{name}-{label}", NuggetsShard(own, first, stop), inputs, tokens
             )
         return self.planner.step("nuggets", "score", name, NuggetsConfig(), inputs=parts)
+
+    def _selectit(self, name: str, method: SelectitConfig) -> Step:
+        own = replace(method, alpha=0.0, shard_rows=1)
+        inputs = {"model": self.model, "candidates": self.universe}
+        parts = {}
+        for number, (first, end, stop) in enumerate(self.planner.slices(method.shard_rows, self.whole)):
+            tokens = (end - first) * _QUESTIONS * (self.row_tokens + _QUESTION_TOKENS)
+            label = f"part-{number:04d}"
+            params = SelectitShard(own, first, stop)
+            parts[label] = self._step("selectit_shard", f"{name}-{label}", params, inputs, tokens)
+        return self.planner.step("selectit", "score", name, SelectitConfig(alpha=method.alpha), inputs=parts)
+
+    def _external(self, name: str, method: ExternalConfig) -> Step:
+        path = Path(method.path).expanduser()
+        if not path.is_file():
+            raise PlanError(f"methods.{name}.path={method.path!r}: no such file (looked in {Path.cwd()}).")
+        inputs = {"model": self.model, "candidates": self.universe, "assessment": self.assessment}
+        files = {"method": self.planner.hashes.of(path)}
+        return self.planner.step("external", "score", name, method, inputs=inputs, files=files)
 
     def _step(
         self,

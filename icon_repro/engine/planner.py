@@ -45,6 +45,9 @@ TARGETS = {
     "nuggets_anchors": ("icon_repro.methods.nuggets:anchors", 1),
     "nuggets_shard": ("icon_repro.methods.nuggets:shard", 1),
     "nuggets": ("icon_repro.methods.nuggets:run", 1),
+    "selectit_shard": ("icon_repro.methods.selectit:shard", 1),
+    "selectit": ("icon_repro.methods.selectit:run", 1),
+    "external": ("icon_repro.methods.external:run", 1),
     "select": ("icon_repro.select:run", 2),  # 2: the fraction is of all rows, not of those that have a score
     "train": ("icon_repro.train:run", 1),
     "evaluate": ("icon_repro.evaluate:run", 1),

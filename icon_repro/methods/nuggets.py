@@ -1,8 +1,8 @@
 """Nuggets: how many anchors a row helps when it is shown before them.
 
 In: embeddings of the rows (``anchors``); model, rows, anchors (``shard``).  Out: anchors: rows.jsonl; shards:
-helped.npy, (rows, anchors) int8, 1 where the anchor's response becomes likelier, -1 where it isn't scored; scores.jsonl,
-the golden score, the share of the anchors that are helped.
+helped.npy, (rows, anchors) int8, 1 where the anchor's response becomes likelier, -1 where it isn't scored;
+scores.jsonl, the golden score, the share of the anchors that are helped.
 Source: Li et al., arXiv 2312.10302 (nuggets), and its code: anchors are the rows nearest to the centres of K-means over
 mean hidden states, cut to 200 tokens; the row stands before them as one shot.
 Differs: padding is left out of the means; a blank line stands between row and anchor; the anchors' own rows are scored

@@ -1,4 +1,4 @@
-"""The token budget of a batch: where it comes from, how it shrinks, what is remembered, and what counts as no memory."""
+"""The token budget of a batch: where it comes from, how it shrinks, what is remembered, what counts as no memory."""
 
 from pathlib import Path
 from types import SimpleNamespace

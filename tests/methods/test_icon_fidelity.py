@@ -20,7 +20,7 @@ from icon_repro.records import Example, read_json
 
 CFG = FidelityConfig()
 CANDIDATES = [
-    Example(f"c{i}", "Name a colour.", "", f"It is {word}.") for i, word in enumerate("red blue green".split())
+    Example(f"c{i}", "Name a colour.", "", f"It is {word}.") for i, word in enumerate(["red", "blue", "green"])
 ]
 ASSESSMENT = [
     Example(f"a{i}", "Name an animal.", "", f"{i} dogs" + " and a cat" * (i % 3), group="xy"[i % 2]) for i in range(8)
