@@ -198,6 +198,36 @@ class ModelConfig:
     licence: str = unhashed("not stated")
 
 
+# ---------------------------------------------------------------- training
+
+
+class Tuning(enum.Enum):
+    lora = "lora"
+    full = "full"
+
+
+class Schedule(enum.Enum):
+    linear = "linear"
+    cosine = "cosine"
+    constant_with_warmup = "constant_with_warmup"
+
+
+@dataclass
+class TrainConfig:
+    tuning: Tuning
+    learning_rate: float = number(above=0)
+    epochs: float = number(3.0, above=0)
+    schedule: Schedule = Schedule.linear  # of the learning rate, after the warm-up; linear and cosine fall to 0
+    warmup_ratio: float = number(0.03, at_least=0, below=1)
+    weight_decay: float = number(0.0, at_least=0)
+    global_batch_size: int = number(128, at_least=1)  # sequences an optimizer step, over all processes
+    max_length: int = number(512, at_least=8)  # tokens; longer rows are cut and counted
+    max_grad_norm: float = number(1.0, above=0)
+    dtype: Dtype = Dtype.bfloat16  # of the forward pass; weights stay float32
+    lora: LoraConfig = field(default_factory=LoraConfig)
+    keep_epochs: bool = field(default=False, metadata={"legacy": False})  # weights and Adam's moments of each epoch
+
+
 # ---------------------------------------------------------------- methods
 
 
@@ -604,6 +634,40 @@ class SelectitShard:
 
 
 @dataclass
+class LessConfig:
+    """LESS (arXiv 2402.04333): rows whose gradients point where those of the assessment rows do."""
+
+    kind: str = "less"
+    warmup_fraction: float = number(0.05, above=0, at_most=1)  # of the rows, at random
+    warmup_seed: int = number(3, at_least=0)
+    epochs: int = number(4, at_least=1)  # of the warm-up; gradients are taken after each
+    learning_rate: float = number(2e-5, above=0)
+    global_batch_size: int = number(32, at_least=1)
+    lora: LoraConfig = field(default_factory=lambda: LoraConfig(r=128, alpha=512, dropout=0.1))
+    max_length: int = number(2048, at_least=8)  # tokens, in warm-up and gradients
+    dimensions: int = number(8192, at_least=64)  # of the projection; a multiple of 64
+    projection_seed: int = number(0, at_least=0)
+    dtype: Dtype = Dtype.float32
+    shard_rows: int = number(256, at_least=1)
+
+
+class Direction(enum.Enum):
+    adam = "adam"  # the step that Adam would take, from the warm-up's moments: rows of the pool
+    sgd = "sgd"  # the gradient itself: targets
+
+
+@dataclass
+class LessShard:
+    """Rows ``start`` to ``stop`` (exclusive) after an epoch of the warm-up, counted from 1."""
+
+    less: LessConfig
+    direction: Direction
+    epoch: int
+    start: int
+    stop: int | None
+
+
+@dataclass
 class ExternalConfig:
     """A method in a Python file of yours; see ``icon_repro.methods.external``."""
 
@@ -621,19 +685,9 @@ METHOD_KINDS: dict[str, type] = {
     "rds": RdsConfig,
     "nuggets": NuggetsConfig,
     "selectit": SelectitConfig,
+    "less": LessConfig,
     "external": ExternalConfig,
 }
-MethodConfig = (
-    IconConfig
-    | RandomConfig
-    | LongestConfig
-    | PerplexityConfig
-    | IfdConfig
-    | RdsConfig
-    | NuggetsConfig
-    | SelectitConfig
-    | ExternalConfig
-)
 
 
 class SelectFrom(enum.Enum):
@@ -647,32 +701,6 @@ class SelectConfig:
 
 
 # ---------------------------------------------------------------- training and evaluation
-
-
-class Tuning(enum.Enum):
-    lora = "lora"
-    full = "full"
-
-
-class Schedule(enum.Enum):
-    linear = "linear"
-    cosine = "cosine"
-    constant_with_warmup = "constant_with_warmup"
-
-
-@dataclass
-class TrainConfig:
-    tuning: Tuning
-    learning_rate: float = number(above=0)
-    epochs: float = number(3.0, above=0)
-    schedule: Schedule = Schedule.linear  # of the learning rate, after the warm-up; linear and cosine fall to 0
-    warmup_ratio: float = number(0.03, at_least=0, below=1)
-    weight_decay: float = number(0.0, at_least=0)
-    global_batch_size: int = number(128, at_least=1)  # sequences an optimizer step, over all processes
-    max_length: int = number(512, at_least=8)  # tokens; longer rows are cut and counted
-    max_grad_norm: float = number(1.0, above=0)
-    dtype: Dtype = Dtype.bfloat16  # of the forward pass; weights stay float32
-    lora: LoraConfig = field(default_factory=LoraConfig)
 
 
 @dataclass
@@ -872,6 +900,15 @@ def _combinations(config: Config) -> list[str]:
     for name, method in config.methods.items():
         if isinstance(method, IconConfig):
             problems += _icon_combinations(f"methods.{name}", resolved(method), config)
+        if isinstance(method, LessConfig) and method.dimensions % 64:
+            problems.append(f"methods.{name}.dimensions={method.dimensions}: must be a multiple of 64.")
+        if isinstance(method, LessConfig) and method.global_batch_size % config.cluster.micro_batch_size:
+            problems.append(
+                f"methods.{name}.global_batch_size={method.global_batch_size}: must be a multiple of "
+                f"cluster.micro_batch_size={config.cluster.micro_batch_size}; set one of them."
+            )
+        if isinstance(method, ExternalConfig) and not method.path:
+            problems.append(f"methods.{name}.path: kind external needs the path of a Python file.")
     if not config.seeds:
         problems.append("seeds=[]: give at least one training seed.")
     if len(set(config.seeds)) < len(config.seeds):

@@ -1,7 +1,8 @@
 """Instruction tuning on selected rows through TRL: LoRA or all weights.
 
 In: model, candidates, and the selected ids (none: all candidates).  Out: adapter/ (LoRA) or weights/ (full), both
-safetensors; log.jsonl with loss and tokens of each step; report.json.
+safetensors; log.jsonl with loss and tokens of each step; report.json; with ``keep_epochs`` epochs/epoch-N/, what a
+gradient in the direction of Adam needs.
 Source: Stanford Alpaca's recipe as arXiv 2505.05327 uses it: its template, loss on the response and eos only.
 Differs: rows without a response token within ``max_length`` are dropped and counted; Alpaca trains on nothing there.
 Known gap: one process; several GPUs come with the cluster stage.
@@ -9,14 +10,15 @@ Known gap: one process; several GPUs come with the cluster stage.
 
 import math
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 from datasets import Dataset
 from peft import LoraConfig as PeftLora
-from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerCallback, set_seed
+from safetensors.torch import save_file
+from transformers import PreTrainedModel, TrainerCallback, set_seed
 from trl import SFTConfig, SFTTrainer
 from trl.trainer.sft_trainer import DataCollatorForLanguageModeling
 
@@ -25,40 +27,14 @@ from icon_repro.cost import training_flops
 from icon_repro.engine.progress import Progress
 from icon_repro.engine.runtime import Runtime
 from icon_repro.lm.load import load_model, load_tokenizer, prepare_device
-from icon_repro.lm.tokens import IGNORED, bos_ids, encode, mask_labels
-from icon_repro.prompts import alpaca_prompt
+from icon_repro.lm.supervised import tokenise
+from icon_repro.lm.tokens import IGNORED
 from icon_repro.records import Example, read_json, read_rows, write_json, write_rows
 from icon_repro.schema import nearest
 
 
 class TrainError(ValueError):
     """The data or settings can't be trained on."""
-
-
-def tokenise(
-    rows: Sequence[Example], tokenizer: PreTrainedTokenizerBase, max_length: int
-) -> tuple[list[dict[str, list[int]]], dict[str, list[str]]]:
-    """input_ids and labels of each row: BOS + prompt + response + eos, loss on response and eos.
-
-    Args:
-        max_length: tokens; what is beyond is cut from the end.
-
-    Returns:
-        rows for the trainer; ids of the rows that were cut, and of those dropped as no label was left.
-    """
-    start, end = bos_ids(tokenizer), tokenizer.eos_token_id
-    made, notes = [], {"cut": list[str](), "dropped": list[str]()}
-    for row in rows:
-        item = encode(tokenizer, alpaca_prompt(row), row.response, name=f"candidate {row.id}")
-        ids = start + item.ids + ([end] if end is not None else [])
-        labels = mask_labels(ids, len(start) + item.answer_start)
-        if len(ids) > max_length:
-            notes["cut"].append(row.id)
-        if all(label == IGNORED for label in labels[:max_length]):
-            notes["dropped"].append(row.id)
-            continue
-        made.append({"input_ids": ids[:max_length], "labels": labels[:max_length]})
-    return made, notes
 
 
 class CheckedCollator(DataCollatorForLanguageModeling):
@@ -95,6 +71,32 @@ class _Report(TrainerCallback):
         self.progress.advance(1, entry["tokens"])
 
 
+class _KeepEpochs(TrainerCallback):
+    """After each epoch: trainable weights and Adam's moments by parameter name, and the epoch's mean learning rate."""
+
+    def __init__(self, out: Path) -> None:
+        self.out = out
+
+    def on_epoch_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        model, optimizer = kwargs["model"], kwargs["optimizer"]
+        number = round(state.epoch)
+        weights, moments = {}, {}
+        inner = getattr(optimizer, "optimizer", optimizer)  # accelerate wraps it
+        for name, parameter in model.named_parameters():
+            if parameter.requires_grad:
+                weights[name] = parameter.detach().cpu().contiguous()
+                for moment in ("exp_avg", "exp_avg_sq"):
+                    moments[f"{name}.{moment}"] = inner.state[parameter][moment].detach().cpu().contiguous()
+        folder = self.out / f"epoch-{number}"
+        folder.mkdir(parents=True, exist_ok=True)
+        save_file(weights, folder / "weights.safetensors")
+        save_file(moments, folder / "adam.safetensors")
+        steps_each = state.max_steps / args.num_train_epochs
+        first, last = (number - 1) * steps_each, number * steps_each
+        rates = [e["learning_rate"] for e in state.log_history if "loss" in e and first < e["step"] <= last]
+        write_json(folder / "epoch.json", {"learning_rate": sum(rates) / len(rates), "step": state.global_step})
+
+
 def run(cfg: TrainJob, inputs: Mapping[str, Path], out: Path, runtime: Runtime) -> dict[str, Any]:
     """Tune the model. Needs inputs["model"], inputs["candidates"]; inputs["ids"] restricts the rows."""
     train, cluster = cfg.train, runtime.cluster
@@ -123,7 +125,7 @@ def run(cfg: TrainJob, inputs: Mapping[str, Path], out: Path, runtime: Runtime) 
             processing_class=tokenizer,
             data_collator=CheckedCollator(pad_token_id=tokenizer.pad_token_id),
             peft_config=_peft(train, model),
-            callbacks=[_Report(progress)],
+            callbacks=[_Report(progress), *([_KeepEpochs(out / "epochs")] if train.keep_epochs else [])],
         )
         trainable = sum(p.numel() for p in trainer.model.parameters() if p.requires_grad)
         checkpoints = _checkpoints(out)

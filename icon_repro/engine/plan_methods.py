@@ -12,21 +12,29 @@ from icon_repro.config import (
     AnswerPart,
     AnswersConfig,
     AnswersShard,
+    Direction,
     EmbeddedText,
     EmbeddingConfig,
     EmbeddingShard,
     ExternalConfig,
     IfdConfig,
+    LessConfig,
+    LessShard,
     ModelConfig,
     NuggetsConfig,
     NuggetsShard,
     PerplexityConfig,
     PoolingKind,
+    RandomConfig,
     RdsConfig,
+    SelectConfig,
     SelectitConfig,
     SelectitShard,
+    TrainConfig,
+    TrainJob,
+    Tuning,
 )
-from icon_repro.cost import forward_flops, tokens_of
+from icon_repro.cost import forward_flops, tokens_of, training_flops
 from icon_repro.engine.artifact import Cost, Step
 from icon_repro.engine.planner import PlanError, Planner
 
@@ -56,6 +64,7 @@ class Methods:
             RdsConfig: self._rds,
             NuggetsConfig: self._nuggets,
             SelectitConfig: self._selectit,
+            LessConfig: self._less,
             ExternalConfig: self._external,
         }
         if type(method) in made:
@@ -130,6 +139,69 @@ class Methods:
             params = SelectitShard(own, first, stop)
             parts[label] = self._step("selectit_shard", f"{name}-{label}", params, inputs, tokens)
         return self.planner.step("selectit", "score", name, SelectitConfig(alpha=method.alpha), inputs=parts)
+
+    def _less(self, name: str, method: LessConfig) -> Step:
+        planner, parameters = self.planner, self.planner.config.model.parameters
+        ranked = planner.step(
+            "random",
+            "score",
+            f"{name}-warmup",
+            RandomConfig(seed=method.warmup_seed),
+            inputs={"candidates": self.universe},
+        )
+        chosen = planner.step(
+            "select",
+            "select",
+            f"{name}-warmup",
+            SelectConfig(method.warmup_fraction),
+            inputs={"scores": ranked, "universe": self.universe},
+        )
+        training = TrainConfig(
+            Tuning.lora,
+            method.learning_rate,
+            epochs=float(method.epochs),
+            global_batch_size=method.global_batch_size,
+            max_length=method.max_length,
+            dtype=method.dtype,
+            lora=method.lora,
+            keep_epochs=True,
+        )
+        length = min(self.row_tokens, method.max_length)
+        tokens = planner.expected(self.whole) * method.warmup_fraction * length * method.epochs
+        warmup = planner.step(
+            "train",
+            "score",
+            f"{name}-warmup-training",
+            TrainJob(training, method.warmup_seed),
+            inputs={"model": self.model, "candidates": self.universe, "ids": chosen},
+            cost=Cost(tokens, training_flops(parameters, tokens, frozen=True)),
+            resumable=True,
+        )
+        own = replace(
+            method, warmup_fraction=1.0, warmup_seed=0, epochs=1, learning_rate=1.0, global_batch_size=1, shard_rows=1
+        )
+        data = planner.config.data.assessment
+        row = min(tokens_of(data.expected_prompt_chars + data.expected_response_chars), method.max_length)
+        steps: dict[str, Step] = {"warmup": warmup, "assessment": self.assessment}
+        for epoch in range(1, method.epochs + 1):
+            both = {"model": self.model, "warmup": warmup}
+            parts: list[tuple[str, Direction, int, int | None, Step, float]] = [
+                ("target-0000", Direction.sgd, 0, None, self.assessment, planner.assessment() * row)
+            ]
+            for number, (first, end, stop) in enumerate(planner.slices(method.shard_rows, self.whole)):
+                label = f"shard-{number:04d}"
+                parts.append((label, Direction.adam, first, stop, self.universe, (end - first) * length))
+            for label, direction, first, stop, rows, count in parts:
+                steps[f"epoch{epoch}-{label}"] = planner.step(
+                    "less_shard",
+                    "score",
+                    f"{name}-epoch{epoch}-{label}",
+                    LessShard(own, direction, epoch, first, stop),
+                    inputs={**both, "rows": rows},
+                    cost=Cost(count, training_flops(parameters, count, frozen=True)),
+                )
+        final = LessConfig(epochs=method.epochs, dimensions=method.dimensions)
+        return planner.step("less", "score", name, final, inputs=steps)
 
     def _external(self, name: str, method: ExternalConfig) -> Step:
         path = Path(method.path).expanduser()

@@ -47,6 +47,8 @@ TARGETS = {
     "nuggets": ("icon_repro.methods.nuggets:run", 1),
     "selectit_shard": ("icon_repro.methods.selectit:shard", 1),
     "selectit": ("icon_repro.methods.selectit:run", 1),
+    "less_shard": ("icon_repro.methods.less:shard", 1),
+    "less": ("icon_repro.methods.less:run", 1),
     "external": ("icon_repro.methods.external:run", 1),
     "select": ("icon_repro.select:run", 2),  # 2: the fraction is of all rows, not of those that have a score
     "train": ("icon_repro.train:run", 1),

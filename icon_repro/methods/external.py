@@ -12,6 +12,7 @@ The file's content is part of the step's fingerprint; modules that it imports fr
 
 import importlib.util
 import math
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -33,6 +34,7 @@ def run(cfg: ExternalConfig, inputs: Mapping[str, Path], out: Path, runtime: Run
     if spec is None or spec.loader is None:
         raise ExternalError(f"{path.name}: isn't a Python file; give one whose name ends with .py.")
     module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module  # dataclasses and pickle look a module up by its name
     spec.loader.exec_module(module)
     function = getattr(module, "score", None)
     if not callable(function):
@@ -41,13 +43,15 @@ def run(cfg: ExternalConfig, inputs: Mapping[str, Path], out: Path, runtime: Run
     found = function(rows, dict(cfg.options), dict(inputs), runtime)
     if not isinstance(found, Mapping):
         raise ExternalError(f"{path.name}: score() gave {type(found).__name__}; it must give a dict of id to score.")
-    if unknown := sorted(set(found) - {row.id for row in rows}):
+    if unknown := sorted(set(found) - {row.id for row in rows}, key=str):
         raise ExternalError(f"{path.name}: score() gave {len(unknown)} ids that no row has (first: {unknown[0]!r}).")
     scores, reasons = list[Score](), dict[str, str]()
     for row in rows:
         value = found.get(row.id)
         if value is None:
             reasons[row.id] = "no score given"
+        elif not hasattr(value, "__float__"):
+            raise ExternalError(f"{path.name}: score() gave {row.id!r} the score {value!r}; it must be a number.")
         elif not math.isfinite(value):
             reasons[row.id] = "score isn't finite"
         else:

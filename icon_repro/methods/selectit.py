@@ -23,7 +23,7 @@ from icon_repro.cost import forward_flops
 from icon_repro.engine.runtime import Runtime
 from icon_repro.lm.budget import TokenBudget, ran_out
 from icon_repro.lm.load import load_model, load_tokenizer, prepare_device
-from icon_repro.lm.tokens import bos_ids, pack, text_ids
+from icon_repro.lm.tokens import TokenError, bos_ids, pack, text_ids
 from icon_repro.methods.common.outcome import write_scores
 from icon_repro.records import Example, Score, read_json, read_rows, write_json
 
@@ -44,13 +44,19 @@ class SelectitError(ValueError):
 def digit_ids(tokenizer: PreTrainedTokenizerBase) -> list[int]:
     """The token of each digit 1 to 5 as it follows a line break.
 
+    A digit alone may take two tokens all the same: Llama 2's tokenizer puts a word start before every text.
+
     Raises:
-        SelectitError: a digit takes several tokens, or two digits have the same one.
+        SelectitError: a digit isn't one token of its own, or two digits have the same one.
     """
-    found = [text_ids(tokenizer, digit)[0] for digit in _DIGITS]
-    if bad := [digit for digit, ids in zip(_DIGITS, found, strict=True) if len(ids) != 1]:
-        raise SelectitError(f"the tokenizer splits the digit {bad[0]!r} into several tokens: a rating can't be read.")
-    ids = [item[0] for item in found]
+    before = text_ids(tokenizer, "\n")[0]
+    found = [text_ids(tokenizer, f"\n{digit}")[0] for digit in _DIGITS]
+    ids = [item[-1] for item in found if item[:-1] == before]
+    if len(ids) < len(_DIGITS):
+        bad = next(digit for digit, item in zip(_DIGITS, found, strict=True) if item[:-1] != before)
+        raise SelectitError(
+            f"the tokenizer has no single token for the digit {bad!r} after a line break: a rating can't be read."
+        )
     if len(set(ids)) < len(ids):
         raise SelectitError(f"the tokenizer has one token for several of the digits {_DIGITS}: a rating can't be read.")
     return ids
@@ -84,6 +90,10 @@ def _probabilities(
     model: PreTrainedModel, rows: list[list[int]], digits: list[int], budget: TokenBudget, progress: Any
 ) -> NDArray[np.float64]:
     """(rows, 5) probabilities of the digits after each row."""
+    longest = max(map(len, rows), default=0)
+    limit = getattr(model.config, "max_position_embeddings", longest)
+    if longest > limit:
+        raise TokenError(f"a question takes {longest} tokens, the model has {limit} positions. Lower max_length.")
     result = np.empty((len(rows), len(digits)))
     batches = pack([len(row) for row in rows], budget.tokens)[::-1]
     while batches:

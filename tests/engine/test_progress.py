@@ -31,6 +31,14 @@ def test_progress_line_halfway_gives_rate_and_time_left() -> None:
     assert "5/10 row (50%)" in line and "0.50 row/s" in line and "100 tokens/s" in line and "10 s left" in line
 
 
+def test_progress_line_with_the_devices_peak_says_which_share_is_reached() -> None:
+    progress = Progress("x", 10, "pair", None)
+    progress.peak(4e12, 2e9)  # 2,000 tokens/s at most
+    assert "peak" not in progress.line(progress._started + 10)
+    progress.advance(5, tokens=1000)
+    assert "100 tokens/s (5% of peak)" in progress.line(progress._started + 10)
+
+
 def test_progress_line_before_the_first_unit_has_no_estimate() -> None:
     assert "left" not in Progress("x", 0, "row", None).line(time.monotonic())
 

@@ -1,0 +1,35 @@
+"""Rows for supervised tuning as ids and labels: what training sees, and what gradients of single rows are taken of."""
+
+from collections.abc import Sequence
+
+from transformers import PreTrainedTokenizerBase
+
+from icon_repro.lm.tokens import IGNORED, bos_ids, encode, mask_labels
+from icon_repro.prompts import alpaca_prompt
+from icon_repro.records import Example
+
+
+def tokenise(
+    rows: Sequence[Example], tokenizer: PreTrainedTokenizerBase, max_length: int
+) -> tuple[list[dict[str, list[int]]], dict[str, list[str]]]:
+    """input_ids and labels of each row: BOS + prompt + response + eos, loss on response and eos.
+
+    Args:
+        max_length: tokens; what is beyond is cut from the end.
+
+    Returns:
+        rows for the trainer; ids of the rows that were cut, and of those dropped as no label was left.
+    """
+    start, end = bos_ids(tokenizer), tokenizer.eos_token_id
+    made, notes = [], {"cut": list[str](), "dropped": list[str]()}
+    for row in rows:
+        item = encode(tokenizer, alpaca_prompt(row), row.response, name=f"candidate {row.id}")
+        ids = start + item.ids + ([end] if end is not None else [])
+        labels = mask_labels(ids, len(start) + item.answer_start)
+        if len(ids) > max_length:
+            notes["cut"].append(row.id)
+        if all(label == IGNORED for label in labels[:max_length]):
+            notes["dropped"].append(row.id)
+            continue
+        made.append({"input_ids": ids[:max_length], "labels": labels[:max_length]})
+    return made, notes

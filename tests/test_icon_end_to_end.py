@@ -1,0 +1,68 @@
+"""ICon through the command line with every budget: with a tiny error all of them select the same rows."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from cli import Done, icon_repro
+
+from icon_repro.records import read_json
+
+ROUNDS = "error: 1.0e-6, anchors: 8, first_rows: 4, growth: 2.0"
+OPTIONS = "kind: icon, dtype: float32, shard_candidates: 8, bank: {draws: 1}"
+COMMAND = [
+    "experiment=smoke_tiny",
+    "base=false",
+    "full=false",
+    "~methods.random",
+    "~methods.longest",
+    "~evaluation.tasks.tiny",
+    "data.candidates.size=16",
+    f"methods.icon={{{OPTIONS}}}",
+    f"methods.rounds={{{OPTIONS}, budget: adaptive, adaptive: {{{ROUNDS}}}}}",
+    f"methods.auto={{{OPTIONS}, budget: auto, adaptive: {{{ROUNDS}}}, auto: {{pilot_candidates: 12, pilot_rows: 16}}}}",
+    "cluster.device=cpu",
+    "cluster.threads=1",
+    "cluster.executor=inline",
+]
+METHODS = ("icon", "rounds", "auto")
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Done]:
+    folder = tmp_path_factory.mktemp("icon")
+    return folder, icon_repro(folder, *COMMAND)
+
+
+def one(folder: Path, pattern: str) -> Path:
+    (found,) = (folder / "work").glob(pattern)
+    return found
+
+
+def scores(folder: Path, method: str) -> dict[str, dict[str, Any]]:
+    lines = one(folder, f"score/{method}-????????????/scores.jsonl").read_text(encoding="utf-8").splitlines()
+    return {row["id"]: row for row in map(json.loads, lines)}
+
+
+def test_every_budget_selects_the_same_rows(finished: tuple[Path, Done]) -> None:
+    folder, done = finished
+    assert done.code == 0, done.out + done.error
+    assert "0 cached, 0 failed, 0 blocked" in done.out
+    ids = [read_json(one(folder, f"select/{method}-f0.25-*/ids.json")) for method in METHODS]
+    assert ids[0] == ids[1] == ids[2] and len(ids[0]) == 4
+
+
+def test_scores_of_rounds_are_those_of_all_pairs_where_all_were_scored(finished: tuple[Path, Done]) -> None:
+    folder, _ = finished
+    full = scores(folder, "icon")
+    for method in ("rounds", "auto"):
+        found = scores(folder, method)
+        assert found.keys() == full.keys()
+        exact = [i for i, row in found.items() if row["parts"]["rows"] == 12]
+        assert len(exact) >= 8  # the anchors, at least
+        assert all(found[i]["score"] == pytest.approx(full[i]["score"], abs=1e-5) for i in exact)
+        metrics = read_json(one(folder, f"score/{method}-????????????/record.json"))["metrics"]
+        assert metrics["pairs"] == sum(row["parts"]["rows"] for row in found.values()) <= 16 * 12
+        assert metrics["disagreement_bound@0.25"] == 0
+    assert len({row["score"] for row in full.values()}) == 16
