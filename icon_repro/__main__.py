@@ -1,4 +1,4 @@
-"""Command line: ``python -m icon_repro [experiment=NAME] [action=run|plan|status|report] [key=value ...]``.
+"""Command line: ``python -m icon_repro [experiment=NAME] [action=run|plan|status|report|compare] [key=value ...]``.
 
 In: Hydra's config from conf/ with overrides.  Out: steps under paths.work, tables under paths.results.
 """
@@ -35,6 +35,7 @@ data-selection methods.
   python -m icon_repro experiment=NAME action=plan    what would run, what is cached, and about what it costs
   python -m icon_repro experiment=NAME action=status  what is running or failed, and where its log is
   python -m icon_repro experiment=NAME action=report  tables again, from stored results
+  python -m icon_repro experiment=NAME action=compare how the methods agree, with each other and with length, and cost
 
 Change any value with key=value, any group with group=option:
 
@@ -130,6 +131,7 @@ def _run(raw: DictConfig) -> int:
         Action.plan: _action_plan,
         Action.status: _action_status,
         Action.report: _action_report,
+        Action.compare: _action_compare,
     }
     problems = (
         ConfigError,
@@ -211,6 +213,17 @@ def _action_plan(experiment: Experiment, store: Store) -> int:
         check(experiment)
     except ResultsError as error:
         print(f"warning: {error}")
+    return 0
+
+
+def _action_compare(experiment: Experiment, store: Store) -> int:
+    from icon_repro.compare import CompareError, compare  # scipy takes a second to import
+
+    try:
+        compare(experiment, store, print)
+    except CompareError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
     return 0
 
 

@@ -45,6 +45,7 @@ class Action(enum.Enum):
     plan = "plan"
     status = "status"
     report = "report"
+    compare = "compare"
 
 
 # ---------------------------------------------------------------- data

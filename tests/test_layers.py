@@ -37,6 +37,7 @@ LAYERS = {
     "engine.slurm": 4,
     "engine.collect": 4,
     "results": 5,
+    "compare": 5,
     "__main__": 5,
     "parity": 5,
     "engine.plan_icon": 4,

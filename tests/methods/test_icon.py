@@ -45,6 +45,8 @@ def inputs(tmp_path: Path, model_step: Path) -> dict[str, Path]:
     return made
 
 
+one_model = pytest.mark.parametrize("model_step", ["bos"], indirect=True)
+
 STEPS: dict[str, Callable[..., dict[str, Any]]] = {
     "candidate": pairs.shard,
     "control": pairs.control_shard,
@@ -130,6 +132,7 @@ def test_bank_equals_a_batch_1_loop_over_the_lengths_around_the_candidates(
     assert read_json(tmp_path / "bank" / "ids.json") == {"assessment": ["a1", "a2", "a3"]}
 
 
+@one_model
 def test_bank_texts_of_a_length_stay_as_they_are_with_more_lengths_and_draws(
     inputs: dict[str, Path], tmp_path: Path, runtime: Runtime
 ) -> None:
@@ -171,6 +174,7 @@ def test_shard_batch_size_has_no_influence(
         np.testing.assert_allclose(usual, other, rtol=0, atol=1e-5)
 
 
+@one_model
 def test_shard_of_a_sequence_scores_what_it_asks_for_and_nothing_else(
     inputs: dict[str, Path], tmp_path: Path, runtime: Runtime
 ) -> None:
@@ -184,6 +188,7 @@ def test_shard_of_a_sequence_scores_what_it_asks_for_and_nothing_else(
     assert metrics["pairs"] == 4
 
 
+@one_model
 @pytest.mark.parametrize("name", ["candidate", "control"])
 @pytest.mark.parametrize("sequence", [None, {"rows": [], "active": []}, {"rows": ["a1"], "active": ["c1"]}], ids=str)
 def test_shard_without_pairs_needs_no_model(
@@ -202,6 +207,7 @@ def test_shard_without_pairs_needs_no_model(
     assert metrics["pairs"] == metrics["tokens"] == metrics["flops"] == 0
 
 
+@one_model
 @pytest.mark.parametrize("name", ["candidate", "control", "bank"])
 def test_shard_weights_that_give_nan_name_the_context(
     inputs: dict[str, Path], tmp_path: Path, runtime: Runtime, monkeypatch: pytest.MonkeyPatch, name: str
@@ -241,6 +247,7 @@ def limited(monkeypatch: pytest.MonkeyPatch, fits: int, error: Exception) -> lis
     return sizes
 
 
+@one_model
 @pytest.mark.parametrize("error", [torch.OutOfMemoryError("CUDA out of memory"), RuntimeError(CPU_SAYS), MemoryError()])
 def test_out_of_memory_gives_the_same_matrix_and_a_smaller_budget(
     inputs: dict[str, Path], tmp_path: Path, runtime: Runtime, monkeypatch: pytest.MonkeyPatch, error: Exception
@@ -262,6 +269,7 @@ def test_out_of_memory_gives_the_same_matrix_and_a_smaller_budget(
     assert np.array_equal(np.load(tmp_path / "again" / "candidate.npy")[1], less[1])
 
 
+@one_model
 @pytest.mark.xfail(reason="batches packed before memory ran out halve the budget once more, each of them")
 def test_out_of_memory_once_loses_no_more_than_half_of_the_budget(
     inputs: dict[str, Path], tmp_path: Path, runtime: Runtime, monkeypatch: pytest.MonkeyPatch
@@ -277,6 +285,7 @@ def test_out_of_memory_once_loses_no_more_than_half_of_the_budget(
     assert sizes == [8, *[4] * 8]
 
 
+@one_model
 def test_out_of_memory_of_a_single_row_says_what_to_lower(
     inputs: dict[str, Path], tmp_path: Path, runtime: Runtime, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -286,6 +295,7 @@ def test_out_of_memory_of_a_single_row_says_what_to_lower(
     assert sizes[-1] == 1
 
 
+@one_model
 def test_out_of_memory_is_all_that_is_caught(
     inputs: dict[str, Path], tmp_path: Path, runtime: Runtime, monkeypatch: pytest.MonkeyPatch
 ) -> None:

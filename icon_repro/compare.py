@@ -1,0 +1,124 @@
+"""``action=compare``: how the methods of an experiment agree, with each other and with length, and what each costs.
+
+In: stored scores and selections.  Out: in results/<name>/ methods.md, methods_agreement.csv, methods.csv.
+Rank correlation is Spearman's over the rows that both methods score; overlap is the share of the smaller selection that
+is in both; length is the response's in characters. Methods that rank no row in common have no correlation.
+"""
+
+import csv
+import itertools
+import math
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from icon_repro.engine.artifact import Step, Store, ancestors
+from icon_repro.engine.plan import Experiment
+from icon_repro.records import Example, Score, read_json, read_rows
+from icon_repro.report.tables import markdown
+from icon_repro.stats import overlap, spearman
+
+
+class CompareError(ValueError):
+    """Fewer than two methods have scores."""
+
+
+def compare(experiment: Experiment, store: Store, say: Callable[[str], None]) -> None:
+    """Write the comparison of all methods whose scores and selections are there.
+
+    Raises:
+        CompareError: fewer than two methods have scores.
+    """
+    scores: dict[str, dict[str, float]] = {}
+    selected: dict[str, dict[float, list[str]]] = {}
+    steps: dict[str, Step] = {}
+    lengths: dict[str, float] = {}
+    for arm in experiment.arms:
+        if arm.select is None or arm.fraction is None or not store.complete(arm.select):
+            continue
+        ranked = arm.select.inputs["scores"]
+        if arm.method not in scores:
+            scores[arm.method] = {row.id: row.score for row in read_rows(store.path(ranked) / "scores.jsonl", Score)}
+            steps[arm.method] = arm.select
+        selected.setdefault(arm.method, {})[arm.fraction] = read_json(store.path(arm.select) / "ids.json")
+        if not lengths:
+            rows = read_rows(store.path(arm.select.inputs["universe"]) / "rows.jsonl", Example)
+            lengths = {row.id: float(len(row.response)) for row in rows}
+    if len(scores) < 2:
+        raise CompareError(f"{len(scores)} methods have scores; two are needed to compare. Run the experiment first.")
+    folder = Path(experiment.config.paths.results) / experiment.config.name
+    folder.mkdir(parents=True, exist_ok=True)
+    each = [_method(name, scores[name], selected[name], lengths, steps[name], store) for name in scores]
+    pairs = [_pair(a, b, scores, selected) for a, b in itertools.combinations(scores, 2)]
+    _write(folder / "methods.csv", each)
+    _write(folder / "methods_agreement.csv", pairs)
+    text = (
+        f"# Methods of `{experiment.config.name}`, `{experiment.config.model.name}`\n\n{_table(each)}\n"
+        f"Spearman and overlap of the selections:\n\n{_table(pairs)}"
+    )
+    (folder / "methods.md").write_text(text, encoding="utf-8")
+    say(f"{text}\n{folder}/methods.md, methods.csv, methods_agreement.csv")
+
+
+def _method(
+    name: str,
+    scores: dict[str, float],
+    selected: dict[float, list[str]],
+    lengths: dict[str, float],
+    select: Step,
+    store: Store,
+) -> dict[str, Any]:
+    """Scored rows, correlation with length, mean length of each selection, and cost of a method."""
+    made = [step for step in ancestors(select) if step.stage == "score"]
+    records = [store.record(step) for step in made]
+    row: dict[str, Any] = {
+        "method": name,
+        "scored": len(scores),
+        "without score": len(lengths) - len(scores),
+        "spearman with length": _rank(scores, lengths),
+    }
+    for fraction, ids in sorted(selected.items()):
+        row[f"characters at {fraction:g}"] = sum(lengths[i] for i in ids) / len(ids)
+    row |= {
+        "tokens": sum(record["metrics"].get("tokens", 0) for record in records),
+        "FLOPs": sum(record["metrics"].get("flops", 0) for record in records),
+        "seconds": sum(record["wall_s"] for record in records),
+        "MB": sum(file["bytes"] for record in records for file in record["files"].values()) / 1e6,
+    }
+    return row
+
+
+def _pair(
+    a: str, b: str, scores: dict[str, dict[str, float]], selected: dict[str, dict[float, list[str]]]
+) -> dict[str, Any]:
+    row: dict[str, Any] = {"method": a, "and": b, "spearman": _rank(scores[a], scores[b])}
+    for fraction in sorted(selected[a].keys() & selected[b].keys()):
+        row[f"overlap at {fraction:g}"] = overlap(selected[a][fraction], selected[b][fraction])
+    return row
+
+
+def _rank(a: dict[str, float], b: dict[str, float]) -> float | None:
+    both = sorted(a.keys() & b.keys())
+    if len(both) < 2:
+        return None
+    found = spearman([a[i] for i in both], [b[i] for i in both])
+    return None if math.isnan(found) else found
+
+
+def _write(path: Path, rows: Sequence[dict[str, Any]]) -> None:
+    names = list(dict.fromkeys(name for row in rows for name in row))
+    with path.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.DictWriter(file, names, lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+
+
+def _table(rows: Sequence[dict[str, Any]]) -> str:
+    names = list(dict.fromkeys(name for row in rows for name in row))
+    return markdown(names, [[_cell(row.get(name)) for name in names] for row in rows])
+
+
+def _cell(value: Any) -> str:
+    if value is None:
+        return "-"
+    return f"{value:.3g}" if isinstance(value, float) else str(value)
