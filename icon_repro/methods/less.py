@@ -55,7 +55,9 @@ def warmed(cfg: LessConfig, model_step: Path, warmup: Path, epoch: int, runtime:
     folder = warmup / "epochs" / f"epoch-{epoch}"
     weights, moments = _tensors(folder / "weights.safetensors"), _tensors(folder / "adam.safetensors")
     device = prepare_device(runtime.cluster)
-    base = load_model(model_step, cfg.dtype, device, runtime.cluster.attention)
+    # torch.func has no batched rule for the CPU's fused attention and would run it row by row
+    attention = "eager" if device.type == "cpu" else runtime.cluster.attention
+    base = load_model(model_step, cfg.dtype, device, attention)
     lora = PeftLora(
         r=cfg.lora.r,
         lora_alpha=cfg.lora.alpha,

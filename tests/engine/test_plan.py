@@ -17,7 +17,7 @@ import pytest
 from small import composed, small
 
 import icon_repro
-from icon_repro.config import IconConfig, conf_dir, load
+from icon_repro.config import conf_dir, load
 from icon_repro.engine import planner as planner_module
 from icon_repro.engine.plan import Experiment, plan
 from icon_repro.engine.planner import FileHashes, PlanError
@@ -73,10 +73,10 @@ def test_experiment_of_conf_is_composed_loaded_and_planned_offline(
     config.paths.work = str(tmp_path)
     experiment = plan(config)
     assert experiment.warnings == []
-    labels = [step.label for step in experiment.steps]
-    if sum(isinstance(method, IconConfig) for method in config.methods.values()) > 1:  # pairs bear no method's name
-        labels = [label for label in labels if not label.startswith("score/icon-")]
+    # parts that methods can share, such as ICon's pairs, bear no method's name
+    labels = [s.label for s in experiment.steps if s.stage != "score" or s.name in config.methods]
     assert len(set(labels)) == len(labels)
+    assert len({step.folder for step in experiment.steps}) == len(experiment.steps)
     seen: set[str] = set()
     for step in experiment.steps:
         assert {needed.folder for needed in step.inputs.values()} <= seen, f"{step.label} comes before its inputs"
