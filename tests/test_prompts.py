@@ -1,6 +1,9 @@
 """Prompt texts, written out."""
 
-from icon_repro.prompts import alpaca_prompt, scoring_prompt
+import pytest
+
+from icon_repro.config import Template
+from icon_repro.prompts import PROMPTS, alpaca_prompt, labelled_prompt, plain_prompt, scoring_prompt
 from icon_repro.records import Example
 
 PLAIN = Example("1", "Name three colours.", "", "Red")
@@ -27,8 +30,27 @@ def test_alpaca_prompt_is_stanfords_text() -> None:
     )
 
 
+def test_plain_prompt_is_superfilterings_text() -> None:
+    assert plain_prompt(PLAIN) == "Name three colours.\n"
+    assert plain_prompt(WITH_INPUT) == "Add.\n3 and 4\n"
+    assert plain_prompt(READY) == READY.instruction + "\n"
+
+
+def test_labelled_prompt_is_nuggets_text() -> None:
+    assert labelled_prompt(PLAIN) == "Instruction:\nName three colours.\nResponse:\n"
+    assert labelled_prompt(WITH_INPUT) == "Instruction:\nAdd.\nInput:\n3 and 4\nResponse:\n"
+
+
 def test_prompts_ready_text_stays_as_it_is() -> None:
-    assert scoring_prompt(READY) == alpaca_prompt(READY) == READY.instruction
+    assert scoring_prompt(READY) == alpaca_prompt(READY) == labelled_prompt(READY) == READY.instruction
+
+
+@pytest.mark.parametrize("template", list(Template))
+def test_prompts_each_template_has_a_text_of_its_own_without_the_response(template: Template) -> None:
+    secret = Example("5", "Name it.", "the input", "ANSWER")
+    assert "ANSWER" not in PROMPTS[template](secret)
+    others = [PROMPTS[other](secret) for other in Template if other is not template]
+    assert PROMPTS[template](secret) not in others and len(others) == len(PROMPTS) - 1
 
 
 def test_prompts_braces_in_the_data_are_left_alone() -> None:
@@ -38,3 +60,5 @@ def test_prompts_braces_in_the_data_are_left_alone() -> None:
     assert alpaca_prompt(BRACES).endswith(
         "### Instruction:\nUse {instruction} and {0}, {{x}} 100%s {\n\n### Input:\n{input} } %(a)s\n\n### Response:"
     )
+    assert plain_prompt(BRACES) == f"{BRACES.instruction}\n{BRACES.input}\n"
+    assert labelled_prompt(BRACES) == f"Instruction:\n{BRACES.instruction}\nInput:\n{BRACES.input}\nResponse:\n"

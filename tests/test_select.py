@@ -9,7 +9,7 @@ import pytest
 
 from icon_repro.config import SelectConfig
 from icon_repro.engine.runtime import Runtime
-from icon_repro.records import Score, read_json, write_rows
+from icon_repro.records import Example, Score, read_json, write_rows
 from icon_repro.select import SelectionError, run, top_fraction
 
 
@@ -60,15 +60,55 @@ def test_top_fraction_no_scores_is_refused() -> None:
         top_fraction({}, 0.5)
 
 
-def select(folder: Path, runtime: Runtime, scores: list[Score]) -> tuple[Any, dict[str, Any]]:
+@pytest.mark.parametrize(
+    "fraction, universe, expected",
+    [
+        (0.25, 8, ["b", "a"]),
+        (0.5, 8, ["b", "a", "c", "d"]),
+        (0.75, 8, ["b", "a", "c", "d"]),  # all that have a score
+        (0.1, 4, ["b"]),  # at least one
+        (0.25, 4, ["b"]),
+        (0.75, 1000, ["b", "a", "c", "d"]),
+    ],
+)
+def test_top_fraction_is_of_all_rows_scored_or_not(fraction: float, universe: int, expected: list[str]) -> None:
+    assert top_fraction({"c": 0.5, "b": 0.9, "a": 0.5, "d": 0.0}, fraction, universe) == expected
+
+
+def select(
+    folder: Path, runtime: Runtime, scores: list[Score], universe: str = "abcd", fraction: float = 0.5
+) -> tuple[Any, dict[str, Any]]:
+    """Ids and metrics; the rows to select from are called as the letters of ``universe``."""
     write_rows(folder / "scores.jsonl", scores)
-    metrics = run(SelectConfig(0.5), {"scores": folder}, folder, runtime)
+    write_rows(folder / "rows.jsonl", [Example(letter, "x", "", "y") for letter in universe])
+    metrics = run(SelectConfig(fraction), {"scores": folder, "universe": folder}, folder, runtime)
     return read_json(folder / "ids.json"), metrics
 
 
 def test_run_writes_the_ids_best_first(tmp_path: Path, runtime: Runtime) -> None:
     scores = [Score("a", -1.0), Score("b", 3.0, {"direct": 1.0}), Score("c", 2.0), Score("d", 0.0)]
-    assert select(tmp_path, runtime, scores) == (["b", "c"], {"scored": 4, "selected": 2})
+    metrics = {"rows": 4, "scored": 4, "selected": 2, "short_by": 0}
+    assert select(tmp_path, runtime, scores) == (["b", "c"], metrics)
+
+
+def test_run_fraction_is_of_all_rows_when_some_have_no_score(tmp_path: Path, runtime: Runtime) -> None:
+    scores = [Score("a", -1.0), Score("f", 3.0), Score("c", 2.0)]
+    metrics = {"rows": 6, "scored": 3, "selected": 2, "short_by": 0}
+    assert select(tmp_path, runtime, scores, "fbcdea", 0.33) == (["f", "c"], metrics)
+
+
+def test_run_says_how_many_are_missing(tmp_path: Path, runtime: Runtime) -> None:
+    scores = [Score("a", -1.0), Score("f", 3.0)]
+    metrics = {"rows": 6, "scored": 2, "selected": 2, "short_by": 3}
+    assert select(tmp_path, runtime, scores, "abcdef", 0.75) == (["f", "a"], {**metrics, "short_by": 2})
+    assert select(tmp_path, runtime, scores, "abcdef", 0.9) == (["f", "a"], metrics)
+
+
+def test_run_scored_ids_that_no_row_has_are_refused(tmp_path: Path, runtime: Runtime) -> None:
+    scores = [Score("z", 1.0), Score("a", 1.0), Score("y", 2.0)]
+    with pytest.raises(SelectionError, match=r"2 scored ids aren't among the rows to select from \(first: 'y'\)"):
+        select(tmp_path, runtime, scores)
+    assert not (tmp_path / "ids.json").exists()
 
 
 def test_run_id_with_two_scores_is_refused(tmp_path: Path, runtime: Runtime) -> None:

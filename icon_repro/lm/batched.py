@@ -2,7 +2,7 @@
 
 In: a model, a shared prefix, encoded rows.  Out: (rows,) float64, nats per scored token.
 The order of the batches depends on the rows' lengths and the token budget only; the prefix's keys and values are
-computed once. A batch that doesn't fit is halved, and so is the budget of the batches to come.
+computed once. When memory runs out the budget is halved and the rest packed anew.
 """
 
 from collections.abc import Sequence
@@ -12,9 +12,9 @@ from numpy.typing import NDArray
 from transformers import PreTrainedModel
 
 from icon_repro.engine.progress import Progress
-from icon_repro.lm.budget import TokenBudget, ran_out
+from icon_repro.lm.budget import TokenBudget, in_batches
 from icon_repro.lm.nll import answer_nll, make_prefix
-from icon_repro.lm.tokens import Encoded, TokenError, pack
+from icon_repro.lm.tokens import Encoded, TokenError
 
 
 def mean_nll(
@@ -54,22 +54,15 @@ def mean_nll(
         )
     cache = make_prefix(model, shared)
     indices = list(present)
-    batches = pack([len(present[i].ids) for i in indices], budget.tokens)[::-1]
-    while batches:
-        packed = batches.pop()
+
+    def work(packed: list[int]) -> None:
         batch = [indices[k] for k in packed]
-        try:
-            sums, counts = answer_nll(model, [present[i] for i in batch], pad, cache)
-        except (RuntimeError, MemoryError) as error:
-            if not ran_out(error):
-                raise
-            budget.halve(len(batch), error)
-            middle = len(packed) // 2
-            batches += [packed[middle:], packed[:middle]]
-            continue
+        sums, counts = answer_nll(model, [present[i] for i in batch], pad, cache)
         result[batch] = (sums / counts).numpy()
         if progress:
             progress.advance(len(batch), sum(len(present[i].ids) for i in batch))
+
+    in_batches([len(present[i].ids) for i in indices], budget, work)
     if progress:
         progress.advance(len(rows) - len(present), len(shared))
     return result

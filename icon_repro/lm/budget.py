@@ -7,12 +7,14 @@ Known gap: another budget batches other rows together, which moves the last bits
 
 import contextlib
 import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from transformers import PreTrainedModel
 
+from icon_repro.lm.tokens import pack
 from icon_repro.records import RecordError, read_json, write_json
 
 _CPU_TOKENS = 1024  # more doesn't make a CPU faster
@@ -69,6 +71,25 @@ class TokenBudget:
 def ran_out(error: BaseException) -> bool:
     """Whether ``error`` says that there is no memory left, on a GPU or a CPU."""
     return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or "can't allocate memory" in str(error)
+
+
+def in_batches(lengths: Sequence[int], budget: TokenBudget, work: Callable[[list[int]], None]) -> None:
+    """Call ``work`` with the indices of one batch after the other; what is left is packed anew when memory runs out.
+
+    Raises:
+        OutOfMemoryError: a single row doesn't fit.
+    """
+    batches = pack(lengths, budget.tokens)[::-1]
+    while batches:
+        batch = batches.pop()
+        try:
+            work(batch)
+        except (RuntimeError, MemoryError) as error:
+            if not ran_out(error):
+                raise
+            budget.halve(len(batch), error)
+            left = [index for other in [*batches, batch] for index in other]
+            batches = [[left[k] for k in packed] for packed in pack([lengths[i] for i in left], budget.tokens)][::-1]
 
 
 def automatic(model: PreTrainedModel) -> int:

@@ -12,9 +12,9 @@ from numpy.typing import NDArray
 from transformers import PreTrainedModel
 
 from icon_repro.engine.progress import Progress
-from icon_repro.lm.budget import TokenBudget, ran_out
+from icon_repro.lm.budget import TokenBudget, in_batches
 from icon_repro.lm.nll import NonFiniteError
-from icon_repro.lm.tokens import TokenError, pack
+from icon_repro.lm.tokens import TokenError
 
 
 class Pooling(enum.Enum):
@@ -54,20 +54,13 @@ def pooled(
         raise TokenError(f"a text takes {longest} tokens, the model has {limit} positions. Lower max_length.")
     width = model.config.get_text_config().hidden_size
     result = np.empty((len(rows), width), np.float32)
-    batches = pack([len(row) for row in rows], budget.tokens)[::-1]
-    while batches:
-        batch = batches.pop()
-        try:
-            result[batch] = _batch(model, [rows[i] for i in batch], pooling, normalise=normalise)
-        except (RuntimeError, MemoryError) as error:
-            if not ran_out(error):
-                raise
-            budget.halve(len(batch), error)
-            middle = len(batch) // 2
-            batches += [batch[middle:], batch[:middle]]
-            continue
+
+    def work(batch: list[int]) -> None:
+        result[batch] = _batch(model, [rows[i] for i in batch], pooling, normalise=normalise)
         if progress:
             progress.advance(len(batch), sum(len(rows[i]) for i in batch))
+
+    in_batches([len(row) for row in rows], budget, work)
     if bad := np.flatnonzero(~np.isfinite(result).all(axis=1)).tolist():
         raise NonFiniteError(f"texts {bad[:5]}: hidden states aren't finite in {model.dtype}; use float32 or bfloat16.")
     return result

@@ -21,9 +21,9 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from icon_repro.config import SelectitConfig, SelectitShard
 from icon_repro.cost import forward_flops
 from icon_repro.engine.runtime import Runtime
-from icon_repro.lm.budget import TokenBudget, ran_out
+from icon_repro.lm.budget import TokenBudget, in_batches
 from icon_repro.lm.load import load_model, load_tokenizer, prepare_device
-from icon_repro.lm.tokens import TokenError, bos_ids, pack, text_ids
+from icon_repro.lm.tokens import TokenError, bos_ids, text_ids
 from icon_repro.methods.common.outcome import write_scores
 from icon_repro.records import Example, Score, read_json, read_rows, write_json
 
@@ -95,24 +95,17 @@ def _probabilities(
     if longest > limit:
         raise TokenError(f"a question takes {longest} tokens, the model has {limit} positions. Lower max_length.")
     result = np.empty((len(rows), len(digits)))
-    batches = pack([len(row) for row in rows], budget.tokens)[::-1]
-    while batches:
-        batch = batches.pop()
+
+    def work(batch: list[int]) -> None:
         lengths = torch.tensor([len(rows[i]) for i in batch], device=model.device)
         width = int(lengths.max())
         ids = torch.tensor([[*rows[i], *[0] * (width - len(rows[i]))] for i in batch], device=model.device)
-        try:
-            logits = model(input_ids=ids, use_cache=False).logits
-        except (RuntimeError, MemoryError) as error:
-            if not ran_out(error):
-                raise
-            budget.halve(len(batch), error)
-            middle = len(batch) // 2
-            batches += [batch[middle:], batch[:middle]]
-            continue
+        logits = model(input_ids=ids, use_cache=False).logits
         last = logits[torch.arange(len(batch), device=model.device), lengths - 1].double()
         result[batch] = last.softmax(dim=-1)[:, digits].cpu().numpy()
         progress.advance(len(batch), int(lengths.sum()))
+
+    in_batches([len(row) for row in rows], budget, work)
     return result
 
 

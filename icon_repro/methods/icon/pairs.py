@@ -21,10 +21,11 @@ from icon_repro.config import Control, Dtype, IconConfig, IconShard, NoiseUnit, 
 from icon_repro.cost import forward_flops
 from icon_repro.engine.progress import Progress
 from icon_repro.engine.runtime import Runtime
-from icon_repro.lm.budget import TokenBudget, measured_peak, ran_out
+from icon_repro.lm.batched import mean_nll
+from icon_repro.lm.budget import TokenBudget, measured_peak
 from icon_repro.lm.load import load_model, load_tokenizer, prepare_device
-from icon_repro.lm.nll import NonFiniteError, answer_nll, make_prefix
-from icon_repro.lm.tokens import Encoded, TokenError, pack
+from icon_repro.lm.nll import NonFiniteError
+from icon_repro.lm.tokens import Encoded
 from icon_repro.methods.icon.control import bank_lengths, noise_ids, noise_text
 from icon_repro.methods.icon.layout import Layout, Row
 from icon_repro.prompts import scoring_prompt
@@ -55,42 +56,9 @@ class Engine:
         Returns:
             (len(rows),) float64, nats per scored token; NaN where the row is None.
         """
-        # The last token before the row goes with the row: it predicts the first answer token if the prompt is empty.
-        shared, last = list(prefix[:-1]), list(prefix[-1:])
-        present = {i: Encoded(last + r.ids, r.answer_start + len(last)) for i, r in enumerate(rows) if r is not None}
-        result = np.full(len(rows), np.nan)
-        if not present:
-            return result
-        longest = len(shared) + max(len(row.ids) for row in present.values())
-        limit = getattr(self.model.config, "max_position_embeddings", longest)
-        if longest > limit:
-            raise TokenError(
-                f"context and assessment row take {longest} tokens, the model has {limit} positions. Lower "
-                "max_context_tokens, max_prompt_tokens or max_response_tokens of the method."
-            )
         pad = self.layout.tokenizer.pad_token_id
         assert isinstance(pad, int)
-        cache = make_prefix(self.model, shared)
-        indices = list(present)
-        batches = pack([len(present[i].ids) for i in indices], self.budget.tokens)[::-1]
-        while batches:
-            packed = batches.pop()
-            batch = [indices[k] for k in packed]
-            try:
-                sums, counts = answer_nll(self.model, [present[i] for i in batch], pad, cache)
-            except (RuntimeError, MemoryError) as error:
-                if not ran_out(error):
-                    raise
-                self.budget.halve(len(batch), error)
-                middle = len(packed) // 2
-                batches += [packed[middle:], packed[:middle]]
-                continue
-            result[batch] = (sums / counts).numpy()
-            if progress:
-                progress.advance(len(batch), sum(len(present[i].ids) for i in batch))
-        if progress:
-            progress.advance(len(rows) - len(present), len(shared))
-        return result
+        return mean_nll(self.model, pad, prefix, rows, self.budget, progress)
 
     def candidate(self, row: Example, rows: Sequence[Row], progress: Progress | None = None) -> NDArray[np.float64]:
         """(len(rows),) mean NLL of the assessment rows after a candidate."""
