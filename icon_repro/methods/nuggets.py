@@ -28,6 +28,8 @@ from icon_repro.methods.common.outcome import write_scores
 from icon_repro.prompts import PROMPTS
 from icon_repro.records import Example, Score, read_json, read_rows, write_json, write_rows
 
+_SAME = 1e-5  # of a centre's length: distances that float32 vectors can't tell apart
+
 
 class NuggetsError(ValueError):
     """Too few rows for the anchors, or shards that don't belong together."""
@@ -47,7 +49,10 @@ def anchors(cfg: AnchorsConfig, inputs: Mapping[str, Path], out: Path, runtime: 
     for number, centre in enumerate(clusters.cluster_centers_):
         members = np.flatnonzero(clusters.labels_ == number)
         if len(members):
-            chosen.append(ids[members[np.linalg.norm(vectors[members] - centre, axis=1).argmin()]])
+            distances = np.linalg.norm(vectors[members] - centre, axis=1)
+            # the centre of two rows is as far from one as from the other: the smaller id, not rounding, decides
+            near = distances <= distances.min() + _SAME * np.linalg.norm(centre)
+            chosen.append(ids[members[near][0]])
     rows = {row.id: row for row in read_rows(inputs["candidates"] / "rows.jsonl", Example)}
     write_rows(out / "rows.jsonl", [rows[i] for i in sorted(chosen)])
     return {"anchors": len(chosen), "short_by": cfg.count - len(chosen), "tokens": 0, "flops": 0}

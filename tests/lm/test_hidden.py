@@ -132,9 +132,7 @@ def test_pooled_out_of_memory_halves_the_batch(
     assert progress.tokens == sum(map(len, ROWS))
 
 
-def test_pooled_single_row_that_doesnt_fit_says_so(
-    model: Any, limited: Callable[[int, Exception], list[int]]
-) -> None:
+def test_pooled_single_row_that_doesnt_fit_says_so(model: Any, limited: Callable[[int, Exception], list[int]]) -> None:
     limited(0, torch.OutOfMemoryError("CUDA out of memory"))
     with pytest.raises(OutOfMemoryError, match="doesn't fit into memory"):
         pooled(model, ROWS, Pooling.mean, TokenBudget(model, 1024), normalise=True)

@@ -1,4 +1,4 @@
-"""Nuggets: anchors and golden scores against a loop over single texts; cut anchors, too few rows, parts and resuming."""
+"""Nuggets: anchors and golden scores against a loop over single texts; cut anchors, too few rows, parts."""
 
 from collections.abc import Mapping
 from dataclasses import replace
@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from slow_baselines import ROWS, Ran, SlowModel, run_method, shards_of
 from sklearn.cluster import KMeans
+from slow_baselines import ROWS, Ran, SlowModel, run_method, shards_of
 
 from icon_repro.config import AnchorsConfig, NuggetsConfig, NuggetsShard
 from icon_repro.engine.runtime import Runtime
@@ -21,13 +21,13 @@ METHOD: dict[str, Any] = {"kind": "nuggets", "anchors": {"count": 3, "seed": 1}}
 
 
 def nearest_to_centres(slow: SlowModel, count: int, seed: int, limit: int) -> list[str]:
-    """Ids of the rows nearest to the centres of K-means over means of hidden states."""
+    """Ids of the rows nearest to the centres of K-means over means of hidden states; the smaller id if equally near."""
     rows = sorted(ROWS, key=lambda row: row.id)
     texts = [(slow.bos + slow.ids(labelled_prompt(row) + row.response))[:limit] for row in rows]
     vectors = np.array([slow.hidden(ids).mean(axis=0) for ids in texts])
     found = KMeans(count, random_state=seed, n_init=10).fit(vectors)
     distances = np.linalg.norm(vectors[:, None] - found.cluster_centers_[None], axis=2)
-    return sorted(rows[place].id for place in distances.argmin(axis=0))
+    return sorted(rows[np.flatnonzero(column < column.min() + 1e-4)[0]].id for column in distances.T)
 
 
 def golden(slow: SlowModel, anchors: list[str], cfg: NuggetsConfig) -> dict[str, list[bool]]:
@@ -97,7 +97,7 @@ def test_nuggets_all_rows_may_be_anchors(model_step: Path, tmp_path: Path, runti
 def test_nuggets_only_anchor_has_nothing_to_help(model_step: Path, tmp_path: Path, runtime: Runtime) -> None:
     found = run_method(tmp_path, runtime, model_step, {**METHOD, "anchors": {"count": 1}})
     assert found.failures == {anchors_of(found)[0]: "no anchor to be shown before"}
-    assert len(found.scores) == len(ROWS) - 1 and set(s.score for s in found.scores.values()) <= {0.0, 1.0}
+    assert len(found.scores) == len(ROWS) - 1 and {s.score for s in found.scores.values()} <= {0.0, 1.0}
 
 
 # ---------------------------------------------------------------- single steps
@@ -160,6 +160,15 @@ def test_anchors_are_the_rows_nearest_to_the_centres(tmp_path: Path, runtime: Ru
     assert metrics == {"anchors": 3, "short_by": 0, "tokens": 0, "flops": 0}
 
 
+@pytest.mark.parametrize("rounding", [-1e-7, 1e-7])
+def test_anchors_of_two_rows_in_a_cluster_the_smaller_id_whatever_rounding_says(
+    tmp_path: Path, runtime: Runtime, rounding: float
+) -> None:
+    inputs = vectors_in(tmp_path, ["b", "a", "c"], [[1.0, 2 + rounding], [1.2, 2], [9, 9]])
+    nuggets.anchors(AnchorsConfig(2), inputs, tmp_path, runtime)
+    assert chosen(tmp_path) == ["a", "c"]
+
+
 @pytest.mark.filterwarnings("ignore:Number of distinct clusters")
 def test_anchors_equal_vectors_give_fewer_and_the_smallest_id(tmp_path: Path, runtime: Runtime) -> None:
     inputs = vectors_in(tmp_path, ["d", "b", "c", "a"], [[0, 0], [0, 0], [1, 1], [1, 1]])
@@ -193,7 +202,9 @@ def test_golden_score_is_the_share_of_the_anchors_that_are_scored(tmp_path: Path
 
 
 @pytest.mark.parametrize(
-    "second", [(["r2"], ["x", "z"], [[1, 0]]), (["r2", "r3"], ["x", "y"], [[1, 0]]), (["r2"], ["x", "y"], [[1]])], ids=str
+    "second",
+    [(["r2"], ["x", "z"], [[1, 0]]), (["r2", "r3"], ["x", "y"], [[1, 0]]), (["r2"], ["x", "y"], [[1]])],
+    ids=str,
 )
 def test_parts_that_dont_belong_together_are_refused(tmp_path: Path, runtime: Runtime, second: Any) -> None:
     inputs = parts_in(tmp_path, [(["r1"], ["x", "y"], [[1, 0]]), second])

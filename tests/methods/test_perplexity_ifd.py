@@ -86,12 +86,16 @@ def test_perplexity_row_as_long_as_the_limit_is_scored(
 ) -> None:
     row = ROWS[2]
     length = len(slow.bos + slow.ids(alpaca_prompt(row)) + slow.ids(row.response))
-    assert run_method(tmp_path, runtime, model_step, {"kind": "perplexity", "max_length": length}, [row]).ranks == ["c3"]
+    assert run_method(tmp_path, runtime, model_step, {"kind": "perplexity", "max_length": length}, [row]).ranks == [
+        "c3"
+    ]
 
 
 def test_perplexity_no_row_left_says_why(model_step: Path, tmp_path: Path, runtime: Runtime) -> None:
     rows = [Example("e1", "Say nothing.", "", ""), *ROWS[:2]]
-    with pytest.raises(NoScoreError, match=r"no row has a score \(longer than 8 tokens: 2, response without tokens: 1\)"):
+    with pytest.raises(
+        NoScoreError, match=r"no row has a score \(longer than 8 tokens: 2, response without tokens: 1\)"
+    ):
         run_method(tmp_path, runtime, model_step, {"kind": "perplexity", "max_length": 8}, rows)
     assert not list(tmp_path.rglob("scores.jsonl"))
 
@@ -191,7 +195,11 @@ def test_ifd_empty_prompt_loses_the_first_token_only_without_a_bos(
 ) -> None:
     rows = [Example("bare", "", "", "Red, green and blue.", ready=True)]
     found = run_method(
-        tmp_path, runtime, model_step, {"kind": "ifd", "direct": "", "template": "scoring", "drop_above_one": False}, rows
+        tmp_path,
+        runtime,
+        model_step,
+        {"kind": "ifd", "direct": "", "template": "scoring", "drop_above_one": False},
+        rows,
     )
     assert found.scores["bare"].score == pytest.approx(1, abs=1e-6)
     ids = slow.ids(rows[0].response)
@@ -270,5 +278,3 @@ def test_shard_with_other_numbers_than_rows_is_refused(tmp_path: Path, runtime: 
     shards = [{"rows": ["a", "b"], "conditioned": [1.0]}]
     with pytest.raises(AnswersError, match=r"shard-0000: \(1,\) values of 2 rows; delete it"):
         perplexity.run(PerplexityConfig(), made_by_hand(tmp_path, shards), tmp_path, runtime)
-
-

@@ -1,4 +1,4 @@
-"""SelectIT: ratings against the formula as a loop, digits of awkward tokenizers, the whole stage against single texts."""
+"""SelectIT: ratings against the formula as a loop, digits of awkward tokenizers, whole stage against single texts."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 from slow_baselines import ROWS, SlowModel, run_method, shards_of
-from tokenizers import Tokenizer, models, normalizers, pre_tokenizers
+from tokenizers import Tokenizer, models, normalizers
 from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
 from icon_repro.config import SelectitConfig, SelectitShard
