@@ -39,13 +39,12 @@ from icon_repro.engine.runtime import Runtime
 from icon_repro.lm.nll import answer_nll, make_prefix
 from icon_repro.lm.tokens import Encoded, mask_labels, pack
 from icon_repro.methods.icon import adaptive
-from icon_repro.methods.icon.control import bank_control, bank_lengths, noise_ids
+from icon_repro.methods.icon.control import bank_lengths, noise_ids
 from icon_repro.methods.icon.fidelity import Trials
 from icon_repro.methods.icon.layout import Layout
-from icon_repro.methods.icon.matrices import task_scores
 from icon_repro.methods.icon.pairs import Engine, candidate_text, make_engine
 from icon_repro.pilot import load as load_pilot
-from icon_repro.pilot_findings import Pilot
+from icon_repro.pilot_findings import tasks_of
 from icon_repro.pilot_matrices import composed
 from icon_repro.records import Example, read_rows, write_json
 from icon_repro.report.tables import markdown
@@ -189,20 +188,10 @@ def bank_seconds(engine: Engine, picked: Sample, icon: IconConfig, pool_lengths:
 
 def adaptive_share(folder: Path, icon: IconConfig, fraction: float) -> tuple[float, float, float]:
     """Pairs that adaptive scoring needs on the pilot's matrix over all, the overlap with full scoring, its least."""
-    pilot = load_pilot(folder)
-    task, log_ratio = pilot_contributions(pilot)
-    found = [
-        adaptive.replay(task, log_ratio, [fraction], icon.adaptive, np.random.default_rng(seed))
-        for seed in range(_REPLAYS)
-    ]
+    task = tasks_of(load_pilot(folder)).bank
+    found = [adaptive.replay(task, [fraction], icon.adaptive, np.random.default_rng(seed)) for seed in range(_REPLAYS)]
     overlaps = [outcome.overlap[fraction] for outcome in found]
     return statistics.fmean(o.pairs for o in found) / task.size, statistics.fmean(overlaps), min(overlaps)
-
-
-def pilot_contributions(pilot: Pilot) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Contributions and log ratios of the pilot, with the bank as control."""
-    control = bank_control(pilot.bank, pilot.bank_lengths, pilot.context_tokens)
-    return task_scores(pilot.candidate, control, pilot.baseline, 1e-6), control - pilot.candidate
 
 
 def agree(what: str, a: NDArray[np.float64], b: NDArray[np.float64]) -> float:

@@ -286,12 +286,12 @@ class Budget(enum.Enum):
 
 @dataclass
 class AdaptiveConfig:
-    """Rounds of assessment rows in one sequence for all candidates, some of which are scored on every row."""
+    """Rounds of assessment rows in one order for all candidates, seeded and stratified by group."""
 
     first_rows: int = number(16, at_least=4)  # of the first round
     growth: float = number(1.5, above=1)  # rows scored after a round over those before
-    anchors: int = number(24, at_least=8)  # candidates scored on every row: they order the rows and predict the rest
     error: float = number(0.05, above=0, below=1)  # aimed at: expected share of the selected set that differs
+    seed: int = number(0, at_least=0)  # of the order of the rows
 
 
 def round_ends(rows: int, cfg: AdaptiveConfig, rounds: int | None = None) -> list[int]:
@@ -310,7 +310,7 @@ class AutoConfig:
     pilot_candidates: int = number(48, at_least=8)
     pilot_rows: int = number(96, at_least=16)
     cost_ratio: float = number(0.8, above=0)  # FLOPs of selection over FLOPs of tuning that it saves, at most
-    seed: int = number(0, at_least=0)  # of the order in which rows are taken
+    least_candidates: int = number(64, at_least=8)  # however little the saved tuning pays for
     expected_rows: int = field(default=128, metadata={"hash": False, "at_least": 8})  # what the plan assumes
 
 

@@ -14,7 +14,7 @@ from icon_repro.pilot_findings import SHARE, TOP, Finding, Matrix, Tasks
 from icon_repro.report.figures import Line, Panel, Scatter, Series
 
 ERRORS = (0.01, 0.02, 0.05, 0.1, 0.2)
-REPLAYS = 40  # random orders of the candidates, and so other anchors, for each error
+REPLAYS = 40  # random orders of the rows, for each error
 _ROUNDED = 1e-9
 
 
@@ -27,7 +27,7 @@ def find_adaptive(tasks: Tasks, generator: np.random.Generator) -> Finding:
     shares, overlaps, bounds, expected, held = [], [], [], [], []
     for error in ERRORS:
         cfg = replace(AdaptiveConfig(), error=error)
-        found = [replay(task, tasks.log, [SHARE], cfg, generator) for _ in range(REPLAYS)]
+        found = [replay(task, [SHARE], cfg, generator) for _ in range(REPLAYS)]
         shares.append(fmean(o.pairs for o in found) / task.size)
         overlaps.append(fmean(o.overlap[SHARE] for o in found))
         bounds.append(1 - fmean(o.disagreement[SHARE]["bound"] for o in found))
@@ -57,7 +57,7 @@ def find_adaptive(tasks: Tasks, generator: np.random.Generator) -> Finding:
             "bound_held_least": min(held),
         },
         text=f"With the default settings {shares[default]:.0%} of the pairs give {overlaps[default]:.1%} of the {cut} "
-        f"that full scoring selects (mean of {REPLAYS} orders of the candidates); the method itself expects "
+        f"that full scoring selects (mean of {REPLAYS} orders of the rows); the method itself expects "
         f"{expected[default]:.1%} and bounds it by {bounds[default]:.1%}, which held in {held[default]:.0%} of the "
         f"replays (least, over {len(ERRORS)} settings: {min(held):.0%}). As many pairs on fewer rows for all give "
         f"{np.interp(shares[default], [k / rows for k in fewer], uniform):.1%}.",

@@ -15,7 +15,7 @@ import numpy as np
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
-from icon_repro.__main__ import register_resolvers
+from icon_repro.__main__ import open_overrides, register_resolvers
 from icon_repro.config import Config, conf_dir, load
 from icon_repro.engine.artifact import Step, Store, ordered
 from icon_repro.engine.plan import plan
@@ -31,7 +31,7 @@ def composed(experiment: str, overrides: Sequence[str]) -> Config:
     """An experiment's checked config, as the command line composes it."""
     register_resolvers()
     with initialize_config_dir(version_base="1.3", config_dir=str(conf_dir().absolute())):
-        raw = compose("config", [f"experiment={experiment}", *overrides])
+        raw = compose("config", open_overrides([f"experiment={experiment}", *overrides], conf_dir()))
         config = load(OmegaConf.to_container(raw, resolve=True))  # type: ignore[arg-type]
     for name in ("work", "cache", "results"):
         setattr(config.paths, name, str(Path(getattr(config.paths, name)).expanduser()))

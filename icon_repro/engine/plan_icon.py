@@ -157,48 +157,40 @@ class _Icon:
         )
 
     def adaptive(self, fractions: Sequence[float], saved: TuningSaved | None) -> Step:
-        """Anchors, then rounds, each of which waits for the one before."""
+        """Rounds, each of which waits for the one before; for budget auto after a pilot block."""
         icon, sizes = self.icon, self.sizes
         auto = icon.budget is Budget.auto
         rows = min(sizes.rows, icon.auto.expected_rows) if auto else sizes.rows
         rounds = len(round_ends(sizes.rows, icon.adaptive))
         saved = saved if auto and icon.selector is not None else None
-        order = AutoConfig(seed=icon.auto.seed)
-        chosen = _only(icon, "control", "empty_pairs", "epsilon", "budget", "adaptive")
-        chosen = replace(chosen, auto=icon.auto if auto else order)
+        chosen = _only(icon, "control", "empty_pairs", "epsilon", "budget", "adaptive", *(["auto"] if auto else []))
         if saved is not None:
             chosen = replace(chosen, selector=icon.selector)
         job = IconRound(chosen, self.stop, sorted(fractions), rounds, saved)
         texts = {"order": self.order, "assessment": self.data["assessment"]}
-        scored: dict[str, Step] = {}
-        # neither needs the fractions, the error or the number of rounds
-        begun = replace(_only(icon, "budget"), adaptive=AdaptiveConfig(anchors=icon.adaptive.anchors), auto=order)
+        # neither the pilot nor the first round needs the fractions or the error
+        order = AdaptiveConfig(seed=icon.adaptive.seed)
+        paced = replace(order, first_rows=icon.adaptive.first_rows, growth=icon.adaptive.growth)
+        needed: dict[str, Step] = dict(texts)
+        begun = replace(_only(icon, "budget"), adaptive=paced)
         if auto:
             size = icon.auto.pilot_candidates
-            sampled = replace(order, pilot_candidates=size, pilot_rows=icon.auto.pilot_rows)
-            block = self.step(
-                "icon_pilot", "icon-pilot", IconRound(replace(_only(icon), auto=sampled), self.stop, [], 0), texts
-            )
-            begun = replace(chosen, adaptive=replace(begun.adaptive, first_rows=icon.adaptive.first_rows))
-            scored = self.shards(
-                "pilot", "icon_shard", min(icon.auto.pilot_rows, sizes.rows), first=size, sequence=block
-            )
-        begin = self.step(
-            "icon_start",
-            "icon-start",
-            IconRound(begun, self.stop, [], 0, saved),
-            {**self._read(), **texts, **scored} if auto else texts,
-        )
+            sampled = AutoConfig(pilot_candidates=size, pilot_rows=icon.auto.pilot_rows)
+            params = IconRound(replace(_only(icon), adaptive=order, auto=sampled), self.stop, [], 0)
+            block = self.step("icon_pilot", "icon-pilot", params, texts)
+            width = min(icon.auto.pilot_rows, sizes.rows)
+            needed |= {**self._read(), **self.shards("pilot", "icon_shard", width, first=size, sequence=block)}
+            begun = replace(chosen, adaptive=paced)
+        begin = self.step("icon_start", "icon-start", IconRound(begun, self.stop, [], rounds, saved), needed)
         candidates = self._affordable(rows, saved) if saved is not None else sizes.candidates
-        anchors = self.shards("anchors", "icon_shard", rows, first=icon.adaptive.anchors, sequence=begin)
-        known = {"start": begin, **self._read(), **anchors}
+        known = {"start": begin, **self._read()}
         ends = round_ends(rows, icon.adaptive, rounds)
         for number in range(rounds):
-            sequence = self.step("icon_round", f"icon-round{number:02d}", job, known)
+            part = f"round{number:02d}"
+            sequence = self.step("icon_round", f"icon-{part}", job, known) if number else begin
             before = ends[number - 1] if 0 < number <= len(ends) else 0
             width = (ends[number] if number < len(ends) else before) - before
             active = max(_LEAST_ACTIVE, _STILL_ACTIVE**number) * candidates / sizes.candidates if width else 0.0
-            part = f"round{number:02d}"
             known |= self.shards(part, "icon_shard", width, share=active, sequence=sequence)
         checked = {"dtype": self.inputs["dtype"]} if "dtype" in self.inputs else {}
         return self.step("icon_adaptive", self.name, job, {**known, **checked})
@@ -223,7 +215,7 @@ class _Icon:
         spent += sizes.rows * sizes.row + sizes.pairs(_BANK_LENGTHS * icon.bank.draws, sizes.rows)
         each = sizes.context * (1 + selector.epochs * FROZEN_TRAINING * selector.repeats) + rows * sizes.row
         most = (icon.auto.cost_ratio * tuned - spent) / each
-        return min(sizes.candidates, max(most, icon.adaptive.anchors))
+        return min(sizes.candidates, max(most, icon.auto.least_candidates))
 
     def selected_by(self, scores: Step, fractions: Sequence[float]) -> dict[float, Step]:
         """The selection model: one for all fractions, or, with a binary target, one for each."""

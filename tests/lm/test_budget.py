@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from icon_repro.config import Dtype
-from icon_repro.lm.budget import OutOfMemoryError, TokenBudget, automatic, measured_peak, ran_out
+from icon_repro.lm.budget import OutOfMemoryError, TokenBudget, automatic, in_batches, measured_peak, ran_out
 from icon_repro.lm.load import load_model
 from icon_repro.records import read_json
 
@@ -99,6 +99,40 @@ def test_ran_out_knows_what_torch_says_on_a_cpu() -> None:
 )
 def test_ran_out_is_about_memory_only(error: Exception, expected: bool) -> None:
     assert ran_out(error) is expected
+
+
+@pytest.mark.parametrize("capacity", [40, 64, 100, 500, 5000])
+@pytest.mark.parametrize("wanted", [1, 50, 1000, 100_000])
+def test_in_batches_every_row_once_and_no_smaller_budget_than_needed(model: Any, wanted: int, capacity: int) -> None:
+    lengths = [3 + (7 * i) % 38 for i in range(120)]
+    budget, done, failed = TokenBudget(model, wanted), list[int](), list[int]()
+
+    def work(batch: list[int]) -> None:
+        padded = len(batch) * max(lengths[i] for i in batch)
+        if padded > capacity:
+            failed.append(padded)
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        done.extend(batch)
+
+    in_batches(lengths, budget, work)
+    assert sorted(done) == list(range(120))
+    assert budget.tokens >= min(wanted, capacity // 2)
+    if capacity >= wanted:
+        assert not failed and budget.tokens == wanted
+
+
+def test_in_batches_a_row_that_doesnt_fit_and_other_errors_end_it(model: Any) -> None:
+    def work(batch: list[int]) -> None:
+        raise error
+
+    error: Exception = MemoryError()
+    with pytest.raises(OutOfMemoryError, match="single pair"):
+        in_batches([5, 5, 5], TokenBudget(model, 100), work)
+    error = RuntimeError("device-side assert")
+    budget = TokenBudget(model, 100)
+    with pytest.raises(RuntimeError, match="device-side"):
+        in_batches([5, 5, 5], budget, work)
+    assert budget.tokens == 100
 
 
 def fake(free: int, monkeypatch: pytest.MonkeyPatch, **config: Any) -> Any:

@@ -110,7 +110,7 @@ def by_hand(folder: Path, shards: dict[str, tuple[list[str], Sequence[Sequence[f
     return inputs
 
 
-QUERY = {"query-0000": (["q"], [[1.0, 0.0]], {})}
+QUERY: dict[str, Any] = {"query-0000": (["q"], [[1.0, 0.0]], {})}
 
 
 def test_rds_ties_go_to_the_smaller_id_across_shards(tmp_path: Path, runtime: Runtime) -> None:

@@ -1,6 +1,6 @@
 """Stored shards as contributions: joined by id, with the control that the method asks for.
 
-In: folders of baseline, bank and shards.  Out: contributions and log ratios of some candidates to some assessment rows.
+In: folders of baseline, bank and shards.  Out: contributions of some candidates to some assessment rows.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -45,8 +45,7 @@ class Block:
 
     candidates: list[str]
     columns: NDArray[np.int64]  # positions of the rows in the baseline
-    task: NDArray[np.float64]  # (c, columns)
-    log_ratio: NDArray[np.float64]  # (c, columns) NLL after the control less NLL after the candidate
+    task: NDArray[np.float64]  # (c, columns) contributions
 
 
 class Matrices:
@@ -98,7 +97,7 @@ class Matrices:
                 f"{shard}: the pair of candidate {ids['candidates'][row]} and assessment row "
                 f"{ids['assessment'][column]} isn't finite; it is never averaged in. Score in float32 or bfloat16."
             )
-        return Block(ids["candidates"], columns, task, np.asarray(after_control, np.float64) - candidate)
+        return Block(ids["candidates"], columns, task)
 
     def _control(
         self,
@@ -134,12 +133,11 @@ class Matrices:
         """The shards named ``<prefix>-NNNN`` as one block."""
         parts = [part for part in self.blocks(inputs, prefix) if part.candidates]
         if not parts:
-            return Block([], np.empty(0, np.int64), np.empty((0, 0)), np.empty((0, 0)))
+            return Block([], np.empty(0, np.int64), np.empty((0, 0)))
         if any(not np.array_equal(part.columns, parts[0].columns) for part in parts):
             raise IconScoreError(f"the shards {prefix!r} have different assessment rows; delete them and run again.")
         return Block(
             [i for part in parts for i in part.candidates],
             parts[0].columns,
             np.concatenate([part.task for part in parts]),
-            np.concatenate([part.log_ratio for part in parts]),
         )

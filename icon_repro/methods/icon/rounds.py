@@ -17,7 +17,7 @@ from icon_repro.config import Budget, IconConfig, IconRound, TuningSaved, resolv
 from icon_repro.cost import FROZEN_TRAINING, FULL_TRAINING
 from icon_repro.engine.runtime import Runtime
 from icon_repro.methods.icon.adaptive import Race, row_sequence
-from icon_repro.methods.icon.matrices import Block, IconScoreError, Matrices
+from icon_repro.methods.icon.matrices import IconScoreError, Matrices
 from icon_repro.records import Example, read_json, read_rows, write_json
 from icon_repro.stats import columns_for, reliability
 
@@ -34,7 +34,7 @@ def pilot(cfg: IconRound, inputs: Mapping[str, Path], out: Path, runtime: Runtim
 
 
 def start(cfg: IconRound, inputs: Mapping[str, Path], out: Path, runtime: Runtime) -> dict[str, Any]:
-    """The anchors: the first candidates against all rows in use.
+    """The first round: all candidates in use against the first rows.
 
     Needs inputs order, assessment; for budget auto also baseline, bank and the shards of the pilot block.
     """
@@ -62,21 +62,18 @@ def start(cfg: IconRound, inputs: Mapping[str, Path], out: Path, runtime: Runtim
         if cfg.saved is not None:
             affordable = _affordable(icon, cfg.saved, inputs, len(rows), pool)
             metrics["candidates_affordable"] = affordable
-            candidates = candidates[: max(affordable, icon.adaptive.anchors)]
+            candidates = candidates[: max(affordable, icon.auto.least_candidates)]
+    race = Race(len(candidates), len(rows), cfg.fractions, icon.adaptive, cfg.rounds)
     in_use = {"candidates": candidates, "pool_rows": rows}
-    write_json(out / "sequence.json", {"rows": rows, "active": candidates[: icon.adaptive.anchors], **in_use})
+    write_json(out / "sequence.json", {"rows": rows[race.block()], "active": candidates, **in_use})
     return {"rows": len(rows), "candidates": len(candidates), **metrics}
 
 
 def decide(cfg: IconRound, inputs: Mapping[str, Path], out: Path, runtime: Runtime) -> dict[str, Any]:
     """What the next round scores. Needs inputs start, baseline, bank, and all shards scored so far."""
     race, candidates, rows = replayed(cfg, inputs)
-    now = race.now
-    if race.over:
-        block: list[str] = []
-    else:
-        block = [rows[i] for i in race.order[race.block()]]
-    active = [candidates[i] for i in np.flatnonzero(now.active)] if block else []
+    block = [] if race.over else rows[race.block()]
+    active = [candidates[i] for i in np.flatnonzero(race.active)] if block else []
     write_json(out / "sequence.json", {"rows": block, "active": active})
     return {"rows": len(block), "active": len(active), "settled": len(candidates) - len(active), **_FREE}
 
@@ -87,28 +84,24 @@ def replayed(cfg: IconRound, inputs: Mapping[str, Path]) -> tuple[Race, list[str
     matrices = Matrices(icon, inputs)
     in_use = read_json(inputs["start"] / "sequence.json")
     candidates, rows = in_use["candidates"], in_use["pool_rows"]
-    anchors = matrices.joined(inputs, "anchors")
-    _expect(anchors, candidates[: len(anchors.candidates)], rows, matrices, "anchors")
-    race = Race(anchors.task, anchors.log_ratio, len(candidates), cfg.fractions, icon.adaptive, cfg.rounds)
+    race = Race(len(candidates), len(rows), cfg.fractions, icon.adaptive, cfg.rounds)
     for number in range(cfg.rounds):
         if race.over or not any(name.startswith(f"round{number:02d}-") for name in inputs):
             break
         scored = matrices.joined(inputs, f"round{number:02d}")
-        active = [candidates[i] for i in np.flatnonzero(race.now.active)]
-        _expect(scored, active, [rows[i] for i in race.order[race.block()]], matrices, f"round {number}")
-        race.advance(scored.task, scored.log_ratio)
+        active = [candidates[i] for i in np.flatnonzero(race.active)]
+        found = [matrices.assessment[i] for i in scored.columns]
+        if scored.candidates != active or found != rows[race.block()]:
+            raise IconScoreError(
+                f"round {number}: the shards hold other pairs than were asked for; delete them and run again."
+            )
+        race.advance(scored.task)
     return race, candidates, rows
-
-
-def _expect(block: Block, candidates: list[str], rows: list[str], matrices: Matrices, what: str) -> None:
-    found = [matrices.assessment[i] for i in block.columns]
-    if block.candidates != candidates or found != rows:
-        raise IconScoreError(f"{what}: the shards hold other pairs than were asked for; delete them and run again.")
 
 
 def _stratified(icon: IconConfig, inputs: Mapping[str, Path]) -> list[str]:
     examples = read_rows(inputs["assessment"] / "rows.jsonl", Example)
-    return row_sequence([row.id for row in examples], [row.group for row in examples], icon.auto.seed)
+    return row_sequence([row.id for row in examples], [row.group for row in examples], resolved(icon).adaptive.seed)
 
 
 def _affordable(

@@ -79,27 +79,23 @@ def _scores(matrices: Matrices, inputs: Mapping[str, Path]) -> Iterator[Score]:
 def adaptive(cfg: IconRound, inputs: Mapping[str, Path], out: Path, runtime: Runtime) -> dict[str, Any]:
     """Write scores.jsonl after the last round: estimates of the global score. Needs the inputs of ``rounds.decide``.
 
-    Parts: ``prediction_error`` (standard error of the estimate around the mean over all rows in use), ``rows`` scored,
-    ``standard_error`` of that mean as a sample of rows, pooled over the anchors.
+    Parts: ``rows`` scored, ``estimate_error`` (standard error of the estimate around the mean over all rows in use; 0
+    if all are scored), ``standard_error`` of that mean as a sample of rows, pooled over the candidates.
     """
     race, candidates, rows = replayed(cfg, inputs)
     if not race.over:
         raise IconScoreError("candidates are still to be scored: the last round isn't among the inputs.")
-    sampling = race.row_noise / math.sqrt(len(rows))
+    found, sampling = race.estimates(), math.sqrt(race.row_noise / len(rows))
     scores = (
         Score(
             identifier,
-            float(race.now.mean[i]),
-            {
-                "prediction_error": float(race.now.error[i]),
-                "rows": float(race.now.rows[i]),
-                "standard_error": sampling,
-            },
+            float(found.mean[i]),
+            {"rows": float(found.rows[i]), "estimate_error": float(found.error[i]), "standard_error": sampling},
         )
         for i, identifier in enumerate(candidates)
     )
     write_rows(out / "scores.jsonl", scores)
-    pairs = int(race.now.rows.sum())
+    pairs = int(found.rows.sum())
     metrics = {
         "rows": len(candidates),
         "assessment": len(rows),
