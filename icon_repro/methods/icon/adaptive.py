@@ -8,8 +8,8 @@ rows, their means so far are compared directly: row effects cancel. After a roun
 cut are settled, those with the least chance of being on the wrong side first, as long as the sum of these chances (the
 expected number of wrong candidates) stays within ``error`` of the selection; the share that may be spent grows with the
 rounds. The chance is Student's, with the variance of a candidate's contributions around its mean and the rows' means,
-drawn towards the one of all candidates, and the correction for a finite number of rows. The last round scores the rest
-fully.
+drawn towards the one of all candidates; rows to come count as more variable than those seen, by two standard errors.
+The last round scores the rest fully.
 
 Source: own; successive elimination near a cut as in Jamieson and Nowak, "Best-arm identification algorithms" (2014).
 Tried before: candidates scored on all rows as anchors from which the others are predicted, rows on which these differ
@@ -17,6 +17,7 @@ most first: saved half of the pairs on the pilot's matrix, this saves more than 
 Known gap: contributions have heavy tails; ``python -m icon_repro.pilot`` compares the bound with full matrices.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -27,7 +28,9 @@ from scipy import stats
 from icon_repro.config import AdaptiveConfig, round_ends
 
 Matrix = NDArray[np.float64]
-_PRIOR = 8.0  # rows that the variance of all candidates counts for in that of one
+_PRIOR = 40.0  # rows that the variance of all candidates counts for in that of one
+_TAILS = 10.0  # degrees of freedom of Student's distribution: contributions have heavier tails than normal ones
+_CAUTION = 2.0  # standard errors by which rows to come may vary more than those seen
 
 
 def row_sequence(ids: Sequence[str], groups: Sequence[str], seed: int) -> list[str]:
@@ -121,7 +124,10 @@ class Race:
         if self._round == 0:
             self.row_noise = float(own.mean())
         pooled = (_PRIOR * own.mean() + (rows - 1) * own) / (_PRIOR + rows - 1)
-        return np.asarray(np.sqrt(pooled / rows * (1 - rows / self.n)))
+        by_row = (rest**2).mean(axis=0)
+        unseen = 1 + _CAUTION * by_row.std() / math.sqrt(rows) / max(by_row.mean(), 1e-300)
+        left = 1 - rows / self.n
+        return np.asarray(left * np.sqrt(pooled / rows + unseen * pooled / (self.n - rows)))
 
     def _settle(
         self, fraction: float, cut: int, active: NDArray[np.int64], means: Matrix, share: float, *, last: bool
@@ -138,7 +144,7 @@ class Race:
             return
         threshold = (means[best_first[free - 1]] + means[best_first[free]]) / 2
         error = np.maximum(self._errors[active[open_places]], 1e-300)
-        wrong = stats.t.sf(np.abs(values - threshold) / error, _PRIOR + self._cells.shape[1] - 1)
+        wrong = stats.t.sf(np.abs(values - threshold) / error, _TAILS)
         for place in np.argsort(wrong, kind="stable"):
             if self.expected_wrong[fraction] + wrong[place] > self._allowed[fraction] * share:
                 break
