@@ -11,7 +11,7 @@ import numpy as np
 from icon_repro.config import AdaptiveConfig
 from icon_repro.methods.icon.adaptive import replay
 from icon_repro.pilot_findings import SHARE, TOP, Finding, Matrix, Tasks
-from icon_repro.report.figures import Line, Panel, Scatter, Series
+from icon_repro.report.figures import Line, Panel, Series
 
 ERRORS = (0.01, 0.02, 0.05, 0.1, 0.2)
 REPLAYS = 40  # random orders of the rows, for each error
@@ -41,7 +41,6 @@ def find_adaptive(tasks: Tasks, generator: np.random.Generator) -> Finding:
         Line("adaptive: expected by itself", shares, expected, marked=False),
         Line("adaptive: its 95 % bound", shares, bounds, marked=False),
         Line("fewer rows for all", [k / rows for k in fewer], uniform),
-        Scatter("default", [shares[default]], [overlaps[default]]),
     ]
     return Finding(
         name="adaptive",

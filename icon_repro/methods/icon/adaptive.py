@@ -117,12 +117,14 @@ class Race:
     def _error(self, means: Matrix) -> Matrix:
         """Standard error of each active candidate's mean around its mean over all rows, row effects apart."""
         count, rows = self._cells.shape
-        if rows == self.n:
+        if rows == self.n and self._round:
             return np.zeros(count)
         rest = self._cells - self._cells.mean(axis=0) - means[:, None] + means.mean()
-        own = (rest**2).sum(axis=1) / (rows - 1) * (count / (count - 1) if count > 1 else 1.0)
+        own = (rest**2).sum(axis=1) / max(1, rows - 1) * (count / (count - 1) if count > 1 else 1.0)
         if self._round == 0:
             self.row_noise = float(own.mean())
+        if rows == self.n:
+            return np.zeros(count)
         pooled = (_PRIOR * own.mean() + (rows - 1) * own) / (_PRIOR + rows - 1)
         by_row = (rest**2).mean(axis=0)
         unseen = 1 + _CAUTION * by_row.std() / math.sqrt(rows) / max(by_row.mean(), 1e-300)
@@ -143,6 +145,7 @@ class Race:
             settled[active[open_places]] = True
             return
         threshold = (means[best_first[free - 1]] + means[best_first[free]]) / 2
+        above = np.isin(open_places, best_first[:free])  # by rank: with ties, too, no more and no fewer than are free
         error = np.maximum(self._errors[active[open_places]], 1e-300)
         wrong = stats.t.sf(np.abs(values - threshold) / error, _TAILS)
         for place in np.argsort(wrong, kind="stable"):
@@ -151,7 +154,7 @@ class Race:
             self.expected_wrong[fraction] += float(wrong[place])
             candidate = active[open_places[place]]
             settled[candidate] = True
-            chosen[candidate] = values[place] > threshold
+            chosen[candidate] = above[place]
 
     def estimates(self) -> Estimates:
         """Means over all rows, in agreement with what was decided about every cut.
