@@ -163,7 +163,9 @@ class _Icon:
         rows = min(sizes.rows, icon.auto.expected_rows) if auto else sizes.rows
         rounds = len(round_ends(sizes.rows, icon.adaptive))
         saved = saved if auto and icon.selector is not None else None
-        chosen = _only(icon, "control", "empty_pairs", "epsilon", "budget", "adaptive", *(["auto"] if auto else []))
+        chosen = _only(icon, "control", "empty_pairs", "epsilon", "budget", "adaptive")
+        if auto:
+            chosen = replace(chosen, auto=replace(icon.auto, expected_rows=AutoConfig().expected_rows))
         if saved is not None:
             chosen = replace(chosen, selector=icon.selector)
         job = IconRound(chosen, self.stop, sorted(fractions), rounds, saved)

@@ -58,8 +58,8 @@ def prints(found: Mapping[str, Step]) -> dict[str, str]:
         {"control": "per_pair", "noise_unit": "characters"},
         {"bank": {"draws": 9, "lengths": [3, 7]}},
         {"fidelity": {"rows": 8}},
-        {"adaptive": {"error": 0.5}},
-        {"auto": {"seed": 4}},
+        {"adaptive": {"error": 0.5, "seed": 4}},
+        {"auto": {"pilot_rows": 40, "least_candidates": 9}},
         {"fractions": [0.1, 0.5]},
         POOL,
         {**POOL, "methods.icon.selector": {"epochs": 2, "target": "top_fraction", "repeats": 2}},
@@ -138,7 +138,7 @@ BUDGETS: list[dict[str, Any]] = [
     {"budget": "full", "control": "per_pair"},
     {"budget": "full"},
     {"budget": "adaptive"},
-    {"budget": "adaptive", "control": "none", "adaptive": {"anchors": 9, "first_rows": 4, "growth": 1.1}},
+    {"budget": "adaptive", "control": "none", "adaptive": {"first_rows": 4, "growth": 1.1}},
     {"budget": "auto"},
     {"budget": "auto", "auto": {"pilot_candidates": 10, "expected_rows": 8}, "dtype": "auto"},
 ]
@@ -160,14 +160,11 @@ def test_every_budget_plans_a_whole_graph(
     parts = {
         m[1] for name in found if (m := re.fullmatch(r"icon-(\w+)-\d{4}", name)) and not name.startswith("icon-pool")
     }
-    wanted = {"full": {"shard"}, "adaptive": {"anchors"}, "auto": {"pilot", "anchors"}}[budget["budget"]]
+    wanted = {"full": {"shard"}, "adaptive": set(), "auto": {"pilot"}}[budget["budget"]]
     rounds = {name for name in parts if name.startswith("round")}
     assert parts - rounds == wanted | ({"control"} if budget.get("control") == "per_pair" else set())
     assert bool(rounds) == (budget["budget"] != "full")
-    firsts = {
-        "anchors": budget.get("adaptive", {}).get("anchors", 24),
-        "pilot": budget.get("auto", {}).get("pilot_candidates", 48),
-    }
+    firsts = {"pilot": budget.get("auto", {}).get("pilot_candidates", 48)}
     for name in parts:
         ranges = [(s.params.start, s.params.stop) for s in part(found, name).values()]
         ends = [end for end in (firsts.get(name), most) if end is not None]
@@ -190,11 +187,10 @@ def test_rounds_wait_for_all_that_was_scored_before(tmp_path: Path, budget: str)
     rounds = len(round_ends(12, found["icon"].params.icon.adaptive))
     assert rounds == found["icon"].params.rounds > 2
     known = {name: found[f"icon-{name}"] for name in ("start", "baseline", "bank")}
-    known |= {n.removeprefix("icon-"): s for n, s in part(found, "anchors").items()}
-    assert all(s.inputs["sequence"] is known["start"] for s in part(found, "anchors").values())
+    assert "icon-round00" not in found  # what the first round scores is no decision
     for number in range(rounds):
-        sequence = found[f"icon-round{number:02d}"]
-        assert dict(sequence.inputs) == known
+        sequence = found[f"icon-round{number:02d}" if number else "icon-start"]
+        assert not number or dict(sequence.inputs) == known
         shards = part(found, f"round{number:02d}")
         assert shards and all(s.inputs["sequence"] is sequence for s in shards.values())
         known |= {n.removeprefix("icon-"): s for n, s in shards.items()}
@@ -203,30 +199,37 @@ def test_rounds_wait_for_all_that_was_scored_before(tmp_path: Path, budget: str)
         pilot = part(found, "pilot")
         assert all(s.inputs["sequence"] is found["icon-pilot"] for s in pilot.values())
         assert set(pilot.values()) <= set(found["icon-start"].inputs.values())
+        assert {"baseline", "bank"} <= set(found["icon-start"].inputs)
+    else:
+        assert set(found["icon-start"].inputs) == {"order", "assessment"}  # waits for no pairs
 
 
 @pytest.mark.parametrize(
     "changes, same",
     [
-        # (what changes, the pairs that stay: of the anchors with budget adaptive; of pilot and anchors with auto)
-        ({"adaptive": {"error": 0.5}}, "adaptive-anchors auto-pilot auto-anchors"),
-        ({"adaptive": {"growth": 3.0}}, "adaptive-anchors auto-pilot auto-anchors"),
-        ({"fractions": [0.1, 0.25]}, "adaptive-anchors auto-pilot auto-anchors"),
-        ({"adaptive": {"first_rows": 5}}, "adaptive-anchors auto-pilot"),
-        ({"epsilon": 0.1}, "adaptive-anchors auto-pilot"),
-        ({"auto": {"reliability": 0.5}}, "adaptive-anchors auto-pilot"),
-        ({"seed": 1}, "adaptive-anchors auto-pilot"),
-        ({"adaptive": {"anchors": 9}}, "auto-pilot"),
-        ({"auto": {"seed": 1}}, ""),
+        # (what changes, the pairs that stay: of the first round with budget adaptive; of pilot and it with auto)
+        ({"adaptive": {"error": 0.5}}, "adaptive-round00 auto-pilot auto-round00"),
+        ({"fractions": [0.1, 0.25]}, "adaptive-round00 auto-pilot auto-round00"),
+        ({"epsilon": 0.1}, "adaptive-round00 auto-pilot"),
+        ({"auto": {"reliability": 0.5}}, "adaptive-round00 auto-pilot"),
+        ({"seed": 1}, "adaptive-round00 auto-pilot"),
+        ({"auto": {"expected_rows": 50}}, "adaptive-round00 auto-pilot auto-round00"),
+        ({"auto": {"least_candidates": 9}}, "adaptive-round00 auto-pilot"),
+        ({"auto": {"pilot_rows": 17}}, "adaptive-round00"),
+        ({"adaptive": {"first_rows": 5}}, "auto-pilot"),
+        ({"adaptive": {"growth": 3.0}}, "auto-pilot"),
+        ({"adaptive": {"seed": 1}}, ""),
         ({"separator": "\n"}, ""),
     ],
     ids=str,
 )
-def test_anchors_and_pilot_stay_when_a_later_choice_changes(tmp_path: Path, changes: dict[str, Any], same: str) -> None:
+def test_pilot_and_first_round_stay_when_a_later_choice_changes(
+    tmp_path: Path, changes: dict[str, Any], same: str
+) -> None:
     kept = set()
     for budget in ("adaptive", "auto"):
         usual, found = (steps(icon(tmp_path, {"budget": budget, **c})) for c in ({}, changes))
-        for name in ("pilot", "anchors"):
+        for name in ("pilot", "round00"):
             before, after = set(prints(part(usual, name)).values()), set(prints(part(found, name)).values())
             if before and before == after:
                 kept.add(f"{budget}-{name}")

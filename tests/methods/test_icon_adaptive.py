@@ -167,6 +167,15 @@ def test_replay_of_ties_scores_them_fully() -> None:
     assert all(said["expected"] <= 0.05 for said in found.disagreement.values())
 
 
+@pytest.mark.parametrize("error", [0.05, 0.5, 0.9])
+def test_race_of_ties_chooses_as_many_as_are_asked_for(error: float) -> None:
+    task = np.full((100, 60), 0.25)
+    race = raced(task, [0.1, 0.5], AdaptiveConfig(error=error))
+    assert {f: int(chosen.sum()) for f, chosen in race._chosen.items()} == {0.1: 10, 0.5: 50}
+    mean = race.estimates().mean
+    assert all(top(mean, f) == set(np.flatnonzero(race._chosen[f]).tolist()) for f in (0.1, 0.5))
+
+
 def test_replay_where_candidates_differ_and_cells_dont_is_exact() -> None:
     effects = np.random.default_rng(0).standard_normal(80)
     task = np.repeat(effects[:, None], 60, axis=1)
@@ -260,4 +269,5 @@ def test_race_row_noise_is_the_variance_of_single_pairs() -> None:
     generator = np.random.default_rng(0)
     task = generator.standard_normal((200, 1)) + 3 * generator.standard_normal((1, 150))
     task = task + 0.4 * generator.standard_normal((200, 150))
-    assert raced(task, [0.1], AdaptiveConfig(first_rows=64)).row_noise == pytest.approx(0.16, rel=0.05)
+    for first in (64, 150, 1000):  # of a single round, too
+        assert raced(task, [0.1], AdaptiveConfig(first_rows=first)).row_noise == pytest.approx(0.16, rel=0.05)

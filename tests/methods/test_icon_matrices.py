@@ -225,12 +225,13 @@ def test_joined_shards_of_different_rows_are_refused(tmp_path: Path, numbers: di
     inputs = stored(tmp_path, numbers, Control.none)
     matrices = Matrices(resolved(IconConfig(control=Control.none)), inputs)
     whole = matrices.joined(inputs, "shard")
-    assert whole.candidates == CANDIDATES and whole.task.shape == whole.log_ratio.shape == (5, 7)
-    np.testing.assert_allclose(whole.log_ratio, numbers["zero"] - numbers["candidate"], rtol=0, atol=1e-6)
+    assert whole.candidates == CANDIDATES and whole.columns.tolist() == list(range(7))
+    task = (np.exp(numbers["zero"]) - np.exp(numbers["candidate"].astype(float))) / (np.exp(numbers["zero"]) + 1e-6)
+    np.testing.assert_allclose(whole.task, task, rtol=0, atol=1e-12)
     alter(inputs["shard-0001"], assessment=ROWS[::-1])
     with pytest.raises(IconScoreError, match="'shard' have different assessment rows"):
         matrices.joined(inputs, "shard")
-    assert matrices.joined(inputs, "anchors").candidates == []
+    assert matrices.joined(inputs, "round00").candidates == []
 
 
 # ---------------------------------------------------------------- what it takes

@@ -34,7 +34,7 @@ GROUPS = [("x", "y", "z")[i % 3 if i < 30 else 0] for i in range(N)]
 
 
 class Unshuffled(np.random.Generator):
-    """Leaves candidates in their order, as that of the steps is random already."""
+    """Leaves rows in their order, as that of the steps is random already."""
 
     def __init__(self) -> None:
         super().__init__(np.random.PCG64(0))
@@ -99,19 +99,19 @@ class Job:
         return found
 
     def begin(self) -> dict[str, Any]:
-        """Pilot (for auto), start and anchors."""
+        """Pilot (for auto), start and the first round."""
         if self.icon.budget is Budget.auto:
             self.step("pilot", rounds.pilot, self.inputs)
             self.score("pilot", self.sequence("pilot"))
             del self.inputs["pilot"]
         metrics = self.step("start", rounds.start, self.inputs)
-        self.score("anchors", self.sequence("start"))
+        self.score("round00", self.sequence("start"))
         return metrics
 
     def rest(self, upto: int | None = None) -> list[dict[str, Any]]:
-        """All rounds, or those before ``upto``."""
+        """All rounds after the first, or those before ``upto``."""
         said = []
-        for number in range(self.job.rounds if upto is None else upto):
+        for number in range(1, self.job.rounds if upto is None else upto):
             said.append(self.step(f"decide{number}", rounds.decide, self.inputs))
             self.score(f"round{number:02d}", self.sequence(f"decide{number}"))
         return said
@@ -122,7 +122,7 @@ class Job:
 
     def block(self, candidates: Sequence[str], rows: Sequence[str]) -> Block:
         """The known matrix as contributions, read from one shard."""
-        name = f"whole-{len(candidates)}-{len(rows)}"
+        name = f"whole-{sum(path.name.startswith('whole-') for path in self.root.iterdir())}"
         cells = np.ix_([self.candidates.index(i) for i in candidates], [self.rows.index(i) for i in rows])
         shard = write_shard(self.root / name, self.nll[cells], candidates, rows)
         return Matrices(resolved(self.icon), self.inputs).block(shard)
@@ -132,11 +132,15 @@ class Job:
         used = self.sequence("start")
         whole = self.block(used["candidates"], used["pool_rows"])
         assert self.job.rounds >= len(round_ends(len(used["pool_rows"]), self.icon.adaptive))
-        return replay(whole.task, whole.log_ratio, self.job.fractions, self.icon.adaptive, Unshuffled())
+        return replay(whole.task, self.job.fractions, self.icon.adaptive, Unshuffled())
 
 
-ADAPTIVE = IconConfig(budget=Budget.adaptive, adaptive=AdaptiveConfig(first_rows=6, anchors=10, error=0.1))
-AUTO = replace(ADAPTIVE, budget=Budget.auto, auto=AutoConfig(reliability=0.6, pilot_candidates=20, pilot_rows=16))
+ADAPTIVE = IconConfig(budget=Budget.adaptive, adaptive=AdaptiveConfig(first_rows=6, error=0.1))
+AUTO = replace(
+    ADAPTIVE,
+    budget=Budget.auto,
+    auto=AutoConfig(reliability=0.6, pilot_candidates=20, pilot_rows=16, least_candidates=10),
+)
 
 
 @pytest.mark.parametrize(
@@ -157,12 +161,28 @@ def test_steps_select_what_replay_says(tmp_path: Path, runtime: Runtime, icon: I
         assert metrics[f"disagreement_expected@{fraction:g}"] == pytest.approx(values["expected"], abs=1e-12)
         assert metrics[f"disagreement_bound@{fraction:g}"] == pytest.approx(values["bound"], abs=1e-12)
     by_rows = {row.id: row.parts["rows"] for row in found}
-    assert all(by_rows[i] == begun["rows"] for i in job.candidates[:10])
-    assert all((row.parts["prediction_error"] == 0) == (by_rows[row.id] == begun["rows"]) for row in found)
+    assert all((row.parts["estimate_error"] == 0) == (by_rows[row.id] == begun["rows"]) for row in found)
     assert sum(by_rows.values()) == metrics["pairs"]
+    (sampling,) = {row.parts["standard_error"] for row in found}
+    assert sampling == pytest.approx(sampling_error(job), rel=1e-9)
     active = [step["active"] for step in said]
-    assert active == sorted(active, reverse=True) and active[0] == COUNT - 10
-    assert all(step["active"] + step["settled"] == COUNT for step in said if step["active"])
+    assert active == sorted(active, reverse=True) and active[0] < COUNT
+    assert all(step["active"] + step["settled"] == COUNT for step in said)
+    ends = [0, *round_ends(begun["rows"], icon.adaptive)]
+    for number, name in enumerate(["start", *(f"decide{k}" for k in range(1, job.job.rounds))]):
+        asked, before = job.sequence(name), ends[min(number, len(ends) - 1)]
+        still = [i for i in job.candidates if by_rows[i] > before]  # who is left never comes back
+        assert asked["active"] == still
+        assert asked["rows"] == (used["pool_rows"][before : ends[number + 1]] if still else [])
+
+
+def sampling_error(job: Job) -> float:
+    """Standard error of a mean over the rows in use, rows' effects apart: residuals of the first round."""
+    used = job.sequence("start")
+    task = job.block(used["candidates"], used["rows"]).task
+    rest = task - task.mean(axis=0) - task.mean(axis=1, keepdims=True) + task.mean()
+    freedom = (task.shape[0] - 1) * (task.shape[1] - 1)
+    return float(np.sqrt((rest**2).sum() / freedom / len(used["pool_rows"])))
 
 
 def test_steps_with_a_tiny_error_give_the_full_scores_at_the_cuts(tmp_path: Path, runtime: Runtime) -> None:
@@ -175,7 +195,7 @@ def test_steps_with_a_tiny_error_give_the_full_scores_at_the_cuts(tmp_path: Path
     for cut in (6, 18):
         ranked = [sorted(values, key=lambda i: -values[i])[:cut] for values in ({r.id: r.score for r in found}, full)]
         assert set(ranked[0]) == set(ranked[1])
-    exact = [row for row in found if row.parts["prediction_error"] == 0]
+    exact = [row for row in found if row.parts["estimate_error"] == 0]
     assert len(exact) > 30
     assert [row.score for row in exact] == pytest.approx([full[row.id] for row in exact], abs=1e-12)
 
@@ -185,8 +205,8 @@ def test_shards_may_be_cut_anywhere(tmp_path: Path, runtime: Runtime) -> None:
     for parts in (1, 7):
         job = Job(tmp_path / str(parts), runtime, ADAPTIVE)
         job.step("start", rounds.start, job.inputs)
-        job.score("anchors", job.sequence("start"), parts)
-        for number in range(job.job.rounds):
+        job.score("round00", job.sequence("start"), parts)
+        for number in range(1, job.job.rounds):
             job.step(f"decide{number}", rounds.decide, job.inputs)
             job.score(f"round{number:02d}", job.sequence(f"decide{number}"), parts)
         found.append(job.scores())
@@ -199,7 +219,8 @@ def test_fewer_rounds_than_needed_score_the_rest_in_the_last(tmp_path: Path, run
     job = Job(tmp_path, runtime, icon, rounds=planned)
     job.begin()
     job.rest()
-    widths = [len(job.sequence(f"decide{number}")["rows"]) for number in range(planned)]
+    names = ["start", *(f"decide{number}" for number in range(1, planned))]
+    widths = [len(job.sequence(name)["rows"]) for name in names]
     assert sum(widths) == N and widths[-1] == N - sum(widths[:-1])
     metrics, found = job.scores()
     assert metrics["share_scored"] > 0.8
@@ -211,18 +232,22 @@ def test_more_rounds_than_needed_ask_for_nothing(tmp_path: Path, runtime: Runtim
     job = Job(tmp_path, runtime, ADAPTIVE, rounds=needed + 2)
     job.begin()
     said = job.rest()
-    assert [step["rows"] for step in said[needed:]] == [0, 0] == [step["active"] for step in said[needed:]]
+    assert [step["rows"] for step in said[needed - 1 :]] == [0, 0] == [step["active"] for step in said[needed - 1 :]]
     assert job.sequence(f"decide{needed}") == {"rows": [], "active": []}
     assert said[-1]["settled"] == COUNT
     np.testing.assert_allclose([row.score for row in job.scores()[1]], job.expected().mean, rtol=0, atol=1e-12)
 
 
-def test_anchors_are_all_candidates_if_there_are_no_more(tmp_path: Path, runtime: Runtime) -> None:
-    icon = replace(ADAPTIVE, adaptive=replace(ADAPTIVE.adaptive, anchors=COUNT + 5))
-    job = Job(tmp_path, runtime, icon)
+@pytest.mark.parametrize("planned", [1, 3])
+def test_one_round_for_all_rows_is_full_scoring(tmp_path: Path, runtime: Runtime, planned: int) -> None:
+    icon = replace(ADAPTIVE, adaptive=replace(ADAPTIVE.adaptive, first_rows=N + 5))
+    job = Job(tmp_path, runtime, icon, rounds=planned)
     job.begin()
-    assert all(step["active"] == step["rows"] == 0 for step in job.rest(2))
+    assert all(step["active"] == step["rows"] == 0 for step in job.rest())
     metrics, found = job.scores()
+    assert {row.parts["estimate_error"] for row in found} == {0}
+    (sampling,) = {row.parts["standard_error"] for row in found}
+    assert sampling == pytest.approx(sampling_error(job), rel=1e-9)
     full = job.block(job.candidates, job.rows).task.mean(axis=1)
     assert metrics["share_scored"] == 1
     np.testing.assert_allclose([row.score for row in found], full, rtol=0, atol=1e-12)
@@ -238,27 +263,35 @@ def test_candidates_beyond_the_bound_take_no_part(tmp_path: Path, runtime: Runti
 def test_rows_come_stratified(tmp_path: Path, runtime: Runtime) -> None:
     job = Job(tmp_path, runtime, AUTO)
     job.begin()
-    rows = row_sequence(job.rows, GROUPS, AUTO.auto.seed)
+    rows = row_sequence(job.rows, GROUPS, AUTO.adaptive.seed)
     assert job.sequence("pilot")["rows"] == rows[:16] and job.sequence("pilot")["active"] == job.candidates[:20]
     used = job.sequence("start")
-    assert used["rows"] == used["pool_rows"] == rows[: len(used["rows"])]
-    assert used["active"] == job.candidates[:10]
-    other = Job(tmp_path / "other", runtime, replace(AUTO, auto=replace(AUTO.auto, seed=1)))
-    other.begin()
-    assert other.sequence("pilot")["rows"] != rows[:16]
+    assert used["pool_rows"] == rows[: len(used["pool_rows"])] and used["rows"] == rows[:6]
+    assert used["active"] == used["candidates"] == job.candidates
+
+
+@pytest.mark.parametrize("icon", [ADAPTIVE, AUTO], ids=["adaptive", "auto"])
+def test_order_of_rows_is_that_of_the_seed(tmp_path: Path, runtime: Runtime, icon: IconConfig) -> None:
+    job = Job(tmp_path, runtime, replace(icon, adaptive=replace(icon.adaptive, seed=1)))
+    job.begin()
+    rows, used = row_sequence(job.rows, GROUPS, 1), job.sequence("start")
+    assert rows[:6] != row_sequence(job.rows, GROUPS, 0)[:6]
+    assert used["rows"] == rows[:6] and used["pool_rows"] == rows[: len(used["pool_rows"])]
+    if icon is AUTO:
+        assert job.sequence("pilot")["rows"] == rows[:16]
 
 
 # ---------------------------------------------------------------- what is refused
 
 
-@pytest.mark.parametrize("where", ["anchors", "round00", "round01"])
+@pytest.mark.parametrize("where", ["round00", "round01", "round02"])
 @pytest.mark.parametrize("what", ["rows", "fewer rows", "candidate", "order"])
 def test_shards_of_other_pairs_than_were_asked_for_are_refused(
     tmp_path: Path, runtime: Runtime, where: str, what: str
 ) -> None:
     job = Job(tmp_path, runtime, ADAPTIVE)
     job.begin()
-    job.rest(2)
+    job.rest(3)
     for name in [name for name in job.inputs if name.startswith(f"{where}-")]:
         folder = job.inputs[name]
         ids, values = read_json(folder / "ids.json"), np.load(folder / "candidate.npy")
@@ -269,12 +302,13 @@ def test_shards_of_other_pairs_than_were_asked_for_are_refused(
         elif what == "order":
             ids["candidates"] = ids["candidates"][::-1]
         elif ids["candidates"]:
-            ids["candidates"][0] = job.candidates[-1] if where == "anchors" else job.candidates[0]
+            ids["candidates"][0] = job.candidates[-1]
         write_json(folder / "ids.json", ids)
         np.save(folder / "candidate.npy", values)
-    said = "anchors" if where == "anchors" else f"round {int(where[-2:])}"
-    with pytest.raises(IconScoreError, match=f"{said}: the shards hold other pairs than were asked for"):
-        job.step("decide2", rounds.decide, job.inputs)
+    said = f"round {int(where[-2:])}: the shards hold other pairs than were asked for"
+    for name, function in (("decide3", rounds.decide), ("scores", score.adaptive)):
+        with pytest.raises(IconScoreError, match=said):
+            job.step(name, function, job.inputs)
 
 
 def test_scores_before_the_last_round_are_refused(tmp_path: Path, runtime: Runtime) -> None:
@@ -296,7 +330,7 @@ def test_auto_takes_the_rows_that_the_pilot_calls_for(tmp_path: Path, runtime: R
     task = job.block(pilot["active"], pilot["rows"]).task
     wanted = columns_for(task, target)
     assert wanted is not None and metrics["rows_wanted"] == wanted
-    assert metrics["rows"] == min(N, max(wanted, 6)) == len(job.sequence("start")["rows"])
+    assert metrics["rows"] == min(N, max(wanted, 6)) == len(job.sequence("start")["pool_rows"])
     assert metrics["pilot_pairs"] == 20 * 16 and metrics["pilot_reliability"] == pytest.approx(reliability(task))
     assert metrics["reliability_expected"] == pytest.approx(reliability(task, metrics["rows"]))
     if wanted <= N:
@@ -339,7 +373,7 @@ def test_auto_affords_what_the_tuning_that_it_saves_pays_for(tmp_path: Path, run
     assert len(job.sequence("start")["candidates"]) == min(COUNT, metrics["candidates_affordable"])
 
 
-def test_auto_affords_fewer_candidates_for_less_money_and_never_fewer_than_anchors(
+def test_auto_affords_fewer_candidates_for_less_money_and_never_fewer_than_the_least(
     tmp_path: Path, runtime: Runtime
 ) -> None:
     saved = TuningSaved(epochs=60.0, max_length=16, frozen=False, fraction=0.3)
