@@ -30,12 +30,12 @@ HELP = """\
 icon_repro: reproduce "ICon: In-Context Contribution for Automatic Data Selection" (arXiv 2505.05327) and compare
 data-selection methods.
 
-  python -m icon_repro                                run the small experiment (experiment=smoke)
-  python -m icon_repro experiment=llama31_8b          the paper's main setting
-  python -m icon_repro experiment=NAME action=plan    what would run, what is cached, and about what it costs
-  python -m icon_repro experiment=NAME action=status  what is running or failed, and where its log is
-  python -m icon_repro experiment=NAME action=report  tables again, from stored results
-  python -m icon_repro experiment=NAME action=compare how the methods agree, with each other and with length, and cost
+  python -m icon_repro                                 run the small experiment (experiment=smoke)
+  python -m icon_repro experiment=llama31_8b           the paper's main setting
+  python -m icon_repro experiment=NAME action=plan     what would run, what is cached, and about what it costs
+  python -m icon_repro experiment=NAME action=status   what is running or failed, and where its log is
+  python -m icon_repro experiment=NAME action=report   tables again, from stored results
+  python -m icon_repro experiment=NAME action=compare  how the methods agree, with each other and with length; cost
 
 Change any value with key=value, any group with group=option:
 

@@ -901,6 +901,11 @@ def _combinations(config: Config) -> list[str]:
     for name, method in config.methods.items():
         if isinstance(method, IconConfig):
             problems += _icon_combinations(f"methods.{name}", resolved(method), config)
+            if resolved(method).control is Control.bank and method.noise_unit is NoiseUnit.characters:
+                problems.append(
+                    f"methods.{name}.noise_unit='characters': the bank's texts are counted in tokens; set "
+                    "control=per_candidate or per_pair."
+                )
         if isinstance(method, LessConfig) and method.dimensions % 64:
             problems.append(f"methods.{name}.dimensions={method.dimensions}: must be a multiple of 64.")
         if isinstance(method, LessConfig) and method.global_batch_size % config.cluster.micro_batch_size:
@@ -937,13 +942,15 @@ def _icon_combinations(where: str, icon: IconConfig, config: Config) -> list[str
         )
     if not pool and icon.selector is not None:
         problems.append(f"{where}.selector: is for select_from=pool; set {where}.selector=null, or select_from=pool.")
+    if icon.control is Control.bank and not icon.bank.lengths:
+        problems.append(f"{where}.bank.lengths=[]: give at least one length in tokens.")
     if icon.selector is not None and icon.selector.dtype is Dtype.float16:
         problems.append(f"{where}.selector.dtype='float16': needs loss scaling, which isn't built; use bfloat16.")
     if icon.budget is not Budget.full:
-        if icon.control not in (Control.bank, Control.none):
+        if icon.control not in (None, Control.bank, Control.none):
             problems.append(
-                f"{where}.budget={icon.budget.value!r}: needs control=bank or none, not {icon.control}: "
-                "the others score a random context for each candidate. Set budget=full, or the control."
+                f"{where}.budget={icon.budget.value!r}: needs control=bank or none, not {icon.control.value}: the "
+                "others score a random context for each candidate. Set budget=full, or the control."
             )
         if icon.empty_pairs is EmptyPair.nan:
             problems.append(f"{where}.budget={icon.budget.value!r}: can't leave pairs out; set empty_pairs=error.")

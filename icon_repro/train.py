@@ -9,7 +9,6 @@ Known gap: one process; several GPUs come with the cluster stage.
 """
 
 import math
-import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -26,6 +25,7 @@ from icon_repro.config import Dtype, TrainConfig, TrainJob, Tuning
 from icon_repro.cost import training_flops
 from icon_repro.engine.progress import Progress
 from icon_repro.engine.runtime import Runtime
+from icon_repro.lm.adapter import checkpoints, remove_checkpoints, tidy
 from icon_repro.lm.load import load_model, load_tokenizer, prepare_device
 from icon_repro.lm.supervised import tokenise
 from icon_repro.lm.tokens import IGNORED
@@ -128,23 +128,21 @@ def run(cfg: TrainJob, inputs: Mapping[str, Path], out: Path, runtime: Runtime) 
             callbacks=[_Report(progress), *([_KeepEpochs(out / "epochs")] if train.keep_epochs else [])],
         )
         trainable = sum(p.numel() for p in trainer.model.parameters() if p.requires_grad)
-        checkpoints = _checkpoints(out)
-        trainer.train(resume_from_checkpoint=str(checkpoints[-1]) if checkpoints else None)
+        earlier = checkpoints(out)
+        trainer.train(resume_from_checkpoint=str(earlier[-1]) if earlier else None)
     target = out / ("adapter" if train.tuning is Tuning.lora else "weights")
     model.config.use_cache = True
     trainer.model.save_pretrained(target)
     tokenizer.save_pretrained(target)
     if train.tuning is Tuning.lora:
-        _tidy(target, read_json(inputs["model"] / "model.json")["hub_id"])
+        tidy(target, read_json(inputs["model"] / "model.json")["hub_id"])
     log = trainer.state.log_history
     logged = [entry for entry in log if "loss" in entry]
     tokens = sum(entry["tokens"] for entry in logged)
     write_json(out / "model.json", {"hub_id": None, "commit": None})  # where lm.load finds a fully tuned model
     write_rows(out / "log.jsonl", log)
     write_json(out / "report.json", notes)
-    for checkpoint in _checkpoints(out):
-        (checkpoint / "trainer_state.json").unlink()  # first, so that a half-removed one isn't resumed from
-    shutil.rmtree(out / "checkpoints", ignore_errors=True)
+    remove_checkpoints(out)
     return {
         "rows": len(data),
         "rows_cut": len(notes["cut"]),
@@ -155,20 +153,6 @@ def run(cfg: TrainJob, inputs: Mapping[str, Path], out: Path, runtime: Runtime) 
         "tokens": tokens,
         "flops": training_flops(parameters, tokens, frozen=train.tuning is Tuning.lora),
     }
-
-
-def _checkpoints(out: Path) -> list[Path]:
-    """Complete trainer checkpoints of earlier attempts, oldest first; trainer_state.json is written last."""
-    states = (out / "checkpoints").glob("checkpoint-*/trainer_state.json")
-    return sorted((path.parent for path in states), key=lambda path: int(path.name.split("-")[1]))
-
-
-def _tidy(adapter: Path, hub_id: str | None) -> None:
-    """Remove the base model's folder, which peft writes into two files, and sort the targets: a set, in any order."""
-    (adapter / "README.md").unlink()
-    config = read_json(adapter / "adapter_config.json")
-    config |= {"base_model_name_or_path": hub_id, "target_modules": sorted(config["target_modules"])}
-    write_json(adapter / "adapter_config.json", config)
 
 
 def _peft(train: TrainConfig, model: PreTrainedModel) -> PeftLora | None:

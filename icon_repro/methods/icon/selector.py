@@ -12,7 +12,6 @@ Known gap: one process, one GPU.
 import itertools
 import math
 import re
-import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -38,7 +37,8 @@ from icon_repro.config import (
 from icon_repro.cost import forward_flops, training_flops
 from icon_repro.engine.progress import Progress
 from icon_repro.engine.runtime import Runtime
-from icon_repro.lm.load import load_classifier, load_tokenizer, pick_device
+from icon_repro.lm.adapter import checkpoints, remove_checkpoints, tidy
+from icon_repro.lm.load import load_classifier, load_tokenizer, prepare_device
 from icon_repro.lm.tokens import pack
 from icon_repro.methods.icon.selector_data import (
     SelectorError,
@@ -154,10 +154,8 @@ def _classifier(cfg: SelectorConfig, folder: Path, runtime: Runtime) -> PreTrain
     assert cfg.target is not None and cfg.head is not None, "resolved() fills them in"
     if cfg.dtype is Dtype.float16:
         raise SelectorError("selector.dtype='float16': needs loss scaling, which isn't built; use bfloat16 or float32.")
-    if runtime.cluster.threads:
-        torch.set_num_threads(runtime.cluster.threads)
     labels = 1 if cfg.target is SelectorTarget.rank else 2
-    return load_classifier(folder, labels, pick_device(runtime.cluster.device), runtime.cluster.attention)
+    return load_classifier(folder, labels, prepare_device(runtime.cluster), runtime.cluster.attention)
 
 
 def _check_length(model: PreTrainedModel, rows: Sequence[Sequence[int]], option: str) -> None:
@@ -219,21 +217,6 @@ def _arguments(job: SelectorJob, runtime: Runtime, out: Path, device: torch.devi
     return arguments
 
 
-def _checkpoints(out: Path) -> list[Path]:
-    """Complete trainer checkpoints of earlier attempts, oldest first; trainer_state.json is written last."""
-    states = (out / "checkpoints").glob("checkpoint-*/trainer_state.json")
-    return sorted((path.parent for path in states), key=lambda path: int(path.name.split("-")[1]))
-
-
-def _save(model: PeftModel, folder: Path, hub_id: str | None) -> None:
-    """Adapter and head; without the base model's folder, which peft writes into two files, and with targets sorted."""
-    model.save_pretrained(folder, save_embedding_layers=False)
-    (folder / "README.md").unlink()
-    config = read_json(folder / "adapter_config.json")
-    config |= {"base_model_name_or_path": hub_id, "target_modules": sorted(config["target_modules"])}
-    write_json(folder / "adapter_config.json", config)
-
-
 def train(cfg: SelectorJob, inputs: Mapping[str, Path], out: Path, runtime: Runtime) -> dict[str, Any]:
     """Train one selection model and test it on held-out candidates. Needs inputs model, order, scores.
 
@@ -268,11 +251,12 @@ def train(cfg: SelectorJob, inputs: Mapping[str, Path], out: Path, runtime: Runt
             train_dataset=[{"ids": row, "target": goal} for row, goal in zip(ids, goals, strict=True)],
             data_collator=_collate,
         )
-        checkpoints = _checkpoints(out)
-        if checkpoints:
-            progress.advance(int(checkpoints[-1].name.split("-")[1]))
-        trainer.train(resume_from_checkpoint=str(checkpoints[-1]) if checkpoints else None)
-    _save(model, out / "adapter", read_json(inputs["model"] / "model.json")["hub_id"])
+        earlier = checkpoints(out)
+        if earlier:
+            progress.advance(int(earlier[-1].name.split("-")[1]))
+        trainer.train(resume_from_checkpoint=str(earlier[-1]) if earlier else None)
+    model.save_pretrained(out / "adapter", save_embedding_layers=False)
+    tidy(out / "adapter", read_json(inputs["model"] / "model.json")["hub_id"])
     names = [row.id for row in held]
     predicted = predict(model, held_ids, names, selector.dtype, runtime.cluster.score_batch_tokens).tolist()
     write_rows(
@@ -284,9 +268,7 @@ def train(cfg: SelectorJob, inputs: Mapping[str, Path], out: Path, runtime: Runt
     )
     log = trainer.state.log_history
     write_rows(out / "log.jsonl", log)
-    for checkpoint in _checkpoints(out):
-        (checkpoint / "trainer_state.json").unlink()  # first, so that a half-removed one isn't resumed from
-    shutil.rmtree(out / "checkpoints", ignore_errors=True)
+    remove_checkpoints(out)
     logged = [entry for entry in log if "loss" in entry]
     tokens = sum(entry["tokens"] for entry in logged)
     return {
