@@ -218,6 +218,8 @@ def test_load_icon_options_that_go_together_are_accepted(changes: dict[str, Any]
         ({"methods.icon.dtype": "float64"}, ["methods.icon.dtype='float64'"]),
         ({"methods.icon.budget": "atuo"}, ["methods.icon.budget='atuo'", "'auto'"]),
         ({"cluster.score_batch_tokens": 0}, ["cluster.score_batch_tokens=0", "at least 1"]),
+        ({"methods.icon.noise_unit": "characters"}, ["methods.icon.noise_unit='characters'", "per_candidate"]),
+        ({"methods.icon.bank": {"lengths": []}}, ["methods.icon.bank.lengths=[]", "at least one"]),
     ],
     ids=str,
 )

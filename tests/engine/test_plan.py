@@ -280,7 +280,6 @@ def test_plan_changed_file_of_a_local_model_makes_its_dependents_new(tmp_path: P
         {"data.assessment.source.licence": "other"},
         {"data.pool.expected_rows": 10},  # fewer than candidates.size
         # what isn't used: another control's, the dtype check's, another budget's
-        {"methods.icon.noise_unit": "characters"},
         {"methods.icon.fidelity": {"rows": 9, "candidates": 5, "max_rms": 0.1}},
         {"methods.icon.adaptive": {"first_rows": 9, "seed": 9, "error": 0.5}},
         {"methods.icon.auto": {"reliability": 0.5, "least_candidates": 9, "expected_rows": 9}},
