@@ -9,13 +9,14 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import hydra
+from hydra import compose, initialize_config_dir
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import ChoiceSweep, OverrideType
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from icon_repro.config import Action, ConfigError, ModelConfig, SourceConfig, conf_dir, load
+from icon_repro.config import Action, Config, ConfigError, ModelConfig, SourceConfig, conf_dir, load
 from icon_repro.engine.artifact import ArtifactError, Cost, Step, Store
 from icon_repro.engine.collect import cost_ratios, estimate
 from icon_repro.engine.plan import Experiment, plan
@@ -124,6 +125,25 @@ def open_overrides(arguments: Sequence[str], conf: Path) -> list[str]:
     return [*opened, *others]
 
 
+def typed(raw: DictConfig) -> Config:
+    """A composed config, checked, with ``~`` in its paths resolved.
+
+    Raises:
+        ConfigError: all problems in one message.
+    """
+    config = load(OmegaConf.to_container(raw, resolve=True))  # type: ignore[arg-type]
+    for name, folder in plain(config.paths).items():
+        setattr(config.paths, name, str(Path(folder).expanduser()))
+    return config
+
+
+def composed(experiment: str, overrides: Sequence[str]) -> Config:
+    """An experiment's checked config, as the command line makes it of ``experiment=NAME`` and overrides."""
+    register_resolvers()
+    with initialize_config_dir(version_base="1.3", config_dir=str(conf_dir().absolute())):
+        return typed(compose("config", open_overrides([f"experiment={experiment}", *overrides], conf_dir())))
+
+
 def _run(raw: DictConfig) -> int:
     """One job; returns its exit code. What the user can mend is one clear message, not a traceback."""
     actions: dict[Action, Callable[[Experiment, Store], int]] = {
@@ -143,9 +163,7 @@ def _run(raw: DictConfig) -> int:
         OmegaConfBaseException,
     )
     try:
-        config = load(OmegaConf.to_container(raw, resolve=True))  # type: ignore[arg-type]
-        for name, folder in plain(config.paths).items():
-            setattr(config.paths, name, str(Path(folder).expanduser()))
+        config = typed(raw)
         wandb_mode(config.tracking)  # refuses what it doesn't know before any work is done
         return actions[config.action](plan(config), Store(Path(config.paths.work)))
     except problems as error:

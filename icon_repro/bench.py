@@ -30,6 +30,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from icon_repro.__main__ import composed
 from icon_repro.config import Compat, Config, Control, Dtype, IconConfig, resolved
 from icon_repro.engine.artifact import Store, ordered
 from icon_repro.engine.plan import plan
@@ -45,7 +46,6 @@ from icon_repro.methods.icon.layout import Layout
 from icon_repro.methods.icon.pairs import Engine, candidate_text, make_engine
 from icon_repro.pilot import load as load_pilot
 from icon_repro.pilot_findings import tasks_of
-from icon_repro.pilot_matrices import composed
 from icon_repro.records import Example, read_rows, write_json
 from icon_repro.report.tables import markdown
 
@@ -75,18 +75,18 @@ class Sample:
 
     candidates: list[Example]
     rows: list[Example]
-    all_candidates: int
+    pool: list[Example]  # all candidates of the job
     batch_share: float  # batches of the sample over all
 
     @property
     def factor(self) -> float:
         """Pairs of the job over those of the sample."""
-        return self.all_candidates / len(self.candidates) / self.batch_share
+        return len(self.pool) / len(self.candidates) / self.batch_share
 
     @property
     def contexts(self) -> float:
         """Candidates of the job over those of the sample."""
-        return self.all_candidates / len(self.candidates)
+        return len(self.pool) / len(self.candidates)
 
 
 class _Counter(Progress):
@@ -122,7 +122,7 @@ def draw(config: Config, inputs: dict[str, Path], engine: Engine, candidates: in
     return Sample(
         [by_length[int((k + 0.5) * len(by_length) / candidates)] for k in range(candidates)],
         [assessment[i] for batch in taken for i in batch],
-        len(pool),
+        pool,
         batches / len(plan_of_all),
     )
 
@@ -222,11 +222,11 @@ def bench(overrides: Sequence[str], candidates: int, batches: int, pilot: Path) 
     icon = resolved(config.methods["icon"])
     official = resolved(IconConfig(compat=Compat.official, seed=icon.seed))
     own_control = replace(icon, control=Control.per_candidate)
-    adaptive_share(pilot, icon, 0.15)  # a missing pilot is said before the long work
+    share, overlap, least = adaptive_share(pilot, icon, 0.15)  # first: a missing pilot is said before the long work
     engine = make_engine(own_control, inputs, runtime, Dtype.float32)
     released = Engine(engine.model, Layout(engine.layout.tokenizer, official), official, engine.budget)
     picked = draw(config, inputs, engine, candidates, batches)
-    pool = read_rows(inputs["order"] / "rows.jsonl", Example)[: config.data.candidates.size]
+    pool = picked.pool
     lengths = [len(engine.layout.context(candidate_text(row))[0]) - len(engine.layout.bos) for row in pool]
     engine.candidate(picked.candidates[0], [engine.layout.row(row) for row in picked.rows[-8:]])  # warm
     levels = []
@@ -257,8 +257,7 @@ def bench(overrides: Sequence[str], candidates: int, batches: int, pilot: Path) 
     middle = sorted(picked.rows, key=lambda row: len(row.instruction) + len(row.response))[
         : max(12, len(picked.rows) // 2)
     ]
-    sample = [pool[i] for i in range(min(8, len(pool)))]
-    checked = Trials(own_control, sample, middle, inputs, runtime, progress).chosen(
+    checked = Trials(own_control, pool[:8], middle, inputs, runtime, progress).chosen(
         config.data.assessment.expected_rows
     )
     check_s = time.perf_counter() - start
@@ -270,7 +269,6 @@ def bench(overrides: Sequence[str], candidates: int, batches: int, pilot: Path) 
         bank_s, _ = bank_seconds(fast, picked, icon, lengths)
         fourth.job_s += bank_s + check_s
     note(fourth)
-    share, overlap, least = adaptive_share(pilot, icon, 0.15)
     once = bank_s + check_s
     fifth = replace(
         fourth, name="L4", what=f"adaptive: {share:.0%} of the pairs", job_s=(fourth.job_s - once) * share + once

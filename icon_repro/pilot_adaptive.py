@@ -11,6 +11,7 @@ import numpy as np
 from icon_repro.config import AdaptiveConfig
 from icon_repro.methods.icon.adaptive import replay
 from icon_repro.pilot_findings import SHARE, TOP, Finding, Matrix, Tasks
+from icon_repro.records import selected_count
 from icon_repro.report.figures import Line, Panel, Series
 
 ERRORS = (0.01, 0.02, 0.05, 0.1, 0.2)
@@ -22,7 +23,7 @@ def find_adaptive(tasks: Tasks, generator: np.random.Generator) -> Finding:
     """Share of the pairs scored against agreement with full scoring, next to fewer rows for all candidates."""
     task = tasks.bank
     count, rows = task.shape
-    cut = max(1, round(SHARE * count))
+    cut = selected_count(SHARE, count)
     right = set(np.argsort(-task.mean(axis=1), kind="stable")[:cut].tolist())
     shares, overlaps, bounds, expected, held = [], [], [], [], []
     for error in ERRORS:

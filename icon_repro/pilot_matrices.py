@@ -7,16 +7,13 @@ their own; the first ``--bfloat16`` candidates in bfloat16. Several of these com
 
 import argparse
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from hydra import compose, initialize_config_dir
-from omegaconf import OmegaConf
 
-from icon_repro.__main__ import open_overrides, register_resolvers
-from icon_repro.config import Config, conf_dir, load
+from icon_repro.__main__ import composed
+from icon_repro.config import Config
 from icon_repro.engine.artifact import Step, Store, ordered
 from icon_repro.engine.plan import plan
 from icon_repro.engine.run import run
@@ -25,17 +22,6 @@ from icon_repro.records import Example, read_json, read_rows, write_json
 
 class MatricesError(ValueError):
     """The pairs couldn't be scored."""
-
-
-def composed(experiment: str, overrides: Sequence[str]) -> Config:
-    """An experiment's checked config, as the command line composes it."""
-    register_resolvers()
-    with initialize_config_dir(version_base="1.3", config_dir=str(conf_dir().absolute())):
-        raw = compose("config", open_overrides([f"experiment={experiment}", *overrides], conf_dir()))
-        config = load(OmegaConf.to_container(raw, resolve=True))  # type: ignore[arg-type]
-    for name in ("work", "cache", "results"):
-        setattr(config.paths, name, str(Path(getattr(config.paths, name)).expanduser()))
-    return config
 
 
 def needed(config: Config, own: int, bfloat16: int) -> dict[str, dict[str, Step]]:

@@ -7,7 +7,7 @@ import dataclasses
 import hashlib
 import json
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -38,6 +38,16 @@ class Score:
     id: str
     score: float
     parts: dict[str, float] = dataclasses.field(default_factory=dict)
+
+
+def selected_count(fraction: float, rows: int) -> int:
+    """How many of ``rows`` a fraction selects: rounded, at least one."""
+    return max(1, round(fraction * rows))
+
+
+def best_first(scores: Mapping[str, float]) -> list[str]:
+    """Ids by score, highest first; ties go to the smaller id."""
+    return sorted(scores, key=lambda identifier: (-scores[identifier], identifier))
 
 
 def content_id(instruction: str, input: str, response: str) -> str:

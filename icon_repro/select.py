@@ -10,7 +10,7 @@ from typing import Any
 
 from icon_repro.config import SelectConfig
 from icon_repro.engine.runtime import Runtime
-from icon_repro.records import Example, Score, read_rows, write_json
+from icon_repro.records import Example, Score, best_first, read_rows, selected_count, write_json
 
 
 class SelectionError(ValueError):
@@ -38,8 +38,7 @@ def top_fraction(scores: Mapping[str, float], fraction: float, universe: int | N
             f"{len(bad)} of {len(scores)} scores aren't finite (first: id {bad[0]!r}); an example without a scored "
             "answer token gives NaN. Drop it in the prepare stage."
         )
-    best_first = sorted(scores, key=lambda i: (-scores[i], i))
-    return best_first[: max(1, round(fraction * (len(scores) if universe is None else universe)))]
+    return best_first(scores)[: selected_count(fraction, len(scores) if universe is None else universe)]
 
 
 def run(cfg: SelectConfig, inputs: Mapping[str, Path], out: Path, runtime: Runtime) -> dict[str, Any]:
@@ -52,6 +51,6 @@ def run(cfg: SelectConfig, inputs: Mapping[str, Path], out: Path, runtime: Runti
     if unknown := sorted(scores.keys() - universe):
         raise SelectionError(f"{len(unknown)} scored ids aren't among the rows to select from (first: {unknown[0]!r}).")
     ids = top_fraction(scores, cfg.fraction, len(universe))
-    wanted = max(1, round(cfg.fraction * len(universe)))
+    wanted = selected_count(cfg.fraction, len(universe))
     write_json(out / "ids.json", ids)
     return {"rows": len(universe), "scored": len(scores), "selected": len(ids), "short_by": wanted - len(ids)}

@@ -25,12 +25,11 @@ from icon_repro.config import Dtype, TrainConfig, TrainJob, Tuning
 from icon_repro.cost import training_flops
 from icon_repro.engine.progress import Progress
 from icon_repro.engine.runtime import Runtime
-from icon_repro.lm.adapter import checkpoints, remove_checkpoints, tidy
+from icon_repro.lm.adapter import checkpoints, peft_lora, remove_checkpoints, tidy, unknown_target
 from icon_repro.lm.load import load_model, load_tokenizer, prepare_device
 from icon_repro.lm.supervised import tokenise
 from icon_repro.lm.tokens import IGNORED
 from icon_repro.records import Example, read_json, read_rows, write_json, write_rows
-from icon_repro.schema import nearest
 
 
 class TrainError(ValueError):
@@ -158,19 +157,9 @@ def run(cfg: TrainJob, inputs: Mapping[str, Path], out: Path, runtime: Runtime) 
 def _peft(train: TrainConfig, model: PreTrainedModel) -> PeftLora | None:
     if train.tuning is Tuning.full:
         return None
-    lora = train.lora
-    names = [f".{name}" for name, _ in model.named_modules()]
-    for target in lora.targets:  # peft is content if one of them is there
-        if not any(name.endswith(f".{target}") for name in names):
-            known = nearest(target, {name.rpartition(".")[2] for name in names})
-            raise TrainError(f"training.lora.targets: the model has no module {target!r}.{known}")
-    return PeftLora(
-        r=lora.r,
-        lora_alpha=lora.alpha,
-        lora_dropout=lora.dropout,
-        target_modules=list(lora.targets),
-        task_type="CAUSAL_LM",
-    )
+    if problem := unknown_target(train.lora, model):
+        raise TrainError(f"training.{problem}")
+    return peft_lora(train.lora, "CAUSAL_LM")
 
 
 def _arguments(

@@ -6,10 +6,10 @@ from typing import Any
 
 import pytest
 
+from icon_repro.__main__ import composed
 from icon_repro.compare import CompareError, compare
 from icon_repro.engine.artifact import Store, ancestors
 from icon_repro.engine.plan import Experiment, plan
-from icon_repro.pilot_matrices import composed
 from icon_repro.records import Example, Score, write_json, write_rows
 
 ROWS = [Example(f"r{i}", "Say it.", "", "word " * (i + 1)) for i in range(10)]

@@ -22,6 +22,7 @@ from icon_repro.engine.artifact import Cost, Step, ordered
 from icon_repro.engine.plan_icon import icon_scores
 from icon_repro.engine.plan_methods import Methods
 from icon_repro.engine.planner import Planner
+from icon_repro.records import selected_count
 
 
 @dataclass(frozen=True)
@@ -127,7 +128,7 @@ def plan(config: Config) -> Experiment:
             inputs = {"scores": scores[fraction], "universe": universe}
             select = planner.step("select", "select", part, SelectConfig(fraction), inputs=inputs)
             for seed in config.seeds:
-                train = tune(f"{part}-s{seed}", seed, select, max(1, round(fraction * size)))
+                train = tune(f"{part}-s{seed}", seed, select, selected_count(fraction, size))
                 arms.append(Arm(name, fraction, seed, select, train, evaluate(f"{part}-s{seed}", train)))
     planner.hashes.save()
     wanted = [s for arm in arms for s in (arm.select, arm.train, *arm.evaluations.values()) if s is not None]

@@ -20,6 +20,8 @@ from transformers import (
 )
 
 from icon_repro.config import ClusterConfig, Dtype
+from icon_repro.engine.runtime import Runtime
+from icon_repro.lm.budget import TokenBudget
 from icon_repro.records import read_json
 
 
@@ -92,6 +94,12 @@ def load_model(folder: Path, dtype: Dtype, device: torch.device, attention: str 
         **_location(folder), dtype=getattr(torch, dtype.value), attn_implementation=attention, use_safetensors=True
     )
     return model.to(device).eval()
+
+
+def open_model(folder: Path, dtype: Dtype, runtime: Runtime) -> tuple[PreTrainedModel, TokenBudget]:
+    """The model of a step that scores, on the device that ``runtime`` names, and how many tokens a batch may hold."""
+    model = load_model(folder, dtype, prepare_device(runtime.cluster), runtime.cluster.attention)
+    return model, TokenBudget(model, runtime.cluster.score_batch_tokens, runtime.cache / "score_batch_tokens.json")
 
 
 def load_classifier(folder: Path, labels: int, device: torch.device, attention: str = "sdpa") -> PreTrainedModel:

@@ -16,7 +16,6 @@ import numpy as np
 import torch
 from numpy.lib.format import open_memmap
 from numpy.typing import NDArray
-from peft import LoraConfig as PeftLora
 from peft import PeftModel, get_peft_model
 from safetensors import SafetensorError
 from safetensors.torch import load_file
@@ -24,6 +23,7 @@ from safetensors.torch import load_file
 from icon_repro.config import Direction, LessConfig, LessShard
 from icon_repro.cost import training_flops
 from icon_repro.engine.runtime import Runtime
+from icon_repro.lm.adapter import peft_lora
 from icon_repro.lm.gradients import Projection, adam_direction, flattened, row_gradients
 from icon_repro.lm.load import load_model, load_tokenizer, prepare_device
 from icon_repro.lm.supervised import tokenise
@@ -58,14 +58,7 @@ def warmed(cfg: LessConfig, model_step: Path, warmup: Path, epoch: int, runtime:
     # torch.func has no batched rule for the CPU's fused attention and would run it row by row
     attention = "eager" if device.type == "cpu" else runtime.cluster.attention
     base = load_model(model_step, cfg.dtype, device, attention)
-    lora = PeftLora(
-        r=cfg.lora.r,
-        lora_alpha=cfg.lora.alpha,
-        lora_dropout=0.0,  # gradients are taken without noise
-        target_modules=list(cfg.lora.targets),
-        task_type="CAUSAL_LM",
-    )
-    model = get_peft_model(base, lora).eval()
+    model = get_peft_model(base, peft_lora(cfg.lora, "CAUSAL_LM", dropout=0.0)).eval()  # gradients without noise
     trainable = {name: p for name, p in model.named_parameters() if p.requires_grad}
     missing = sorted(trainable.keys() ^ weights.keys())
     missing += sorted(f"{n}.{m}" for n in trainable for m in ("exp_avg", "exp_avg_sq") if f"{n}.{m}" not in moments)

@@ -20,8 +20,7 @@ from icon_repro.config import AnchorsConfig, NuggetsConfig, NuggetsShard
 from icon_repro.cost import forward_flops
 from icon_repro.engine.runtime import Runtime
 from icon_repro.lm.batched import mean_nll
-from icon_repro.lm.budget import TokenBudget
-from icon_repro.lm.load import load_model, load_tokenizer, prepare_device
+from icon_repro.lm.load import load_tokenizer, open_model
 from icon_repro.lm.tokens import Encoded, bos_ids, text_ids
 from icon_repro.methods.common.embeddings import joined
 from icon_repro.methods.common.outcome import write_scores
@@ -74,10 +73,8 @@ def shard(cfg: NuggetsShard, inputs: Mapping[str, Path], out: Path, runtime: Run
     tokens = parameters = 0
     if rows:
         tokenizer = load_tokenizer(inputs["model"])
-        device = prepare_device(runtime.cluster)
-        model = load_model(inputs["model"], nuggets.dtype, device, runtime.cluster.attention)
+        model, budget = open_model(inputs["model"], nuggets.dtype, runtime)
         parameters = model.num_parameters()
-        budget = TokenBudget(model, runtime.cluster.score_batch_tokens, runtime.cache / "score_batch_tokens.json")
         pad = tokenizer.pad_token_id
         assert isinstance(pad, int)
         start, between = bos_ids(tokenizer), text_ids(tokenizer, nuggets.separator)[0]

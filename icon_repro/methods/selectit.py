@@ -22,7 +22,7 @@ from icon_repro.config import SelectitConfig, SelectitShard
 from icon_repro.cost import forward_flops
 from icon_repro.engine.runtime import Runtime
 from icon_repro.lm.budget import TokenBudget, in_batches
-from icon_repro.lm.load import load_model, load_tokenizer, prepare_device
+from icon_repro.lm.load import load_tokenizer, open_model
 from icon_repro.lm.tokens import TokenError, bos_ids, text_ids
 from icon_repro.methods.common.outcome import write_scores
 from icon_repro.records import Example, Score, read_json, read_rows, write_json
@@ -118,10 +118,8 @@ def shard(cfg: SelectitShard, inputs: Mapping[str, Path], out: Path, runtime: Ru
     if rows:
         tokenizer = load_tokenizer(inputs["model"])
         digits, start = digit_ids(tokenizer), bos_ids(tokenizer)
-        device = prepare_device(runtime.cluster)
-        model = load_model(inputs["model"], selectit.dtype, device, runtime.cluster.attention)
+        model, budget = open_model(inputs["model"], selectit.dtype, runtime)
         parameters = model.num_parameters()
-        budget = TokenBudget(model, runtime.cluster.score_batch_tokens, runtime.cache / "score_batch_tokens.json")
         texts = [[start + text_ids(tokenizer, prompt(row, q))[0] for q in QUESTIONS] for row in rows]
         reasons = {
             row.id: f"longer than {selectit.max_length} tokens"

@@ -12,7 +12,7 @@ import torch
 
 from icon_repro.config import BankConfig, Control, Dtype, IconConfig, IconShard
 from icon_repro.engine.runtime import Runtime
-from icon_repro.lm import batched
+from icon_repro.lm import batched, load
 from icon_repro.lm.budget import OutOfMemoryError
 from icon_repro.lm.load import load_model, load_tokenizer
 from icon_repro.lm.nll import NonFiniteError
@@ -219,7 +219,7 @@ def test_shard_weights_that_give_nan_name_the_context(
             model.get_output_embeddings().weight[0] = float("nan")
         return model
 
-    monkeypatch.setattr(pairs, "load_model", broken)
+    monkeypatch.setattr(load, "load_model", broken)
     said = {"candidate": "candidate context of c1", "control": "control context of c1", "bank": "noise of .* draw 0"}
     with pytest.raises(NonFiniteError, match=said[name]):
         run_shard(inputs, tmp_path / "shard", runtime, BANK if name == "bank" else CONFIG, 0, 3, name)

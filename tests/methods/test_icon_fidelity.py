@@ -12,6 +12,7 @@ from icon_folders import write_texts
 
 from icon_repro.config import Control, Dtype, EmptyPair, FidelityConfig, IconConfig, IconShard, ScoreDtype
 from icon_repro.engine.runtime import Runtime
+from icon_repro.lm import load
 from icon_repro.lm.load import load_model
 from icon_repro.lm.nll import NonFiniteError
 from icon_repro.methods.icon import fidelity, pairs
@@ -243,13 +244,13 @@ def test_run_dtype_that_gives_nan_is_not_chosen_and_says_why(
                 model.get_output_embeddings().weight[0] = float("nan")
         return model
 
-    monkeypatch.setattr(pairs, "load_model", broken)
+    monkeypatch.setattr(load, "load_model", broken)
     for dtype, chosen in ((ScoreDtype.auto, "float32"), (ScoreDtype.bfloat16, "bfloat16")):
         (tmp_path / dtype.value).mkdir()
         said, _ = check(inputs, tmp_path / dtype.value, runtime, dtype)
         assert said["dtype"] == chosen
         assert said["tried"]["bfloat16"]["passes"] is False and "NaN" in said["tried"]["bfloat16"]["why"]
-    monkeypatch.setattr(pairs, "load_model", lambda folder, dtype, *more: broken(folder, Dtype.bfloat16, *more))
+    monkeypatch.setattr(load, "load_model", lambda folder, dtype, *more: broken(folder, Dtype.bfloat16, *more))
     with pytest.raises(NonFiniteError):  # nothing to compare with
         (tmp_path / "both").mkdir()
         check(inputs, tmp_path / "both", runtime, ScoreDtype.bfloat16)

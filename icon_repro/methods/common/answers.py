@@ -16,8 +16,7 @@ from icon_repro.config import AnswerPart, AnswersConfig, AnswersShard
 from icon_repro.cost import forward_flops
 from icon_repro.engine.runtime import Runtime
 from icon_repro.lm.batched import mean_nll
-from icon_repro.lm.budget import TokenBudget
-from icon_repro.lm.load import load_model, load_tokenizer, prepare_device
+from icon_repro.lm.load import load_tokenizer, open_model
 from icon_repro.lm.tokens import Encoded, bos_ids, text_ids
 from icon_repro.prompts import PROMPTS
 from icon_repro.records import Example, Score, read_json, read_rows, write_json
@@ -68,10 +67,8 @@ def shard(cfg: AnswersShard, inputs: Mapping[str, Path], out: Path, runtime: Run
         tokenizer = load_tokenizer(inputs["model"])
         made = [encoded(row, cfg.answers, tokenizer) for row in rows]
         reasons = {row.id: item for row, item in zip(rows, made, strict=True) if isinstance(item, str)}
-        device = prepare_device(runtime.cluster)
-        model = load_model(inputs["model"], cfg.answers.dtype, device, runtime.cluster.attention)
+        model, budget = open_model(inputs["model"], cfg.answers.dtype, runtime)
         parameters = model.num_parameters()
-        budget = TokenBudget(model, runtime.cluster.score_batch_tokens, runtime.cache / "score_batch_tokens.json")
         pad = tokenizer.pad_token_id
         assert isinstance(pad, int)
         with runtime.progress(len(rows) * len(found), "row") as progress:

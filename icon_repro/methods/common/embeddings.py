@@ -14,9 +14,8 @@ from numpy.typing import NDArray
 from icon_repro.config import EmbeddedText, EmbeddingConfig, EmbeddingShard
 from icon_repro.cost import forward_flops
 from icon_repro.engine.runtime import Runtime
-from icon_repro.lm.budget import TokenBudget
 from icon_repro.lm.hidden import Pooling, pooled
-from icon_repro.lm.load import load_model, load_tokenizer, prepare_device
+from icon_repro.lm.load import load_tokenizer, open_model
 from icon_repro.lm.tokens import bos_ids, text_ids
 from icon_repro.prompts import PROMPTS
 from icon_repro.records import Example, read_json, read_rows, write_json
@@ -44,10 +43,8 @@ def shard(cfg: EmbeddingShard, inputs: Mapping[str, Path], out: Path, runtime: R
         ids = [start + text_ids(tokenizer, embedded_text(row, wanted))[0] for row in rows]
         cut = sum(len(item) > wanted.max_length for item in ids)
         reasons = {row.id: "nothing to embed" for row, item in zip(rows, ids, strict=True) if not item}
-        device = prepare_device(runtime.cluster)
-        model = load_model(inputs["model"], wanted.dtype, device, runtime.cluster.attention)
+        model, budget = open_model(inputs["model"], wanted.dtype, runtime)
         parameters = model.num_parameters()
-        budget = TokenBudget(model, runtime.cluster.score_batch_tokens, runtime.cache / "score_batch_tokens.json")
         present = [i for i, item in enumerate(ids) if item]
         with runtime.progress(len(present), "row") as progress:
             found = pooled(

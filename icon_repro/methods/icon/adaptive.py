@@ -28,6 +28,7 @@ from numpy.typing import NDArray
 from scipy import stats
 
 from icon_repro.config import AdaptiveConfig, round_ends
+from icon_repro.records import selected_count
 
 Matrix = NDArray[np.float64]
 _PRIOR = 40.0  # rows that the variance of all candidates counts for in that of one
@@ -78,7 +79,7 @@ class Race:
         self.active = np.ones(count, dtype=bool)
         self.expected_wrong = dict.fromkeys(fractions, 0.0)
         self.row_noise = 0.0  # variance of a single contribution, from the first round
-        self._cuts = {f: max(1, round(f * count)) for f in fractions}
+        self._cuts = {f: selected_count(f, count) for f in fractions}
         self._allowed = {f: cfg.error * cut for f, cut in self._cuts.items()}
         self._settled = {f: np.zeros(count, dtype=bool) for f in fractions}
         self._chosen = {f: np.zeros(count, dtype=bool) for f in fractions}
@@ -219,7 +220,7 @@ def replay(task: Matrix, fractions: Sequence[float], cfg: AdaptiveConfig, genera
     mean, full = race.estimates().mean, task.mean(axis=1)
     overlaps = {}
     for fraction in fractions:
-        cut = max(1, round(fraction * count))
+        cut = selected_count(fraction, count)
         chosen, right = (set(np.argsort(-values, kind="stable")[:cut].tolist()) for values in (mean, full))
         overlaps[fraction] = len(chosen & right) / cut
     return Outcome(mean, pairs, overlaps, race.disagreement())

@@ -29,7 +29,7 @@ from icon_repro.lm.nll import NonFiniteError
 from icon_repro.methods.icon.adaptive import row_sequence
 from icon_repro.methods.icon.matrices import task_scores
 from icon_repro.methods.icon.pairs import Engine, make_engine
-from icon_repro.records import Example, read_json, read_rows, write_json
+from icon_repro.records import Example, read_rows, write_json
 from icon_repro.stats import components, spearman
 
 _FASTER = 1.1  # than float32, to be worth a look
@@ -44,9 +44,10 @@ def run(cfg: IconShard, inputs: Mapping[str, Path], out: Path, runtime: Runtime)
     rows = [assessment[i] for i in sequence[: icon.fidelity.rows]]
     with runtime.progress(4 * len(candidates) * len(rows), "pair") as progress:
         trials = Trials(icon, candidates, rows, inputs, runtime, progress)
-        write_json(out / "dtype.json", trials.chosen(len(assessment)))
+        found = trials.chosen(len(assessment))
+    write_json(out / "dtype.json", found)
     flops = forward_flops(trials.parameters, progress.tokens)
-    return {"dtype": read_json(out / "dtype.json")["dtype"], "tokens": progress.tokens, "flops": flops}
+    return {"dtype": found["dtype"], "tokens": progress.tokens, "flops": flops}
 
 
 class Trials:

@@ -54,9 +54,7 @@ class Matrices:
     def __init__(self, cfg: IconConfig, inputs: Mapping[str, Path]) -> None:
         self.cfg = cfg
         self.zero_shot = np.load(inputs["baseline"] / "nll.npy", allow_pickle=False)
-        ids = read_json(inputs["baseline"] / "ids.json")
-        self.assessment: list[str] = ids["assessment"]
-        self.groups: list[str] = ids["groups"]
+        self.assessment: list[str] = read_json(inputs["baseline"] / "ids.json")["assessment"]
         self._column = {identifier: i for i, identifier in enumerate(self.assessment)}
         if cfg.control is Control.bank:
             described = read_json(inputs["bank"] / "bank.json")

@@ -23,7 +23,7 @@ from icon_repro.engine.progress import Progress
 from icon_repro.engine.runtime import Runtime
 from icon_repro.lm.batched import mean_nll
 from icon_repro.lm.budget import TokenBudget, measured_peak
-from icon_repro.lm.load import load_model, load_tokenizer, prepare_device
+from icon_repro.lm.load import load_tokenizer, open_model
 from icon_repro.lm.nll import NonFiniteError
 from icon_repro.lm.tokens import Encoded
 from icon_repro.methods.icon.control import bank_lengths, noise_ids, noise_text
@@ -106,10 +106,8 @@ def make_engine(cfg: IconConfig, inputs: Mapping[str, Path], runtime: Runtime, d
     if dtype is None:
         chosen = read_json(inputs["dtype"] / "dtype.json")["dtype"] if cfg.dtype is ScoreDtype.auto else cfg.dtype.value
         dtype = Dtype(chosen)
-    device = prepare_device(runtime.cluster)
     layout = Layout(load_tokenizer(inputs["model"]), cfg)
-    model = load_model(inputs["model"], dtype, device, runtime.cluster.attention)
-    budget = TokenBudget(model, runtime.cluster.score_batch_tokens, runtime.cache / "score_batch_tokens.json")
+    model, budget = open_model(inputs["model"], dtype, runtime)
     return Engine(model, layout, cfg, budget)
 
 

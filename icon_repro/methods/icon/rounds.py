@@ -118,9 +118,9 @@ def _affordable(
     spent = sum(m["tokens"] for m in pilot)
     spent += sum(read_json(inputs[name] / "record.json")["metrics"]["tokens"] for name in ("baseline", "bank"))
     contexts = read_json(inputs["bank"] / "bank.json")["contexts"]
-    known = [row for row in pool if row.id in contexts]
-    per_char = sum(contexts.values()) / sum(len(row.instruction + row.input + row.response) for row in known)
-    lengths = [per_char * len(row.instruction + row.input + row.response) for row in pool]
+    chars = {row.id: len(row.instruction + row.input + row.response) for row in pool}
+    per_char = sum(contexts.values()) / sum(count for identifier, count in chars.items() if identifier in contexts)
+    lengths = [per_char * count for count in chars.values()]
     training = FROZEN_TRAINING if saved.frozen else FULL_TRAINING
     tuned = sum(min(length, saved.max_length) for length in lengths) * saved.epochs * training * (1 - saved.fraction)
     spent += sum(min(length, selector.pool_max_length) for length in lengths) * selector.repeats

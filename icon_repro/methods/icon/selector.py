@@ -19,7 +19,6 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from peft import LoraConfig as PeftLora
 from peft import PeftModel, get_peft_model
 from torch import Tensor
 from torch.nn.functional import cross_entropy, mse_loss
@@ -37,7 +36,7 @@ from icon_repro.config import (
 from icon_repro.cost import forward_flops, training_flops
 from icon_repro.engine.progress import Progress
 from icon_repro.engine.runtime import Runtime
-from icon_repro.lm.adapter import checkpoints, remove_checkpoints, tidy
+from icon_repro.lm.adapter import checkpoints, peft_lora, remove_checkpoints, tidy, unknown_target
 from icon_repro.lm.load import load_classifier, load_tokenizer, prepare_device
 from icon_repro.lm.tokens import pack
 from icon_repro.methods.icon.selector_data import (
@@ -51,7 +50,6 @@ from icon_repro.methods.icon.selector_data import (
     token_ids,
 )
 from icon_repro.records import Example, Score, read_json, read_rows, write_json, write_rows
-from icon_repro.schema import nearest
 from icon_repro.stats import overlap
 
 _BATCH_TOKENS = 1024  # padded tokens in one scoring batch where the cluster leaves it open
@@ -168,19 +166,9 @@ def _check_length(model: PreTrainedModel, rows: Sequence[Sequence[int]], option:
 def _adapted(cfg: SelectorConfig, model: PreTrainedModel) -> PeftModel:
     """The classifier with LoRA. For SEQ_CLS peft makes a copy of the head that is trained and saved with the adapter;
     a frozen head is saved too, so that the pool meets the same one."""
-    names = [f".{name}" for name, _ in model.named_modules()]
-    for target in cfg.lora.targets:  # peft is content if one of them is there
-        if not any(name.endswith(f".{target}") for name in names):
-            known = nearest(target, {name.rpartition(".")[2] for name in names})
-            raise SelectorError(f"selector.lora.targets: the model has no module {target!r}.{known}")
-    lora = PeftLora(
-        r=cfg.lora.r,
-        lora_alpha=cfg.lora.alpha,
-        lora_dropout=cfg.lora.dropout,
-        target_modules=list(cfg.lora.targets),
-        task_type="SEQ_CLS",
-    )
-    adapted = get_peft_model(model, lora)
+    if problem := unknown_target(cfg.lora, model):
+        raise SelectorError(f"selector.{problem}")
+    adapted = get_peft_model(model, peft_lora(cfg.lora, "SEQ_CLS"))
     if cfg.head is SelectorHead.frozen:
         adapted.get_base_model().score.requires_grad_(False)
     return adapted

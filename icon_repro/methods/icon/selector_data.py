@@ -19,7 +19,7 @@ from transformers import PreTrainedTokenizerBase
 from icon_repro.config import SelectorJob, SelectorTarget
 from icon_repro.lm.tokens import bos_ids, text_ids
 from icon_repro.methods.icon.pairs import candidate_text
-from icon_repro.records import Example, Score, read_json, read_rows
+from icon_repro.records import Example, Score, best_first, read_json, read_rows, selected_count
 from icon_repro.stats import auc, spearman
 
 
@@ -29,8 +29,7 @@ class SelectorError(ValueError):
 
 def best(scores: Mapping[str, float], fraction: float) -> set[str]:
     """The ids that selecting ``fraction`` takes: round(fraction * n), at least one; ties go to the smaller id."""
-    best_first = sorted(scores, key=lambda identifier: (-scores[identifier], identifier))
-    return set(best_first[: max(1, round(fraction * len(scores)))])
+    return set(best_first(scores)[: selected_count(fraction, len(scores))])
 
 
 def read_candidates(order: Path, scored: Path) -> tuple[list[Example], dict[str, float]]:
