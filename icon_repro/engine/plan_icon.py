@@ -128,16 +128,11 @@ class _Icon:
         icon, sizes = self.icon, self.sizes
         pairs = _only(icon, *_LAYOUT, "shard_candidates", *kept)
         inputs = {**self.data, **self.check, **({"sequence": sequence} if sequence else {})}
-        known = sizes.candidates if self.stop is None else self.stop
-        total = known if first is None else first if self.stop is None else min(first, self.stop)
         size = (
             icon.shard_candidates if sequence is None else math.ceil(icon.shard_candidates * sizes.rows / max(rows, 1))
         )
         made = {}
-        count = math.ceil(total / size)
-        for number in range(count):
-            begin, end = number * size, min((number + 1) * size, total)
-            stop = None if first is None and self.stop is None and number == count - 1 else end
+        for number, (begin, end, stop) in enumerate(self.planner.slices(size, head=first)):
             tokens = sizes.pairs((end - begin) * share, rows) if rows and share else 0.0
             label = f"{part}-{number:04d}"
             made[label] = self.step(target, f"icon-{label}", IconShard(pairs, begin, stop), inputs, tokens)

@@ -132,18 +132,22 @@ class Planner:
         bound, rows = self.bound(whole), self.config.data.pool.expected_rows
         return rows if bound is None else min(bound, rows)
 
-    def slices(self, size: int, whole: bool = False) -> list[tuple[int, int, int | None]]:
+    def slices(self, size: int, whole: bool = False, head: int | None = None) -> list[tuple[int, int, int | None]]:
         """Slices of ``size`` that cover all candidates (``whole``: the pool), however many there are.
+
+        Args:
+            head: only the first so many.
 
         Returns:
             First, end as the plan expects it for the cost, and end (None: open, where the number isn't bounded).
         """
-        bound = self.bound(whole)
-        total = self.expected(whole) if bound is None else bound
+        bound = min((n for n in (self.bound(whole), head) if n is not None), default=None)
+        expected = self.expected(whole)
+        total = expected if bound is None else bound
         made: list[tuple[int, int, int | None]] = []
         for first in range(0, total, size):
             end = min(first + size, total)
-            made.append((first, max(first, min(end, self.expected(whole))), end))
+            made.append((first, max(first, min(end, expected)), end))
         if bound is None:
             made[-1] = (*made[-1][:2], None)
         return made
