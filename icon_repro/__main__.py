@@ -16,7 +16,8 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from icon_repro.config import Action, Config, ConfigError, ModelConfig, SourceConfig, conf_dir, load
+from icon_repro.config import Action, Config, ConfigError, conf_dir, load
+from icon_repro.config_data import ModelConfig, SourceConfig
 from icon_repro.engine.artifact import ArtifactError, Cost, Step, Store
 from icon_repro.engine.collect import cost_ratios, estimate
 from icon_repro.engine.plan import Experiment, plan
@@ -48,7 +49,7 @@ A step is computed once: the same command again uses what is there, a changed va
 
 Groups and their options:
 {groups}
-Show the composed configuration: --cfg job. Meaning and range of every key: icon_repro/config.py
+Show the composed configuration: --cfg job. Meaning and range of every key: icon_repro/config*.py
 """
 
 

@@ -20,7 +20,7 @@ from lm_eval.models.huggingface import HFLM
 from lm_eval.tasks import TaskManager
 from peft import PeftModel
 
-from icon_repro.config import EvaluationJob, TaskConfig, TaskKind
+from icon_repro.config_evaluation import EvaluationJob, TaskConfig, TaskKind
 from icon_repro.engine.runtime import Runtime
 from icon_repro.lm.load import load_model, load_tokenizer, prepare_device
 from icon_repro.records import write_json, write_rows

@@ -16,7 +16,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from icon_repro.config import Config, IconConfig, resolved
+from icon_repro.config import Config
+from icon_repro.config_methods import IconConfig, resolved
 from icon_repro.engine.artifact import Store, differences
 from icon_repro.engine.collect import collect, provenance, sources
 from icon_repro.engine.plan import Experiment

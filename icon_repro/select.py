@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from icon_repro.config import SelectConfig
+from icon_repro.config_methods import SelectConfig
 from icon_repro.engine.runtime import Runtime
 from icon_repro.records import Example, Score, best_first, read_rows, selected_count, write_json
 

@@ -21,7 +21,7 @@ from transformers import PreTrainedModel, TrainerCallback, set_seed
 from trl import SFTConfig, SFTTrainer
 from trl.trainer.sft_trainer import DataCollatorForLanguageModeling
 
-from icon_repro.config import Dtype, TrainConfig, TrainJob, Tuning
+from icon_repro.config_data import Dtype, TrainConfig, TrainJob, Tuning
 from icon_repro.cost import training_flops
 from icon_repro.engine.progress import Progress
 from icon_repro.engine.runtime import Runtime

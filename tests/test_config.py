@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 
-from icon_repro.config import AdaptiveConfig, Config, ConfigError, IconConfig, RandomConfig, load, round_ends
+from icon_repro.config import Config, ConfigError, load
+from icon_repro.config_methods import AdaptiveConfig, IconConfig, RandomConfig, round_ends
 
 
 def minimal() -> dict[str, Any]:

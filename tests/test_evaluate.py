@@ -13,7 +13,9 @@ from lm_eval.tasks import TaskManager
 from peft import LoraConfig, get_peft_model
 
 from icon_repro import evaluate
-from icon_repro.config import ClusterConfig, Dtype, EvaluationJob, TaskConfig, TaskKind
+from icon_repro.config import ClusterConfig
+from icon_repro.config_data import Dtype
+from icon_repro.config_evaluation import EvaluationJob, TaskConfig, TaskKind
 from icon_repro.engine.runtime import Runtime
 from icon_repro.evaluate import EvaluationError
 from icon_repro.lm.load import load_model, load_tokenizer

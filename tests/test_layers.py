@@ -15,6 +15,9 @@ ROOT = Path(icon_repro.__file__).parent
 LAYERS = {
     "schema": 0,
     "config": 0,
+    "config_data": 0,
+    "config_methods": 0,
+    "config_evaluation": 0,
     "records": 0,
     "prompts": 0,
     "stats": 1,

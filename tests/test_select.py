@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from icon_repro.config import SelectConfig
+from icon_repro.config_methods import SelectConfig
 from icon_repro.engine.runtime import Runtime
 from icon_repro.records import Example, Score, read_json, write_rows
 from icon_repro.select import SelectionError, run, top_fraction

@@ -10,7 +10,8 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from icon_repro.config import ClusterConfig, Dtype, LoraConfig, Schedule, TrainConfig, TrainJob, Tuning
+from icon_repro.config import ClusterConfig
+from icon_repro.config_data import Dtype, LoraConfig, Schedule, TrainConfig, TrainJob, Tuning
 from icon_repro.cost import training_flops
 from icon_repro.engine.progress import Progress
 from icon_repro.engine.runtime import Runtime

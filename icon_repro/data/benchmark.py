@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from icon_repro.config import SourceConfig
+from icon_repro.config_data import SourceConfig
 from icon_repro.data.sources import SourceError, read_raw
 from icon_repro.engine.runtime import Runtime
 from icon_repro.records import content_id, write_json, write_rows

@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from icon_repro.config import CandidatesSize, OrderConfig, Overlap
+from icon_repro.config_data import CandidatesSize, OrderConfig, Overlap
 from icon_repro.engine.runtime import Runtime
 from icon_repro.prompts import scoring_prompt
 from icon_repro.records import Example, read_rows, write_json, write_rows

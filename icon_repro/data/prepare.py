@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from icon_repro.config import RowsConfig
+from icon_repro.config_data import RowsConfig
 from icon_repro.data.sources import read_examples
 from icon_repro.engine.runtime import Runtime
 from icon_repro.records import Example, write_json, write_rows

@@ -21,7 +21,7 @@ from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 from typing import IO
 
-from icon_repro.config import ArchiveKind, RegistryFile
+from icon_repro.config_data import ArchiveKind, RegistryFile
 from icon_repro.records import read_json, write_json
 from icon_repro.schema import nearest
 

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from icon_repro.config import RowFormat, SourceConfig, SourceKind
+from icon_repro.config_data import RowFormat, SourceConfig, SourceKind
 from icon_repro.data.registry import fetch
 from icon_repro.engine.runtime import Runtime
 from icon_repro.records import Example, content_id, read_json, read_lines

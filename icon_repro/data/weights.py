@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
-from icon_repro.config import ModelConfig, ModelKind, RandomShape, RegistryFile
+from icon_repro.config_data import ModelConfig, ModelKind, RandomShape, RegistryFile
 from icon_repro.data.registry import fetch
 from icon_repro.engine.runtime import Runtime
 from icon_repro.records import write_json

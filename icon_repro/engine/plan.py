@@ -6,17 +6,10 @@ This is where stages meet: they don't know one another, only the files of their 
 
 from dataclasses import dataclass, field
 
-from icon_repro.config import (
-    CandidatesSize,
-    Config,
-    EvaluationJob,
-    IconConfig,
-    SelectConfig,
-    SelectFrom,
-    TrainJob,
-    Tuning,
-    TuningSaved,
-)
+from icon_repro.config import Config
+from icon_repro.config_data import CandidatesSize, TrainJob, Tuning
+from icon_repro.config_evaluation import EvaluationJob
+from icon_repro.config_methods import IconConfig, SelectConfig, SelectFrom, TuningSaved
 from icon_repro.cost import forward_flops, tokens_of, training_flops
 from icon_repro.engine.artifact import Cost, Step, ordered
 from icon_repro.engine.plan_icon import icon_scores

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from icon_repro.config import (
+from icon_repro.config_methods import (
     AdaptiveConfig,
     AutoConfig,
     Budget,

@@ -8,7 +8,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from icon_repro.config import (
+from icon_repro.config_data import ModelConfig, TrainConfig, TrainJob, Tuning
+from icon_repro.config_methods import (
     AnswerPart,
     AnswersConfig,
     AnswersShard,
@@ -20,7 +21,6 @@ from icon_repro.config import (
     IfdConfig,
     LessConfig,
     LessShard,
-    ModelConfig,
     NuggetsConfig,
     NuggetsShard,
     PerplexityConfig,
@@ -30,9 +30,6 @@ from icon_repro.config import (
     SelectConfig,
     SelectitConfig,
     SelectitShard,
-    TrainConfig,
-    TrainJob,
-    Tuning,
 )
 from icon_repro.cost import forward_flops, tokens_of, training_flops
 from icon_repro.engine.artifact import Cost, Step

@@ -12,7 +12,8 @@ import time
 from pathlib import Path
 from typing import Any
 
-from icon_repro.config import Config, ModelConfig, ModelKind, RowsConfig, SourceConfig, SourceKind
+from icon_repro.config import Config
+from icon_repro.config_data import ModelConfig, ModelKind, RowsConfig, SourceConfig, SourceKind
 from icon_repro.engine.artifact import SourceFile, Step, file_sha256
 from icon_repro.records import read_json, write_json
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from peft import LoraConfig as PeftLora
 from torch import nn
 
-from icon_repro.config import LoraConfig
+from icon_repro.config_data import LoraConfig
 from icon_repro.records import read_json, write_json
 from icon_repro.schema import nearest
 

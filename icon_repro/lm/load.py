@@ -19,7 +19,8 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
-from icon_repro.config import ClusterConfig, Dtype
+from icon_repro.config import ClusterConfig
+from icon_repro.config_data import Dtype
 from icon_repro.engine.runtime import Runtime
 from icon_repro.lm.budget import TokenBudget
 from icon_repro.records import read_json

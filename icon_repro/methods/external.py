@@ -17,7 +17,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from icon_repro.config import ExternalConfig
+from icon_repro.config_methods import ExternalConfig
 from icon_repro.engine.runtime import Runtime
 from icon_repro.methods.common.outcome import write_scores
 from icon_repro.records import Example, Score, read_rows

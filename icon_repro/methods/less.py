@@ -20,7 +20,7 @@ from peft import PeftModel, get_peft_model
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
-from icon_repro.config import Direction, LessConfig, LessShard
+from icon_repro.config_methods import Direction, LessConfig, LessShard
 from icon_repro.cost import training_flops
 from icon_repro.engine.runtime import Runtime
 from icon_repro.lm.adapter import peft_lora

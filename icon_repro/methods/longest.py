@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from icon_repro.config import LongestConfig
+from icon_repro.config_methods import LongestConfig
 from icon_repro.engine.runtime import Runtime
 from icon_repro.records import Example, Score, read_rows, write_rows
 

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from sklearn.cluster import KMeans
 
-from icon_repro.config import AnchorsConfig, NuggetsConfig, NuggetsShard
+from icon_repro.config_methods import AnchorsConfig, NuggetsConfig, NuggetsShard
 from icon_repro.cost import forward_flops
 from icon_repro.engine.runtime import Runtime
 from icon_repro.lm.batched import mean_nll

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from icon_repro.config import Best, PerplexityConfig
+from icon_repro.config_methods import Best, PerplexityConfig
 from icon_repro.engine.runtime import Runtime
 from icon_repro.methods.common.answers import joined, scored
 from icon_repro.methods.common.outcome import write_scores

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from icon_repro.config import RandomConfig
+from icon_repro.config_methods import RandomConfig
 from icon_repro.engine.runtime import Runtime
 from icon_repro.records import Example, Score, read_rows, write_rows
 

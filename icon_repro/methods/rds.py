@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from icon_repro.config import RdsConfig
+from icon_repro.config_methods import RdsConfig
 from icon_repro.engine.runtime import Runtime
 from icon_repro.methods.common.embeddings import joined
 from icon_repro.methods.common.outcome import write_scores

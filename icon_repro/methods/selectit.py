@@ -18,7 +18,7 @@ import torch
 from numpy.typing import NDArray
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from icon_repro.config import SelectitConfig, SelectitShard
+from icon_repro.config_methods import SelectitConfig, SelectitShard
 from icon_repro.cost import forward_flops
 from icon_repro.engine.runtime import Runtime
 from icon_repro.lm.budget import TokenBudget, in_batches

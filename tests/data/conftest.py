@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from icon_repro.config import Fields, RowFormat, SourceConfig, SourceKind
+from icon_repro.config_data import Fields, RowFormat, SourceConfig, SourceKind
 from icon_repro.records import Example, content_id
 
 

@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 
 import icon_repro.data
-from icon_repro.config import RowFormat
+from icon_repro.config_data import RowFormat
 from icon_repro.data.benchmark import BenchmarkError, run
 from icon_repro.data.sources import SourceError
 from icon_repro.records import read_json, read_lines

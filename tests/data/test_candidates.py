@@ -3,7 +3,7 @@ import time
 import numpy as np
 import pytest
 
-from icon_repro.config import CandidatesSize, OrderConfig, Overlap
+from icon_repro.config_data import CandidatesSize, OrderConfig, Overlap
 from icon_repro.data.candidates import CandidatesError, head, overlaps, run
 from icon_repro.records import Example, read_json, read_rows, write_rows
 

@@ -6,7 +6,8 @@ import pytest
 import yaml
 
 import icon_repro
-from icon_repro.config import DataConfig, SourceKind, conf_dir
+from icon_repro.config import conf_dir
+from icon_repro.config_data import DataConfig, SourceKind
 from icon_repro.data.prepare import run
 from icon_repro.schema import build
 

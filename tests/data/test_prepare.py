@@ -3,7 +3,7 @@ from collections import Counter
 
 import pytest
 
-from icon_repro.config import RowFormat, RowsConfig
+from icon_repro.config_data import RowFormat, RowsConfig
 from icon_repro.data.prepare import PrepareError, draw, run
 from icon_repro.records import Example, read_json, read_rows
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from icon_repro.config import ArchiveKind, RegistryFile
+from icon_repro.config_data import ArchiveKind, RegistryFile
 from icon_repro.data.registry import RegistryError, fetch
 
 MEMBERS = {"pack/data/rows.json": b"[1, 2]", "pack/data/notes.txt": b"n"}

@@ -2,7 +2,7 @@ import json
 
 import pytest
 
-from icon_repro.config import RowFormat, SourceConfig, SourceKind
+from icon_repro.config_data import RowFormat, SourceConfig, SourceKind
 from icon_repro.data.sources import HubError, SourceError, read_examples
 from icon_repro.records import RecordError, content_id, read_lines
 

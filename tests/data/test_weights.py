@@ -14,7 +14,7 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoTokenizer
 
-from icon_repro.config import ArchiveKind, Dtype, ModelConfig, ModelKind, RandomShape, RegistryFile
+from icon_repro.config_data import ArchiveKind, Dtype, ModelConfig, ModelKind, RandomShape, RegistryFile
 from icon_repro.data.registry import RegistryError
 from icon_repro.data.weights import WeightsError, run
 from icon_repro.engine.runtime import Runtime

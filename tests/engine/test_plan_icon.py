@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from small import small
 
-from icon_repro.config import IconShard, SelectorShard, round_ends
+from icon_repro.config_methods import IconShard, SelectorShard, round_ends
 from icon_repro.engine.artifact import Step
 from icon_repro.engine.plan import Experiment, plan
 

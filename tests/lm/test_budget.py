@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 
-from icon_repro.config import Dtype
+from icon_repro.config_data import Dtype
 from icon_repro.lm.budget import OutOfMemoryError, TokenBudget, automatic, in_batches, measured_peak, ran_out
 from icon_repro.lm.load import load_model
 from icon_repro.records import read_json

@@ -9,7 +9,7 @@ import pytest
 import torch
 from transformers import AutoConfig, AutoModel, AutoTokenizer
 
-from icon_repro.config import Dtype
+from icon_repro.config_data import Dtype
 from icon_repro.lm.load import ModelError, load_classifier, load_model, load_tokenizer, pick_device
 from icon_repro.records import read_json, write_json
 

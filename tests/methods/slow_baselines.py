@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 from small import small
 
-from icon_repro.config import Dtype
+from icon_repro.config_data import Dtype
 from icon_repro.engine.artifact import Step, ordered
 from icon_repro.engine.plan import Experiment, plan
 from icon_repro.engine.runtime import Runtime

@@ -7,7 +7,8 @@ import pytest
 from slow_baselines import ASSESSMENT, ROWS, planned, run_method, step_of
 from small import composed, small
 
-from icon_repro.config import ClusterConfig, ConfigError, Executor, ExternalConfig, load
+from icon_repro.config import ClusterConfig, ConfigError, Executor, load
+from icon_repro.config_methods import ExternalConfig
 from icon_repro.engine.artifact import Store, ordered
 from icon_repro.engine.plan import plan
 from icon_repro.engine.planner import PlanError

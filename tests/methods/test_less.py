@@ -9,7 +9,8 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from icon_repro.config import Direction, Dtype, LessConfig, LessShard, LoraConfig, TrainConfig, TrainJob, Tuning
+from icon_repro.config_data import Dtype, LoraConfig, TrainConfig, TrainJob, Tuning
+from icon_repro.config_methods import Direction, LessConfig, LessShard
 from icon_repro.engine.runtime import Runtime
 from icon_repro.lm.gradients import Projection, adam_direction, row_gradients
 from icon_repro.lm.load import load_tokenizer

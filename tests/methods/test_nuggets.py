@@ -10,7 +10,7 @@ import pytest
 from sklearn.cluster import KMeans
 from slow_baselines import ROWS, Ran, SlowModel, run_method, shards_of
 
-from icon_repro.config import AnchorsConfig, NuggetsConfig, NuggetsShard
+from icon_repro.config_methods import AnchorsConfig, NuggetsConfig, NuggetsShard
 from icon_repro.engine.runtime import Runtime
 from icon_repro.methods import nuggets
 from icon_repro.methods.common.outcome import NoScoreError

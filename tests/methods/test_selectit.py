@@ -11,7 +11,7 @@ from slow_baselines import ROWS, SlowModel, run_method, shards_of
 from tokenizers import Tokenizer, models, normalizers
 from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
-from icon_repro.config import SelectitConfig, SelectitShard
+from icon_repro.config_methods import SelectitConfig, SelectitShard
 from icon_repro.engine.runtime import Runtime
 from icon_repro.lm.tokens import TokenError
 from icon_repro.methods import selectit

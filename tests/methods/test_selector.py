@@ -16,10 +16,9 @@ from safetensors.torch import load_file, save_file
 from scipy.stats import rankdata
 from transformers import set_seed
 
-from icon_repro.config import (
-    ClusterConfig,
-    Dtype,
-    LoraConfig,
+from icon_repro.config import ClusterConfig
+from icon_repro.config_data import Dtype, LoraConfig
+from icon_repro.config_methods import (
     SelectorConfig,
     SelectorHead,
     SelectorJob,

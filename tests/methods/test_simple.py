@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from icon_repro.config import LongestConfig, RandomConfig
+from icon_repro.config_methods import LongestConfig, RandomConfig
 from icon_repro.engine.runtime import Runtime
 from icon_repro.methods import longest, random
 from icon_repro.records import Example, Score, read_rows, write_rows

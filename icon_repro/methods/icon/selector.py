@@ -24,8 +24,8 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy, mse_loss
 from transformers import PreTrainedModel, Trainer, TrainingArguments, set_seed
 
-from icon_repro.config import (
-    Dtype,
+from icon_repro.config_data import Dtype
+from icon_repro.config_methods import (
     SelectorConfig,
     SelectorHead,
     SelectorJob,

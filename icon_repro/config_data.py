@@ -1,0 +1,198 @@
+"""Schema of data, models and tuning: what methods and evaluations share. See ``icon_repro.config``."""
+
+import enum
+from dataclasses import dataclass, field
+
+from icon_repro.schema import number, unhashed
+
+
+class Dtype(enum.Enum):
+    float32 = "float32"
+    bfloat16 = "bfloat16"
+    float16 = "float16"
+
+
+@dataclass
+class LoraConfig:
+    r: int = number(8, at_least=1)
+    alpha: int = number(16, at_least=1)
+    dropout: float = number(0.05, at_least=0, below=1)
+    targets: list[str] = field(default_factory=lambda: ["q_proj", "k_proj", "v_proj", "o_proj"])
+
+
+class SourceKind(enum.Enum):
+    hub = "hub"
+    file = "file"
+    registry = "registry"
+
+
+class RowFormat(enum.Enum):
+    alpaca = "alpaca"  # instruction, input, output: a template is applied
+    prompt_response = "prompt_response"  # prompt is used as it stands
+    messages = "messages"  # a list of {role, content}; the last assistant turn is the response
+    multiple_choice = "multiple_choice"  # benchmark rows: question, options "A. ..\nB. ..", answer
+
+
+class ArchiveKind(enum.Enum):
+    wheel = "wheel"
+    sdist = "sdist"
+
+
+@dataclass
+class RegistryFile:
+    """A file inside a released Python package; read from the archive, the package is never imported."""
+
+    package: str
+    version: str
+    sha256: str  # of the archive
+    archive: ArchiveKind
+    member: str  # path inside the archive
+
+
+@dataclass
+class Fields:
+    """Names of the columns of a source; only those that its format needs are read."""
+
+    id: str | None = None  # None: the id is made from the content
+    instruction: str = "instruction"
+    input: str | None = "input"  # None: rows have no input
+    response: str = "output"
+    prompt: str = "prompt"
+    messages: str = "messages"
+    group: str | None = None  # None: one group
+
+
+@dataclass
+class SourceConfig:
+    """Where rows come from and how to read them. Exactly one of path, hub_id and registry is set, as ``kind`` says."""
+
+    kind: SourceKind
+    format: RowFormat
+    name: str = unhashed()
+    path: str | None = unhashed(None)  # JSON, JSONL or Parquet; hashed by content
+    hub_id: str | None = None
+    revision: str | None = None  # commit, branch or tag; what it resolves to is hashed
+    subset: str | None = None
+    split: str = "train"
+    registry: RegistryFile | None = None
+    fields: Fields = field(default_factory=Fields)
+    licence: str = unhashed("not stated")
+
+
+@dataclass
+class RowsConfig:
+    """One set of rows: source, filters, sample."""
+
+    source: SourceConfig
+    drop_urls: bool = False  # rows with http(s):// in instruction or input, as the paper
+    min_response_chars: int = number(1, at_least=1)
+    max_chars: int | None = number(None, at_least=1)  # prompt and response together
+    max_prompt_chars: int | None = number(None, at_least=1, legacy=None)
+    sample: int | None = number(None, at_least=1)  # rows kept, drawn at random; None keeps all
+    stratify: bool = False  # draw evenly over groups
+    seed: int = number(42, at_least=0)
+    # what the plan assumes before the rows have been read
+    expected_rows: int = field(default=1000, metadata={"hash": False, "at_least": 1})
+    expected_prompt_chars: int = field(default=200, metadata={"hash": False, "at_least": 1})
+    expected_response_chars: int = field(default=300, metadata={"hash": False, "at_least": 1})
+
+
+class Overlap(enum.Enum):
+    drop = "drop"
+    keep = "keep"
+
+
+@dataclass
+class OrderConfig:
+    """A seeded order of the pool; candidates are its first rows, so that more candidates extend fewer."""
+
+    seed: int = number(42, at_least=0)
+    overlap: Overlap = Overlap.drop  # rows that share text with the assessment set; always counted
+    ngram: int = number(13, at_least=2)  # words in a row that count as shared text
+
+
+@dataclass
+class CandidatesSize:
+    size: int | None
+
+
+@dataclass
+class CandidatesConfig:
+    """The sample of the pool that every method ranks."""
+
+    size: int | None = number(None, at_least=1)  # None: the whole pool
+    order: OrderConfig = field(default_factory=OrderConfig)
+
+
+@dataclass
+class DataConfig:
+    name: str
+    pool: RowsConfig
+    assessment: RowsConfig
+    candidates: CandidatesConfig = field(default_factory=CandidatesConfig)
+
+
+class ModelKind(enum.Enum):
+    hub = "hub"
+    local = "local"
+    registry = "registry"  # a GGUF file inside a Python package, converted once to safetensors
+    random = "random"  # a Llama of the given shape with random weights: trials of the machinery only
+
+
+@dataclass
+class RandomShape:
+    vocab_size: int = number(512, at_least=300)
+    hidden_size: int = number(64, at_least=8)
+    layers: int = number(2, at_least=1)
+    heads: int = number(4, at_least=1)
+    kv_heads: int = number(2, at_least=1)
+    intermediate_size: int = number(128, at_least=8)
+    max_positions: int = number(4096, at_least=64)
+    bos: bool = True
+    seed: int = number(0, at_least=0)
+
+
+@dataclass
+class ModelConfig:
+    kind: ModelKind
+    name: str = unhashed()
+    hub_id: str | None = None
+    revision: str | None = None
+    path: str | None = unhashed(None)
+    registry: RegistryFile | None = None
+    random: RandomShape | None = None
+    parameters: int = field(default=0, metadata={"hash": False, "at_least": 0})  # for cost estimates
+    licence: str = unhashed("not stated")
+
+
+class Tuning(enum.Enum):
+    lora = "lora"
+    full = "full"
+
+
+class Schedule(enum.Enum):
+    linear = "linear"
+    cosine = "cosine"
+    constant_with_warmup = "constant_with_warmup"
+
+
+@dataclass
+class TrainConfig:
+    tuning: Tuning
+    learning_rate: float = number(above=0)
+    epochs: float = number(3.0, above=0)
+    schedule: Schedule = Schedule.linear  # of the learning rate, after the warm-up; linear and cosine fall to 0
+    warmup_ratio: float = number(0.03, at_least=0, below=1)
+    weight_decay: float = number(0.0, at_least=0)
+    global_batch_size: int = number(128, at_least=1)  # sequences an optimizer step, over all processes
+    max_length: int = number(512, at_least=8)  # tokens; longer rows are cut and counted
+    max_grad_norm: float = number(1.0, above=0)
+    dtype: Dtype = Dtype.bfloat16  # of the forward pass; weights stay float32
+    lora: LoraConfig = field(default_factory=LoraConfig)
+    keep_epochs: bool = field(default=False, metadata={"legacy": False})  # weights and Adam's moments of each epoch
+
+
+@dataclass
+class TrainJob:
+    train: TrainConfig
+    seed: int
