@@ -8,7 +8,7 @@ STAMP := $(VENV)/.installed
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test bench lint format clean
+.PHONY: help install demo test test-slurm bench lint format clean
 
 help:  ## show this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/make \1|\2/p' $(firstword $(MAKEFILE_LIST)) | awk -F'|' '{printf "%-14s %s\n", $$1, $$2}'
@@ -22,6 +22,11 @@ demo: install  ## run the default configuration
 test: lint  ## lint, then run the tests
 	OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 DS_ACCELERATOR=cpu WANDB_MODE=offline TOKENIZERS_PARALLELISM=false \
 		$(BIN)/python -m pytest -n 2
+
+# Stops what it starts; skipped, with the reason, where Slurm can't be installed.
+test-slurm: install  ## run a real one-node Slurm and submit to it; as root it installs Debian's packages
+	OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 DS_ACCELERATOR=cpu WANDB_MODE=offline TOKENIZERS_PARALLELISM=false \
+		$(BIN)/python -m pytest -m slurm tests/slurm
 
 bench: install  ## what scoring costs at each level, as a ratio to the released scripts' loop; needs ../shared
 	$(BIN)/python -m icon_repro.bench --out results/scoring_cost

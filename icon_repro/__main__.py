@@ -1,9 +1,10 @@
-"""Command line: ``python -m icon_repro [experiment=NAME] [action=run|plan|status|report|compare] [key=value ...]``.
+"""Command line: ``python -m icon_repro [experiment=NAME] [action=run|plan|submit|status|report|compare] [KEY=VALUE]``.
 
 In: Hydra's config from conf/ with overrides.  Out: steps under paths.work, tables under paths.results.
 """
 
 import os
+import signal
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -16,15 +17,19 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from icon_repro.config import Action, Config, ConfigError, conf_dir, load
+from icon_repro.config import Action, Config, ConfigError, Until, conf_dir, load
 from icon_repro.config_data import ModelConfig, SourceConfig
 from icon_repro.engine.artifact import ArtifactError, Cost, Step, Store
 from icon_repro.engine.collect import cost_ratios, estimate
 from icon_repro.engine.plan import Experiment, plan
 from icon_repro.engine.planner import PlanError
 from icon_repro.engine.run import run, status
+from icon_repro.engine.runtime import Interrupted
+from icon_repro.engine.slurm import SubmitError, living, read_jobs, submit, with_job
+from icon_repro.engine.task import requeue, stoppable
 from icon_repro.engine.tracking import TrackingError, wandb_mode
 from icon_repro.records import RecordError
+from icon_repro.requirements import missing_for
 from icon_repro.results import ResultsError, check, report
 from icon_repro.schema import nearest, plain
 
@@ -35,6 +40,7 @@ data-selection methods.
   python -m icon_repro                                 run the small experiment (experiment=smoke)
   python -m icon_repro experiment=llama31_8b           the paper's main setting
   python -m icon_repro experiment=NAME action=plan     what would run, what is cached, and about what it costs
+  python -m icon_repro experiment=NAME action=submit   send what is missing to Slurm (slurm/README.md)
   python -m icon_repro experiment=NAME action=status   what is running or failed, and where its log is
   python -m icon_repro experiment=NAME action=report   tables again, from stored results
   python -m icon_repro experiment=NAME action=compare  how the methods agree, with each other and with length; cost
@@ -150,6 +156,7 @@ def _run(raw: DictConfig) -> int:
     actions: dict[Action, Callable[[Experiment, Store], int]] = {
         Action.run: _action_run,
         Action.plan: _action_plan,
+        Action.submit: _action_submit,
         Action.status: _action_status,
         Action.report: _action_report,
         Action.compare: _action_compare,
@@ -161,6 +168,7 @@ def _run(raw: DictConfig) -> int:
         TrackingError,
         ArtifactError,
         RecordError,
+        SubmitError,
         OmegaConfBaseException,
     )
     try:
@@ -179,6 +187,8 @@ def _action_run(experiment: Experiment, store: Store) -> int:
     check(experiment)
     print(f"{config.name}: {config.description.strip()}")
     missing = [step for step in experiment.steps if not store.complete(step)]
+    if lacking := missing_for(missing):
+        raise PlanError("\n".join(lacking))
     expected = estimate(missing)
     print(
         f"{len(experiment.steps)} steps, {len(missing)} to do"
@@ -186,15 +196,22 @@ def _action_run(experiment: Experiment, store: Store) -> int:
     )
     for line in _licences(missing):
         print(line)
-    summary = run(experiment.steps, store, config.cluster, Path(config.paths.cache), print)
-    report(experiment, store, print)
+    try:
+        with stoppable():
+            summary = run(experiment.steps, store, config.cluster, Path(config.paths.cache), print)
+    except Interrupted as stop:
+        print(f"{stop}; the same command goes on from here", file=sys.stderr)
+        if stop.number == signal.SIGUSR1:
+            print(requeue(config.cluster.slurm.max_requeues), file=sys.stderr)
+        return 128 + stop.number
+    finished = _action_report(experiment, store)
     print(
         f"{len(summary.built)} built, {len(summary.cached)} cached, {len(summary.failed)} failed, "
         f"{len(summary.blocked)} blocked"
     )
     for label, why in summary.failed.items():
         print(f"  failed: {label}: {why}")
-    return 1 if summary.failed else 0
+    return 1 if summary.failed else finished
 
 
 def _licences(steps: Sequence[Step]) -> list[str]:
@@ -226,7 +243,7 @@ def _action_plan(experiment: Experiment, store: Store) -> int:
             print(
                 f"{label}: selection about {_amount(expected)}, {ratio:.3g} times the FLOPs of the tuning that it saves"
             )
-    for warning in experiment.warnings:
+    for warning in [*experiment.warnings, *missing_for(missing)]:
         print(f"warning: {warning}")
     try:
         check(experiment)
@@ -246,12 +263,33 @@ def _action_compare(experiment: Experiment, store: Store) -> int:
     return 0
 
 
+def _action_submit(experiment: Experiment, store: Store) -> int:
+    config = experiment.config
+    if experiment.warnings:
+        raise PlanError("\n".join(experiment.warnings))
+    check(experiment)
+    missing = [step for step in experiment.steps if not store.complete(step)]
+    if lacking := missing_for(missing):
+        raise PlanError("\n".join(lacking))
+    if submit(experiment.steps, store, config.cluster, Path(config.paths.cache), print):
+        print(*_licences(missing), sep="\n")
+    return 0
+
+
 def _action_status(experiment: Experiment, store: Store) -> int:
     counts: dict[str, int] = {}
+    sent, asked = read_jobs(store), True
+    try:
+        alive = living(sent)
+    except SubmitError as error:
+        print(f"warning: {error} What follows is known from files alone.")
+        alive, asked = {}, False
     for step in experiment.steps:
-        state = status(step, store)
+        state = with_job(status(step, store), sent.get(step.folder), alive.get(step.folder), asked=asked)
         counts[state.state] = counts.get(state.state, 0) + 1
-        if state.state in ("running", "failed", "interrupted"):
+        if state.state == "queued":
+            print(f"{state.state:<12}{step.label}: {state.why}")
+        elif state.state not in ("cached", "missing"):
             print(f"{state.state:<12}{step.label}: {state.why}\n            log: {state.log}{_last_line(state.log)}")
     print(", ".join(f"{count} {state}" for state, count in sorted(counts.items())))
     return 0
@@ -264,6 +302,8 @@ def _last_line(log: str) -> str:
 
 
 def _action_report(experiment: Experiment, store: Store) -> int:
+    if experiment.config.until is Until.select:
+        return _action_compare(experiment, store)
     report(experiment, store, print)
     return 0
 

@@ -15,8 +15,8 @@ from typing import Any
 from icon_repro.engine.artifact import Step, Store, ancestors
 from icon_repro.engine.plan import Experiment
 from icon_repro.records import Example, Score, read_json, read_rows
+from icon_repro.reliability import overlap, spearman
 from icon_repro.report.tables import markdown
-from icon_repro.stats import overlap, spearman
 
 
 class CompareError(ValueError):
@@ -37,10 +37,11 @@ def compare(experiment: Experiment, store: Store, say: Callable[[str], None]) ->
         if arm.select is None or arm.fraction is None or not store.complete(arm.select):
             continue
         ranked = arm.select.inputs["scores"]
-        if arm.method not in scores:
-            scores[arm.method] = {row.id: row.score for row in read_rows(store.path(ranked) / "scores.jsonl", Score)}
-            steps[arm.method] = arm.select
-        selected.setdefault(arm.method, {})[arm.fraction] = read_json(store.path(arm.select) / "ids.json")
+        name = arm.method if arm.selection_seed is None else f"{arm.method}-r{arm.selection_seed}"
+        if name not in scores:
+            scores[name] = {row.id: row.score for row in read_rows(store.path(ranked) / "scores.jsonl", Score)}
+            steps[name] = arm.select
+        selected.setdefault(name, {})[arm.fraction] = read_json(store.path(arm.select) / "ids.json")
         if not lengths:
             rows = read_rows(store.path(arm.select.inputs["universe"]) / "rows.jsonl", Example)
             lengths = {row.id: float(len(row.response)) for row in rows}

@@ -5,28 +5,43 @@ In: the composed Hydra config (conf/ holds the values).  Out: a ``Config``, or o
 a fingerprint. A knob without a schema here doesn't exist.
 """
 
+import dataclasses
 import enum
+import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from icon_repro.config_data import DataConfig, Dtype, ModelConfig, ModelKind, RowFormat, SourceKind, TrainConfig
-from icon_repro.config_evaluation import EvaluationConfig, JudgeConfig, TaskKind
+from icon_repro.config_cluster import SlurmConfig
+from icon_repro.config_data import (
+    DataConfig,
+    Dtype,
+    ModelConfig,
+    ModelKind,
+    RowFormat,
+    SourceConfig,
+    SourceKind,
+    TrainConfig,
+    endpoint_problems,
+)
+from icon_repro.config_evaluation import EvaluationConfig, JudgeConfig, TaskKind, judge_problems, judge_sources
 from icon_repro.config_methods import (
     METHOD_KINDS,
+    AlpagasusConfig,
     Budget,
     Control,
     EmptyPair,
     ExternalConfig,
     IconConfig,
+    IfdConfig,
     LessConfig,
     NoiseUnit,
     SelectFrom,
     resolved,
 )
-from icon_repro.schema import SchemaError, build, nearest, number
+from icon_repro.schema import SchemaError, build, nearest, number, plain
 
 
 class ConfigError(ValueError):
@@ -42,6 +57,7 @@ def conf_dir() -> Path:
 class Action(enum.Enum):
     run = "run"
     plan = "plan"
+    submit = "submit"
     status = "status"
     report = "report"
     compare = "compare"
@@ -65,6 +81,7 @@ class ClusterConfig:
     checkpoint_steps: int = number(0, at_least=0)  # optimizer steps between trainer checkpoints; 0: none
     executor: Executor = Executor.process
     lease_s: float = number(60.0, at_least=1)  # a claim unrefreshed for so long may be taken from another host
+    slurm: SlurmConfig = field(default_factory=SlurmConfig)  # for action=submit
 
 
 class WandbMode(enum.Enum):
@@ -88,6 +105,11 @@ class PathsConfig:
     results: str = "results"  # tables: small, committed
 
 
+class Until(enum.Enum):
+    select = "select"  # scores and selections only, to compare methods
+    evaluate = "evaluate"
+
+
 @dataclass
 class Config:
     name: str  # of the experiment; results/<name>/
@@ -100,6 +122,7 @@ class Config:
     fractions: list[float] = number(above=0, at_most=1)
     seeds: list[int] = number([0], at_least=0)
     select_from: SelectFrom = SelectFrom.candidates  # what every method ranks, and "full" tunes on
+    until: Until = Until.evaluate  # where the experiment ends
     base: bool = True  # evaluate the model without tuning
     full: bool = True  # tune on all rows of select_from
     judge: JudgeConfig = field(default_factory=JudgeConfig)
@@ -146,7 +169,11 @@ def load(data: Mapping[str, Any]) -> Config:
 def _combinations(config: Config) -> list[str]:
     """Problems that no single value shows."""
     problems = []
-    for name in [config.name, config.model.name, config.data.name, *config.methods, *config.evaluation.tasks]:
+    models = {"model": config.model, **({"judge.model": config.judge.model} if config.judge.model else {})}
+    for name, method in config.methods.items():
+        models |= _models(f"methods.{name}", method)
+    names = [config.name, config.data.name, *(model.name for model in models.values())]
+    for name in [*names, *config.methods, *config.evaluation.tasks]:
         if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.]*", name):
             problems.append(f"name {name!r}: must be letters, digits, '_' and '.', as it names folders.")
     for reserved in {"base", "full"} & set(config.methods):
@@ -157,34 +184,42 @@ def _combinations(config: Config) -> list[str]:
         if task.kind is TaskKind.lm_eval:
             if task.task is None:
                 problems.append(f"{where}.task: kind lm_eval needs the name of the lm-eval task.")
+            if task.dataset is not None and task.files:
+                problems.append(f"{where}.dataset: the rows come from {where}.files; set one of them.")
+        elif task.kind is TaskKind.nll:
+            if task.rows is None:
+                problems.append(f"{where}.rows: kind nll needs rows.")
+            elif task.rows.source.format is RowFormat.multiple_choice:
+                problems.append(f"{where}.rows.source.format='multiple_choice': has no responses to score.")
+            else:
+                sources[f"{where}.rows.source"] = task.rows.source
+            if task.metric != "nll":
+                problems.append(f"{where}.metric={task.metric!r}: must be nll for kind nll.")
         elif task.source is None:
             problems.append(f"{where}.source: kind {task.kind.value} needs a source of rows.")
         else:
             sources[f"{where}.source"] = task.source
             if task.source.format is not RowFormat.multiple_choice:
                 problems.append(f"{where}.source.format={task.source.format.value!r}: must be multiple_choice.")
+    for name, method in config.methods.items():
+        if isinstance(method, LessConfig):
+            problems += _less_targets(f"methods.{name}.targets", method, sources)
+    sources |= {f"{where}.source": rows.source for where, rows in judge_sources(config.judge).items()}
+    problems += judge_problems(config.judge, config.methods, base=config.base, full=config.full)
     needs = {SourceKind.hub: "hub_id", SourceKind.file: "path", SourceKind.registry: "registry"}
     for where, source in sources.items():
         if getattr(source, needs[source.kind]) is None:
             problems.append(f"{where}.{needs[source.kind]}: kind {source.kind.value} needs it.")
         if source.kind is SourceKind.hub and source.revision is None:
             problems.append(f"{where}.revision: a hub data set needs a commit (or a branch, which is then resolved).")
+    for where, source in sources.items():
+        if source.fields.response is None and not where.startswith("judge."):
+            problems.append(f"{where}.fields.response=null: prompts alone are for judging; name the column.")
     for where in ("data.pool", "data.assessment"):
         if sources[f"{where}.source"].format is RowFormat.multiple_choice:
             problems.append(f"{where}.source.format='multiple_choice': is for benchmarks, not for {where}.")
-    model_needs = {
-        ModelKind.hub: "hub_id",
-        ModelKind.local: "path",
-        ModelKind.registry: "registry",
-        ModelKind.random: "random",
-    }
-    if getattr(config.model, model_needs[config.model.kind]) is None:
-        problems.append(f"model.{model_needs[config.model.kind]}: kind {config.model.kind.value} needs it.")
-    if config.model.kind is ModelKind.hub and config.model.revision is None:
-        problems.append("model.revision: a hub model needs a commit (or a branch, which is then resolved).")
-    shape = config.model.random
-    if shape and (shape.hidden_size % shape.heads or shape.heads % shape.kv_heads):
-        problems.append("model.random: heads must divide hidden_size, and kv_heads must divide heads.")
+    for where, model in models.items():
+        problems += _model_problems(where, model)
     if config.training.dtype is Dtype.float16:
         problems.append("training.dtype='float16': needs loss scaling, which isn't built; use bfloat16 or float32.")
     for name, method in config.methods.items():
@@ -195,6 +230,8 @@ def _combinations(config: Config) -> list[str]:
                     f"methods.{name}.noise_unit='characters': the bank's texts are counted in tokens; set "
                     "control=per_candidate or per_pair."
                 )
+        if isinstance(method, IfdConfig):
+            problems += _ifd_combinations(f"methods.{name}", method, config)
         if isinstance(method, LessConfig) and method.dimensions % 64:
             problems.append(f"methods.{name}.dimensions={method.dimensions}: must be a multiple of 64.")
         if isinstance(method, LessConfig) and method.global_batch_size % config.cluster.micro_batch_size:
@@ -202,6 +239,11 @@ def _combinations(config: Config) -> list[str]:
                 f"methods.{name}.global_batch_size={method.global_batch_size}: must be a multiple of "
                 f"cluster.micro_batch_size={config.cluster.micro_batch_size}; set one of them."
             )
+        if isinstance(method, AlpagasusConfig):
+            if (method.endpoint is None) == (method.ratings is None):
+                problems.append(f"methods.{name}: set either endpoint (with a model) or ratings (a file), not both.")
+            elif method.endpoint is not None:
+                problems += endpoint_problems(f"methods.{name}.endpoint", method.endpoint)
         if isinstance(method, ExternalConfig) and not method.path:
             problems.append(f"methods.{name}.path: kind external needs the path of a Python file.")
     if not config.seeds:
@@ -217,6 +259,78 @@ def _combinations(config: Config) -> list[str]:
             f"training.global_batch_size={config.training.global_batch_size}: must be a multiple of "
             f"cluster.micro_batch_size={config.cluster.micro_batch_size}; set one of them."
         )
+    return problems
+
+
+def _models(where: str, settings: Any) -> dict[str, ModelConfig]:
+    """Every model that ``settings``, with the key ``where``, names; by its own key."""
+    if isinstance(settings, ModelConfig):
+        return {where: settings}
+    found: dict[str, ModelConfig] = {}
+    for one in dataclasses.fields(settings) if dataclasses.is_dataclass(settings) else ():
+        found |= _models(f"{where}.{one.name}", getattr(settings, one.name))
+    return found
+
+
+def _model_problems(where: str, model: ModelConfig) -> list[str]:
+    """Problems of a model with the key ``where``."""
+    problems = []
+    needs = {
+        ModelKind.hub: "hub_id",
+        ModelKind.local: "path",
+        ModelKind.registry: "registry",
+        ModelKind.random: "random",
+    }
+    if getattr(model, needs[model.kind]) is None:
+        problems.append(f"{where}.{needs[model.kind]}: kind {model.kind.value} needs it.")
+    if model.kind is ModelKind.hub and model.revision is None:
+        problems.append(f"{where}.revision: a hub model needs a commit (or a branch, which is then resolved).")
+    shape = model.random
+    if shape and (shape.hidden_size % shape.heads or shape.heads % shape.kv_heads):
+        problems.append(f"{where}.random: heads must divide hidden_size, and kv_heads must divide heads.")
+    return problems
+
+
+def _less_targets(where: str, less: LessConfig, sources: dict[str, SourceConfig]) -> list[str]:
+    """Problems of targets of LESS; their sources are added to ``sources``, which holds those of the evaluation."""
+    problems = []
+    asked = {json.dumps(_place(s), sort_keys=True): k for k, s in sources.items() if k.startswith("evaluation.")}
+    for task, rows in less.targets.items():
+        if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.]*", task):
+            problems.append(f"{where}: name {task!r} must be letters, digits, '_' and '.', as it names folders.")
+        if (found := asked.get(json.dumps(_place(rows.source), sort_keys=True))) is not None:
+            problems.append(
+                f"{where}.{task}.source: is the same as {found}: the selection would see what is evaluated. "
+                "Use a split for development, or a source of few-shot examples."
+            )
+    sources |= {f"{where}.{task}.source": rows.source for task, rows in less.targets.items()}
+    return problems
+
+
+def _place(source: SourceConfig) -> list[Any]:
+    """Where a source's rows lie, however they are read."""
+    return [source.path, source.hub_id, source.subset, source.hub_id and source.split, plain(source.registry)]
+
+
+def _ifd_combinations(where: str, ifd: IfdConfig, config: Config) -> list[str]:
+    """Problems of IFD's brief experience and of its diversity."""
+    problems = []
+    if (experience := ifd.pre_experienced) is not None:
+        where_pre, choice = f"{where}.pre_experienced", experience.choice
+        if choice.low_percentile >= choice.high_percentile:
+            problems.append(
+                f"{where_pre}.choice.low_percentile={choice.low_percentile:g}: must be below "
+                f"high_percentile={choice.high_percentile:g}."
+            )
+        if experience.global_batch_size % config.cluster.micro_batch_size:
+            problems.append(
+                f"{where_pre}.global_batch_size={experience.global_batch_size}: must be a multiple of "
+                f"cluster.micro_batch_size={config.cluster.micro_batch_size}; set one of them."
+            )
+        if experience.dtype is Dtype.float16:
+            problems.append(f"{where_pre}.dtype='float16': needs loss scaling, which isn't built; use bfloat16.")
+    if ifd.diversity is not None and ifd.diversity.encoder and ifd.diversity.model is None:
+        problems.append(f"{where}.diversity.encoder=true: needs diversity.model; IFD's own model isn't an encoder.")
     return problems
 
 

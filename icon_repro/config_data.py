@@ -1,7 +1,10 @@
 """Schema of data, models and tuning: what methods and evaluations share. See ``icon_repro.config``."""
 
 import enum
+import ipaddress
+import re
 from dataclasses import dataclass, field
+from urllib.parse import urlsplit
 
 from icon_repro.schema import number, unhashed
 
@@ -30,6 +33,7 @@ class RowFormat(enum.Enum):
     alpaca = "alpaca"  # instruction, input, output: a template is applied
     prompt_response = "prompt_response"  # prompt is used as it stands
     messages = "messages"  # a list of {role, content}; the last assistant turn is the response
+    turns = "turns"  # a list of a user's turns, the column ``prompt``; the first is the instruction (MT-bench)
     multiple_choice = "multiple_choice"  # benchmark rows: question, options "A. ..\nB. ..", answer
 
 
@@ -56,7 +60,7 @@ class Fields:
     id: str | None = None  # None: the id is made from the content
     instruction: str = "instruction"
     input: str | None = "input"  # None: rows have no input
-    response: str = "output"
+    response: str | None = "output"  # None: rows are prompts alone, for judging; refused with an id twice
     prompt: str = "prompt"
     messages: str = "messages"
     group: str | None = None  # None: one group
@@ -196,3 +200,53 @@ class TrainConfig:
 class TrainJob:
     train: TrainConfig
     seed: int
+
+
+@dataclass
+class EndpointConfig:
+    """An OpenAI-compatible chat endpoint. What it charges is in any one currency, for a million tokens."""
+
+    model: str
+    temperature: float = number(0.0, at_least=0)
+    max_tokens: int = number(512, at_least=1)  # of a reply
+    seed: int | None = number(None, at_least=0)  # sent along, one higher with each time that a request is asked again
+    reasks: int = number(2, at_least=0)  # a reply that can't be read is asked for again so often
+    max_unanswered: float = number(0.0, at_least=0, at_most=1)  # share without any reply that doesn't end the step
+    base_url: str = unhashed("https://api.openai.com/v1")
+    api_key_env: str = unhashed("OPENAI_API_KEY")  # environment variable that holds the key; never the key itself
+    concurrency: int = field(default=8, metadata={"hash": False, "at_least": 1})  # requests at a time
+    timeout_s: float = field(default=120.0, metadata={"hash": False, "above": 0})  # of a try, from start to end
+    retries: int = field(default=8, metadata={"hash": False, "at_least": 0})  # tries of a request after its first
+    backoff_s: float = field(default=1.0, metadata={"hash": False, "above": 0})  # before the first; doubles each time
+    max_wait_s: float = field(default=300.0, metadata={"hash": False, "above": 0})  # longest pause before a try
+    max_cost: float | None = field(default=None, metadata={"hash": False, "at_least": 0})
+    price_in: float = field(default=0.0, metadata={"hash": False, "at_least": 0})
+    price_out: float = field(default=0.0, metadata={"hash": False, "at_least": 0})
+
+    @property
+    def local(self) -> bool:
+        """On this machine: needs no key."""
+        host = urlsplit(self.base_url).hostname or ""
+        try:
+            return host == "localhost" or ipaddress.ip_address(host).is_loopback
+        except ValueError:
+            return False
+
+
+def endpoint_problems(where: str, endpoint: EndpointConfig) -> list[str]:
+    """What no single value's type or range shows. Values that may be keys aren't repeated."""
+    problems = []
+    try:
+        url = urlsplit(endpoint.base_url)
+        good = url.scheme in ("http", "https") and bool(url.hostname) and (url.port is None or url.port > 0)
+    except ValueError:
+        good = False
+    if not good:
+        problems.append(f"{where}.base_url: must be like https://host:port/v1.")
+    elif url.username or url.password or url.query or url.fragment:
+        problems.append(f"{where}.base_url: must hold no user, password or query; the key is in the environment.")
+    if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", endpoint.api_key_env):
+        problems.append(f"{where}.api_key_env: must be the name of an environment variable, not the key itself.")
+    if endpoint.max_cost is not None and not (endpoint.price_in or endpoint.price_out):
+        problems.append(f"{where}.max_cost={endpoint.max_cost:g}: needs price_in and price_out, for a million tokens.")
+    return problems

@@ -5,7 +5,7 @@ import math
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from icon_repro.config_data import Dtype, LoraConfig, ModelConfig
+from icon_repro.config_data import Dtype, EndpointConfig, LoraConfig, ModelConfig, RowsConfig, Tuning
 from icon_repro.schema import number, unhashed
 
 
@@ -139,6 +139,7 @@ class IconConfig:
     control: Control | None = None  # D5
     bank: BankConfig = field(default_factory=BankConfig, metadata={"legacy": BankConfig()})
     seed: int = number(0, at_least=0)  # of the random contexts
+    repeats: int = field(default=1, metadata={"hash": False, "at_least": 1})  # see ``repetitions``
     dtype: ScoreDtype = ScoreDtype.float32
     fidelity: FidelityConfig = field(default_factory=FidelityConfig, metadata={"legacy": FidelityConfig()})
     budget: Budget = field(default=Budget.full, metadata={"legacy": Budget.full})
@@ -236,6 +237,7 @@ class RandomConfig:
 
     kind: str = "random"
     seed: int = number(0, at_least=0)
+    repeats: int = field(default=1, metadata={"hash": False, "at_least": 1})  # see ``repetitions``
 
 
 @dataclass
@@ -256,6 +258,7 @@ class AnswerPart(enum.Enum):
     conditioned = "conditioned"  # response after its prompt
     direct = "direct"  # response after a fixed text, or after nothing
     whole = "whole"  # prompt and response, all tokens but the first
+    prompt = "prompt"  # the prompt alone, all tokens but the first
 
 
 @dataclass
@@ -265,7 +268,7 @@ class AnswersConfig:
     parts: list[AnswerPart]
     template: Template = Template.alpaca
     direct: str = ""  # stands before the response in the direct part
-    max_length: int = number(2048, at_least=8)  # tokens; a longer row isn't scored, with that reason
+    max_length: int = number(2048, at_least=8)  # tokens; a longer row isn't scored, a longer prompt alone is cut
     dtype: Dtype = Dtype.float32
 
 
@@ -302,6 +305,58 @@ class Ratio(enum.Enum):
 
 
 @dataclass
+class ChoiceConfig:
+    """Rows of every kind of instruction: some of each cluster, their prompts neither the likeliest nor the least."""
+
+    clusters: int = number(100, at_least=1)
+    seed: int = number(0, at_least=0)  # of K-means
+    per_cluster: int = number(10, at_least=1)  # rows taken of each
+    low_percentile: float = number(25.0, at_least=0, at_most=100)  # of the prompts' perplexities in a cluster; the
+    high_percentile: float = number(75.0, at_least=0, at_most=100)  # script's values (its code's own are 1 and 99)
+
+
+@dataclass
+class PreExperiencedConfig:
+    """IFD under a model that has seen some of the rows first: which ones, and how it is tuned on them."""
+
+    choice: ChoiceConfig = field(default_factory=ChoiceConfig)
+    prompt_tokens: int = number(512, at_least=8)  # longer prompts are cut where they are embedded and scored alone
+    tuning: Tuning = Tuning.full
+    learning_rate: float = number(2e-5, above=0)
+    epochs: float = number(1.0, above=0)
+    global_batch_size: int = number(128, at_least=1)
+    max_length: int = number(512, at_least=8)  # tokens, in tuning; longer rows are cut
+    dtype: Dtype = Dtype.bfloat16  # of the forward pass in tuning; weights stay float32
+    lora: LoraConfig = field(default_factory=LoraConfig)  # for tuning=lora
+    seed: int = number(0, at_least=0)  # of tuning
+
+
+@dataclass
+class DiversityConfig:
+    """Superfiltering.D: of the rows with the best IFD, first those that represent the others."""
+
+    share: float = number(0.2, above=0, at_most=1)  # of all rows, by IFD below 1; the others aren't ranked
+    model: ModelConfig | None = None  # that embeds rows; None: the one that IFD is computed with
+    encoder: bool = False  # ``model`` reads in both directions (BERT)
+    max_length: int = number(512, at_least=8)  # tokens; longer rows are cut where they are embedded
+    max_gib: float = field(default=4.0, metadata={"hash": False, "above": 0})  # of memory for similarities
+
+
+@dataclass
+class ShareConfig:
+    """The best rows by IFD."""
+
+    share: float
+
+
+@dataclass
+class OrderByDiversity:
+    """The order of facility location."""
+
+    max_gib: float = field(metadata={"hash": False})
+
+
+@dataclass
 class IfdConfig:
     """Instruction-following difficulty (arXiv 2308.12032): loss of a response with its prompt over that without."""
 
@@ -313,6 +368,8 @@ class IfdConfig:
     max_length: int = number(1024, at_least=8)  # tokens; longer rows are left out, as published
     dtype: Dtype = Dtype.float32
     proxy: ModelConfig | None = None  # None: the model that is tuned; Superfiltering (arXiv 2402.00530) takes GPT-2
+    pre_experienced: PreExperiencedConfig | None = field(default=None, metadata={"legacy": None})
+    diversity: DiversityConfig | None = field(default=None, metadata={"legacy": None})
     shard_rows: int = number(2048, at_least=1)
 
 
@@ -337,6 +394,7 @@ class EmbeddingConfig:
     normalise: bool = True
     max_length: int = number(2048, at_least=1)  # tokens; longer texts are cut and counted
     dtype: Dtype = Dtype.float32
+    encoder: bool = field(default=False, metadata={"legacy": False})  # the model reads in both directions
 
 
 @dataclass
@@ -373,6 +431,7 @@ class NuggetsConfig:
 
     kind: str = "nuggets"
     anchors: AnchorsConfig = field(default_factory=AnchorsConfig)
+    repeats: int = field(default=1, metadata={"hash": False, "at_least": 1})  # see ``repetitions``
     template: Template = Template.labelled
     separator: str = "\n\n"
     anchor_tokens: int = number(200, at_least=8)  # longer anchors are cut
@@ -411,13 +470,28 @@ class SelectitShard:
     stop: int | None
 
 
+class AdamFormula(enum.Enum):
+    paper = "paper"  # moments corrected for their start at 0
+    code = "code"  # moments as they are; the root's 1e-8 weighs more then
+
+
+class ShotMean(enum.Enum):
+    cosines = "cosines"  # of a row with each shot of a task (the released code)
+    gradients = "gradients"  # of the shots, then one cosine with it (the paper)
+
+
 @dataclass
 class LessConfig:
-    """LESS (arXiv 2402.04333): rows whose gradients point where those of the assessment rows do."""
+    """LESS (arXiv 2402.04333): rows whose gradients point where those of the targets do."""
 
     kind: str = "less"
+    # task -> its shots, never rows that are evaluated; their groups are tasks of their own. Empty: the assessment rows
+    targets: dict[str, RowsConfig] = field(default_factory=dict, metadata={"legacy": {}})
+    adam: AdamFormula = field(default=AdamFormula.paper, metadata={"legacy": AdamFormula.code})
+    shot_mean: ShotMean = field(default=ShotMean.cosines, metadata={"legacy": ShotMean.cosines})
     warmup_fraction: float = number(0.05, above=0, at_most=1)  # of the rows, at random
     warmup_seed: int = number(3, at_least=0)
+    repeats: int = field(default=1, metadata={"hash": False, "at_least": 1})  # see ``repetitions``
     epochs: int = number(4, at_least=1)  # of the warm-up; gradients are taken after each
     learning_rate: float = number(2e-5, above=0)
     global_batch_size: int = number(32, at_least=1)
@@ -446,6 +520,95 @@ class LessShard:
 
 
 @dataclass
+class DeitaConfig:
+    """DEITA (arXiv 2312.15685): complexity times quality by two scorers, without rows too near to a better one."""
+
+    kind: str = "deita"
+    complexity: ModelConfig = field(kw_only=True)
+    quality: ModelConfig = field(kw_only=True)
+    embedding: ModelConfig | None = None  # None: the model that is tuned; the paper takes Mistral-7B
+    threshold: float = number(0.9, at_least=-1, at_most=1)  # largest cosine to a better row that is kept
+    template: Template = Template.alpaca  # of the embedded text
+    max_length: int = number(2048, at_least=8)  # tokens; longer questions aren't scored, longer embedded texts are cut
+    dtype: Dtype = Dtype.float32
+    shard_rows: int = number(512, at_least=1)
+
+
+class DeitaQuestion(enum.Enum):
+    complexity = "complexity"  # of the prompt
+    quality = "quality"  # of the response to it
+
+
+@dataclass
+class DeitaShard:
+    """One scorer's ratings of rows ``start`` to ``stop`` (exclusive)."""
+
+    question: DeitaQuestion
+    max_length: int
+    dtype: Dtype
+    start: int
+    stop: int | None
+
+
+@dataclass
+class DeitaFilter:
+    """Rows by score, without those too near to a better one."""
+
+    threshold: float
+
+
+class RewardArchitecture(enum.Enum):
+    armorm = "armorm"  # attributes weighted by a gating network, as RLHFlow/ArmoRM-Llama3-8B-v0.1
+    classifier = "classifier"  # transformers' sequence classifier with one label
+
+
+@dataclass
+class ArmormConfig:
+    """A reward model's score of prompt and response, as a chat (ArmoRM: arXiv 2406.12845)."""
+
+    kind: str = "armorm"
+    reward: ModelConfig = field(kw_only=True)
+    architecture: RewardArchitecture = RewardArchitecture.armorm
+    # of the chat template, before a response; armorm weights its attributes by the state where it last starts
+    prompt_end: str = "<|eot_id|><|start_header_id|>assistant<|end_header_id|>\n\n"
+    max_length: int = number(4096, at_least=8)  # tokens of the chat; longer rows aren't scored, with that reason
+    dtype: Dtype = Dtype.float32  # of the backbone; armorm's heads stay float32
+    shard_rows: int = number(512, at_least=1)
+
+
+@dataclass
+class ArmormShard:
+    """Rewards of rows ``start`` to ``stop`` (exclusive)."""
+
+    architecture: RewardArchitecture
+    prompt_end: str
+    max_length: int
+    dtype: Dtype
+    start: int
+    stop: int | None
+
+
+@dataclass
+class ArmormScores:
+    """All shards of rewards together."""
+
+
+@dataclass
+class AlpagasusConfig:
+    """AlpaGasus (arXiv 2307.08701): rows by the rating from 0 to 5 that an endpoint, or a file, gives them."""
+
+    kind: str = "alpagasus"
+    endpoint: EndpointConfig | None = None
+    ratings: str | None = unhashed(None)  # JSON or JSONL {id or instruction, input, output; rating}; hashed by content
+    ties_seed: int = number(0, at_least=0)  # of the order among equal ratings
+
+
+@dataclass
+class AlpagasusRatings:
+    endpoint: EndpointConfig
+
+
+@dataclass
 class ExternalConfig:
     """A method in a Python file of yours; see ``icon_repro.methods.external``."""
 
@@ -464,6 +627,9 @@ METHOD_KINDS: dict[str, type] = {
     "nuggets": NuggetsConfig,
     "selectit": SelectitConfig,
     "less": LessConfig,
+    "deita": DeitaConfig,
+    "armorm": ArmormConfig,
+    "alpagasus": AlpagasusConfig,
     "external": ExternalConfig,
 }
 
@@ -476,3 +642,25 @@ class SelectFrom(enum.Enum):
 @dataclass
 class SelectConfig:
     fraction: float = number(above=0, at_most=1)
+
+
+def repetitions(method: Any) -> list[tuple[int | None, Any]]:
+    """The methods that ``repeats`` asks for, each with the seed of its selection: from its own seed on.
+
+    Returns:
+        One pair with the seed None for a method that isn't repeated.
+    """
+    if getattr(method, "repeats", 1) == 1:
+        return [(None, method)]
+
+    def seeded(extra: int) -> tuple[int, Any]:
+        once = replace(method, repeats=1)
+        if isinstance(once, LessConfig):
+            seed = once.warmup_seed + extra
+            return seed, replace(once, warmup_seed=seed)
+        if isinstance(once, NuggetsConfig):
+            seed = once.anchors.seed + extra
+            return seed, replace(once, anchors=replace(once.anchors, seed=seed))
+        return once.seed + extra, replace(once, seed=once.seed + extra)
+
+    return [seeded(extra) for extra in range(method.repeats)]

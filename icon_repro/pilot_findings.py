@@ -16,9 +16,7 @@ from numpy.typing import NDArray
 from icon_repro.config_methods import IconConfig
 from icon_repro.methods.icon.control import bank_control
 from icon_repro.methods.icon.matrices import task_scores
-from icon_repro.report.figures import Bars, Line, Panel, Scatter, Series
-from icon_repro.select import top_fraction
-from icon_repro.stats import (
+from icon_repro.reliability import (
     agreement,
     auc,
     bootstrap,
@@ -32,6 +30,8 @@ from icon_repro.stats import (
     spearman_brown,
     split_half,
 )
+from icon_repro.report.figures import Bars, Line, Panel, Scatter, Series
+from icon_repro.select import top_fraction
 
 Matrix = NDArray[np.float64]
 Indices = NDArray[np.intp]

@@ -1,7 +1,8 @@
 """Prompt texts, each with its source. The only place that turns an example into a prompt.
 
 Sources: ``scoring_prompt``: arXiv 2505.05327, released scoring scripts; ``alpaca_prompt``: Stanford Alpaca's train.py;
-``plain_prompt``: Superfiltering's scripts; ``labelled_prompt``: nuggets' scripts.
+``plain_prompt``: Superfiltering's scripts; ``labelled_prompt``: nuggets' scripts; ``complexity_question`` and
+``quality_question``: as DEITA's code asks its scorers (hkust-nlp/deita@b279f2c), spaces included.
 """
 
 from collections.abc import Callable
@@ -19,6 +20,21 @@ _ALPACA_NO_INPUT = (
     "Write a response that appropriately completes the request.\n\n"
     "### Instruction:\n{instruction}\n\n### Response:"
 )
+
+
+_COMPLEXITY = (
+    "You are a helpful assistant. Please identify the complexity score of the following user query. \n"
+    "##Query: {request}  \n##Complexity: "
+)
+_QUALITY = (
+    "You are a helpful assistant. Please identify the quality score of the Response corresponding to the Question. \n"
+    " #Question#:\n{request}\n#Response#:\n{response} \n##Quality: "
+)
+
+
+def request(example: Example) -> str:
+    """What is asked, without a template: instruction and input, each on its lines; a ready prompt as it is."""
+    return f"{example.instruction}\n{example.input}" if example.input else example.instruction
 
 
 def scoring_prompt(example: Example) -> str:
@@ -40,7 +56,7 @@ def alpaca_prompt(example: Example) -> str:
 
 def plain_prompt(example: Example) -> str:
     """Instruction and input, a line each; a ready prompt stays as it is, on a line."""
-    return f"{example.instruction}\n{example.input}\n" if example.input else f"{example.instruction}\n"
+    return f"{request(example)}\n"
 
 
 def labelled_prompt(example: Example) -> str:
@@ -49,6 +65,16 @@ def labelled_prompt(example: Example) -> str:
         return example.instruction
     middle = f"Input:\n{example.input}\n" if example.input else ""
     return f"Instruction:\n{example.instruction}\n{middle}Response:\n"
+
+
+def complexity_question(example: Example) -> str:
+    """Asks DEITA's scorer how complex the prompt is; ends where a digit from 1 to 6 is expected."""
+    return _COMPLEXITY.format(request=request(example))
+
+
+def quality_question(example: Example) -> str:
+    """Asks DEITA's scorer how good the response is; ends where a digit from 1 to 6 is expected."""
+    return _QUALITY.format(request=request(example), response=example.response)
 
 
 PROMPTS: dict[Template, Callable[[Example], str]] = {

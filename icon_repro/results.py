@@ -1,6 +1,7 @@
 """An experiment's folder ``results/<name>/``: what is written there, and whose it is.
 
-In: a plan and its store.  Out: table.md, table.csv, metrics.jsonl, run.json; a copy to W&B.
+In: a plan and its store.  Out: table and verdicts (md, csv), judged where a judge was asked, metrics.jsonl, run.json; a
+copy to W&B.
 The folder holds complete tables only: one with missing cells goes to ``incomplete/`` in it, which the next complete one
 removes. run.json says what made the table: config, sources, steps, commits, package versions; no times, hosts, folders.
 
@@ -19,11 +20,11 @@ from typing import Any
 from icon_repro.config import Config
 from icon_repro.config_methods import IconConfig, resolved
 from icon_repro.engine.artifact import Store, differences
-from icon_repro.engine.collect import collect, provenance, sources
+from icon_repro.engine.collect import collect, provenance, results, sources
 from icon_repro.engine.plan import Experiment
 from icon_repro.engine.tracking import log_experiment
+from icon_repro.items import ItemsError
 from icon_repro.records import read_json, write_json
-from icon_repro.report import tables
 from icon_repro.schema import plain
 
 FORMAT = 1  # of run.json
@@ -32,7 +33,7 @@ _SHOWN = 10  # differences in a message
 
 
 class ResultsError(ValueError):
-    """The results folder belongs to another configuration."""
+    """The results folder belongs to another configuration, or the stored results can't make a table."""
 
 
 def check(experiment: Experiment) -> None:
@@ -52,7 +53,7 @@ def check(experiment: Experiment) -> None:
         raise ResultsError(
             f"{folder}/run.json: format {stored['format']}, this version reads up to {FORMAT}. Update icon_repro."
         )
-    planned = {step.folder for arm in experiment.arms for step in arm.evaluations.values()}
+    planned = {step.folder for step in results(experiment)}
     lost = [step for step in stored["results"] if step not in planned]
     differing = _changes(stored["config"], _filled(config), "")
     differing += differences(*_common(stored["sources"], sources(experiment)), "sources")
@@ -80,17 +81,28 @@ def report(experiment: Experiment, store: Store, say: Callable[[str], None]) -> 
         Whether the table is complete.
 
     Raises:
-        ResultsError: see ``check``.
+        ResultsError: see ``check``; or stored outcomes contradict each other.
     """
+    from icon_repro.report import tables  # scipy takes a second to import, and other actions don't need it
+    from icon_repro.report.runs import RunsError
+    from icon_repro.stats import StatsError
+
     check(experiment)
     config = experiment.config
-    rows = collect(experiment, store)
+    try:
+        rows = collect(experiment, store)
+    except ItemsError as error:
+        raise ResultsError(f"{config.name}: {error}") from error
     folder = Path(config.paths.results) / config.name
     complete = tables.complete(rows)
     target = folder if complete else folder / "incomplete"
     made = provenance(experiment, store)
     notes = tables.mixed_versions(made["packages"])
-    say(f"\n{tables.write(rows, target, notes)}\n{target}/table.md, table.csv, metrics.jsonl, run.json")
+    try:
+        text, table = tables.write(rows, target, notes)
+    except (RunsError, StatsError) as error:
+        raise ResultsError(f"{config.name}: {error}") from error
+    say(f"\n{text}\n{target}/table.md, verdicts.md, their csv, metrics.jsonl, run.json")
     settings = {key: value for key, value in public(_filled(config)).items() if key not in {"cluster", "tracking"}}
     write_json(target / "run.json", {"format": FORMAT, "config": settings, **made})
     if complete:
@@ -105,11 +117,7 @@ def report(experiment: Experiment, store: Store, say: Callable[[str], None]) -> 
         for arm in experiment.arms
         if arm.select is not None and store.complete(arm.select)
     }
-    say(
-        log_experiment(
-            config.tracking, config.name, public(config), rows, tables.table(rows), selections, store.root / ".wandb"
-        )
-    )
+    say(log_experiment(config.tracking, config.name, public(config), rows, table, selections, store.root / ".wandb"))
     return complete
 
 

@@ -27,6 +27,7 @@ from icon_repro.engine.progress import Progress
 from icon_repro.engine.runtime import Runtime
 from icon_repro.lm.adapter import checkpoints, peft_lora, remove_checkpoints, tidy, unknown_target
 from icon_repro.lm.load import load_model, load_tokenizer, prepare_device
+from icon_repro.lm.stopping import StopOnRequest, end_if_stopped
 from icon_repro.lm.supervised import tokenise
 from icon_repro.lm.tokens import IGNORED
 from icon_repro.records import Example, read_json, read_rows, write_json, write_rows
@@ -79,6 +80,8 @@ class _KeepEpochs(TrainerCallback):
     def on_epoch_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         model, optimizer = kwargs["model"], kwargs["optimizer"]
         number = round(state.epoch)
+        if state.epoch != number and state.global_step < state.max_steps:  # asked to stop within an epoch
+            return
         weights, moments = {}, {}
         inner = getattr(optimizer, "optimizer", optimizer)  # accelerate wraps it
         for name, parameter in model.named_parameters():
@@ -124,11 +127,16 @@ def run(cfg: TrainJob, inputs: Mapping[str, Path], out: Path, runtime: Runtime) 
             processing_class=tokenizer,
             data_collator=CheckedCollator(pad_token_id=tokenizer.pad_token_id),
             peft_config=_peft(train, model),
-            callbacks=[_Report(progress), *([_KeepEpochs(out / "epochs")] if train.keep_epochs else [])],
+            callbacks=[
+                _Report(progress),
+                StopOnRequest(runtime),
+                *([_KeepEpochs(out / "epochs")] if train.keep_epochs else []),
+            ],
         )
         trainable = sum(p.numel() for p in trainer.model.parameters() if p.requires_grad)
         earlier = checkpoints(out)
         trainer.train(resume_from_checkpoint=str(earlier[-1]) if earlier else None)
+    end_if_stopped(trainer)
     target = out / ("adapter" if train.tuning is Tuning.lora else "weights")
     model.config.use_cache = True
     trainer.model.save_pretrained(target)

@@ -63,6 +63,38 @@ def tiny_model_no_bos(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return _save_model(Qwen2ForCausalLM, Qwen2Config(**_shape(), **ids), folder)
 
 
+@pytest.fixture(scope="session")
+def encoder_step(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a model step with a random BERT; its tokenizer knows the letters a to z, alone and within words."""
+    from transformers import BertConfig, BertModel
+
+    folder = tmp_path_factory.mktemp("encoder")
+    size = _save_wordpieces(folder / "weights")
+    shape = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4}
+    _save_model(BertModel, BertConfig(vocab_size=size, max_position_embeddings=600, **shape), folder / "weights")
+    (folder / "model.json").write_text('{"hub_id": null, "commit": null}', encoding="utf-8")
+    return folder
+
+
+def _save_wordpieces(folder: Path) -> int:
+    """Save a WordPiece tokenizer as BERT's: [CLS] first, [SEP] last, [UNK] for the unknown; returns its size."""
+    import string
+
+    from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
+    from transformers import PreTrainedTokenizerFast
+
+    letters = string.ascii_lowercase
+    tokens = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", *letters, *(f"##{letter}" for letter in letters), "the", "##ing", "."]
+    tokenizer = Tokenizer(models.WordPiece({t: i for i, t in enumerate(tokens)}, unk_token="[UNK]"))
+    tokenizer.normalizer = normalizers.BertNormalizer()
+    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    tokenizer.post_processor = processors.BertProcessing(("[SEP]", 3), ("[CLS]", 2))
+    PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, pad_token="[PAD]", unk_token="[UNK]", cls_token="[CLS]", sep_token="[SEP]"
+    ).save_pretrained(folder)
+    return len(tokens)
+
+
 def _shape() -> dict[str, Any]:
     return {
         "hidden_size": 64,

@@ -12,6 +12,7 @@ from omegaconf import OmegaConf
 from icon_repro.__main__ import open_overrides, register_resolvers
 from icon_repro.config import Config, conf_dir, load
 from icon_repro.engine.artifact import Step, Store, publish
+from icon_repro.records import write_json
 
 
 @functools.cache
@@ -38,9 +39,11 @@ def small(work: Path, changes: Mapping[str, Any] | None = None, experiment: str 
 
 
 def publish_fake(step: Step, store: Store, metrics: Mapping[str, Any], **more: Any) -> None:
-    """A published folder of ``step`` that holds nothing but its record; ``more`` replaces parts of it."""
+    """A published folder of ``step``: its record, parts of it replaced by ``more``; of an evaluation, 20 items too."""
     part = store.path(step).with_name("fake.part")
     part.mkdir(parents=True)
+    if step.stage == "evaluate":
+        write_json(part / "items.json", {"ids": [f"{i:02}" for i in range(20)], "values": [0, 1] * 10})
     record = {
         "metrics": dict(metrics),
         "hashed": step.hashed,

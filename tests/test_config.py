@@ -9,6 +9,9 @@ import pytest
 from icon_repro.config import Config, ConfigError, load
 from icon_repro.config_methods import AdaptiveConfig, IconConfig, RandomConfig, round_ends
 
+HUB = {"kind": "hub", "name": "h"}  # without an id and a revision
+TINY = {"kind": "random", "name": "t", "random": {}}
+
 
 def minimal() -> dict[str, Any]:
     source = {"kind": "file", "format": "alpaca", "name": "toy", "path": "toy.jsonl"}
@@ -68,6 +71,8 @@ def test_load_minimal_config_is_typed() -> None:
         {"cluster.micro_batch_size": 128},
         {"model": {"kind": "hub", "name": "m", "hub_id": "a/b", "revision": "0" * 40}},
         {"model": {"kind": "local", "name": "m", "path": "m"}},
+        {"methods.mine": {"kind": "deita", "complexity": TINY, "quality": TINY}},
+        {"methods.mine": {"kind": "armorm", "reward": TINY, "architecture": "classifier"}},
         {"evaluation.tasks.arc": {"kind": "lm_eval", "metric": "acc", "task": "arc_easy"}},
         {"data.pool.source": {"kind": "hub", "format": "alpaca", "name": "p", "hub_id": "a/b", "revision": "main"}},
     ],
@@ -115,6 +120,19 @@ def test_load_valid_config_is_accepted(changes: dict[str, Any]) -> None:
         ({"model.kind": "hub"}, ["model.hub_id", "model.revision"]),
         ({"model.kind": "local"}, ["model.path"]),
         ({"model.kind": "registry"}, ["model.registry"]),
+        ({"methods.mine": {"kind": "ifd", "proxy": HUB}}, ["methods.mine.proxy.hub_id", "methods.mine.proxy.revision"]),
+        ({"methods.mine": {"kind": "deita", "complexity": HUB, "quality": TINY}}, ["methods.mine.complexity.hub_id"]),
+        ({"methods.mine": {"kind": "deita", "complexity": TINY, "quality": HUB}}, ["methods.mine.quality.hub_id"]),
+        (
+            {"methods.mine": {"kind": "deita", "complexity": TINY, "quality": TINY, "embedding": HUB}},
+            ["methods.mine.embedding.hub_id"],
+        ),
+        ({"methods.mine": {"kind": "deita", "quality": TINY}}, ["methods.mine.complexity: a value is required"]),
+        ({"methods.mine": {"kind": "armorm", "reward": {**TINY, "kind": "local"}}}, ["methods.mine.reward.path"]),
+        ({"methods.mine": {"kind": "armorm", "reward": {**TINY, "kind": "registry"}}}, ["mine.reward.registry"]),
+        ({"methods.mine": {"kind": "armorm", "reward": {**TINY, "random": {"heads": 5}}}}, ["reward.random", "heads"]),
+        ({"methods.mine": {"kind": "armorm", "reward": {**TINY, "name": "org/m"}}}, ["'org/m'"]),
+        ({"methods.mine": {"kind": "armorm"}}, ["methods.mine.reward: a value is required"]),
         ({"clutser": {}}, ["clutser", "'cluster'"]),
         ({"action": "runn"}, ["action='runn'", "'run'"]),
     ],

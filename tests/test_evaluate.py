@@ -1,6 +1,5 @@
 """Benchmarks through the real lm-eval on tiny models, against a loop that ranks the choices one by one."""
 
-import importlib.util
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -8,8 +7,6 @@ from typing import Any
 
 import pytest
 import torch
-import yaml
-from lm_eval.tasks import TaskManager
 from peft import LoraConfig, get_peft_model
 
 from icon_repro import evaluate
@@ -17,7 +14,7 @@ from icon_repro.config import ClusterConfig
 from icon_repro.config_data import Dtype
 from icon_repro.config_evaluation import EvaluationJob, TaskConfig, TaskKind
 from icon_repro.engine.runtime import Runtime
-from icon_repro.evaluate import EvaluationError
+from icon_repro.evaluate import EvaluationError, backends
 from icon_repro.lm.load import load_model, load_tokenizer
 from icon_repro.records import read_json, read_lines, write_json, write_rows
 
@@ -129,7 +126,7 @@ def test_run_texts_reach_the_model_unaltered(measure: Any) -> None:
 
 def test_run_bos_comes_first_and_once(measure: Any, model_step: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     seen = []
-    load = evaluate.load_model
+    load = backends.load_tuned
 
     def watched(*arguments: Any, **more: Any) -> Any:
         model = load(*arguments, **more)
@@ -139,7 +136,7 @@ def test_run_bos_comes_first_and_once(measure: Any, model_step: Path, monkeypatc
         )
         return model
 
-    monkeypatch.setattr(evaluate, "load_model", watched)
+    monkeypatch.setattr(backends, "load_tuned", watched)
     measure(model=model_step)
     tokenizer = load_tokenizer(model_step)
     first = {tokenizer(row["query"])["input_ids"][0] for row in ROWS}
@@ -170,14 +167,14 @@ def test_run_few_shots_are_put_first(measure: Any) -> None:
 
 def test_run_results_hold_no_path(measure: Any, tmp_path: Path, base: Path) -> None:
     out, _ = measure()
-    assert {path.name for path in out.iterdir()} == {"results.json", "samples.jsonl"}
+    assert {path.name for path in out.iterdir()} == {"items.json", "results.json", "samples.jsonl"}
     for path in out.iterdir():
         for place in (tmp_path, base, Path.cwd()):
             assert str(place) not in path.read_text(encoding="utf-8")
 
 
 def test_run_unknown_metric_names_those_there_are(measure: Any) -> None:
-    with pytest.raises(EvaluationError, match=r"evaluation\.tasks\.toy\.metric='f1'.*'acc,none', 'acc_norm,none'"):
+    with pytest.raises(EvaluationError, match=r"evaluation\.tasks\.toy\.metric='f1'.*\['acc,none', 'acc_norm,none'\]"):
         measure(replace(JOB, task=replace(TASK, metric="f1")))
 
 
@@ -216,68 +213,11 @@ def check_tuned(measure: Any, model: Any, tokenizer: Any, tuned: Path) -> None:
     assert [sample["acc"] for sample in samples(out)] != [sample["acc"] for sample in samples(untuned)]
 
 
-# ---------------------------------------------------------------- tasks of lm-eval
-
-
-@pytest.fixture(scope="module")
-def catalogue(tmp_path_factory: pytest.TempPathFactory) -> TaskManager:
-    """Two folders of lm-eval's own tasks (to index all takes ten seconds), and its arc_easy on two rows of ours."""
-    folder = tmp_path_factory.mktemp("tasks")
-    choices = {"label": ["A", "B"], "text": ["wood", "the sun"]}
-    rows = [{"question": "What shines?", "choices": choices, "answerKey": "B"}]
-    rows.append({"question": "What burns?", "choices": choices, "answerKey": "A"})
-    write_rows(folder / "rows.jsonl", rows)
-    spec = importlib.util.find_spec("lm_eval.tasks")
-    assert spec is not None and spec.origin is not None
-    builtin = Path(spec.origin).parent
-    task = {
-        "include": str(builtin / "arc" / "arc_easy.yaml"),
-        "task": "arc_easy_of_ours",
-        "dataset_path": "json",
-        "dataset_name": None,
-        "dataset_kwargs": {"data_files": {"test": str(folder / "rows.jsonl")}},
-        "training_split": None,
-        "validation_split": None,
-    }
-    (folder / "ours.yaml").write_text(yaml.safe_dump(task))
-    folders = [folder, builtin / "arc", builtin / "truthfulqa"]
-    return TaskManager(include_path=[str(path) for path in folders], include_defaults=False)
-
-
-def of_lm_eval(task: str, **more: Any) -> EvaluationJob:
-    return replace(JOB, name="mine", task=TaskConfig(TaskKind.lm_eval, "acc", task=task, **more))
-
-
-def test_run_task_of_lm_eval_on_local_rows(measure: Any, catalogue: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(evaluate, "TaskManager", lambda: catalogue)
-    out, metrics = measure(of_lm_eval("arc_easy_of_ours"))
-    assert samples(out)[0]["arguments"][1] == ["Question: What shines?\nAnswer:", " the sun"]
-    values = likelihoods(out)
-    assert metrics["value"] == ((values[0][1] > values[0][0]) + (values[1][0] > values[1][1])) / 2
-    assert (
-        metrics["items"] == 2
-        and metrics["version"] == catalogue.load(["arc_easy_of_ours"])["tasks"]["arc_easy_of_ours"].VERSION
-    )
-
-
-def test_run_task_without_its_data_names_task_and_remedy(
-    measure: Any, catalogue: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(evaluate, "TaskManager", lambda: catalogue)
-    with pytest.raises(EvaluationError, match=r"evaluation\.tasks\.mine.*'arc_easy'.*ai2_arc.*connect to the network"):
-        measure(of_lm_eval("arc_easy"))
-
-
-@pytest.mark.parametrize("task, hint", [("arc_esy", "arc_easy"), ("truthfulqa", "truthfulqa")])
-def test_run_name_without_a_number_is_refused(
-    measure: Any, catalogue: Any, monkeypatch: pytest.MonkeyPatch, task: str, hint: str
-) -> None:
-    monkeypatch.setattr(evaluate, "TaskManager", lambda: catalogue)
-    with pytest.raises(EvaluationError, match=rf"evaluation\.tasks\.mine\.task='{task}'.*Did you mean '{hint}"):
-        measure(of_lm_eval(task))
+# ---------------------------------------------------------------- tasks of lm-eval; more in tests/evaluate
 
 
 @pytest.mark.slow
-def test_run_all_tasks_of_lm_eval_are_known(measure: Any) -> None:
+def test_run_all_tasks_of_lm_eval_are_known(measure: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    task = TaskConfig(TaskKind.lm_eval, "acc", task="gpqa_diamond_zeroshot")
     with pytest.raises(EvaluationError, match=r"'gpqa_diamond_zeroshot'.*connect to the network"):
-        measure(of_lm_eval("gpqa_diamond_zeroshot"))
+        measure(replace(JOB, name="mine", task=task))

@@ -23,7 +23,9 @@ def test_committed_table_is_what_the_rows_give(name: str, tmp_path: Path) -> Non
     run = folder / "run.json"  # the first tables have none
     notes = tables.mixed_versions(json.loads(run.read_text(encoding="utf-8"))["packages"]) if run.is_file() else []
     tables.write(rows, tmp_path, notes)
-    for file in ("table.md", "table.csv", "metrics.jsonl"):
+    made = sorted(path.name for path in tmp_path.iterdir())
+    assert {"table.md", "table.csv", "verdicts.md", "verdicts.csv", "metrics.jsonl"} <= set(made)
+    for file in made:
         assert (folder / file).read_bytes() == (tmp_path / file).read_bytes()
 
 

@@ -21,7 +21,7 @@ METRICS: Mapping[str, dict[str, Any]] = {
     "train": {"rows": 6, "tokens": 500, "flops": 700.0},
     "evaluate": {"metric": "acc", "value": 0.5, "stderr": 0.1, "items": 20, "version": "1"},
 }
-FILES = {"table.md", "table.csv", "metrics.jsonl", "run.json"}
+FILES = {"table.md", "table.csv", "verdicts.md", "verdicts.csv", "metrics.jsonl", "run.json"}
 
 
 def planned(tmp_path: Path, changes: Mapping[str, Any] | None = None) -> Experiment:

@@ -1,28 +1,30 @@
-"""Statistics against slow obvious loops, simulations with known answers, and what is refused."""
+"""Statistics of evaluation: closed forms, slow loops, and coverage and power in simulated experiments."""
 
-import itertools
-from collections.abc import Callable
+import math
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
 from scipy import stats as scipy_stats
+from statsmodels.stats.multitest import multipletests
 
 from icon_repro.stats import (
+    Estimate,
+    Items,
+    Sample,
     StatsError,
-    agreement,
-    auc,
+    Summary,
+    Verdict,
     bootstrap,
-    columns_for,
-    components,
-    correlation_for,
-    expected_overlap,
-    overlap,
-    pearson,
-    reliability,
-    spearman,
-    spearman_brown,
-    split_half,
+    difference,
+    holm,
+    mean,
+    verdict,
 )
+
+REPLICATIONS, BATCH = 5000, 250  # 0.3 points of standard error
 
 
 @pytest.fixture
@@ -30,202 +32,385 @@ def generator() -> np.random.Generator:
     return np.random.default_rng(0)
 
 
-def simulated(
-    generator: np.random.Generator, c: int = 400, n: int = 100, true: float = 2.0, noise: float = 5.0
-) -> np.ndarray:
-    """(c, n) cells: row effects of variance ``true``, column effects of 9, cell noise of ``noise``."""
-    rows, columns = true**0.5 * generator.standard_normal((c, 1)), 3 * generator.standard_normal((1, n))
-    return 1 + rows + columns + noise**0.5 * generator.standard_normal((c, n))
+def sample(*values: Any, selections: list[int] | None = None, **more: Any) -> Sample:
+    """Parts of equal weight with (runs, items) outcomes each."""
+    arrays = [np.atleast_2d(np.asarray(v, np.float64)) for v in values]
+    parts = [Items(f"b{i}", array, weight=1 / len(arrays), **more) for i, array in enumerate(arrays)]
+    return Sample(parts, selections or [0] * arrays[0].shape[-2])
 
 
-def test_pearson_and_spearman_equal_scipys(generator: np.random.Generator) -> None:
-    a = generator.integers(0, 8, 40).astype(float)  # with ties
-    b = a + 3 * generator.standard_normal(40)
-    assert pearson(a, b) == pytest.approx(scipy_stats.pearsonr(a, b).statistic, abs=1e-12)
-    assert spearman(a, b) == pytest.approx(scipy_stats.spearmanr(a, b).statistic, abs=1e-12)
+# ---------------------------------------------------------------- closed forms and slow loops
 
 
-def test_spearman_sees_order_only() -> None:
-    assert spearman([1, 2, 3, 4], [1, 10, 100, 1e6]) == pytest.approx(1)
-    assert spearman([1, 2, 3, 4], [4, 3, 2, -1e9]) == pytest.approx(-1)
-    assert np.isnan(spearman([1, 2, 3], [5, 5, 5]))
+def test_mean_of_one_run_has_the_t_interval_of_its_items(generator: np.random.Generator) -> None:
+    values = generator.random(30)
+    found = mean(sample(values))
+    expected = scipy_stats.ttest_1samp(values, 0).confidence_interval(0.95)
+    assert found.value == pytest.approx(values.mean(), abs=1e-12)
+    assert found.interval() == pytest.approx(tuple(expected), abs=1e-9)
+    assert found.seeds_freedom == 0
 
 
-@pytest.mark.parametrize("a, b", [([1, 2], [1, 2, 3]), ([1], [1]), ([1, float("nan")], [1, 2]), ([1, 2], [1, np.inf])])
-def test_pearson_what_cant_be_correlated_is_refused(a: list[float], b: list[float]) -> None:
-    with pytest.raises(StatsError, match="2 finite values"):
-        pearson(a, b)
+def test_difference_of_single_runs_is_the_paired_t_test(generator: np.random.Generator) -> None:
+    one, two = generator.random(40), generator.random(40)
+    found, expected = difference(sample(one), sample(two)), scipy_stats.ttest_rel(one, two)
+    assert found.interval() == pytest.approx(tuple(expected.confidence_interval(0.95)), abs=1e-9)
+    assert found.p_value() == pytest.approx(expected.pvalue, abs=1e-9)
 
 
-def test_auc_equals_count_of_pairs_with_ties(generator: np.random.Generator) -> None:
-    scores, positive = generator.integers(0, 6, 50), generator.random(50) < 0.3
-    pairs = list(itertools.product(scores[positive], scores[~positive]))
-    expected = sum(1.0 if p > q else 0.5 if p == q else 0.0 for p, q in pairs) / len(pairs)
-    assert auc(scores, positive) == pytest.approx(expected, abs=1e-12)
+def test_mean_over_benchmarks_adds_their_variances(generator: np.random.Generator) -> None:
+    a, b = generator.random(50), 3 * generator.random(20)
+    found = mean(sample(a, b))
+    parts = [v.var(ddof=1) / v.size / 4 for v in (a, b)]
+    assert found.value == pytest.approx((a.mean() + b.mean()) / 2)
+    assert found.items == pytest.approx(sum(parts), rel=1e-9)
+    assert found.items_freedom == pytest.approx(sum(parts) ** 2 / (parts[0] ** 2 / 49 + parts[1] ** 2 / 19), rel=1e-9)
 
 
-def test_auc_one_kind_only_isnt_defined() -> None:
-    assert np.isnan(auc([1, 2], [True, True])) and np.isnan(auc([1, 2], [False, False]))
+def test_mean_of_several_seeds_equals_slow_sums(generator: np.random.Generator) -> None:
+    y = generator.random((3, 12)) + generator.random(12) + 2 * generator.random((3, 1))
+    found, grand = mean(sample(y)), y.mean()
+    rest = sum((y[r, i] - y[r].mean() - y[:, i].mean() + grand) ** 2 for r in range(3) for i in range(12)) / (2 * 11)
+    seeds = sum((y[r].mean() - grand) ** 2 for r in range(3)) / 2 / 3
+    assert found.items == pytest.approx(sum((y[:, i].mean() - grand) ** 2 for i in range(12)) / 11 / 12, rel=1e-9)
+    assert seeds > rest / 36  # else it shows nothing
+    assert found.seeds == pytest.approx(seeds - rest / 36, rel=1e-9)
+    t_items, t_seeds = scipy_stats.t.ppf(0.975, [11, 2])
+    both = found.items + found.seeds
+    t = (t_items * found.items + t_seeds * found.seeds) / both
+    assert found.half_width() == pytest.approx(t * math.sqrt(both), rel=1e-9)
 
 
-@pytest.mark.parametrize("scores", [[1.0, 2.0, 3.0], [1.0, float("nan")]])
-def test_auc_bad_scores_are_refused(scores: list[float]) -> None:
-    with pytest.raises(StatsError, match="one finite score"):
-        auc(scores, [True, False])
+def test_mean_where_only_seeds_differ_is_the_t_interval_of_the_seeds() -> None:
+    runs = np.array([0.2, 0.5, 0.6])
+    found = mean(sample(np.repeat(runs[:, None], 50, axis=1), span=math.inf))
+    expected = scipy_stats.ttest_1samp(runs, 0).confidence_interval(0.95)
+    assert found.interval() == pytest.approx(tuple(expected), abs=1e-9)
 
 
-def test_overlap_is_share_of_the_smaller() -> None:
-    assert overlap(["a", "b", "c"], ["c", "d", "a"]) == pytest.approx(2 / 3)
-    assert overlap(["a"], ["a", "b", "c", "d"]) == 1
-    assert overlap({"a", "b"}, ["c", "d"]) == 0
-    with pytest.raises(StatsError, match="empty"):
-        overlap([], ["a"])
+def test_difference_where_only_seeds_differ_is_welchs_test() -> None:
+    one, two = np.array([0.2, 0.5, 0.6]), np.array([0.9, 1.0, 1.3, 1.9])
+    parts = [sample(np.repeat(runs[:, None], 50, axis=1), span=math.inf) for runs in (one, two)]
+    found, expected = difference(*parts), scipy_stats.ttest_ind(one, two, equal_var=False)
+    assert found.interval() == pytest.approx(tuple(expected.confidence_interval(0.95)), abs=1e-9)
+    assert found.p_value() == pytest.approx(expected.pvalue, abs=1e-9)
 
 
-@pytest.mark.parametrize("correlation", [-0.4, 0.5, 0.95])
-def test_expected_overlap_equals_simulation(correlation: float, generator: np.random.Generator) -> None:
-    x, z = generator.standard_normal((2, 400_000))
-    y = correlation * x + (1 - correlation**2) ** 0.5 * z
-    cut_x, cut_y = np.quantile(x, 0.8), np.quantile(y, 0.8)
-    assert expected_overlap(correlation, 0.2) == pytest.approx(((x > cut_x) & (y > cut_y)).mean() / 0.2, abs=0.01)
+def test_mean_with_several_selections_takes_their_means_as_the_level(generator: np.random.Generator) -> None:
+    y = generator.random((6, 40)) + np.repeat([0.0, 1.0, 3.0], 2)[:, None]
+    found = mean(sample(y, selections=[7, 7, 8, 8, 9, 9]))
+    same = mean(sample(y.reshape(3, 2, 40).mean(axis=1)))
+    assert found == same and found.seeds_freedom == 2
+    assert found.half_width() > 1.5 * mean(sample(y)).half_width()  # six runs aren't six selections
 
 
-def test_expected_overlap_at_the_ends() -> None:
-    assert expected_overlap(1, 0.15) == pytest.approx(1, abs=1e-6)
-    assert expected_overlap(0, 0.15) == pytest.approx(0.15, abs=1e-12)
-    assert expected_overlap(-1, 0.15) == pytest.approx(0, abs=1e-6)
-    assert expected_overlap(1, 0.9) == pytest.approx(1, abs=1e-6)  # the cut lies below 0
-    for correlation, share in ((1.1, 0.2), (0.5, 0), (0.5, 1), (float("nan"), 0.5)):
-        with pytest.raises(StatsError, match="must be in"):
-            expected_overlap(correlation, share)
+def test_mean_of_unequal_numbers_of_runs_weighs_selections_equally() -> None:
+    assert mean(sample([[0, 0], [0, 0], [1, 1]], selections=[0, 0, 1])).value == 0.5
 
 
-@pytest.mark.parametrize("correlation", [-0.9, -0.2, 0.0, 0.4, 0.83, 0.99])
-def test_correlation_for_inverts_expected_overlap(correlation: float) -> None:
-    assert correlation_for(expected_overlap(correlation, 0.15), 0.15) == pytest.approx(correlation, abs=0.005)
+def test_difference_of_paired_items_is_narrower_than_of_other_items(generator: np.random.Generator) -> None:
+    hard = generator.random(400)
+    one, two = ((hard + 0.1 * generator.standard_normal(400) > 0.5).astype(float) for _ in range(2))
+    paired = difference(sample(one), sample(two))
+    assert paired.items < 0.5 * (mean(sample(one)).items + mean(sample(two)).items)
 
 
-def test_bootstrap_of_a_mean_equals_the_normal_interval(generator: np.random.Generator) -> None:
-    sample = generator.standard_normal(500)
-    low, high = bootstrap(np.mean, [sample], generator, draws=4000)
-    error = sample.std() / 500**0.5
-    assert low == pytest.approx(sample.mean() - 1.96 * error, abs=0.15 * error)
-    assert high == pytest.approx(sample.mean() + 1.96 * error, abs=0.15 * error)
+def test_difference_to_a_single_seed_gives_it_the_others_variance() -> None:
+    runs, single = np.array([0.2, 0.5, 0.6]), np.array([0.4])
+    parts = [sample(np.repeat(values[:, None], 50, axis=1), span=math.inf) for values in (runs, single)]
+    found = difference(*parts)
+    assert found.seeds == pytest.approx(runs.var(ddof=1) * (1 / 3 + 1), rel=1e-9) and found.seeds_freedom == 2
+    swapped = difference(*parts[::-1])
+    assert (swapped.seeds, swapped.value) == (found.seeds, -found.value)
 
 
-def test_bootstrap_resamples_units_together_and_repeats_with_the_seed() -> None:
-    a = np.arange(30.0)
-
-    def interval(seed: int) -> tuple[float, float]:
-        return bootstrap(lambda x, y: (x * y).mean(), [a, a[::-1]], np.random.default_rng(seed), draws=50)
-
-    assert interval(1) == interval(1) != interval(2)
-    low, high = bootstrap(spearman, [a, -a], np.random.default_rng(0), draws=50)
-    assert low == pytest.approx(-1) and high == pytest.approx(-1)
-    with pytest.raises(StatsError, match="equal numbers"):
-        bootstrap(spearman, [a, a[1:]], np.random.default_rng(0))
+def test_clusters_count_as_units(generator: np.random.Generator) -> None:
+    groups = generator.random((8, 5)) + 2 * generator.random((8, 1))
+    labels = np.repeat(np.arange(8), 5)
+    found = mean(sample(groups.reshape(1, -1), clusters=labels))
+    plain = mean(sample(groups.mean(axis=1)[None], span=math.inf))
+    assert (found.items, found.items_freedom) == (pytest.approx(plain.items, rel=1e-9), 7)
+    assert found.items > 2 * mean(sample(groups.reshape(1, -1))).items
+    alone = mean(sample(groups.reshape(1, -1), clusters=np.arange(40)))
+    assert alone.items == pytest.approx(mean(sample(groups.reshape(1, -1))).items, rel=1e-9)
 
 
-def test_components_equal_anova_by_loops(generator: np.random.Generator) -> None:
-    task = simulated(generator, c=7, n=5)
-    c, n, grand = 7, 5, task.mean()
-    rows = sum(n * (task[j].mean() - grand) ** 2 for j in range(c)) / (c - 1)
-    rest = sum((task[j, i] - task[j].mean() - task[:, i].mean() + grand) ** 2 for j in range(c) for i in range(n)) / (
-        (c - 1) * (n - 1)
-    )
-    assert components(task) == pytest.approx((max(0.0, (rows - rest) / n), rest), abs=1e-12)
+def test_clusters_noise_of_cells_is_counted_by_cluster(generator: np.random.Generator) -> None:
+    groups = generator.random((3, 8, 5)) + 2 * generator.random((3, 8, 1))
+    found = mean(sample(groups.reshape(3, 40), clusters=np.repeat(np.arange(8), 5)))
+    plain = mean(sample(groups.mean(axis=2), span=math.inf))
+    assert (found.items, found.seeds) == pytest.approx((plain.items, plain.seeds), rel=1e-9)
 
 
-def test_components_of_a_simulation_are_those_put_in(generator: np.random.Generator) -> None:
-    true, noise = components(simulated(generator, c=4000, n=50))
-    assert true == pytest.approx(2, rel=0.08) and noise == pytest.approx(5, rel=0.02)
+def test_summary_keeps_the_error_of_items_for_all_seeds() -> None:
+    values, errors = np.array([0.4, 0.5, 0.9]), np.array([0.03, 0.04, 0.05])
+    found = mean(Sample([Summary("f1", values, errors)], [0, 0, 0]))
+    assert found.value == pytest.approx(0.6)
+    assert found.items == pytest.approx((0.0009 + 0.0016 + 0.0025) / 3, rel=1e-9)
+    assert found.seeds == pytest.approx(values.var(ddof=1) / 3, rel=1e-9)
+    one = Sample([Summary("f1", np.array([0.4]), np.array([0.03]))], [0])
+    assert difference(one, one).items == pytest.approx(2 * 0.0009, rel=1e-9)
+    assert difference(one, one).half_width() == pytest.approx(1.959964 * 0.03 * 2**0.5, rel=1e-5)
 
 
-def test_components_ignore_what_rows_share(generator: np.random.Generator) -> None:
-    task = simulated(generator)
-    assert components(task + 100 * generator.standard_normal(task.shape[1])) == pytest.approx(components(task))
+def test_no_difference_on_few_items_isnt_certainty() -> None:
+    same = sample([1, 0, 1, 1, 0, 1, 0, 1], [1] * 8, [0] * 8, [1] * 8)
+    found = difference(same, same)
+    assert found.value == 0 and found.p_value() == 1
+    assert 0.05 < found.half_width() < 0.15  # three of 32 items may well differ
+    assert mean(sample([1] * 8)).half_width() > 0.15
+    many = sample([[1.0, 0.0] * 500])
+    assert difference(many, many).half_width() < 0.005
 
 
-@pytest.mark.parametrize("task", [np.zeros((1, 5)), np.zeros((5, 1)), np.full((3, 3), np.nan)])
-def test_components_too_few_or_not_finite_are_refused(task: np.ndarray) -> None:
-    with pytest.raises(StatsError, match="2 x 2 finite"):
-        components(task)
+def test_single_item_is_as_uncertain_as_it_can_be() -> None:
+    assert mean(sample([1.0])).items == 0.25
+    with pytest.raises(StatsError, match="one item says nothing"):
+        mean(sample([1.0], span=math.inf))
 
 
-@pytest.mark.parametrize("columns", [5, 100, 400])
-def test_reliability_is_correlation_with_a_new_set_of_columns(columns: int, generator: np.random.Generator) -> None:
-    task = simulated(generator, c=4000)
-    expected = 2 / (2 + 5 / columns)
-    assert reliability(task, columns) == pytest.approx(expected, abs=0.02)
-    means = 2**0.5 * generator.standard_normal(4000)
-    first, second = (means + (5 / columns) ** 0.5 * generator.standard_normal(4000) for _ in range(2))
-    assert reliability(task, columns) == pytest.approx(pearson(first, second), abs=0.05)
+def test_p_value_is_where_the_interval_meets_zero() -> None:
+    found = Estimate(0.1, 0.0004, 60, 0.0009, 2.5)
+    low, _ = found.interval(1 - found.p_value())
+    assert low == pytest.approx(0, abs=1e-9)
+    assert Estimate(0.6, 0.0004, math.inf).p_value() == pytest.approx(2 * scipy_stats.norm.sf(30), rel=1e-3)
+    assert Estimate(0.0, 0.0, 5).p_value() == 1 and Estimate(0.1, 0.0, 5).p_value() == 0
 
 
-def test_reliability_of_nothing_but_noise_is_about_zero(generator: np.random.Generator) -> None:
-    assert reliability(simulated(generator, true=0.0)) < 0.2
-    assert reliability(np.ones((4, 4))) == 0
-    with pytest.raises(StatsError, match="columns=0"):
-        reliability(simulated(generator), 0)
+def test_detectable_difference_without_seeds_is_the_textbooks() -> None:
+    assert Estimate(0.0, 0.0004, math.inf).detectable() == pytest.approx((1.959964 + 0.841621) * 0.02, rel=1e-6)
+    assert Estimate(0.0, 0.0004, math.inf).detectable(0.05 / 10) > Estimate(0.0, 0.0004, math.inf).detectable()
 
 
-@pytest.mark.parametrize("target", [0.3, 0.8, 0.95])
-def test_columns_for_is_the_least_number_that_reaches_the_target(target: float, generator: np.random.Generator) -> None:
-    task = simulated(generator, n=20)
-    needed = columns_for(task, target)
-    assert needed is not None
-    assert reliability(task, needed) >= target
-    assert needed == 1 or reliability(task, needed - 1) < target
+# ---------------------------------------------------------------- Holm, verdicts
 
 
-def test_columns_for_without_differences_is_none() -> None:
-    cells = np.array([[1.0, -1.0], [-1.0, 1.0]])  # equal row means
-    assert columns_for(cells, 0.5) is None
-    for target in (0.0, 1.0):
-        with pytest.raises(StatsError, match="in \\(0, 1\\)"):
-            columns_for(cells, target)
+def test_holm_equals_statsmodels(generator: np.random.Generator) -> None:
+    for size in (1, 2, 7, 20):
+        p_values = [*(generator.random(size) ** 3), 0.01, 0.01]
+        assert holm(p_values) == pytest.approx(multipletests(p_values, method="holm")[1], abs=1e-12)
 
 
-def test_spearman_brown_known_values() -> None:
-    assert spearman_brown(0.5, 2) == pytest.approx(2 / 3)
-    assert spearman_brown(2 / 3, 0.5) == pytest.approx(0.5)
-    assert spearman_brown(0.3, 1) == pytest.approx(0.3)
-
-
-def test_agreement_is_reliability_of_that_many_columns(generator: np.random.Generator) -> None:
-    task = simulated(generator, c=2000)
-    assert agreement(task, 10, generator, splits=50) == pytest.approx(2 / (2 + 5 / 10), abs=0.03)
-    assert agreement(task, 10, generator, splits=50, other=-task) == pytest.approx(-2 / (2 + 5 / 10), abs=0.03)
-
-
-def test_agreement_sets_share_no_column() -> None:
-    task = np.eye(4)[:, :4]  # any two disjoint halves of the columns are the opposite of each other
-    assert agreement(task, 2, np.random.default_rng(0), splits=20) == pytest.approx(-1)
-
-
-def test_split_half_equals_generalizability(generator: np.random.Generator) -> None:
-    task = simulated(generator, c=2000, n=31)  # an odd number of columns loses one
-    assert split_half(task, generator, splits=50) == pytest.approx(reliability(task), abs=0.02)
-
-
-def test_split_half_halves_that_disagree_stay_a_number_below_zero(generator: np.random.Generator) -> None:
-    signs = np.where(np.arange(20) % 2, 1.0, -1.0)
-    found = split_half(np.outer([1.0, 2.0, 3.0], signs) + 0.01 * generator.standard_normal((3, 20)), generator)
-    assert -3 < found < 0.5
+def test_holm_known_values() -> None:
+    assert holm([0.01, 0.04, 0.03]) == pytest.approx([0.03, 0.06, 0.06])
+    assert holm([0.9, 0.8]) == [1.0, 1.0] and holm([]) == []
+    for bad in (float("nan"), -0.1, 1.1):
+        with pytest.raises(StatsError, match="p value"):
+            holm([0.5, bad])
 
 
 @pytest.mark.parametrize(
-    "call",
+    "value, adjusted, expected",
+    [(0.1, 0.01, "better"), (-0.1, 0.01, "worse"), (0.1, 0.05, "not distinguishable"), (0.0, 1, "not distinguishable")],
+)
+def test_verdict_of_a_difference(value: float, adjusted: float, expected: str) -> None:
+    assert verdict(value, adjusted) is Verdict(expected)
+
+
+# ---------------------------------------------------------------- simulated experiments
+
+
+def outcomes(
+    generator: np.random.Generator, hard: np.ndarray, effects: np.ndarray, own: float, flips: float, cut: float
+) -> np.ndarray:
+    """(B, runs, items) of 0 and 1: an item is solved if the sum of what it, the method, the seed and chance give is
+    above ``cut``; all normal, the item's part (B, 1, items) with variance 1 and that of seeds (B, runs, 1) given.
+    """
+    batch, _, items = hard.shape
+    method = own * generator.standard_normal((batch, 1, items), np.float32)
+    chance = flips * generator.standard_normal((batch, effects.shape[1], items), np.float32)
+    return (hard + method + effects + chance > cut).astype(np.float64)
+
+
+def experiments(
+    generator: np.random.Generator,
+    runs: list[int],
+    items: list[int],
+    seed: float,
+    own: float = 0.0,
+    flips: float = 0.2,
+    cuts: tuple[float, ...] = (0.0, 0.0),
+    selections: float = 0.0,
+) -> Iterator[list[Sample]]:
+    """Batches of experiments; a method for each of ``runs``, all on the same items of each benchmark.
+
+    Args:
+        seed, own, flips: spread of seeds (common to all benchmarks), of methods on an item, of a single cell.
+        selections: spread of selections, two runs each; 0: one selection.
+    """
+    for _ in range(REPLICATIONS // BATCH):
+        effects = [seed * generator.standard_normal((BATCH, count, 1), np.float32) for count in runs]
+        if selections:
+            chosen = [selections * generator.standard_normal((BATCH, count // 2, 1), np.float32) for count in runs]
+            effects = [e + np.repeat(c, 2, axis=1) for e, c in zip(effects, chosen, strict=True)]
+        made: list[list[Items]] = [[] for _ in runs]
+        for index, count in enumerate(items):
+            hard = generator.standard_normal((BATCH, 1, count), np.float32)
+            for parts, effect, cut in zip(made, effects, cuts, strict=False):
+                values = outcomes(generator, hard, effect, own, flips, cut)
+                parts.append(Items(f"b{index}", values, weight=1 / len(items)))
+        labels = [[i // 2 if selections else 0 for i in range(count)] for count in runs]
+        yield [Sample(parts, label) for parts, label in zip(made, labels, strict=True)]
+
+
+def share(found: list[np.ndarray]) -> float:
+    return float(np.mean(np.concatenate(found)))
+
+
+@pytest.mark.parametrize(
+    "runs, items, spread, cut",
     [
-        lambda g: agreement(np.zeros((5, 6)), 4, g),
-        lambda g: agreement(np.zeros((5, 6)), 0, g),
-        lambda g: agreement(np.zeros((1, 6)), 2, g),
-        lambda g: agreement(np.zeros((5, 6)), 2, g, other=np.zeros((5, 7))),
-        lambda g: split_half(np.zeros((5, 1)), g),
+        (1, [200], 0.0, 0.8),
+        (1, [60, 200], 0.0, -0.5),
+        (3, [200, 200], 0.05, 0.0),
+        (3, [400], 0.1, 0.3),
+        (5, [200, 100], 0.1, 0.0),
     ],
 )
-def test_agreement_impossible_sets_are_refused(
-    call: Callable[[np.random.Generator], float], generator: np.random.Generator
-) -> None:
-    with pytest.raises(StatsError, match="disjoint sets"):
-        call(generator)
+def test_coverage_of_a_mean(runs: int, items: list[int], spread: float, cut: float) -> None:
+    generator = np.random.default_rng(runs)
+    truth = scipy_stats.norm.sf(cut / math.sqrt(1 + spread**2 + 0.2**2))
+    covered = []
+    for (one,) in experiments(generator, [runs], items, spread, cuts=(cut,)):
+        low, high = mean(one).interval()
+        covered.append(np.logical_and(low <= truth, truth <= high))
+    assert share(covered) == pytest.approx(0.95, abs=0.015)
+
+
+@pytest.mark.parametrize(
+    "runs, items, spread, own",
+    [
+        ([1, 1], [200], 0.0, 0.3),
+        ([1, 1], [100, 200], 0.0, 0.15),
+        ([3, 3], [200, 200], 0.03, 0.3),
+        ([3, 3], [200], 0.1, 0.1),
+        ([3, 3], [400], 0.02, 0.0),
+        ([5, 3], [200], 0.03, 0.3),
+        ([5, 5], [200, 200], 0.05, 0.2),
+    ],
+)
+def test_coverage_of_a_paired_difference(runs: list[int], items: list[int], spread: float, own: float) -> None:
+    generator = np.random.default_rng(sum(runs))
+    spread_of_all = math.sqrt(1 + spread**2 + own**2 + 0.2**2)
+    cuts = (0.0, 0.2)
+    truth = float(np.subtract(*scipy_stats.norm.sf(np.array(cuts) / spread_of_all)))
+    covered = []
+    for one, two in experiments(generator, runs, items, spread, own, cuts=cuts):
+        low, high = difference(one, two).interval()
+        covered.append(np.logical_and(low <= truth, truth <= high))
+    assert share(covered) == pytest.approx(0.95, abs=0.015)
+
+
+def test_coverage_with_several_selections_needs_their_level() -> None:
+    generator = np.random.default_rng(4)
+    right, wrong = [], []
+    for one, two in experiments(generator, [10, 6], [200], 0.05, 0.2, selections=0.1):
+        found = np.abs(difference(one, two).value)
+        right.append(found <= difference(one, two).half_width())
+        flat = [replace(own, selections=[0] * len(own.selections)) for own in (one, two)]
+        wrong.append(found <= difference(*flat).half_width())
+    assert share(right) == pytest.approx(0.95, abs=0.015)
+    assert share(wrong) < 0.92
+
+
+def test_coverage_without_the_level_of_seeds_is_far_too_low() -> None:
+    covered = []
+    for (one,) in experiments(np.random.default_rng(5), [3], [400], 0.1, cuts=(0.0,)):
+        found = mean(one)
+        covered.append(np.abs(found.value - 0.5) <= replace(found, seeds_freedom=0.0).half_width())
+    assert share(covered) < 0.88
+
+
+@pytest.mark.parametrize("runs, spread", [([1, 1], 0.0), ([5, 5], 0.05)])
+def test_detectable_difference_is_found_in_four_of_five_experiments(runs: list[int], spread: float) -> None:
+    generator = np.random.default_rng(6)
+    pilot = next(experiments(generator, runs, [300], spread, 0.2))
+    aimed = float(np.mean(difference(*pilot).detectable()))
+    all_spread = math.sqrt(1 + spread**2 + 2 * 0.2**2)
+    cut = all_spread * scipy_stats.norm.isf(0.5 - aimed)
+    found = []
+    for one, two in experiments(generator, runs, [300], spread, 0.2, cuts=(0.0, cut)):
+        made = difference(one, two)
+        found.append(made.value - made.half_width() > 0)
+    assert share(found) == pytest.approx(0.8, abs=0.06)
+
+
+# ---------------------------------------------------------------- bootstrap
+
+
+def test_bootstrap_of_paired_prompts_equals_the_closed_form(generator: np.random.Generator) -> None:
+    hard = generator.random(500)
+    one, two = ((hard + 0.2 * generator.standard_normal(500) > 0.5).astype(float) for _ in range(2))
+    a, b = sample(one[:300], one[300:]), sample(two[:300], two[300:])
+    found, made = difference(a, b), bootstrap(a, generator, b, draws=20000)
+    assert made == pytest.approx(found.interval(), abs=0.05 * found.half_width())
+    assert bootstrap(a, generator, draws=20000) == pytest.approx(
+        mean(a).interval(), abs=0.05 * mean(a).half_width()
+    )  # fmt: skip
+
+
+def test_bootstrap_draws_clusters_whole(generator: np.random.Generator) -> None:
+    sizes = generator.integers(1, 9, 60)
+    labels = np.repeat(np.arange(60), sizes)
+    values = (generator.random(60)[labels] + 0.1 * generator.random(sizes.sum()))[None]
+    clustered = sample(values, clusters=labels)
+    low, high = bootstrap(clustered, generator, draws=20000)
+    assert (high - low) / 2 == pytest.approx(mean(clustered).half_width(), rel=0.08)
+    plain_low, plain_high = bootstrap(sample(values), generator, draws=4000)
+    assert high - low > 1.5 * (plain_high - plain_low)
+
+
+def test_bootstrap_of_few_seeds_is_as_wide_as_the_seeds_ask(generator: np.random.Generator) -> None:
+    y = (generator.random((3, 300)) < np.array([0.3, 0.5, 0.6])[:, None]).astype(float)
+    low, high = bootstrap(sample(y), generator, draws=40000)
+    assert (high - low) / 2 == pytest.approx(mean(sample(y)).half_width(), rel=0.05)
+    assert high - low > 0.5  # resampling the three runs gives 0.3 at most
+
+
+def test_bootstrap_repeats_with_the_seed() -> None:
+    one = sample(np.random.default_rng(0).random((2, 40)))
+    first, again, other = (bootstrap(one, np.random.default_rng(seed), draws=200) for seed in (1, 1, 2))
+    assert first == again != other
+
+
+def test_bootstrap_of_a_summary_has_its_error(generator: np.random.Generator) -> None:
+    low, high = bootstrap(Sample([Summary("f1", np.array([0.5]), np.array([0.1]))], [0]), generator, draws=40000)
+    assert (low, high) == pytest.approx((0.5 - 0.196, 0.5 + 0.196), abs=0.01)
+
+
+# ---------------------------------------------------------------- what is refused
+
+GOOD = sample([[1.0, 0.0, 1.0]], [[0.5, 0.5]])
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+def test_outcomes_that_arent_finite_are_refused(bad: float) -> None:
+    with pytest.raises(StatsError, match="b1: 1 outcomes aren't finite"):
+        mean(sample([0.1, 0.2], [0.3, bad]))
+    with pytest.raises(StatsError, match="aren't finite"):
+        mean(Sample([Summary("f1", np.array([0.5]), np.array([bad]))], [0]))
+
+
+def test_no_outcomes_or_other_numbers_of_runs_are_refused() -> None:
+    with pytest.raises(StatsError, match="no outcomes"):
+        mean(Sample([], [0]))
+    with pytest.raises(StatsError, match="needs at least one"):
+        mean(sample(np.zeros((1, 0))))
+    with pytest.raises(StatsError, match=r"shape \(2, 3\) for 1 runs"):
+        mean(Sample([Items("b0", np.zeros((2, 3)))], [0]))
+    with pytest.raises(StatsError, match="3 clusters for 2 items"):
+        mean(sample([[1.0, 0.0]], clusters=np.arange(3)))
+
+
+@pytest.mark.parametrize(
+    "other, part",
+    [
+        (sample([[1.0, 0.0]], [[0.5, 0.5]]), r"b0: .*different items \(3 and 2\)"),
+        (sample([[1.0, 0.0, 1.0]], [[0.5, 0.5]], ids="others"), "b0: .*different items"),
+        (sample([[1.0, 0.0, 1.0]]), "same parts"),
+        (Sample([Summary("b0", np.zeros(1), np.zeros(1), 0.5), GOOD.parts[1]], [0]), "by item"),
+    ],
+)
+def test_difference_of_other_items_is_refused(other: Sample, part: str) -> None:
+    with pytest.raises(StatsError, match=part):
+        difference(GOOD, other)

@@ -14,7 +14,8 @@ from icon_repro.config import ClusterConfig
 from icon_repro.config_data import Dtype, LoraConfig, Schedule, TrainConfig, TrainJob, Tuning
 from icon_repro.cost import training_flops
 from icon_repro.engine.progress import Progress
-from icon_repro.engine.runtime import Runtime
+from icon_repro.engine.runtime import Interrupted as Asked
+from icon_repro.engine.runtime import Runtime, Stop
 from icon_repro.lm.load import load_model, load_tokenizer
 from icon_repro.lm.nll import answer_nll
 from icon_repro.lm.tokens import IGNORED, Encoded
@@ -313,6 +314,11 @@ def files(folder: Path) -> dict[str, bytes]:
     return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
+def untimed(folder: Path) -> dict[str, bytes]:
+    """All files but the log, which says how long training took."""
+    return {name: content for name, content in files(folder).items() if name != "log.jsonl"}
+
+
 def test_run_seed_decides_the_adapter(tune: Any) -> None:
     cfg = config(dropout=0.1, global_batch_size=2)
     one, other, third = (tune(cfg, seed=seed)[0] for seed in (0, 0, 1))
@@ -337,6 +343,43 @@ def test_run_resumed_equals_uninterrupted(tune: Any, tmp_path: Path, tuning: Tun
     assert resumed == metrics
     assert [entry["step"] for entry in logged(part)] == [1, 2, 3, 4, 5, 6]
     assert set(files(part)) == set(files(whole))
+
+
+@pytest.mark.parametrize("tuning", Tuning)
+@pytest.mark.parametrize("asked_at", [2, 3])  # stops after 3, an epoch's end, and after 4
+def test_run_asked_to_stop_saves_and_the_next_attempt_gives_the_same_bits(
+    tune: Any, tmp_path: Path, tuning: Tuning, asked_at: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cfg = config(tuning, dropout=0.1, epochs=2, global_batch_size=2, keep_epochs=True)
+    rows = [*ROWS, Example("e", "Say 2.", "", "Two. " * 3), Example("f", "Say 3.", "", "Three.")]  # 3 steps an epoch
+    whole, metrics = tune(cfg, rows)
+    part = tmp_path / "part"
+    advance = Progress.advance
+
+    def ask(self: Progress, units: int = 1, tokens: int = 0) -> None:
+        advance(self, units, tokens)
+        stop.asked = stop.asked or self.done == asked_at
+
+    stop = Stop()
+    monkeypatch.setattr(Progress, "advance", ask)
+    monkeypatch.setattr(Runtime, "stop_requested", lambda self: stop.asked)
+    with pytest.raises(Asked, match=f"after {asked_at + 1} of 6"):
+        tune(cfg, rows, out=part)
+    assert [path.name for path in (part / "checkpoints").glob("checkpoint-*")] == [f"checkpoint-{asked_at + 1}"]
+    monkeypatch.undo()
+    _, resumed = tune(cfg, rows, out=part)
+    assert resumed == metrics
+    assert untimed(part) == untimed(whole)
+
+
+def test_run_asked_to_stop_in_the_last_step_ends_as_usual(
+    tune: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole, metrics = tune(config(epochs=1, global_batch_size=4))
+    monkeypatch.setattr(Runtime, "stop_requested", lambda self: True)
+    out, stopped = tune(config(epochs=1, global_batch_size=4))
+    assert stopped == metrics
+    assert untimed(out) == untimed(whole)
 
 
 def test_run_resumed_with_another_micro_batch_keeps_the_batch(tune: Any, tmp_path: Path) -> None:

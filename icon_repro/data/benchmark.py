@@ -2,6 +2,7 @@
 
 In: rows {question, options, answer} and maybe {passage}; options are lines "A. ..", answer is one of them or a letter.
 Out: rows.jsonl {id, query, choices, gold} in the source's order, report.json with the rows that couldn't be read.
+``shot`` makes an example of a row: the query with the right choice as its response, as an evaluation words them.
 The query is "Question: {passage} {question}\\nAnswer:", the continuation " {choice}", as in lm-eval's PIQA.
 Differs: lm-eval words OpenBookQA (the bare question) and SIQA ("Q: .. A:") otherwise; compare with own runs only.
 Known gap: a choice that runs over several lines isn't read; its row is counted as unreadable.
@@ -13,9 +14,9 @@ from pathlib import Path
 from typing import Any
 
 from icon_repro.config_data import SourceConfig
-from icon_repro.data.sources import SourceError, read_raw
+from icon_repro.data.sources import SourceError, group_of, read_raw
 from icon_repro.engine.runtime import Runtime
-from icon_repro.records import content_id, write_json, write_rows
+from icon_repro.records import Example, content_id, write_json, write_rows
 from icon_repro.schema import nearest
 
 _OPTION = re.compile(r"([A-Z])[.)]\s*(.*\S)")
@@ -89,6 +90,19 @@ def multiple_choice(raw: Mapping[str, Any], place: str) -> dict[str, Any]:
         "choices": choices,
         "gold": gold,
     }
+
+
+def shot(source: SourceConfig, raw: Mapping[str, Any], place: str) -> Example:
+    """The row with its right choice as an example to learn from. Errors as in ``multiple_choice``."""
+    row = multiple_choice(raw, place)
+    return Example(
+        row["id"],
+        instruction=row["query"],
+        input="",
+        response=f" {row['choices'][row['gold']]}",
+        group=group_of(source, raw, place),
+        ready=True,
+    )
 
 
 def _column(raw: Mapping[str, Any], key: str, place: str) -> str:

@@ -1,9 +1,9 @@
-"""Rows of a source, filtered and sampled: the pool, or the assessment set.
+"""Rows of a source, filtered and sampled: the pool, the assessment set, or shots of a benchmark.
 
 In: a RowsConfig.  Out: rows.jsonl (Example, sorted by id), report.json (what was read, dropped and kept, and why).
 Source: the URL filter is that of arXiv:2505.05327 ("http://" or "https://" in instruction or input).
-A row is counted under the first reason that applies: duplicate, url, empty_response, short_response, too_long,
-long_prompt.
+A row is counted under the first reason that applies: what ``data.benchmark`` can't read of multiple-choice rows,
+duplicate, url, empty_prompt (of prompts alone), empty_response, short_response, too_long, long_prompt.
 The result doesn't depend on the order of the source's rows.  Known gap: none.
 """
 
@@ -15,8 +15,9 @@ from typing import Any
 
 import numpy as np
 
-from icon_repro.config_data import RowsConfig
-from icon_repro.data.sources import read_examples
+from icon_repro.config_data import RowFormat, RowsConfig, SourceConfig
+from icon_repro.data.benchmark import BenchmarkError, shot
+from icon_repro.data.sources import read_examples, read_raw
 from icon_repro.engine.runtime import Runtime
 from icon_repro.records import Example, write_json, write_rows
 
@@ -29,9 +30,14 @@ class PrepareError(ValueError):
 
 def run(cfg: RowsConfig, inputs: Mapping[str, Path], out: Path, runtime: Runtime) -> dict[str, Any]:
     """Write rows.jsonl and report.json. Needs files["source"] for kind file, extra["commit"] for kind hub."""
-    read = list(read_examples(cfg.source, runtime))
-    rows, duplicates = unique(read)
-    dropped: dict[str, list[str]] = {"duplicate": duplicates}
+    read, dropped = examples(cfg.source, runtime)
+    total = len(read) + sum(map(len, dropped.values()))
+    rows, dropped["duplicate"] = unique(read)
+    if cfg.source.fields.response is None and cfg.source.fields.id is not None and dropped["duplicate"]:
+        raise PrepareError(
+            f"{cfg.source.name}: {len(dropped['duplicate'])} prompts have the id of another (first: "
+            f"{dropped['duplicate'][0]!r}); each needs its own. Remove the copies, or set fields.id to null."
+        )
     passed = []
     for row in rows:
         reason = reject(row, cfg)
@@ -43,7 +49,7 @@ def run(cfg: RowsConfig, inputs: Mapping[str, Path], out: Path, runtime: Runtime
     if not passed:
         text = ", ".join(f"{reason} {count}" for reason, count in counts.items()) or "the source is empty"
         raise PrepareError(
-            f"{cfg.source.name}: none of {len(read)} rows is left (dropped: {text}). "
+            f"{cfg.source.name}: none of {total} rows is left (dropped: {text}). "
             "Relax the filters (max_chars, max_prompt_chars, min_response_chars, drop_urls) or check the source."
         )
     kept = passed if cfg.sample is None else draw(passed, cfg.sample, cfg.seed, stratify=cfg.stratify)
@@ -56,7 +62,7 @@ def run(cfg: RowsConfig, inputs: Mapping[str, Path], out: Path, runtime: Runtime
         "short_by": short_by,
     }
     report = {
-        "read": len(read),
+        "read": total,
         "passed": len(passed),
         "kept": len(kept),
         "short_by": short_by,
@@ -69,6 +75,22 @@ def run(cfg: RowsConfig, inputs: Mapping[str, Path], out: Path, runtime: Runtime
     write_rows(out / "rows.jsonl", kept)
     write_json(out / "report.json", report)
     return metrics
+
+
+def examples(source: SourceConfig, runtime: Runtime) -> tuple[list[tuple[str, Example]], dict[str, list[str]]]:
+    """Rows, each with its place; and by reason the places (without folders) of multiple-choice rows that can't be read.
+
+    Errors as in ``read_examples``; only multiple-choice rows may be unreadable, as everywhere.
+    """
+    if source.format is not RowFormat.multiple_choice:
+        return list(read_examples(source, runtime)), {}
+    rows, unreadable = list[tuple[str, Example]](), dict[str, list[str]]()
+    for place, raw in read_raw(source, runtime):
+        try:
+            rows.append((place, shot(source, raw, place)))
+        except BenchmarkError as error:
+            unreadable.setdefault(str(error), []).append(Path(place).name)
+    return rows, unreadable
 
 
 def prompt_chars(row: Example) -> int:
@@ -103,9 +125,12 @@ def reject(row: Example, cfg: RowsConfig) -> str | None:
     prompt = f"{row.instruction}\n{row.input}"
     if cfg.drop_urls and ("http://" in prompt or "https://" in prompt):
         return "url"
-    if not row.response.strip():
+    if cfg.source.fields.response is None:
+        if not prompt.strip():
+            return "empty_prompt"
+    elif not row.response.strip():
         return "empty_response"
-    if len(row.response) < cfg.min_response_chars:
+    elif len(row.response) < cfg.min_response_chars:
         return "short_response"
     if cfg.max_chars is not None and prompt_chars(row) + len(row.response) > cfg.max_chars:
         return "too_long"

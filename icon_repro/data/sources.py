@@ -1,8 +1,8 @@
 """Raw rows of a source, and the same rows as examples.
 
 In: a SourceConfig (file, registry package or hub data set).  Out: rows with the place each came from.
-Formats: alpaca; prompt_response (a finished prompt, no template is applied); messages: the last assistant turn is the
-response and what follows it is left out. A lone user turn before it is the instruction as it stands; with a system
+Formats: alpaca; prompt_response (a finished prompt, no template is applied); turns: the first of a list of a user's
+turns; messages: the last assistant turn is the response and what follows it is left out. A lone user turn before it is the instruction as it stands; with a system
 message or earlier turns, all turns are joined by blank lines, each under a line "System:", "User:" or "Assistant:".
 Differs: nothing known.  Known gap: messages with content other than text (images, tool calls) are refused.
 """
@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from icon_repro.config_data import RowFormat, SourceConfig, SourceKind
+from icon_repro.config_data import Fields, RowFormat, SourceConfig, SourceKind
 from icon_repro.data.registry import fetch
 from icon_repro.engine.runtime import Runtime
 from icon_repro.records import Example, content_id, read_json, read_lines
@@ -126,11 +126,13 @@ def _example(source: SourceConfig, place: str, row: Mapping[str, Any]) -> Exampl
     input = ""
     if source.format is RowFormat.alpaca:
         instruction = _text(row, fields.instruction, place)
-        response = _text(row, fields.response, place)
+        response = _response(row, fields, place)
         if fields.input is not None and row.get(fields.input, "") is not None:  # a null input is no input
             input = _text(row, fields.input, place)
     elif source.format is RowFormat.prompt_response:
-        instruction, response = _text(row, fields.prompt, place), _text(row, fields.response, place)
+        instruction, response = _text(row, fields.prompt, place), _response(row, fields, place)
+    elif source.format is RowFormat.turns:
+        instruction, response = _first_turn(row, fields.prompt, place), _response(row, fields, place)
     elif source.format is RowFormat.messages:
         instruction, response = _conversation(_value(row, fields.messages, place), f"{place}: {fields.messages!r}")
     else:
@@ -140,9 +142,25 @@ def _example(source: SourceConfig, place: str, row: Mapping[str, Any]) -> Exampl
         instruction=instruction,
         input=input,
         response=response,
-        group="" if fields.group is None else _name(row, fields.group, place),
+        group=group_of(source, row, place),
         ready=source.format is RowFormat.prompt_response,
     )
+
+
+def _response(row: Mapping[str, Any], fields: Fields, place: str) -> str:
+    return "" if fields.response is None else _text(row, fields.response, place)
+
+
+def _first_turn(row: Mapping[str, Any], key: str, place: str) -> str:
+    turns = _value(row, key, place)
+    if not isinstance(turns, list) or not turns:
+        raise SourceError(f"{place}: {key!r} must be a list of turns, found {type(turns).__name__}. Set source.fields.")
+    return _checked(turns[0], f"{place}: {key!r}, turn 1")
+
+
+def group_of(source: SourceConfig, row: Mapping[str, Any], place: str) -> str:
+    """The group that a row as stored is in."""
+    return "" if source.fields.group is None else _name(row, source.fields.group, place)
 
 
 def _value(row: Mapping[str, Any], key: str, place: str) -> Any:

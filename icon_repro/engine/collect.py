@@ -1,7 +1,8 @@
 """Stored results of an experiment as flat rows: what tables and trackers are made from.
 
-In: an Experiment and its store.  Out: one dict a table row (method, fraction, seed) with every benchmark, the steps
-that made them, and what selection and tuning cost; and which code, packages and sources are behind them.
+In: an Experiment and its store.  Out: one dict a run (method, fraction, seeds) with every benchmark and comparison by a
+judge, the outcomes of their items, the steps that made them, and what selection and tuning cost; and which code,
+packages and sources are behind them.
 Holds nothing that differs between two runs of the same steps, and no folder of this machine.
 """
 
@@ -10,14 +11,26 @@ import re
 from pathlib import Path
 from typing import Any
 
+from icon_repro.config_evaluation import TaskKind
 from icon_repro.engine.artifact import Cost, Step, Store, ancestors, ordered
 from icon_repro.engine.plan import Arm, Experiment
 from icon_repro.engine.run import status
+from icon_repro.items import of_evaluation, of_verdicts, win_rate
 
 
 def collect(experiment: Experiment, store: Store) -> list[dict[str, Any]]:
-    """One row an arm; a benchmark without a result is named under ``missing`` with the reason."""
+    """One row an arm; a benchmark without a result is named under ``missing`` with the reason, a set of prompts under
+    ``unjudged``.
+
+    Raises:
+        ItemsError: a step's outcomes contradict its value.
+    """
     return [_row(experiment, arm, store) for arm in experiment.arms]
+
+
+def results(experiment: Experiment) -> list[Step]:
+    """The steps that cells of tables show."""
+    return [step for arm in experiment.arms for step in (*arm.evaluations.values(), *arm.judged.values())]
 
 
 def provenance(experiment: Experiment, store: Store) -> dict[str, Any]:
@@ -28,8 +41,8 @@ def provenance(experiment: Experiment, store: Store) -> dict[str, Any]:
         ``git``, ``packages`` (with python): every state and version found in the steps' records;
         ``sources``: label of a step that reads from outside -> sha256 of its files, commits.
     """
-    results = [step for arm in experiment.arms for step in arm.evaluations.values()]
-    steps = [step for step in ordered(results) if store.complete(step)]
+    shown = results(experiment)
+    steps = [step for step in ordered(shown) if store.complete(step)]
     records = [store.record(step) for step in steps]
     packages: dict[str, set[str | None]] = {}
     for record in records:
@@ -37,7 +50,7 @@ def provenance(experiment: Experiment, store: Store) -> dict[str, Any]:
             packages.setdefault(name, set()).add(version)
     git = {json.dumps({"commit": record["git"]["commit"], "dirty": record["git"]["dirty"]}) for record in records}
     return {
-        "results": sorted(step.folder for step in results if store.complete(step)),
+        "results": sorted(step.folder for step in shown if store.complete(step)),
         "steps": sorted(step.folder for step in steps),
         "git": [json.loads(state) for state in sorted(git)],
         "packages": {name: sorted(found, key=str) for name, found in packages.items()},
@@ -60,9 +73,31 @@ def _row(experiment: Experiment, arm: Arm, store: Store) -> dict[str, Any]:
     for name, step in arm.evaluations.items():
         if store.complete(step):
             metrics = store.record(step)["metrics"]
-            benchmarks[name] = {**metrics, "step": step.folder}
+            outcomes = of_evaluation(store.path(step), metrics)
+            benchmarks[name] = {**metrics, "step": step.folder, "outcomes": outcomes}
         else:
             missing[name] = _reason(step, store)
+    judge = experiment.config.judge
+    judged: dict[str, Any] = {}
+    unjudged: dict[str, str] = {}
+    for name, step in arm.judged.items():
+        if store.complete(step):
+            outcomes = of_verdicts(store.path(step))
+            against = "reference" if name in judge.references else judge.against
+            metrics = store.record(step)["metrics"]
+            judged[name] = {**metrics, "against": against, "step": step.folder, "outcomes": outcomes}
+        else:
+            unjudged[name] = _reason(step, store)
+    tasks = {
+        name: {"group": task.group, "chance": task.chance, "higher_is_better": task.kind is not TaskKind.nll}
+        for name, task in experiment.config.evaluation.tasks.items()
+    }
+    for name, group in judge.benchmarks.items():
+        tasks[name] = {"group": group, "chance": None, "higher_is_better": True}
+        if name in judged:
+            benchmarks[name] = _win_rate(judged[name])
+        else:
+            missing[name] = unjudged.get(name, "judge.methods or judge.fractions leave it out")
     scored = [s for s in ancestors(arm.select) if s.stage == "score"] if arm.select else []
     return {
         "experiment": experiment.config.name,
@@ -70,14 +105,25 @@ def _row(experiment: Experiment, arm: Arm, store: Store) -> dict[str, Any]:
         "method": arm.method,
         "fraction": arm.fraction,
         "seed": arm.seed,
+        "selection_seed": arm.selection_seed,
+        "tasks": tasks,
         "benchmarks": benchmarks,
         "missing": missing,
+        "judged": judged,
+        "unjudged": unjudged,
         "selected": _metric(arm.select, store, "selected"),
         "trained": _metric(arm.train, store, "rows"),
         "selection": _total(scored, store),
         "tuning": _total([arm.train] if arm.train else [], store),
         "steps": {"select": arm.select and arm.select.folder, "train": arm.train and arm.train.folder},
     }
+
+
+def _win_rate(judged: dict[str, Any]) -> dict[str, Any]:
+    """A comparison with a reference as a benchmark."""
+    outcomes = win_rate(judged["outcomes"])
+    facts = {"metric": "win rate", "value": judged["win_rate"] / 100, "items": judged["prompts"], "version": 1}
+    return {**facts, "step": judged["step"], "outcomes": outcomes}
 
 
 def _reason(step: Step, store: Store) -> str:

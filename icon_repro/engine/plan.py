@@ -6,13 +6,14 @@ This is where stages meet: they don't know one another, only the files of their 
 
 from dataclasses import dataclass, field
 
-from icon_repro.config import Config
+from icon_repro.config import Config, Until
 from icon_repro.config_data import CandidatesSize, TrainJob, Tuning
-from icon_repro.config_evaluation import EvaluationJob
-from icon_repro.config_methods import IconConfig, SelectConfig, SelectFrom, TuningSaved
+from icon_repro.config_evaluation import EvaluationJob, HeldOutJob, TaskKind
+from icon_repro.config_methods import IconConfig, SelectConfig, SelectFrom, TuningSaved, repetitions
 from icon_repro.cost import forward_flops, tokens_of, training_flops
 from icon_repro.engine.artifact import Cost, Step, ordered
 from icon_repro.engine.plan_icon import icon_scores
+from icon_repro.engine.plan_judge import Contestant, judged
 from icon_repro.engine.plan_methods import Methods
 from icon_repro.engine.planner import Planner
 from icon_repro.records import selected_count
@@ -24,10 +25,12 @@ class Arm:
 
     method: str  # base, full, or a name in ``methods``
     fraction: float | None
-    seed: int | None
+    seed: int | None  # of training
     select: Step | None
     train: Step | None
     evaluations: dict[str, Step]
+    selection_seed: int | None = None  # of a method that is run with several
+    judged: dict[str, Step] = field(default_factory=dict)  # verdicts against judge.against, and references, by set
 
 
 @dataclass(frozen=True)
@@ -41,6 +44,10 @@ class Experiment:
     warnings: list[str] = field(default_factory=list)
 
 
+def _contestant(arm: Arm) -> Contestant:
+    return Contestant(arm.method, arm.fraction, arm.seed, arm.selection_seed, arm.train)
+
+
 def plan(config: Config) -> Experiment:
     """The experiment's steps.
 
@@ -50,7 +57,8 @@ def plan(config: Config) -> Experiment:
     planner = Planner(config)
     data, training = config.data, config.training
     model = planner.model(config.model)
-    pool, assessment = planner.rows("pool", data.pool), planner.rows("assessment", data.assessment)
+    pool = planner.rows("data.pool", f"pool-{data.name}", data.pool)
+    assessment = planner.rows("data.assessment", f"assessment-{data.name}", data.assessment)
     both = {"pool": pool, "assessment": assessment}
     order = planner.step("order", "prepare", "order", data.candidates.order, inputs=both)
     whole = config.select_from is SelectFrom.pool
@@ -75,17 +83,46 @@ def plan(config: Config) -> Experiment:
     size = planner.expected(whole)
     row_tokens = tokens_of(data.pool.expected_prompt_chars + data.pool.expected_response_chars)
 
+    held_out = {
+        name: planner.rows(f"evaluation.tasks.{name}.rows", f"bench-{name}", task.rows)
+        for name, task in config.evaluation.tasks.items()
+        if task.kind is TaskKind.nll and task.rows is not None
+    }
+
     def evaluate(label: str, train: Step | None) -> dict[str, Step]:
         evaluation, made = config.evaluation, {}
         for name, task in evaluation.tasks.items():
-            inputs = {"model": model, "tuned": train, "rows": benchmarks.get(name)}
-            job = EvaluationJob(
-                name=name, task=task, dtype=evaluation.dtype, max_length=evaluation.max_length, seed=evaluation.seed
-            )
-            needed = {key: step for key, step in inputs.items() if step is not None}
             tokens = min(task.limit or task.expected_items, task.expected_items) * task.expected_item_tokens
             cost = Cost(tokens, forward_flops(config.model.parameters, tokens))
-            made[name] = planner.step("evaluate", "evaluate", f"{label}-{name}", job, inputs=needed, cost=cost)
+            if task.kind is TaskKind.nll:
+                made[name] = planner.step(
+                    "held_out",
+                    "evaluate",
+                    f"{label}-{name}",
+                    HeldOutJob(name, dtype=evaluation.dtype, max_length=evaluation.max_length),
+                    inputs={
+                        "model": model,
+                        **({"tuned": train} if train else {}),
+                        "rows": held_out[name],
+                        "assessment": assessment,
+                        "candidates": universe,
+                    },
+                    cost=cost,
+                )
+                continue
+            inputs = {"model": model, "tuned": train, "rows": benchmarks.get(name)}
+            job = EvaluationJob(
+                name=name,
+                task=task,
+                dtype=evaluation.dtype,
+                max_length=evaluation.max_length,
+                seed=evaluation.seed,
+                backend=evaluation.backend,
+                allow_code_execution=evaluation.allow_code_execution,
+            )
+            needed = {key: step for key, step in inputs.items() if step is not None}
+            more = {"cost": cost, "resumable": True, **planner.task_data(f"evaluation.tasks.{name}", task)}
+            made[name] = planner.step("evaluate", "evaluate", f"{label}-{name}", job, inputs=needed, **more)
         return made
 
     def tune(label: str, seed: int, select: Step | None, rows: float) -> Step:
@@ -102,29 +139,39 @@ def plan(config: Config) -> Experiment:
         )
 
     arms = []
-    if config.base:
+    ends_early = config.until is Until.select
+    if config.base and not ends_early:
         arms.append(Arm("base", None, None, None, None, evaluate("base", None)))
-    if config.full:
+    if config.full and not ends_early:
         for seed in config.seeds:
             train = tune(f"full-s{seed}", seed, None, size)
             arms.append(Arm("full", 1.0, seed, None, train, evaluate(f"full-s{seed}", train)))
     methods = Methods(planner, model, universe, assessment, whole=whole)
-    for name, method in config.methods.items():
-        if isinstance(method, IconConfig):
-            frozen = training.tuning is Tuning.lora
-            saved = TuningSaved(training.epochs, training.max_length, frozen, max(config.fractions))
-            scores = icon_scores(planner, name, method, model, order, assessment, config.fractions, saved)
-        else:
-            scores = dict.fromkeys(config.fractions, methods.scores(name, method))
-        for fraction in config.fractions:
-            part = f"{name}-f{fraction:g}"
-            inputs = {"scores": scores[fraction], "universe": universe}
-            select = planner.step("select", "select", part, SelectConfig(fraction), inputs=inputs)
-            for seed in config.seeds:
-                train = tune(f"{part}-s{seed}", seed, select, selected_count(fraction, size))
-                arms.append(Arm(name, fraction, seed, select, train, evaluate(f"{part}-s{seed}", train)))
+    for name, configured in config.methods.items():
+        for selection_seed, method in repetitions(configured):
+            label = name if selection_seed is None else f"{name}-r{selection_seed}"
+            if isinstance(method, IconConfig):
+                frozen = training.tuning is Tuning.lora
+                saved = TuningSaved(training.epochs, training.max_length, frozen, max(config.fractions))
+                scores = icon_scores(planner, label, method, model, order, assessment, config.fractions, saved)
+            else:
+                scores = dict.fromkeys(config.fractions, methods.scores(label, method))
+            for fraction in config.fractions:
+                part = f"{label}-f{fraction:g}"
+                inputs = {"scores": scores[fraction], "universe": universe}
+                select = planner.step("select", "select", part, SelectConfig(fraction), inputs=inputs)
+                if ends_early:
+                    arms.append(Arm(name, fraction, None, select, None, {}, selection_seed))
+                for seed in () if ends_early else config.seeds:
+                    train = tune(f"{part}-s{seed}", seed, select, selected_count(fraction, size))
+                    made = evaluate(f"{part}-s{seed}", train)
+                    arms.append(Arm(name, fraction, seed, select, train, made, selection_seed))
+    if not ends_early:
+        for arm, verdicts in zip(arms, judged(planner, model, [_contestant(arm) for arm in arms]), strict=True):
+            arm.judged.update(verdicts)
     planner.hashes.save()
-    wanted = [s for arm in arms for s in (arm.select, arm.train, *arm.evaluations.values()) if s is not None]
+    steps = [(arm.select, arm.train, *arm.evaluations.values(), *arm.judged.values()) for arm in arms]
+    wanted = [step for some in steps for step in some if step is not None]
     return Experiment(
         config,
         ordered([model, pool, assessment, universe, *wanted]),

@@ -10,10 +10,21 @@ from typing import Any
 
 from icon_repro.config_data import ModelConfig, TrainConfig, TrainJob, Tuning
 from icon_repro.config_methods import (
+    AdamFormula,
+    AlpagasusConfig,
+    AlpagasusRatings,
     AnswerPart,
     AnswersConfig,
     AnswersShard,
+    ArmormConfig,
+    ArmormScores,
+    ArmormShard,
+    DeitaConfig,
+    DeitaFilter,
+    DeitaQuestion,
+    DeitaShard,
     Direction,
+    DiversityConfig,
     EmbeddedText,
     EmbeddingConfig,
     EmbeddingShard,
@@ -23,20 +34,28 @@ from icon_repro.config_methods import (
     LessShard,
     NuggetsConfig,
     NuggetsShard,
+    OrderByDiversity,
     PerplexityConfig,
     PoolingKind,
+    PreExperiencedConfig,
     RandomConfig,
     RdsConfig,
+    RewardArchitecture,
     SelectConfig,
     SelectitConfig,
     SelectitShard,
+    ShareConfig,
+    ShotMean,
 )
 from icon_repro.cost import forward_flops, tokens_of, training_flops
 from icon_repro.engine.artifact import Cost, Step
 from icon_repro.engine.planner import PlanError, Planner
 
-_PASSES = {AnswerPart.conditioned: 1.0, AnswerPart.direct: 0.8, AnswerPart.whole: 1.0}  # of a row's tokens, about
+# of a row's tokens, about
+_PASSES = {AnswerPart.conditioned: 1.0, AnswerPart.direct: 0.8, AnswerPart.whole: 1.0, AnswerPart.prompt: 0.4}
 _QUESTIONS, _QUESTION_TOKENS = 5, 30  # of SelectIT
+_ALPAGASUS_TOKENS = 110  # of its question
+_DEITA_TOKENS, _CHAT_TOKENS = 35, 15  # around a row in DEITA's questions and in a chat, about
 
 
 class Methods:
@@ -52,6 +71,7 @@ class Methods:
         self.whole = whole
         data = planner.config.data
         self.row_tokens = tokens_of(data.pool.expected_prompt_chars + data.pool.expected_response_chars)
+        self.prompt_tokens = tokens_of(data.pool.expected_prompt_chars)
 
     def scores(self, name: str, method: Any) -> Step:
         """The step with the scores of ``method``."""
@@ -62,6 +82,9 @@ class Methods:
             NuggetsConfig: self._nuggets,
             SelectitConfig: self._selectit,
             LessConfig: self._less,
+            DeitaConfig: self._deita,
+            ArmormConfig: self._armorm,
+            AlpagasusConfig: self._alpagasus,
             ExternalConfig: self._external,
         }
         if type(method) in made:
@@ -80,10 +103,81 @@ class Methods:
         answers = AnswersConfig(parts, method.template, method.direct, method.max_length, method.dtype)
         model, config = self.model, self.planner.config.model
         if method.proxy is not None:
-            model, config = self.planner.model(method.proxy), method.proxy
-        shards = self._answers(answers, config, model, method.shard_rows)
+            model, config = self.planner.model(method.proxy, f"methods.{name}.proxy"), method.proxy
+        tuned = None
+        if method.pre_experienced is not None:
+            tuned = self._pre_experienced(name, method, method.pre_experienced, config, model)
+        shards = self._answers(answers, config, model, method.shard_rows, tuned)
         own = IfdConfig(ratio=method.ratio, drop_above_one=method.drop_above_one)
-        return self.planner.step("ifd", "score", name, own, inputs=shards)
+        if method.diversity is None:
+            return self.planner.step("ifd", "score", name, own, inputs=shards)
+        scores = self.planner.step("ifd", "score", f"{name}-ifd", own, inputs=shards)
+        return self._diverse(name, method, method.diversity, scores, tuned)
+
+    def _pre_experienced(
+        self, name: str, method: IfdConfig, experience: PreExperiencedConfig, config: ModelConfig, model: Step
+    ) -> Step:
+        """The training that gives IFD's model its brief experience."""
+        prompts = AnswersConfig([AnswerPart.prompt], method.template, "", experience.prompt_tokens, method.dtype)
+        embedding = EmbeddingConfig(
+            EmbeddedText.prompt,
+            PoolingKind.mean,
+            method.template,
+            normalise=False,
+            max_length=experience.prompt_tokens,
+            dtype=method.dtype,
+        )
+        scored = self._answers(prompts, config, model, method.shard_rows)
+        inputs = self._embeddings(embedding, method.shard_rows, method.proxy, f"methods.{name}.proxy")
+        inputs |= {label.replace("shard", "prompt"): step for label, step in scored.items()}
+        chosen = self._step("pre_experienced", f"experience-{config.name}-rows", experience.choice, inputs)
+        training = TrainConfig(
+            experience.tuning,
+            experience.learning_rate,
+            epochs=experience.epochs,
+            global_batch_size=experience.global_batch_size,
+            max_length=experience.max_length,
+            dtype=experience.dtype,
+            lora=experience.lora,
+        )
+        rows = min(experience.choice.clusters * experience.choice.per_cluster, self.planner.expected(self.whole))
+        tokens = rows * min(self.row_tokens, experience.max_length) * experience.epochs
+        frozen = experience.tuning is Tuning.lora
+        return self.planner.step(
+            "train",
+            "score",
+            f"experience-{config.name}-training",
+            TrainJob(training, experience.seed),
+            inputs={"model": model, "candidates": self.universe, "ids": chosen},
+            cost=Cost(tokens, training_flops(config.parameters, tokens, frozen=frozen)),
+            resumable=True,
+        )
+
+    def _diverse(
+        self, name: str, method: IfdConfig, diversity: DiversityConfig, scores: Step, tuned: Step | None
+    ) -> Step:
+        """The best rows of ``scores``, those first that represent the others."""
+        best = self._step(
+            "ifd_share", f"{name}-share", ShareConfig(diversity.share), {"scores": scores, "candidates": self.universe}
+        )
+        embedding = EmbeddingConfig(
+            EmbeddedText.row,
+            PoolingKind.mean,
+            method.template,
+            max_length=diversity.max_length,
+            dtype=method.dtype,
+            encoder=diversity.encoder,
+        )
+        config, where = diversity.model, f"methods.{name}.diversity.model"
+        if config is None:
+            config, where = method.proxy, f"methods.{name}.proxy"
+        else:
+            tuned = None
+        vectors = self._embeddings(
+            embedding, method.shard_rows, config, where, rows=best, share=diversity.share, tuned=tuned
+        )
+        order = OrderByDiversity(diversity.max_gib)
+        return self.planner.step("ifd_diversity", "score", name, order, inputs={"scores": scores, **vectors})
 
     def _rds(self, name: str, method: RdsConfig) -> Step:
         embedding = EmbeddingConfig(
@@ -174,31 +268,98 @@ class Methods:
             cost=Cost(tokens, training_flops(parameters, tokens, frozen=True)),
             resumable=True,
         )
+        # what other steps use is set to a fixed value: another value of it is in their fingerprints
         own = replace(
-            method, warmup_fraction=1.0, warmup_seed=0, epochs=1, learning_rate=1.0, global_batch_size=1, shard_rows=1
+            method,
+            targets={},
+            shot_mean=ShotMean.cosines,
+            warmup_fraction=1.0,
+            warmup_seed=0,
+            epochs=1,
+            learning_rate=1.0,
+            global_batch_size=1,
+            shard_rows=1,
         )
-        data = planner.config.data.assessment
-        row = min(tokens_of(data.expected_prompt_chars + data.expected_response_chars), method.max_length)
-        steps: dict[str, Step] = {"warmup": warmup, "assessment": self.assessment}
+        plain = LessShard(replace(own, adam=AdamFormula.code), Direction.sgd, 1, 0, None)
+        parts: list[tuple[str, LessShard, Step, float]] = []
+        for task, rows in (method.targets or {"": planner.config.data.assessment}).items():
+            row = min(tokens_of(rows.expected_prompt_chars + rows.expected_response_chars), method.max_length)
+            count = min(rows.sample or rows.expected_rows, rows.expected_rows) * row
+            where = f"methods.{name}.targets.{task}"
+            step = planner.rows(where, f"{name}-target-{task}", rows) if task else self.assessment
+            parts.append((f"target-{task}" if task else "assessment", plain, step, count))
+        for number, (first, end, stop) in enumerate(planner.slices(method.shard_rows, self.whole)):
+            adam = LessShard(own, Direction.adam, 1, first, stop)
+            parts.append((f"shard-{number:04d}", adam, self.universe, (end - first) * length))
+        steps: dict[str, Step] = {"warmup": warmup}
         for epoch in range(1, method.epochs + 1):
-            both = {"model": self.model, "warmup": warmup}
-            parts: list[tuple[str, Direction, int, int | None, Step, float]] = [
-                ("target-0000", Direction.sgd, 0, None, self.assessment, planner.assessment() * row)
-            ]
-            for number, (first, end, stop) in enumerate(planner.slices(method.shard_rows, self.whole)):
-                label = f"shard-{number:04d}"
-                parts.append((label, Direction.adam, first, stop, self.universe, (end - first) * length))
-            for label, direction, first, stop, rows, count in parts:
+            for label, params, needed, count in parts:
                 steps[f"epoch{epoch}-{label}"] = planner.step(
                     "less_shard",
                     "score",
                     f"{name}-epoch{epoch}-{label}",
-                    LessShard(own, direction, epoch, first, stop),
-                    inputs={**both, "rows": rows},
+                    replace(params, epoch=epoch),
+                    inputs={"model": self.model, "warmup": warmup, "rows": needed},
                     cost=Cost(count, training_flops(parameters, count, frozen=True)),
                 )
-        final = LessConfig(epochs=method.epochs, dimensions=method.dimensions)
+        final = LessConfig(
+            adam=AdamFormula.code, shot_mean=method.shot_mean, epochs=method.epochs, dimensions=method.dimensions
+        )
         return planner.step("less", "score", name, final, inputs=steps)
+
+    def _deita(self, name: str, method: DeitaConfig) -> Step:
+        embedding = EmbeddingConfig(
+            EmbeddedText.row, PoolingKind.last, method.template, max_length=method.max_length, dtype=method.dtype
+        )
+        inputs = self._embeddings(embedding, method.shard_rows, method.embedding, f"methods.{name}.embedding")
+        scorers = {
+            DeitaQuestion.complexity: (method.complexity, self.prompt_tokens),
+            DeitaQuestion.quality: (method.quality, self.row_tokens),
+        }
+        for question, (config, row_tokens) in scorers.items():
+            model = self.planner.model(config, f"methods.{name}.{question.value}")
+            both = {"model": model, "candidates": self.universe}
+            for number, (first, end, stop) in enumerate(self.planner.slices(method.shard_rows, self.whole)):
+                tokens = (end - first) * min(row_tokens + _DEITA_TOKENS, method.max_length)
+                label = f"{question.value}-{number:04d}"
+                params = DeitaShard(question, method.max_length, method.dtype, first, stop)
+                inputs[label] = self._step("deita_shard", f"{name}-{label}", params, both, tokens, config)
+        return self.planner.step("deita", "score", name, DeitaFilter(method.threshold), inputs=inputs)
+
+    def _armorm(self, name: str, method: ArmormConfig) -> Step:
+        model = self.planner.model(method.reward, f"methods.{name}.reward")
+        end_of_prompt = method.prompt_end if method.architecture is RewardArchitecture.armorm else ""
+        parts = {}
+        for number, (first, end, stop) in enumerate(self.planner.slices(method.shard_rows, self.whole)):
+            tokens = (end - first) * min(self.row_tokens + _CHAT_TOKENS, method.max_length)
+            label = f"part-{number:04d}"
+            params = ArmormShard(method.architecture, end_of_prompt, method.max_length, method.dtype, first, stop)
+            both = {"model": model, "candidates": self.universe}
+            parts[label] = self._step("armorm_shard", f"{name}-{label}", params, both, tokens, method.reward)
+        return self.planner.step("armorm", "score", name, ArmormScores(), inputs=parts)
+
+    def _alpagasus(self, name: str, method: AlpagasusConfig) -> Step:
+        inputs, files = {"candidates": self.universe}, {}
+        if method.endpoint is not None:
+            rows = self.planner.expected(self.whole)
+            tokens = rows * (self.row_tokens + _ALPAGASUS_TOKENS + method.endpoint.max_tokens)
+            inputs["ratings"] = self.planner.step(
+                "alpagasus_ratings",
+                "score",
+                f"{name}-ratings",
+                AlpagasusRatings(method.endpoint),
+                inputs=dict(inputs),
+                cost=Cost(tokens, 0.0),  # at most; what the endpoint computes isn't known
+                resumable=True,
+            )
+        else:
+            assert method.ratings is not None
+            path = Path(method.ratings).expanduser()
+            if not path.is_file():
+                raise PlanError(f"methods.{name}.ratings={method.ratings!r}: no such file (looked in {Path.cwd()}).")
+            files["ratings"] = self.planner.hashes.of(path)
+        own = AlpagasusConfig(ties_seed=method.ties_seed)
+        return self.planner.step("alpagasus", "score", name, own, inputs=inputs, files=files)
 
     def _external(self, name: str, method: ExternalConfig) -> Step:
         path = Path(method.path).expanduser()
@@ -221,11 +382,14 @@ class Methods:
         cost = Cost(tokens, forward_flops(parameters, tokens))
         return self.planner.step(target, "score", name, params, inputs=inputs, cost=cost)
 
-    def _answers(self, answers: AnswersConfig, config: ModelConfig, model: Step, size: int) -> dict[str, Step]:
-        """Shards of NLLs over all rows."""
+    def _answers(
+        self, answers: AnswersConfig, config: ModelConfig, model: Step, size: int, tuned: Step | None = None
+    ) -> dict[str, Step]:
+        """Shards of NLLs over all rows, under a model or what a training made of it."""
         passes = sum(_PASSES[part] for part in answers.parts)
-        label = f"answers-{config.name}-{'-'.join(part.value for part in answers.parts)}"
-        inputs = {"model": model, "candidates": self.universe}
+        owner = config.name if tuned is None else f"{config.name}-tuned"
+        label = f"answers-{owner}-{'-'.join(part.value for part in answers.parts)}"
+        inputs = {"model": model, "candidates": self.universe, **({"tuned": tuned} if tuned else {})}
         made = {}
         for number, (first, end, stop) in enumerate(self.planner.slices(size, self.whole)):
             tokens = (end - first) * min(self.row_tokens, answers.max_length) * passes
@@ -233,13 +397,33 @@ class Methods:
             made[f"shard-{number:04d}"] = self._step("answers", f"{label}-{number:04d}", params, inputs, tokens, config)
         return made
 
-    def _embeddings(self, embedding: EmbeddingConfig, size: int) -> dict[str, Step]:
-        """Shards of vectors over all rows."""
-        inputs = {"model": self.model, "rows": self.universe}
+    def _embeddings(
+        self,
+        embedding: EmbeddingConfig,
+        size: int,
+        config: ModelConfig | None = None,
+        where: str = "",
+        *,
+        tuned: Step | None = None,
+        rows: Step | None = None,
+        share: float = 1.0,
+    ) -> dict[str, Step]:
+        """Shards of vectors over all rows, of the model that is tuned or of ``config``, named by its key ``where``.
+
+        Args:
+            tuned: the training that the model comes from.
+            rows: in place of all rows; as many as ``share`` selects of them.
+        """
+        model = self.model if config is None else self.planner.model(config, where)
+        owner = "" if config is None else f"{config.name}-"
+        owner += "tuned-" if tuned else ""
+        owner += "prompts-" if embedding.text is EmbeddedText.prompt else "share-" if rows else ""
+        length = self.prompt_tokens if embedding.text is EmbeddedText.prompt else self.row_tokens
+        inputs = {"model": model, "rows": rows or self.universe, **({"tuned": tuned} if tuned else {})}
         made = {}
-        for number, (first, end, stop) in enumerate(self.planner.slices(size, self.whole)):
-            tokens = (end - first) * min(self.row_tokens, embedding.max_length)
-            name = f"embeddings-{embedding.pooling.value}-{number:04d}"
+        for number, (first, end, stop) in enumerate(self.planner.slices(size, self.whole, share=share)):
+            tokens = (end - first) * min(length, embedding.max_length)
+            name = f"embeddings-{owner}{embedding.pooling.value}-{number:04d}"
             params = EmbeddingShard(embedding, first, stop)
-            made[f"shard-{number:04d}"] = self._step("embeddings", name, params, inputs, tokens)
+            made[f"shard-{number:04d}"] = self._step("embeddings", name, params, inputs, tokens, config)
         return made

@@ -14,8 +14,9 @@ from typing import Any
 
 from icon_repro.config import Config
 from icon_repro.config_data import ModelConfig, ModelKind, RowsConfig, SourceConfig, SourceKind
+from icon_repro.config_evaluation import TaskConfig
 from icon_repro.engine.artifact import SourceFile, Step, file_sha256
-from icon_repro.records import read_json, write_json
+from icon_repro.records import read_json, selected_count, write_json
 
 TARGETS = {
     "model": ("icon_repro.data.weights:run", 1),
@@ -41,6 +42,9 @@ TARGETS = {
     "answers": ("icon_repro.methods.common.answers:shard", 1),
     "perplexity": ("icon_repro.methods.perplexity:run", 1),
     "ifd": ("icon_repro.methods.ifd:run", 1),
+    "pre_experienced": ("icon_repro.methods.pre_experienced:run", 1),
+    "ifd_share": ("icon_repro.methods.diversity:share", 1),
+    "ifd_diversity": ("icon_repro.methods.diversity:run", 1),
     "embeddings": ("icon_repro.methods.common.embeddings:shard", 1),
     "rds": ("icon_repro.methods.rds:run", 1),
     "nuggets_anchors": ("icon_repro.methods.nuggets:anchors", 1),
@@ -48,12 +52,26 @@ TARGETS = {
     "nuggets": ("icon_repro.methods.nuggets:run", 1),
     "selectit_shard": ("icon_repro.methods.selectit:shard", 1),
     "selectit": ("icon_repro.methods.selectit:run", 1),
-    "less_shard": ("icon_repro.methods.less:shard", 1),
-    "less": ("icon_repro.methods.less:run", 1),
+    "less_shard": ("icon_repro.methods.less:shard", 2),  # 2: lengths of targets
+    "less": ("icon_repro.methods.less:run", 2),  # 2: tasks come with the targets
+    "deita_shard": ("icon_repro.methods.deita:shard", 1),
+    "deita": ("icon_repro.methods.deita:run", 1),
+    "armorm_shard": ("icon_repro.methods.armorm:shard", 1),
+    "armorm": ("icon_repro.methods.armorm:run", 1),
+    "alpagasus_ratings": ("icon_repro.methods.alpagasus:ratings", 1),
+    "alpagasus": ("icon_repro.methods.alpagasus:run", 1),
     "external": ("icon_repro.methods.external:run", 1),
     "select": ("icon_repro.select:run", 2),  # 2: the fraction is of all rows, not of those that have a score
     "train": ("icon_repro.train:run", 1),
     "evaluate": ("icon_repro.evaluate:run", 1),
+    "judge_answers": ("icon_repro.judge.answers:run", 1),
+    "judge_served": ("icon_repro.judge.answers:served", 1),
+    "judge_reference": ("icon_repro.judge.answers:reference", 1),
+    "judge_endpoint": ("icon_repro.judge.pairwise:endpoint", 1),
+    "judge_local": ("icon_repro.judge.local:run", 1),
+    "judge_nll": ("icon_repro.judge.likelihood:run", 1),
+    "judge_pooled": ("icon_repro.judge.pairwise:pooled", 1),
+    "held_out": ("icon_repro.held_out:run", 1),
 }
 _SETTLED_NS = 2_000_000_000
 
@@ -103,24 +121,33 @@ class Planner:
             return {"extra": self.commit(where, "dataset", source.hub_id, source.revision)}
         return {}
 
-    def model(self, model: ModelConfig) -> Step:
+    def task_data(self, where: str, task: TaskConfig) -> dict[str, Any]:
+        """The ``files`` and ``extra`` of an evaluation by lm-eval: its rows, or the commit of its hub data set."""
+        if task.files:
+            paths = {split: Path(path).expanduser() for split, path in task.files.items()}
+            there = {f"rows.{split}": self.hashes.of(path) for split, path in paths.items() if path.is_file()}
+            return {"files": there, "extra": {f"rows.{s}": "missing" for s in paths if f"rows.{s}" not in there}}
+        if task.dataset is None:
+            return {}
+        return {"extra": self.commit(f"{where}.dataset", "dataset", task.dataset.hub_id, task.dataset.revision)}
+
+    def model(self, model: ModelConfig, where: str = "model") -> Step:
         more: dict[str, Any] = {}
         if model.kind is ModelKind.hub:
             assert model.hub_id is not None and model.revision is not None
-            more["extra"] = self.commit("model", "model", model.hub_id, model.revision)
+            more["extra"] = self.commit(where, "model", model.hub_id, model.revision)
         elif model.kind is ModelKind.local:
             assert model.path is not None
             folder = Path(model.path).expanduser()
             if not (folder / "config.json").is_file():
                 raise PlanError(
-                    f"model.path={model.path!r}: no config.json there; give a folder saved by transformers."
+                    f"{where}.path={model.path!r}: no config.json there; give a folder saved by transformers."
                 )
             more["files"] = {p.name: self.hashes.of(p) for p in sorted(folder.iterdir()) if p.is_file()}
         return self.step("model", "model", model.name, model, **more)
 
-    def rows(self, role: str, rows: RowsConfig) -> Step:
-        more = self.source(f"data.{role}.source", rows.source)
-        return self.step("rows", "prepare", f"{role}-{self.config.data.name}", rows, **more)
+    def rows(self, where: str, name: str, rows: RowsConfig) -> Step:
+        return self.step("rows", "prepare", name, rows, **self.source(f"{where}.source", rows.source))
 
     def bound(self, whole: bool = False) -> int | None:
         """At most so many candidates (``whole``: rows of the pool) there are; None if only the data can tell."""
@@ -133,17 +160,23 @@ class Planner:
         bound, rows = self.bound(whole), self.config.data.pool.expected_rows
         return rows if bound is None else min(bound, rows)
 
-    def slices(self, size: int, whole: bool = False, head: int | None = None) -> list[tuple[int, int, int | None]]:
+    def slices(
+        self, size: int, whole: bool = False, head: int | None = None, share: float = 1.0
+    ) -> list[tuple[int, int, int | None]]:
         """Slices of ``size`` that cover all candidates (``whole``: the pool), however many there are.
 
         Args:
             head: only the first so many.
+            share: as many as this fraction of them selects.
 
         Returns:
             First, end as the plan expects it for the cost, and end (None: open, where the number isn't bounded).
         """
         bound = min((n for n in (self.bound(whole), head) if n is not None), default=None)
         expected = self.expected(whole)
+        if share < 1:
+            expected = selected_count(share, expected)
+            bound = None if bound is None else selected_count(share, bound)
         total = expected if bound is None else bound
         made: list[tuple[int, int, int | None]] = []
         for first in range(0, total, size):

@@ -9,7 +9,6 @@ import contextlib
 import math
 import multiprocessing
 import os
-import signal
 import socket
 import subprocess
 import sys
@@ -26,11 +25,12 @@ from icon_repro.engine.artifact import MISSING, ArtifactError, Step, Store, diff
 from icon_repro.records import RecordError, read_json
 
 _POLL_S = 1.0
+_STOP_S = 90.0  # what a step that was asked to stop has for it
 
 
 @dataclass(frozen=True)
 class Status:
-    """State of a step: cached, running, failed, interrupted or missing; why; where its log is."""
+    """State of a step: cached, running, failed, blocked, interrupted or missing; why; where its log is."""
 
     state: str
     why: str = ""
@@ -55,12 +55,14 @@ def status(step: Step, store: Store) -> Status:
     log = str(attempt / "log.txt")
     if (attempt / "attempt.json").is_file():
         note = read_json(attempt / "attempt.json")
-        if note["outcome"] == "failed":
-            return Status("failed", note["error"].splitlines()[0], log)
+        if note["outcome"] in ("failed", "blocked", "interrupted"):
+            return Status(note["outcome"], note["error"].splitlines()[0], log)
         if note["outcome"] == "running":
             here = note["host"] == socket.gethostname()
             if -math.inf < worker.claim_age(attempt) < note["lease_s"] and (not here or _alive(note["pid"])):
-                return Status("running", f"process {note['pid']} on {note['host']}", log)
+                warning = worker.clock_warning(attempt)
+                why = f"process {note['pid']} on {note['host']}"
+                return Status("running", f"{why}; warning: {warning}" if warning else why, log)
             return Status("interrupted", f"process {note['pid']} ended without a word", log)
     return Status("missing", changed(step, store))
 
@@ -224,18 +226,12 @@ def _execute(spec: dict[str, Any], attempt: Path, cluster: ClusterConfig, stages
     sender.close()
     try:
         process.join()
-    except BaseException:
+    except BaseException:  # Interrupted, KeyboardInterrupt: a resumable step saves what it has
         process.terminate()
-        process.join()
+        try:
+            process.join(_STOP_S)
+        finally:
+            process.kill()
+            process.join()
         raise
-    with receiver, contextlib.suppress(EOFError):
-        if receiver.poll():
-            outcome: worker.Outcome = receiver.recv()
-            return outcome
-    code = process.exitcode
-    if code == worker.LOST:
-        return worker.Outcome(code, "its claim was taken by another host; was this one suspended?")
-    if code is None or code >= 0:
-        return worker.Outcome(worker.FAILED, f"its process ended with code {code} and without a word")
-    hint = "; the kernel does so when memory runs out" if -code == signal.SIGKILL else ""
-    return worker.Outcome(worker.FAILED, f"killed by signal {-code} ({signal.strsignal(-code)}){hint}")
+    return worker.outcome_of(process, receiver)

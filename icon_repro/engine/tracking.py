@@ -95,7 +95,9 @@ def log_experiment(
             settings=wandb.Settings(silent=True, console="off", x_disable_stats=True),
         ) as run:
             for row in rows:
-                label = "-".join(str(x) for x in (row["method"], row["fraction"], row["seed"]) if x is not None)
+                selection = None if row["selection_seed"] is None else f"r{row['selection_seed']}"
+                parts = (row["method"], row["fraction"], selection, row["seed"])
+                label = "-".join(str(part) for part in parts if part is not None)
                 for task, value in row["benchmarks"].items():
                     run.summary[f"{label}/{task}"] = value["value"]
             header, lines = table

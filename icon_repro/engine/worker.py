@@ -3,6 +3,8 @@
 In: a spec made by ``make_spec``.  Out: a published folder, or an attempt that says what went wrong.
 Inputs are compared with their records first. A worker sets aside its own step's damaged folder only, under the claim;
 it reports damaged inputs, and the run lets their workers do so.
+A worker that a job of Slurm runs waits for its inputs some seconds, as a network file system may show them late.
+Asked to stop (SIGTERM, SIGUSR1), a resumable step saves what it has, any other is left; either is "interrupted".
 Needs neither Hydra nor the plan, so that any process on any host can do it.
 Known gap: a claim is a lease (filelock): a holder that is suspended for longer than the lease may be overtaken. It then
 ends itself, and as each attempt of a non-resumable step writes to a folder of its own, nothing is mixed.
@@ -29,6 +31,7 @@ import uuid
 from collections.abc import Mapping
 from glob import escape
 from multiprocessing.connection import Connection
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any, NamedTuple, TextIO
 
@@ -36,11 +39,14 @@ from filelock import LeaseSettingsMismatch, SoftFileLease, Timeout
 
 from icon_repro.config import ClusterConfig
 from icon_repro.engine.artifact import Step, Store, damage, discard, file_sha256, publish, set_aside
-from icon_repro.engine.runtime import Runtime
+from icon_repro.engine.runtime import Interrupted, Runtime, Stop
 from icon_repro.records import read_json, write_json
 from icon_repro.schema import build, plain
 
-BUILT, FAILED, CACHED, BUSY, LOST, DAMAGED = 0, 1, 3, 4, 5, 6  # exit codes of a worker process
+BUILT, FAILED, CACHED, BUSY, LOST, DAMAGED, BLOCKED, INTERRUPTED = 0, 1, 3, 4, 5, 6, 7, 8  # exit codes of a worker
+STOPS = (signal.SIGTERM, signal.SIGUSR1)
+_POLL_S = 1.0
+_SKEW_S = 5.0
 _NAMED = 20  # damaged inputs that one attempt reports at most: what is sent has to fit a pipe
 _PACKAGES = ("torch", "transformers", "tokenizers", "peft", "trl", "accelerate", "lm-eval", "datasets", "numpy")
 
@@ -61,6 +67,10 @@ class DamagedInputError(StepError):
         self.damaged = dict(damaged)
 
 
+class BlockedError(StepError):
+    """An input of a job of Slurm isn't there, and won't come."""
+
+
 class Outcome(NamedTuple):
     """How an attempt ended: an exit code, the error if there was one, with DAMAGED each folder and how it differs."""
 
@@ -70,12 +80,21 @@ class Outcome(NamedTuple):
 
 
 def make_spec(
-    step: Step, store: Store, cluster: ClusterConfig, cache: Path, git: Mapping[str, Any], *, suspect: bool = False
+    step: Step,
+    store: Store,
+    cluster: ClusterConfig,
+    cache: Path,
+    git: Mapping[str, Any],
+    *,
+    suspect: bool = False,
+    job: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """All that a worker needs to run ``step``, as JSON values.
 
     Args:
         suspect: the step's folder, if there is one, is checked and, if damaged, set aside and built again.
+        job: of a step that is sent to Slurm (``engine.slurm``): its submission, how long it waits for inputs, and
+            the submission of each input that another job builds.
     """
     return {
         "label": step.label,
@@ -90,19 +109,22 @@ def make_spec(
         "resumable": step.resumable,
         "suspect": suspect,
         "root": str(store.root.absolute()),
-        "cluster": plain(cluster),
-        "cache": str(cache),
+        "cluster": {name: value for name, value in plain(cluster).items() if name != "slurm"},
+        "cache": str(cache.absolute()),
         "git": dict(git),
+        "job": None if job is None else dict(job),
     }
 
 
-def work(spec: Mapping[str, Any], terminal: TextIO | None = None) -> int:
+def work(spec: Mapping[str, Any], terminal: TextIO | None = None, stop: Stop | None = None) -> int:
     """Run the step of ``spec`` in this process.
 
     Returns:
         BUILT, CACHED (another process was first) or BUSY (another process is at it).
 
     Raises:
+        BlockedError: a job's inputs aren't there.
+        Interrupted: ``stop`` was asked for.
         DamagedInputError: inputs aren't there, or not as they were published.
         Exception: whatever the stage raised; the attempt records it.
     """
@@ -124,13 +146,17 @@ def work(spec: Mapping[str, Any], terminal: TextIO | None = None) -> int:
                 return CACHED
             print(f"{spec['label']}: {found}; set aside as {set_aside(final).name}", flush=True)
         note = {"host": socket.gethostname(), "pid": os.getpid(), "started": time.time()}
-        note = {**note, "lease_s": lease.lease_duration}
+        note = {**note, "lease_s": lease.lease_duration, "submission": spec["job"] and spec["job"]["submission"]}
         print(f"{spec['label']}: attempt by process {note['pid']} on {note['host']}, {time.ctime()}", flush=True)
         write_json(attempt / "attempt.json", {**note, "outcome": "running", "error": None})
         try:
-            built = _build(spec, final, cluster, terminal)
-        except (Exception, SystemExit) as error:
-            _note(attempt, {**note, "outcome": "failed", "error": describe(error)})
+            if spec["job"]:
+                _await_inputs(spec, root)
+            built = _build(spec, final, cluster, terminal, stop or Stop())
+        except (Exception, SystemExit, Interrupted) as error:
+            ended = {BLOCKED: "blocked", INTERRUPTED: "interrupted"}.get(failure(error).code, "failed")
+            damaged = error.damaged if isinstance(error, DamagedInputError) else {}
+            _note(attempt, {**note, "outcome": ended, "error": describe(error), "damaged": damaged})
             raise
         _note(attempt, {**note, "outcome": "built", "error": None})
         return BUILT if built else CACHED
@@ -144,6 +170,8 @@ def _claim(attempt: Path, lease_s: float) -> SoftFileLease | None:
     All who want a claim must go by the same lease. One that was taken with another ``cluster.lease_s`` keeps its own.
     """
     leases = [lease_s]
+    if warning := clock_warning(attempt):
+        print(f"warning: {warning}", flush=True)
     with contextlib.suppress(FileNotFoundError):
         leases.append(read_json(attempt / "attempt.json")["lease_s"])
     for duration in leases:
@@ -168,6 +196,17 @@ def claim_age(attempt: Path) -> float:
         return -math.inf
 
 
+def clock_warning(attempt: Path) -> str:
+    """What is wrong if the claim's holder writes times that lie in this host's future; empty if nothing is."""
+    age = claim_age(attempt)
+    if math.isinf(age) or age > -_SKEW_S:
+        return ""
+    return (
+        f"{attempt / 'claim'} is of a time {-age:.0f} s ahead of {socket.gethostname()}'s clock. If its holder is "
+        "killed, that is noticed so much later. Set the clocks of hosts and file server (ntp)."
+    )
+
+
 def describe(error: BaseException) -> str:
     return f"{type(error).__name__}: {error}"
 
@@ -177,7 +216,8 @@ def failure(error: BaseException) -> Outcome:
     text = describe(error)[:10_000]
     if isinstance(error, DamagedInputError):
         return Outcome(DAMAGED, text, tuple(error.damaged.items()))
-    return Outcome(FAILED, text)
+    kinds: dict[type[BaseException], int] = {BlockedError: BLOCKED, Interrupted: INTERRUPTED}
+    return Outcome(kinds.get(type(error), FAILED), text)
 
 
 def _note(attempt: Path, note: Mapping[str, Any]) -> None:
@@ -193,7 +233,40 @@ def _lost(compromise: Any) -> None:
     os._exit(LOST)
 
 
-def _build(spec: Mapping[str, Any], final: Path, cluster: ClusterConfig, terminal: TextIO | None) -> bool:
+def _await_inputs(spec: Mapping[str, Any], root: Path) -> None:
+    """Wait, as a job's worker, until all inputs are there: what the job depended on has ended, well or not.
+
+    Raises:
+        BlockedError: an input failed in the same submission, or isn't there after ``input_wait_s``.
+    """
+    job = spec["job"]
+    deadline = time.monotonic() + job["input_wait_s"]
+    while missing := {name: folder for name, folder in spec["inputs"].items() if not _there(root / folder)}:
+        over = time.monotonic() >= deadline
+        for name, folder in missing.items():
+            why = _ended(root / ".attempts" / folder, job["sent"].get(name))
+            if why or over:
+                why = why or f"isn't there after {job['input_wait_s']:g} s"
+                raise BlockedError(f"{spec['label']}: input {name!r} ({folder}) {why}. Submit again.")
+        time.sleep(min(_POLL_S, max(0.0, deadline - time.monotonic())))
+
+
+def _there(folder: Path) -> bool:
+    with contextlib.suppress(FileNotFoundError):
+        os.listdir(folder.parent)  # has a network file system look again  # noqa: PTH208
+    return (folder / "record.json").is_file()
+
+
+def _ended(attempt: Path, submission: str | None) -> str:
+    """How the attempt of ``submission`` failed; empty if it hasn't, or isn't known to have."""
+    with contextlib.suppress(FileNotFoundError):
+        note = read_json(attempt / "attempt.json")
+        if note["outcome"] in ("failed", "blocked") and submission and note.get("submission") == submission:
+            return f"{note['outcome']} ({note['error'].splitlines()[0]})"
+    return ""
+
+
+def _build(spec: Mapping[str, Any], final: Path, cluster: ClusterConfig, terminal: TextIO | None, stop: Stop) -> bool:
     root = final.parent.parent
     inputs = {name: root / folder for name, folder in spec["inputs"].items()}
     _check_inputs(spec, inputs)
@@ -207,9 +280,11 @@ def _build(spec: Mapping[str, Any], final: Path, cluster: ClusterConfig, termina
             discard(stale)
     part.mkdir(parents=True, exist_ok=True)
     function, params = _load(spec["target"], spec["params"])
-    runtime = Runtime(cluster, Path(spec["cache"]), spec["label"], files, dict(spec["extra"]), terminal)
+    runtime = Runtime(cluster, Path(spec["cache"]), spec["label"], files, dict(spec["extra"]), terminal, stop)
     started, clock = time.time(), time.monotonic()
+    stop.deferred = spec["resumable"]
     metrics = function(params, inputs, part, runtime)
+    stop.deferred = True  # what remains takes less than doing the step again
     record = {
         "label": spec["label"],
         "fingerprint": spec["fingerprint"],
@@ -272,7 +347,11 @@ def _follow_parent() -> None:
 def child(spec: Mapping[str, Any], report: Connection) -> typing.NoReturn:
     """Entry of a worker process: output goes to the attempt's log; ``report`` gets the outcome and the error."""
     threading.Thread(target=_follow_parent, daemon=True).start()
+    stop = Stop()
     try:
+        for request in STOPS:
+            signal.signal(request, stop.handle)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, STOPS)
         log = Path(spec["root"]) / ".attempts" / spec["folder"] / "log.txt"
         log.parent.mkdir(parents=True, exist_ok=True)
         terminal = os.fdopen(os.dup(2), "w", buffering=1)
@@ -283,8 +362,9 @@ def child(spec: Mapping[str, Any], report: Connection) -> typing.NoReturn:
             if isinstance(stream, io.TextIOWrapper):
                 stream.reconfigure(line_buffering=True)  # a killed step leaves all of its lines
         faulthandler.enable()  # a crash in native code leaves its stack in the log
-        outcome = Outcome(work(spec, terminal))
+        outcome = Outcome(work(spec, terminal, stop))
     except BaseException as problem:
+        stop.deferred = True
         outcome = failure(problem)
         with contextlib.suppress(OSError):  # the log may be on a full disk
             traceback.print_exc()
@@ -293,3 +373,18 @@ def child(spec: Mapping[str, Any], report: Connection) -> typing.NoReturn:
         sys.stderr.flush()
     report.send(outcome)  # less than a pipe holds: nobody reads before the process has ended
     sys.exit(outcome.code)
+
+
+def outcome_of(process: BaseProcess, receiver: Connection) -> Outcome:
+    """How an ended worker process left: by its own word, else by its exit code."""
+    with receiver, contextlib.suppress(EOFError):
+        if receiver.poll():
+            outcome: Outcome = receiver.recv()
+            return outcome
+    code = process.exitcode
+    if code == LOST:
+        return Outcome(code, "its claim was taken by another host; was this one suspended?")
+    if code is None or code >= 0:
+        return Outcome(FAILED, f"its process ended with code {code} and without a word")
+    hint = "; the kernel does so when memory runs out" if -code == signal.SIGKILL else ""
+    return Outcome(FAILED, f"killed by signal {-code} ({signal.strsignal(-code)}){hint}")

@@ -17,6 +17,7 @@ from torch.nn.functional import cross_entropy
 from icon_repro.lm.tokens import IGNORED
 
 _CHUNK = 4096  # weights whose signs are made at a time
+_BETAS = (0.9, 0.999)  # of Adam, as training takes them
 
 
 def row_gradients(model: torch.nn.Module) -> Callable[[Sequence[Mapping[str, Sequence[int]]]], Tensor]:
@@ -78,15 +79,20 @@ class Projection:
         return result / self.dimensions**0.5
 
 
-def adam_direction(gradients: Tensor, mean: Tensor, square: Tensor) -> Tensor:
-    """The step that Adam would take for each row's gradient, without bias correction, as LESS takes it.
+def adam_direction(gradients: Tensor, mean: Tensor, square: Tensor, step: int | None = None) -> Tensor:
+    """The step that Adam would take next for each row's gradient, as LESS takes it: 1e-8 is inside the root.
 
     Args:
         gradients: (rows, weights).
-        mean, square: (weights,), Adam's moments.
+        mean, square: (weights,), Adam's moments as they are stored.
+        step: how many steps Adam has taken; the moments are then corrected for their start at 0 (LESS's paper). None:
+            they aren't (its code). The correction scales all weights alike, but for the 1e-8.
     """
-    new_mean = 0.9 * mean + 0.1 * gradients
-    new_square = 0.999 * square + 0.001 * gradients**2
+    new_mean = _BETAS[0] * mean + (1 - _BETAS[0]) * gradients
+    new_square = _BETAS[1] * square + (1 - _BETAS[1]) * gradients**2
+    if step is not None:
+        new_mean = new_mean / (1 - _BETAS[0] ** (step + 1))
+        new_square = new_square / (1 - _BETAS[1] ** (step + 1))
     return new_mean / torch.sqrt(new_square + 1e-8)
 
 

@@ -32,12 +32,14 @@ def pooled(
     *,
     normalise: bool,
     progress: Progress | None = None,
+    encoder: bool = False,
 ) -> NDArray[np.float32]:
     """Last hidden layer of each row, pooled over its own tokens (padding never counts).
 
     Args:
         rows: token ids; none may be empty.
         normalise: to length 1.
+        encoder: the model reads in both directions.
 
     Returns:
         (len(rows), hidden size) float32.
@@ -56,7 +58,7 @@ def pooled(
     result = np.empty((len(rows), width), np.float32)
 
     def work(batch: list[int]) -> None:
-        result[batch] = _batch(model, [rows[i] for i in batch], pooling, normalise=normalise)
+        result[batch] = _batch(model, [rows[i] for i in batch], pooling, normalise=normalise, encoder=encoder)
         if progress:
             progress.advance(len(batch), sum(len(rows[i]) for i in batch))
 
@@ -67,15 +69,19 @@ def pooled(
 
 
 def _batch(
-    model: PreTrainedModel, rows: Sequence[Sequence[int]], pooling: Pooling, *, normalise: bool
+    model: PreTrainedModel, rows: Sequence[Sequence[int]], pooling: Pooling, *, normalise: bool, encoder: bool
 ) -> NDArray[np.float32]:
-    """Rows are padded on the right and attention is causal: no token of a row sees its padding."""
+    """Rows are padded on the right: no token sees its row's padding if attention is causal; an encoder gets a mask."""
     lengths = torch.tensor([len(row) for row in rows], device=model.device)
     width = int(lengths.max())
     ids = torch.tensor([[*row, *[0] * (width - len(row))] for row in rows], device=model.device)
-    hidden = model.get_decoder()(input_ids=ids, use_cache=False).last_hidden_state.float()
     place = torch.arange(width, device=model.device)[None]
     inside = place < lengths[:, None]
+    if encoder:
+        output = model(input_ids=ids, attention_mask=inside.long())
+    else:
+        output = model.get_decoder()(input_ids=ids, use_cache=False)
+    hidden = output.last_hidden_state.float()
     if pooling is Pooling.last:
         weights = (place == lengths[:, None] - 1).float()
     elif pooling is Pooling.mean:

@@ -9,9 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from peft import PeftModel
 from transformers import (
+    MODEL_FOR_MASKED_LM_MAPPING,
     MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING,
     AutoConfig,
+    AutoModel,
     AutoModelForCausalLM,
     AutoModelForSequenceClassification,
     AutoTokenizer,
@@ -54,7 +57,7 @@ def prepare_device(cluster: ClusterConfig) -> torch.device:
     return pick_device(cluster.device)
 
 
-def _location(folder: Path) -> dict[str, Any]:
+def location_of(folder: Path) -> dict[str, Any]:
     """Arguments for ``from_pretrained``: the folder's own weights, or a hub id at a commit."""
     source = read_json(folder / "model.json")
     common = {"trust_remote_code": False, "local_files_only": True}
@@ -69,7 +72,7 @@ def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
     Raises:
         ModelError: it has neither a pad nor an eos token, or more tokens than the model has embeddings.
     """
-    location = _location(folder)
+    location = location_of(folder)
     tokenizer = AutoTokenizer.from_pretrained(**location)
     tokenizer.padding_side = "right"
     if tokenizer.pad_token_id is None:
@@ -90,17 +93,77 @@ def load_model(folder: Path, dtype: Dtype, device: torch.device, attention: str 
 
     Args:
         attention: transformers' attn_implementation (sdpa, eager, flash_attention_2).
+
+    Raises:
+        ModelError: it is an encoder, which sees the tokens that it is asked to predict.
     """
+    location = location_of(folder)
+    config = AutoConfig.from_pretrained(**location)
+    if type(config) in MODEL_FOR_MASKED_LM_MAPPING and not getattr(config, "is_decoder", False):
+        raise ModelError(
+            f"{location['pretrained_model_name_or_path']}: a {config.model_type} reads in both directions and can't "
+            "score the next token; use a causal language model (for embeddings alone: encoder=true)."
+        )
     model = AutoModelForCausalLM.from_pretrained(
-        **_location(folder), dtype=getattr(torch, dtype.value), attn_implementation=attention, use_safetensors=True
+        **location, dtype=getattr(torch, dtype.value), attn_implementation=attention, use_safetensors=True
     )
     return model.to(device).eval()
 
 
-def open_model(folder: Path, dtype: Dtype, runtime: Runtime) -> tuple[PreTrainedModel, TokenBudget]:
-    """The model of a step that scores, on the device that ``runtime`` names, and how many tokens a batch may hold."""
-    model = load_model(folder, dtype, prepare_device(runtime.cluster), runtime.cluster.attention)
-    return model, TokenBudget(model, runtime.cluster.score_batch_tokens, runtime.cache / "score_batch_tokens.json")
+def load_encoder(folder: Path, dtype: Dtype, device: torch.device) -> PreTrainedModel:
+    """The model of a model step without any head, as for BERT's hidden states, in eval mode on ``device``.
+
+    Raises:
+        ModelError: it isn't an encoder; a causal model is loaded by ``load_model``.
+    """
+    location = location_of(folder)
+    config = AutoConfig.from_pretrained(**location)
+    if type(config) not in MODEL_FOR_MASKED_LM_MAPPING or getattr(config, "is_decoder", False):
+        raise ModelError(
+            f"{location['pretrained_model_name_or_path']}: a {config.model_type} isn't an encoder; set encoder=false."
+        )
+    model = AutoModel.from_pretrained(**location, dtype=getattr(torch, dtype.value), use_safetensors=True)
+    return model.to(device).eval()
+
+
+def load_tuned(
+    folder: Path, tuned: Path | None, dtype: Dtype, device: torch.device, attention: str = "sdpa"
+) -> PreTrainedModel:
+    """The model of a model step as a train step left it: its adapter merged, or its own weights.
+
+    Args:
+        tuned: folder of the train step; None: the model as it is.
+    """
+    if tuned is None:
+        return load_model(folder, dtype, device, attention)
+    if (tuned / "weights").is_dir():
+        return load_model(tuned, dtype, device, attention)
+    model = PeftModel.from_pretrained(load_model(folder, dtype, device, attention), str(tuned / "adapter"))
+    merged: PreTrainedModel = model.merge_and_unload()
+    return merged.eval()
+
+
+def open_model(
+    folder: Path, dtype: Dtype, runtime: Runtime, tuned: Path | None = None
+) -> tuple[PreTrainedModel, TokenBudget]:
+    """The model of a step that scores, on the device that ``runtime`` names, and how many tokens a batch may hold.
+
+    Args:
+        tuned: see ``load_tuned``.
+    """
+    model = load_tuned(folder, tuned, dtype, prepare_device(runtime.cluster), runtime.cluster.attention)
+    return model, budget_of(model, runtime)
+
+
+def open_encoder(folder: Path, dtype: Dtype, runtime: Runtime) -> tuple[PreTrainedModel, TokenBudget]:
+    """As ``open_model``, but an encoder."""
+    model = load_encoder(folder, dtype, prepare_device(runtime.cluster))
+    return model, budget_of(model, runtime)
+
+
+def budget_of(model: PreTrainedModel, runtime: Runtime) -> TokenBudget:
+    """How many tokens a batch of a step that scores may hold."""
+    return TokenBudget(model, runtime.cluster.score_batch_tokens, runtime.cache / "score_batch_tokens.json")
 
 
 def load_classifier(folder: Path, labels: int, device: torch.device, attention: str = "sdpa") -> PreTrainedModel:
@@ -116,7 +179,7 @@ def load_classifier(folder: Path, labels: int, device: torch.device, attention: 
     Raises:
         ModelError: the architecture has no classifier of this form.
     """
-    location = _location(folder)
+    location = location_of(folder)
     name = location["pretrained_model_name_or_path"]
     if type(AutoConfig.from_pretrained(**location)) not in MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING:
         raise ModelError(f"{name}: transformers has no sequence classifier of this architecture.")

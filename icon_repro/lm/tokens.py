@@ -45,6 +45,11 @@ def text_ids(tokenizer: PreTrainedTokenizerBase, text: str, limit: int | None = 
     return (ids, 0) if limit is None else (ids[:limit], max(len(ids) - limit, 0))
 
 
+def readable(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int]) -> bool:
+    """Whether ``ids`` hold any token besides the tokenizer's unknown one: else it can't read the text at all."""
+    return any(i != tokenizer.unk_token_id for i in ids)
+
+
 def encode(
     tokenizer: PreTrainedTokenizerBase,
     prompt: str,

@@ -4,7 +4,8 @@ In: shards of ``methods.common.answers``.  Out: scores.jsonl {id, score, parts: 
 Source: Li et al., arXiv 2308.12032, and its code (Cherry_LLM, 01fac8d): ratio of mean losses, direct after the bare
 "### Response:", rows above 1 dropped. With ``ratio=perplexity`` and a small proxy model: Superfiltering, arXiv
 2402.00530.
-Known gap: the pre-experienced model, and Superfiltering's diversity step, aren't built.
+The model may have had a brief experience first (``pre_experienced``); ``diversity`` orders the best rows anew.
+Known gap: none.
 """
 
 from collections.abc import Mapping

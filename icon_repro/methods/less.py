@@ -1,14 +1,18 @@
-"""LESS: rows whose gradients point where those of the assessment rows do.
+"""LESS: rows whose gradients point where those of the targets do.
 
-In: a warm-up training with its epochs kept; model; rows and assessment rows.  Out: shards: vectors.npy, (rows,
-dimensions) float16, of length 1, NaN where a row has none; scores.jsonl, the influence; parts: of each group.
+In: a warm-up training with its epochs kept; model; rows; targets: the assessment rows, whose tasks are their groups, or
+shots of benchmarks.  Out: shards: vectors.npy, (rows, dimensions) float16, of length 1, NaN where a row has none; of
+targets also lengths.npy, (rows,) float32, before normalising; scores.jsonl, the influence; parts: on each task.
 Source: Xia et al., arXiv 2402.04333 (LESS), and its code (8abf962): LoRA gradients after each epoch of the warm-up, in
 Adam's direction for the rows and plain for the targets, random projection, cosine; sum over epochs with their mean
-learning rates, mean over a task's rows, maximum over tasks. The tasks are the groups of the assessment set.
+learning rates (divided by their sum), mean over a task's shots, maximum over tasks.
+Paper and code disagree on Adam's direction (``adam``) and on what the mean over shots is of (``shot_mean``).
 Differs: gradients in ``dtype`` instead of bfloat16 throughout; moments are found by the names of the weights.
+Known gap: rows of the pool that are shots too aren't looked for.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,11 +23,12 @@ from numpy.typing import NDArray
 from peft import PeftModel, get_peft_model
 from safetensors import SafetensorError
 from safetensors.torch import load_file
+from torch import Tensor
 
-from icon_repro.config_methods import Direction, LessConfig, LessShard
+from icon_repro.config_methods import AdamFormula, Direction, LessConfig, LessShard, ShotMean
 from icon_repro.cost import training_flops
 from icon_repro.engine.runtime import Runtime
-from icon_repro.lm.adapter import peft_lora
+from icon_repro.lm.adapter import peft_lora, unknown_target
 from icon_repro.lm.gradients import Projection, adam_direction, flattened, row_gradients
 from icon_repro.lm.load import load_model, load_tokenizer, prepare_device
 from icon_repro.lm.supervised import tokenise
@@ -37,62 +42,110 @@ class LessError(ValueError):
     """The warm-up is of another model, or shards don't belong together."""
 
 
-def _tensors(path: Path) -> dict[str, Any]:
-    try:
-        return dict(load_file(path))
-    except (OSError, SafetensorError) as error:
-        raise LessError(
-            f"{path}: can't be read ({error}). The warm-up must keep its epochs; delete its step and run again."
-        ) from error
+@dataclass(frozen=True)
+class Warmed:
+    """The model after an epoch of the warm-up, with LoRA as its only trainable weights, and Adam's state then."""
+
+    model: PeftModel
+    mean: Tensor  # (weights,), first moment, in the order of ``row_gradients``
+    square: Tensor  # (weights,), second moment
+    step: int  # optimizer steps taken
 
 
-def warmed(cfg: LessConfig, model_step: Path, warmup: Path, epoch: int, runtime: Runtime) -> tuple[PeftModel, Any, Any]:
-    """The model after an epoch of the warm-up, with LoRA as the only trainable weights; and Adam's two moments.
+def _tensors(path: Path, names: Sequence[str], shapes: Mapping[str, torch.Size], warmup: Path) -> dict[str, Tensor]:
+    """The tensors of a file of the warm-up.
+
+    Args:
+        names: that must be there, and no others.
+        shapes: of each.
 
     Raises:
-        LessError: the epoch isn't there, or its weights are of another model.
+        LessError: the file isn't there or can't be read, is of another model, or holds a number that isn't finite.
     """
+    remedy = f"Delete the warm-up's step {warmup} and run again."
+    if not path.is_file():
+        raise LessError(f"{path}: isn't there; the warm-up has to keep weights and Adam's moments of it. {remedy}")
+    try:
+        found: dict[str, Tensor] = dict(load_file(path))
+    except (OSError, SafetensorError) as error:
+        raise LessError(f"{path}: can't be read ({error}). {remedy}") from error
+    if wrong := sorted(found.keys() ^ set(names)):
+        kind = "has no" if wrong[0] not in found else "has an unknown"
+        raise LessError(
+            f"{path}: is of another model or LoRA: {kind} {wrong[0]!r} ({len(wrong)} names differ of {len(names)} "
+            f"expected: weights of LoRA by their names in the model). {remedy}"
+        )
+    if wrong := [name for name in names if found[name].shape != shapes[name]]:
+        shape, expected = tuple(found[wrong[0]].shape), tuple(shapes[wrong[0]])
+        raise LessError(
+            f"{path}: is of another model or LoRA: {wrong[0]!r} has shape {shape}, expected {expected}. {remedy}"
+        )
+    if wrong := [name for name in names if not torch.isfinite(found[name]).all()]:
+        raise LessError(
+            f"{path}: {wrong[0]!r} has NaN or infinite numbers ({len(wrong)} of {len(names)} tensors); the warm-up "
+            f"diverged. Lower learning_rate of the method, or set its dtype to float32. {remedy}"
+        )
+    return found
+
+
+def _note(warmup: Path, epoch: int) -> dict[str, Any]:
+    """Mean learning rate and number of steps of an epoch of the warm-up."""
+    path = warmup / "epochs" / f"epoch-{epoch}" / "epoch.json"
+    if not path.is_file():
+        kept = len(list(path.parent.parent.glob("epoch-*/epoch.json")))
+        raise LessError(
+            f"{path}: isn't there; the warm-up has kept {kept} epochs. Delete its step {warmup} and run again."
+        )
+    return dict(read_json(path))
+
+
+def warmed(cfg: LessConfig, model_step: Path, warmup: Path, epoch: int, runtime: Runtime) -> Warmed:
+    """The model after an epoch of the warm-up.
+
+    Raises:
+        LessError: the epoch isn't there, its weights or moments are of another model, or aren't finite.
+    """
+    step = _note(warmup, epoch)["step"]
     folder = warmup / "epochs" / f"epoch-{epoch}"
-    weights, moments = _tensors(folder / "weights.safetensors"), _tensors(folder / "adam.safetensors")
     device = prepare_device(runtime.cluster)
     # torch.func has no batched rule for the CPU's fused attention and would run it row by row
     attention = "eager" if device.type == "cpu" else runtime.cluster.attention
     base = load_model(model_step, cfg.dtype, device, attention)
+    if problem := unknown_target(cfg.lora, base):
+        raise LessError(f"{problem} Set lora.targets of the method.")
     model = get_peft_model(base, peft_lora(cfg.lora, "CAUSAL_LM", dropout=0.0)).eval()  # gradients without noise
     trainable = {name: p for name, p in model.named_parameters() if p.requires_grad}
-    missing = sorted(trainable.keys() ^ weights.keys())
-    missing += sorted(f"{n}.{m}" for n in trainable for m in ("exp_avg", "exp_avg_sq") if f"{n}.{m}" not in moments)
-    shapes = [n for n in trainable if n in weights and trainable[n].shape != weights[n].shape]
-    if missing or shapes:
-        raise LessError(
-            f"{folder}: its weights are of another model or LoRA (first: {(missing or shapes)[0]!r}); delete the "
-            "warm-up's step and run again."
-        )
+    shapes = {name: p.shape for name, p in trainable.items()}
+    weights = _tensors(folder / "weights.safetensors", list(shapes), shapes, warmup)
+    both = {f"{name}.{moment}": shape for name, shape in shapes.items() for moment in ("exp_avg", "exp_avg_sq")}
+    moments = _tensors(folder / "adam.safetensors", list(both), both, warmup)
     with torch.no_grad():
         for name, parameter in trainable.items():
             parameter.copy_(weights[name])
     names = list(trainable)
-    return model, flattened(moments, names, ".exp_avg").to(device), flattened(moments, names, ".exp_avg_sq").to(device)
+    mean, square = (flattened(moments, names, suffix).to(device) for suffix in (".exp_avg", ".exp_avg_sq"))
+    return Warmed(model, mean, square, step)
 
 
 def shard(cfg: LessShard, inputs: Mapping[str, Path], out: Path, runtime: Runtime) -> dict[str, Any]:
-    """Write vectors.npy of rows ``start`` to ``stop``. Needs inputs model, warmup, rows."""
+    """Write vectors.npy and ids.json of rows ``start`` to ``stop``. Needs inputs model, warmup, rows."""
     less = cfg.less
     rows = read_rows(inputs["rows"] / "rows.jsonl", Example)[cfg.start : cfg.stop]
     vectors = open_memmap(out / "vectors.npy", "w+", np.float16, (len(rows), less.dimensions))
     vectors[:] = np.nan
+    lengths = np.full(len(rows), np.nan, np.float32)
     reasons, tokens, parameters = dict[str, str](), 0, 0
     if rows:
         tokenizer = load_tokenizer(inputs["model"])
         made = [tokenise([row], tokenizer, less.max_length)[0] for row in rows]
         reasons = {r.id: "no response token within max_length" for r, item in zip(rows, made, strict=True) if not item}
-        model, mean, square = warmed(less, inputs["model"], inputs["warmup"], cfg.epoch, runtime)
-        parameters = model.get_base_model().num_parameters()
-        gradients = row_gradients(model)
-        project = Projection(len(mean), less.dimensions, less.projection_seed)
+        at = warmed(less, inputs["model"], inputs["warmup"], cfg.epoch, runtime)
+        parameters = at.model.get_base_model().num_parameters()
+        gradients = row_gradients(at.model)
+        project = Projection(len(at.mean), less.dimensions, less.projection_seed)
         # rows of similar length together; the order depends on the rows only
         places = sorted((i for i, item in enumerate(made) if item), key=lambda i: (len(made[i][0]["input_ids"]), i))
-        gathered = max(1, _GATHERED // len(mean))
+        gathered = max(1, _GATHERED // len(at.mean))
         micro = min(runtime.cluster.micro_batch_size, gathered)
         with runtime.progress(len(places), "row") as progress:
             for first in range(0, len(places), gathered):
@@ -104,18 +157,23 @@ def shard(cfg: LessShard, inputs: Mapping[str, Path], out: Path, runtime: Runtim
                     progress.advance(len(batch), sum(len(item["input_ids"]) for item in batch))
                 stacked = torch.cat(found)
                 if cfg.direction is Direction.adam:
-                    stacked = adam_direction(stacked, mean, square)
+                    taken = at.step if less.adam is AdamFormula.paper else None
+                    stacked = adam_direction(stacked, at.mean, at.square, taken)
                 projected = project(stacked)
                 length = projected.norm(dim=1, keepdim=True)
                 values = (projected / length).cpu().numpy()
-                for place, value in zip(block, values, strict=True):
+                for place, value, size in zip(block, values, length[:, 0].tolist(), strict=True):
                     if np.isfinite(value).all():
-                        vectors[place] = value
+                        vectors[place], lengths[place] = value, size
                     else:
                         reasons[rows[place].id] = "gradient is zero or not finite"
             tokens = progress.tokens
     vectors.flush()
-    write_json(out / "ids.json", {"rows": [row.id for row in rows], "reasons": reasons})
+    described: dict[str, Any] = {"rows": [row.id for row in rows], "reasons": reasons}
+    if cfg.direction is Direction.sgd:
+        np.save(out / "lengths.npy", lengths, allow_pickle=False)
+        described["groups"] = [row.group for row in rows]
+    write_json(out / "ids.json", described)
     return {
         "rows": len(rows),
         "failed": len(reasons),
@@ -124,53 +182,94 @@ def shard(cfg: LessShard, inputs: Mapping[str, Path], out: Path, runtime: Runtim
     }
 
 
-def _shards(inputs: Mapping[str, Path], prefix: str) -> list[tuple[list[str], NDArray[np.float16], dict[str, str]]]:
-    """Ids, vectors (mapped, not read) and reasons of the shards named ``<prefix>-NNNN``."""
-    made = []
-    for name in sorted(name for name in inputs if name.startswith(f"{prefix}-")):
-        described = read_json(inputs[name] / "ids.json")
-        vectors = np.load(inputs[name] / "vectors.npy", mmap_mode="r", allow_pickle=False)
-        if len(vectors) != len(described["rows"]):
-            raise LessError(f"{inputs[name]}: {len(vectors)} vectors of {len(described['rows'])} rows; delete it.")
-        made.append((described["rows"], vectors, described["reasons"]))
-    return made
+@dataclass(frozen=True)
+class _Stored:
+    """What a shard has written."""
+
+    ids: list[str]
+    vectors: NDArray[np.float16]  # (rows, dimensions), mapped, not read
+    reasons: dict[str, str]
+
+
+def _stored(folder: Path) -> _Stored:
+    described = read_json(folder / "ids.json")
+    vectors = np.load(folder / "vectors.npy", mmap_mode="r", allow_pickle=False)
+    if len(vectors) != len(described["rows"]):
+        raise LessError(f"{folder}: {len(vectors)} vectors of {len(described['rows'])} rows; delete it.")
+    return _Stored(described["rows"], vectors, described["reasons"])
+
+
+def _task_means(
+    folders: Mapping[str, Path], mean: ShotMean
+) -> tuple[dict[str, NDArray[np.float64]], dict[str, int], dict[str, int]]:
+    """For each task the vector whose product with a row's is the row's influence; its shots with and without gradient.
+
+    Args:
+        folders: of target shards by the name of the task; "" where the groups of the rows are the tasks.
+    """
+    sums: dict[str, NDArray[np.float64]] = {}
+    counts, failed = dict[str, int](), dict[str, int]()
+    for name, folder in sorted(folders.items()):
+        shots = _stored(folder)
+        lengths = np.load(folder / "lengths.npy", allow_pickle=False)
+        groups = read_json(folder / "ids.json")["groups"]
+        for identifier, group, vector, length in zip(shots.ids, groups, shots.vectors, lengths, strict=True):
+            task = "/".join(part for part in (name, group) if part)
+            if identifier in shots.reasons:
+                failed[task] = failed.get(task, 0) + 1
+            else:
+                weight = 1.0 if mean is ShotMean.cosines else float(length)
+                sums[task] = sums.get(task, np.zeros(len(vector))) + weight * np.asarray(vector, np.float64)
+                counts[task] = counts.get(task, 0) + 1
+    made = {task: total / counts[task] for task, total in sums.items()}
+    if mean is ShotMean.gradients:
+        made = {task: vector / np.linalg.norm(vector) for task, vector in made.items()}
+    return made, counts, failed
 
 
 def run(cfg: LessConfig, inputs: Mapping[str, Path], out: Path, runtime: Runtime) -> dict[str, Any]:
     """Write scores.jsonl and failures.jsonl.
 
-    Needs inputs warmup, assessment, and epoch<e>-shard-NNNN, epoch<e>-target-NNNN for each epoch of the warm-up.
+    Needs inputs warmup, and for each of its epochs epoch<e>-shard-NNNN, and epoch<e>-assessment or
+    epoch<e>-target-<task>.
     """
-    groups = {row.id: row.group for row in read_rows(inputs["assessment"] / "rows.jsonl", Example)}
-    names = sorted(set(groups.values()))
-    epochs = range(1, cfg.epochs + 1)
-    rates = [read_json(inputs["warmup"] / "epochs" / f"epoch-{e}" / "epoch.json")["learning_rate"] for e in epochs]
+    rates = [_note(inputs["warmup"], epoch)["learning_rate"] for epoch in range(1, cfg.epochs + 1)]
     if not sum(rates) > 0:
         raise LessError("the warm-up's learning rates are all 0: it didn't learn. Raise methods.less.epochs.")
     influence: dict[str, NDArray[np.float64]] = {}
     reasons: dict[str, str] = {}
-    targets = 0
-    for epoch, rate in zip(epochs, rates, strict=True):
-        sums = {name: np.zeros(cfg.dimensions) for name in names}
-        counts = dict.fromkeys(names, 0)
-        for ids, vectors, failed in _shards(inputs, f"epoch{epoch}-target"):
-            for identifier, vector in zip(ids, vectors, strict=True):
-                if identifier not in failed:
-                    sums[groups[identifier]] += vector
-                    counts[groups[identifier]] += 1
-        used = [name for name in names if counts[name]]
-        if not used:
-            raise LessError("no assessment row has a gradient: see failed of the target steps.")
-        targets = sum(counts.values())
-        means = np.array([sums[name] / counts[name] for name in used], np.float32)
-        for ids, vectors, failed in _shards(inputs, f"epoch{epoch}-shard"):
-            reasons |= failed
-            found = np.asarray(vectors, np.float32) @ means.T * (rate / sum(rates))
-            for identifier, values in zip(ids, found, strict=True):
-                influence[identifier] = influence.get(identifier, np.zeros(len(used))) + values
+    tasks, shots, failed = list[str](), dict[str, int](), dict[str, int]()
+    for epoch, rate in enumerate(rates, start=1):
+        prefix = f"epoch{epoch}-target-"
+        targets = {name.removeprefix(prefix): path for name, path in inputs.items() if name.startswith(prefix)}
+        if f"epoch{epoch}-assessment" in inputs:
+            targets[""] = inputs[f"epoch{epoch}-assessment"]
+        means, shots, failed = _task_means(targets, cfg.shot_mean)
+        if lost := sorted(failed.keys() - means.keys()):
+            raise LessError(
+                f"task {lost[0]!r}: none of its {failed[lost[0]]} shots has a gradient after epoch {epoch} (why: see "
+                "ids.json of the step of the targets). Raise max_length of the method, or leave the task out."
+            )
+        if not means:
+            raise LessError("there are no targets; give the assessment set or methods.less.targets rows.")
+        tasks = sorted(means)
+        directions = np.stack([means[task] for task in tasks]).astype(np.float32)
+        for name in sorted(name for name in inputs if name.startswith(f"epoch{epoch}-shard-")):
+            rows = _stored(inputs[name])
+            reasons |= rows.reasons
+            found = np.asarray(rows.vectors, np.float32) @ directions.T * (rate / sum(rates))
+            for identifier, values in zip(rows.ids, found, strict=True):
+                influence[identifier] = influence.get(identifier, np.zeros(len(tasks))) + values
     scores = [
-        Score(identifier, float(values.max()), dict(zip(used, values.tolist(), strict=True)))
+        Score(identifier, float(values.max()), dict(zip(tasks, values.tolist(), strict=True)))
         for identifier, values in sorted(influence.items())
         if identifier not in reasons
     ]
-    return {**write_scores(out, scores, reasons), "targets": targets, "groups": len(used), "tokens": 0, "flops": 0}
+    return {
+        **write_scores(out, scores, reasons),
+        "targets": sum(shots.values()),
+        "targets_failed": failed,
+        "groups": len(tasks),
+        "tokens": 0,
+        "flops": 0,
+    }

@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from sklearn.cluster import KMeans
 
 from icon_repro.config_methods import AnchorsConfig, NuggetsConfig, NuggetsShard
 from icon_repro.cost import forward_flops
@@ -22,6 +21,7 @@ from icon_repro.engine.runtime import Runtime
 from icon_repro.lm.batched import mean_nll
 from icon_repro.lm.load import load_tokenizer, open_model
 from icon_repro.lm.tokens import Encoded, bos_ids, text_ids
+from icon_repro.methods.common.clusters import clustered
 from icon_repro.methods.common.embeddings import joined
 from icon_repro.methods.common.outcome import write_scores
 from icon_repro.prompts import PROMPTS
@@ -31,27 +31,20 @@ _SAME = 1e-5  # of a centre's length: distances that float32 vectors can't tell 
 
 
 class NuggetsError(ValueError):
-    """Too few rows for the anchors, or shards that don't belong together."""
+    """No anchor can be scored, or shards don't belong together."""
 
 
 def anchors(cfg: AnchorsConfig, inputs: Mapping[str, Path], out: Path, runtime: Runtime) -> dict[str, Any]:
     """Write rows.jsonl: the row nearest to each cluster's centre. Needs inputs["candidates"] and shard-NNNN."""
     ids, vectors, _ = joined(inputs, "shard")
-    if len(ids) < cfg.count:
-        raise NuggetsError(
-            f"anchors.count={cfg.count}: there are {len(ids)} rows with an embedding; ask for fewer anchors."
-        )
-    by_id = sorted(range(len(ids)), key=lambda i: ids[i])
-    ids, vectors = [ids[i] for i in by_id], vectors[by_id].astype(np.float64)
-    clusters = KMeans(cfg.count, random_state=cfg.seed, n_init=10).fit(vectors)
+    clusters = clustered(ids, vectors, cfg.count, cfg.seed, "anchors.count")
     chosen = []
-    for number, centre in enumerate(clusters.cluster_centers_):
-        members = np.flatnonzero(clusters.labels_ == number)
+    for members, centre in zip(clusters.members, clusters.centres, strict=True):
         if len(members):
-            distances = np.linalg.norm(vectors[members] - centre, axis=1)
+            distances = np.linalg.norm(clusters.vectors[members] - centre, axis=1)
             # the centre of two rows is as far from one as from the other: the smaller id, not rounding, decides
             near = distances <= distances.min() + _SAME * np.linalg.norm(centre)
-            chosen.append(ids[members[near][0]])
+            chosen.append(clusters.ids[members[near][0]])
     rows = {row.id: row for row in read_rows(inputs["candidates"] / "rows.jsonl", Example)}
     write_rows(out / "rows.jsonl", [rows[i] for i in sorted(chosen)])
     return {"anchors": len(chosen), "short_by": cfg.count - len(chosen), "tokens": 0, "flops": 0}

@@ -14,17 +14,16 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from icon_repro.config_methods import SelectitConfig, SelectitShard
 from icon_repro.cost import forward_flops
 from icon_repro.engine.runtime import Runtime
-from icon_repro.lm.budget import TokenBudget, in_batches
 from icon_repro.lm.load import load_tokenizer, open_model
-from icon_repro.lm.tokens import TokenError, bos_ids, text_ids
+from icon_repro.lm.tokens import bos_ids, text_ids
+from icon_repro.methods.common.digits import digit_ids, digit_probabilities
 from icon_repro.methods.common.outcome import write_scores
+from icon_repro.prompts import request
 from icon_repro.records import Example, Score, read_json, read_rows, write_json
 
 QUESTIONS = (
@@ -38,28 +37,7 @@ _DIGITS = "12345"
 
 
 class SelectitError(ValueError):
-    """The tokenizer has no single token for a digit, or shards don't belong together."""
-
-
-def digit_ids(tokenizer: PreTrainedTokenizerBase) -> list[int]:
-    """The token of each digit 1 to 5 as it follows a line break.
-
-    A digit alone may take two tokens all the same: Llama 2's tokenizer puts a word start before every text.
-
-    Raises:
-        SelectitError: a digit isn't one token of its own, or two digits have the same one.
-    """
-    before = text_ids(tokenizer, "\n")[0]
-    found = [text_ids(tokenizer, f"\n{digit}")[0] for digit in _DIGITS]
-    ids = [item[-1] for item in found if item[:-1] == before]
-    if len(ids) < len(_DIGITS):
-        bad = next(digit for digit, item in zip(_DIGITS, found, strict=True) if item[:-1] != before)
-        raise SelectitError(
-            f"the tokenizer has no single token for the digit {bad!r} after a line break: a rating can't be read."
-        )
-    if len(set(ids)) < len(ids):
-        raise SelectitError(f"the tokenizer has one token for several of the digits {_DIGITS}: a rating can't be read.")
-    return ids
+    """Shards don't belong together."""
 
 
 def rating(probabilities: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -81,32 +59,7 @@ def rating(probabilities: NDArray[np.float64]) -> NDArray[np.float64]:
 
 def prompt(row: Example, question: str) -> str:
     """The text that ends where a digit is expected."""
-    asked = f"{row.instruction}\n{row.input}" if row.input else row.instruction
-    return f"{question}\nInstruction: {asked}\nResponse: {row.response}\nThe answer is:\n"
-
-
-@torch.inference_mode()
-def _probabilities(
-    model: PreTrainedModel, rows: list[list[int]], digits: list[int], budget: TokenBudget, progress: Any
-) -> NDArray[np.float64]:
-    """(rows, 5) probabilities of the digits after each row."""
-    longest = max(map(len, rows), default=0)
-    limit = getattr(model.config, "max_position_embeddings", longest)
-    if longest > limit:
-        raise TokenError(f"a question takes {longest} tokens, the model has {limit} positions. Lower max_length.")
-    result = np.empty((len(rows), len(digits)))
-
-    def work(batch: list[int]) -> None:
-        lengths = torch.tensor([len(rows[i]) for i in batch], device=model.device)
-        width = int(lengths.max())
-        ids = torch.tensor([[*rows[i], *[0] * (width - len(rows[i]))] for i in batch], device=model.device)
-        logits = model(input_ids=ids, use_cache=False).logits
-        last = logits[torch.arange(len(batch), device=model.device), lengths - 1].double()
-        result[batch] = last.softmax(dim=-1)[:, digits].cpu().numpy()
-        progress.advance(len(batch), int(lengths.sum()))
-
-    in_batches([len(row) for row in rows], budget, work)
-    return result
+    return f"{question}\nInstruction: {request(row)}\nResponse: {row.response}\nThe answer is:\n"
 
 
 def shard(cfg: SelectitShard, inputs: Mapping[str, Path], out: Path, runtime: Runtime) -> dict[str, Any]:
@@ -117,7 +70,7 @@ def shard(cfg: SelectitShard, inputs: Mapping[str, Path], out: Path, runtime: Ru
     reasons, tokens, parameters = dict[str, str](), 0, 0
     if rows:
         tokenizer = load_tokenizer(inputs["model"])
-        digits, start = digit_ids(tokenizer), bos_ids(tokenizer)
+        digits, start = digit_ids(tokenizer, _DIGITS), bos_ids(tokenizer)
         model, budget = open_model(inputs["model"], selectit.dtype, runtime)
         parameters = model.num_parameters()
         texts = [[start + text_ids(tokenizer, prompt(row, q))[0] for q in QUESTIONS] for row in rows]
@@ -129,7 +82,7 @@ def shard(cfg: SelectitShard, inputs: Mapping[str, Path], out: Path, runtime: Ru
         kept = [i for i, row in enumerate(rows) if row.id not in reasons]
         with runtime.progress(len(kept) * len(QUESTIONS), "rating") as progress:
             flat = [ids for i in kept for ids in texts[i]]
-            found = _probabilities(model, flat, digits, budget, progress)
+            found = digit_probabilities(model, flat, digits, budget, progress)
             tokens = progress.tokens
         ratings[kept] = rating(found).reshape(len(kept), len(QUESTIONS))
     np.save(out / "ratings.npy", ratings, allow_pickle=False)

@@ -1,69 +1,113 @@
-"""The results table of an experiment: methods x benchmarks, with cost; Markdown and csv.
+"""The results tables of an experiment: methods x benchmarks with cost, verdicts, comparisons by a judge.
 
-In: the rows that ``engine.collect`` makes (also stored as metrics.jsonl).  Out: table.md, table.csv, metrics.jsonl.
-Each cell: mean over training seeds +- standard error. The error joins the items' (as lm-eval gives it, the same items
-for each seed) and, with several seeds, the spread between seeds: sqrt(mean se^2 + var / n).
-Known gap: rows are compared by eye; tests and intervals come with the statistics stage.
+In: the rows that ``engine.collect`` makes (also stored as metrics.jsonl, one a run).  Out: table, verdicts and, where a
+judge was asked, judged, each as Markdown and csv; metrics.jsonl.
+A line is a method at a fraction. A cell is the mean over its runs and half of its 95 % interval (``icon_repro.stats``).
+Known gap: none.
 """
 
 import csv
-import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from statistics import fmean, variance
+from statistics import fmean
 from typing import Any
 
+import numpy as np
+
 from icon_repro.records import write_rows
+from icon_repro.report import verdicts
+from icon_repro.report.runs import Line, Row, averaged, facts, judged_sample, lines, lower, sample
+from icon_repro.stats import bootstrap, mean
 
-Row = Mapping[str, Any]
-
-
-def cell(values: Sequence[Mapping[str, Any]]) -> tuple[float, float | None]:
-    """Mean over seeds and its standard error; None where lm-eval gives none."""
-    mean = fmean(v["value"] for v in values)
-    errors = [v["stderr"] for v in values if v["stderr"] is not None]
-    if len(errors) < len(values):
-        return mean, None
-    seeds = variance(v["value"] for v in values) / len(values) if len(values) > 1 else 0.0
-    return mean, math.sqrt(fmean(e * e for e in errors) + seeds)
+Table = tuple[list[str], list[list[str]]]
 
 
-def table(rows: Sequence[Row]) -> tuple[list[str], list[list[str]]]:
-    """Header and cells of the table: a line for each method and fraction, in order of first appearance."""
-    tasks = list(dict.fromkeys(t for row in rows for t in [*row["benchmarks"], *row["missing"]]))
-    header = ["method", "fraction", "rows", "seeds", *tasks, "average"]
+def table(rows: Sequence[Row]) -> Table:
+    """Header and cells of the table: a line for each method and fraction, in order of first appearance.
+
+    Raises:
+        RunsError: runs that can't be averaged.
+        StatsError: outcomes that aren't finite.
+    """
+    benchmarks, others = averaged(rows), lower(rows)
+    groups = {group: names for group, names in grouped(rows).items() if group is not None}
+    header = ["method", "fraction", "rows", "runs", *benchmarks, *groups, "average", *map(_lower_title, others)]
     header += ["selection tokens", "selection FLOPs", "tuning tokens", "tuning FLOPs", "selection / saved"]
     whole = [row["tuning"] for row in rows if row["method"] == "full"]
-    groups: dict[tuple[Any, Any], list[Row]] = {}
-    for row in rows:
-        groups.setdefault((row["method"], row["fraction"]), []).append(row)
-    lines = []
-    for (method, fraction), group in groups.items():
-        line = [method, "-" if fraction is None else f"{fraction:g}", _count(group)]
-        line.append(str(len(group)) if group[0]["seed"] is not None else "-")
-        cells = []
-        for task in tasks:
-            found = [row["benchmarks"][task] for row in group if task in row["benchmarks"]]
-            if len(found) < len(group):
-                line.append("missing")
-            else:
-                cells.append(cell(found))
-                line.append(_percent(*cells[-1]))
-        if len(cells) == len(tasks) and cells:
-            errors = [error for _, error in cells]
-            joint = None if None in errors else math.sqrt(sum(e * e for e in errors if e is not None)) / len(errors)
-            line.append(_percent(fmean(mean for mean, _ in cells), joint))
-        else:
-            line.append("missing")
+    cells = []
+    for line in lines(rows):
+        cell = [line.method, "-" if line.fraction is None else f"{line.fraction:g}", _count(line.rows), _runs(line)]
+        for names in ([name] for name in benchmarks):
+            cell.append(shown(line, names))
+        for names in (*groups.values(), benchmarks):
+            cell.append(shown(line, names) if names else "-")
+        cell += [shown(line, [name], 1, 4) for name in others]
         for part in ("selection", "tuning"):
-            costs = [row[part] for row in group]
+            costs = [row[part] for row in line.rows]
             if None in costs:
-                line += ["missing", "missing"]
-            else:  # the seeds share one selection, but each pays for its own tuning: per seed
-                line += [_big(fmean(c[key] for c in costs)) for key in ("tokens", "flops")]
-        line.append(_ratio(group, whole))
-        lines.append(line)
-    return header, lines
+                cell += ["missing", "missing"]
+            else:  # the runs of a selection share it, but each pays for its own tuning: a run
+                cell += [_big(fmean(c[key] for c in costs)) for key in ("tokens", "flops")]
+        cell.append(_ratio(line.rows, whole))
+        cells.append(cell)
+    return header, cells
+
+
+def grouped(rows: Sequence[Row]) -> dict[str | None, list[str]]:
+    """Benchmarks in averages by group, in order of first appearance."""
+    found: dict[str | None, list[str]] = {}
+    known = facts(rows)
+    for name in averaged(rows):
+        found.setdefault(known[name]["group"], []).append(name)
+    return found
+
+
+def shown(line: Line, names: Sequence[str], scale: float = 100, digits: int = 2) -> str:
+    """A cell: the mean over benchmarks and runs with half of its interval, if the error is known."""
+    if not line.has(names):
+        return "missing"
+    own = sample(line, names)
+    if own is None:
+        return f"{scale * fmean(line.mean(name) for name in names):.{digits}f}"
+    estimate = mean(own)
+    return f"{scale * estimate.value:.{digits}f} ± {scale * estimate.half_width():.{digits}f}"
+
+
+def _lower_title(name: str) -> str:
+    return f"{name} (lower is better)"
+
+
+def _runs(line: Line) -> str:
+    selections = len(set(line.selections))
+    return "-" if not line.runs else f"{line.runs}" if selections == 1 else f"{line.runs} ({selections} selections)"
+
+
+JUDGED = ["method", "fraction", "runs", "prompts of", "against", "prompts", "win", "tie", "lose", "failed"]
+JUDGED += ["winning score", "95 % interval", "length-controlled", "same in both orders", "longer wins"]
+
+
+def judged(rows: Sequence[Row]) -> Table:
+    """Header and cells of the comparisons by a judge: a line for each method, fraction and set of prompts."""
+    cells = []
+    for line in lines(rows):
+        for name in dict.fromkeys(name for row in line.rows for name in (*row["judged"], *row["unjudged"])):
+            cell = [line.method, "-" if line.fraction is None else f"{line.fraction:g}", _runs(line), name]
+            found = [row["judged"][name] for row in line.rows if name in row["judged"]]
+            if len(found) < len(line.rows):
+                cells.append([*cell, *["missing"] * (len(JUDGED) - len(cell))])
+                continue
+            count = sum(one["judged"] for one in found)
+            cell += ["/".join(dict.fromkeys(one["against"] for one in found)), str(found[0]["prompts"])]
+            cell += [f"{100 * sum(one[key] for one in found) / count:.1f} %" for key in ("win", "tie", "lose")]
+            cell.append(f"{100 * sum(one['failed'] for one in found) / sum(one['prompts'] for one in found):.1f} %")
+            own = judged_sample(line, name)
+            low, high = bootstrap(own, np.random.default_rng(0))
+            cell += [f"{mean(own).value:.3f}", f"[{low:.3f}, {high:.3f}]"]
+            for key, digits in (("length_controlled_score", 3), ("position_consistency", 2), ("longer_wins", 2)):
+                known = [one[key] for one in found if one[key] is not None]
+                cell.append(f"{fmean(known):.{digits}f}" if known else "-")
+            cells.append(cell)
+    return list(JUDGED), cells
 
 
 def _ratio(group: Sequence[Row], whole: Sequence[Any]) -> str:
@@ -75,10 +119,6 @@ def _ratio(group: Sequence[Row], whole: Sequence[Any]) -> str:
         return "missing"
     saved = fmean(w["flops"] for w in whole) - fmean(row["tuning"]["flops"] for row in group)
     return _big(fmean(row["selection"]["flops"] for row in group) / saved) if saved > 0 else "-"
-
-
-def _percent(mean: float, error: float | None) -> str:
-    return f"{100 * mean:.2f}" if error is None else f"{100 * mean:.2f} ± {100 * error:.2f}"
 
 
 def _big(value: float) -> str:
@@ -105,9 +145,9 @@ def markdown(header: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
 
 
 def complete(rows: Sequence[Row]) -> bool:
-    """Whether no cell of the table is missing."""
+    """Whether no cell of the tables is missing."""
     for row in rows:
-        if row["missing"] or row["selection"] is None or row["tuning"] is None:
+        if row["missing"] or row["unjudged"] or row["selection"] is None or row["tuning"] is None:
             return False
         if row["trained"] is None and row["steps"]["train"] is not None:
             return False
@@ -125,33 +165,76 @@ def mixed_versions(packages: Mapping[str, Sequence[str | None]]) -> list[str]:
 
 
 def caption(rows: Sequence[Row], notes: Sequence[str] = ()) -> str:
-    """What the numbers are: metric, items and lm-eval version of each task; ``notes``; and what is missing."""
-    tasks: dict[str, Mapping[str, Any]] = {}
+    """What the numbers are: metric, items, version and chance level of each task; ``notes``; and what is missing."""
+    cells: dict[str, Mapping[str, Any]] = {}
     for row in rows:
         for name, value in row["benchmarks"].items():
-            tasks.setdefault(name, value)
+            cells.setdefault(name, value)
+    known = facts(rows)
     text = [
-        f"`{row['model']}`, experiment `{row['experiment']}`. Percent, ± standard error (items and training seeds); "
-        "average: plain mean of the tasks. Tokens and FLOPs: selection once, tuning for one seed; last column: FLOPs "
-        "of selection over those of tuning on all rows that it saves. A difference below about two standard errors "
-        "says nothing."
+        f"`{row['model']}`, experiment `{row['experiment']}`. Percent ± half of the 95 % interval; average: plain mean "
+        f"of the benchmarks. {_seeds(rows)} Tokens and FLOPs: selection once, tuning for one run; last column: FLOPs "
+        "of selection over those of tuning on all rows that it saves. Differences between methods: verdicts.md."
         for row in rows[:1]
     ]
-    text += [f"- {name}: {v['metric']}, {v['items']} items, task version {v['version']}" for name, v in tasks.items()]
+    for name, cell in cells.items():
+        version = cell["version"]
+        versions = sorted({str(v) for v in version.values()}) if isinstance(version, dict) else [str(version)]
+        line = f"- {name}: {cell['metric']}, {cell['items']} items, task version {', '.join(versions)}"
+        line += f", chance {100 * known[name]['chance']:g} %" if known[name]["chance"] is not None else ""
+        line += f", group {known[name]['group']}" if known[name]["group"] is not None else ""
+        line += "" if known[name]["higher_is_better"] else ", lower is better, not in the average"
+        unpaired = [part["name"] or name for part in cell["outcomes"]["parts"] if "values" not in part]
+        line += f"; not by item: {', '.join(unpaired)}" if unpaired else ""
+        text.append(line)
     text += [f"- {note}" for note in notes]
     for row in rows:
-        label = "/".join(str(x) for x in (row["method"], row["fraction"], row["seed"]) if x is not None)
-        text += [f"- missing: {label} {task}: {why}" for task, why in row["missing"].items()]
+        label = "/".join(
+            str(x) for x in (row["method"], row["fraction"], row["selection_seed"], row["seed"]) if x is not None
+        )
+        for task, why in {**row["missing"], **row["unjudged"]}.items():
+            text.append(f"- missing: {label} {task}: {why}")
     return "\n".join(text) + "\n"
 
 
-def write(rows: Sequence[Row], folder: Path, notes: Sequence[str] = ()) -> str:
-    """Write metrics.jsonl, table.md and table.csv; returns the table as text."""
+def _seeds(rows: Sequence[Row]) -> str:
+    """What the intervals say of seeds."""
+    counts = {line.runs for line in lines(rows) if line.runs}
+    if counts <= {1}:
+        return "One training seed: intervals are over items only and say nothing of other seeds."
+    single = " A line with one run has an interval over items only." if 1 in counts else ""
+    return f"Intervals are over items and seeds.{single}"
+
+
+_JUDGED_CAPTION = """\
+Winning score: 1 + (wins - losses) / judged prompts, of the method against the other; 1 is even. Interval: 95 %, by
+bootstrap over prompts, and seeds where there are several. Failed prompts (no readable verdict) are in no other share.
+length-controlled: the score at answers of equal length. same in both orders: share of prompts where the judge prefers
+the same answer whichever is shown first. longer wins: share of decided prompts that the longer answer wins.
+"""
+
+
+def write(rows: Sequence[Row], folder: Path, notes: Sequence[str] = ()) -> tuple[str, Table]:
+    """Write metrics.jsonl and the tables.
+
+    Returns:
+        All tables as text, and the first.
+
+    Raises:
+        RunsError: runs that can't be averaged.
+        StatsError: outcomes that can't be compared.
+    """
+    compared = verdicts.comparisons(rows)
+    made = {
+        "table": (table(rows), caption(rows, notes)),
+        "verdicts": (verdicts.table(compared), verdicts.caption(rows, compared)),
+    }
+    if any(row["judged"] or row["unjudged"] for row in rows):
+        made["judged"] = (judged(rows), _JUDGED_CAPTION)
     folder.mkdir(parents=True, exist_ok=True)
     write_rows(folder / "metrics.jsonl", [dict(row) for row in rows])
-    header, lines = table(rows)
-    text = markdown(header, lines)
-    (folder / "table.md").write_text(f"{text}\n{caption(rows, notes)}", encoding="utf-8")
-    with (folder / "table.csv").open("w", encoding="utf-8", newline="") as file:
-        csv.writer(file, lineterminator="\n").writerows([header, *lines])
-    return text
+    for name, ((header, cells), below) in made.items():
+        (folder / f"{name}.md").write_text(f"{markdown(header, cells)}\n{below}", encoding="utf-8")
+        with (folder / f"{name}.csv").open("w", encoding="utf-8", newline="") as file:
+            csv.writer(file, lineterminator="\n").writerows([header, *cells])
+    return "\n".join(markdown(*found) for found, _ in made.values()), made["table"][0]

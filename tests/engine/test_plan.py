@@ -37,6 +37,12 @@ def prints(experiment: Experiment) -> dict[str, str]:
     return {step.label: step.fingerprint for step in experiment.steps}
 
 
+def hub_task(commit: str) -> dict[str, Any]:
+    dataset = {"hub_id": "allenai/ai2_arc", "revision": commit}
+    task = {"kind": "lm_eval", "metric": "acc", "task": "arc_easy", "dataset": dataset}
+    return {"evaluation.tasks.more": task}
+
+
 def matching(patterns: str, labels: Iterable[str]) -> set[str]:
     labels = list(labels)
     for pattern in patterns.split():
@@ -206,6 +212,11 @@ CHANGES: list[tuple[Mapping[str, Any], Mapping[str, Any], str]] = [
     ({}, {"evaluation.dtype": "bfloat16"}, "evaluate/*"),
     ({}, {"evaluation.max_length": 128}, "evaluate/*"),
     ({}, {"evaluation.seed": 1}, "evaluate/*"),
+    ({}, {"evaluation.backend": "vllm"}, "evaluate/*"),
+    ({}, {"evaluation.tasks.tiny.filter": "strict-match"}, "evaluate/*"),
+    ({}, {"evaluation.tasks.tiny.metrics": {"tiny": "acc_norm"}}, "evaluate/*"),
+    ({}, {"evaluation.tasks.tiny.aggregate": "mean"}, "evaluate/*"),
+    (hub_task(COMMIT), hub_task("f" * 40), "evaluate/*-more"),
     ({}, {"evaluation.tasks.tiny.source.fields.group": "g"}, "prepare/bench-tiny evaluate/*"),
     ({}, {"evaluation.tasks.more": {"kind": "lm_eval", "metric": "acc", "task": "arc_easy"}}, "evaluate/*-more"),
 ]  # fmt: skip
@@ -288,6 +299,8 @@ def test_plan_changed_file_of_a_local_model_makes_its_dependents_new(tmp_path: P
         {"evaluation.name": "other"},
         {"evaluation.tasks.tiny.source.licence": "other"},
         {"evaluation.tasks.tiny.chance": 0.5, "evaluation.tasks.tiny.expected_items": 7},
+        {"evaluation.tasks.tiny.group": "KN", "evaluation.tasks.tiny.settings": "inferred"},
+        {"evaluation.allow_code_execution": True},
         {"data.pool.source.path": "{tmp}/data/pool.jsonl"},  # the same bytes elsewhere
     ],
     ids=str,
@@ -359,6 +372,27 @@ def test_plan_missing_file_is_named_with_its_key(tmp_path: Path, key: str) -> No
 def test_plan_folder_without_model_is_named_with_its_key(tmp_path: Path) -> None:
     with pytest.raises(PlanError, match=r"model\.path=.*config\.json"):
         plan(small(tmp_path, {"model": {"kind": "local", "name": "m", "path": str(tmp_path)}}))
+
+
+def test_plan_benchmark_reads_its_hub_data_at_a_commit(tmp_path: Path) -> None:
+    steps = [step for step in plan(small(tmp_path, hub_task(COMMIT))).steps if step.label.endswith("-more")]
+    assert steps and all(step.extra == {"commit": COMMIT} and step.resumable for step in steps)
+
+
+def test_plan_benchmarks_rows_in_files_are_hashed_by_content(tmp_path: Path) -> None:
+    def evaluation(path: Path) -> Any:
+        task = {"kind": "lm_eval", "metric": "acc", "task": "logiqa", "files": {"test": str(path)}}
+        steps = plan(small(tmp_path, {"evaluation.tasks.more": task})).steps
+        return next(step for step in steps if step.label == "evaluate/base-more")
+
+    first, same, other = tmp_path / "a.txt", tmp_path / "b.txt", tmp_path / "c.txt"
+    absent = evaluation(first)
+    assert absent.files == {} and absent.extra == {"rows.test": "missing"}
+    for path, text in ((first, "x"), (same, "x"), (other, "y")):
+        path.write_text(text)
+    assert set(evaluation(first).files) == {"rows.test"} and evaluation(first).extra == {}
+    assert evaluation(first).fingerprint == evaluation(same).fingerprint
+    assert len({step.fingerprint for step in (absent, evaluation(first), evaluation(other))}) == 3
 
 
 BRANCHES = {"model": {**HUB_MODEL, "revision": "main"}, "data.pool.source": {**HUB_ROWS, "revision": "v1"}}

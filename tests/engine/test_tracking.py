@@ -94,9 +94,15 @@ def test_wandb_mode_unknown_in_environment_is_refused(monkeypatch: pytest.Monkey
 
 CONFIG = {"training": {"learning_rate": 0.00125}, "seeds": [0, 1], "note": "naïve"}
 ROWS: list[dict[str, Any]] = [
-    {"method": "base", "fraction": None, "seed": None, "benchmarks": {"arc": {"value": 0.25}}},
-    {"method": "icon", "fraction": 0.15, "seed": 1, "benchmarks": {"arc": {"value": 0.375}, "siqa": {"value": 0.5}}},
-    {"method": "full", "fraction": 1.0, "seed": 1, "benchmarks": {}},
+    {"method": "base", "fraction": None, "seed": None, "selection_seed": None, "benchmarks": {"arc": {"value": 0.25}}},
+    {
+        "method": "icon",
+        "fraction": 0.15,
+        "seed": 1,
+        "selection_seed": 7,
+        "benchmarks": {"arc": {"value": 0.375}, "siqa": {"value": 0.5}},
+    },
+    {"method": "full", "fraction": 1.0, "seed": 1, "selection_seed": None, "benchmarks": {}},
 ]
 TABLE = (["method", "arc"], [["base", "25.00"], ["icon", "37.50 ± 3.00"]])
 
@@ -176,7 +182,7 @@ def test_log_experiment_offline_run_holds_config_metrics_table_and_selections(
     for record in records:
         summary |= items(record.summary.update)
     assert summary["base/arc"] == 0.25
-    assert summary["icon-0.15-1/arc"] == 0.375 and summary["icon-0.15-1/siqa"] == 0.5
+    assert summary["icon-0.15-r7-1/arc"] == 0.375 and summary["icon-0.15-r7-1/siqa"] == 0.5
     (logged,) = [items(r.history.item) for r in records if r.WhichOneof("record_type") == "history"]
     table = json.loads((run / "files" / logged["results:path"]).read_text(encoding="utf-8"))
     assert (table["columns"], table["data"]) == TABLE

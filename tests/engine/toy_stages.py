@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from icon_repro.engine.artifact import Step
-from icon_repro.engine.runtime import Runtime
+from icon_repro.engine.runtime import Interrupted, Runtime
 from icon_repro.schema import unhashed
 
 
@@ -28,10 +28,23 @@ def run(params: Toy, inputs: Mapping[str, Path], out: Path, runtime: Runtime) ->
         journal.write(f"{params.text} {os.getpid()}{resumed}\n")
     (out / "checkpoint").write_text("1")
     if params.gate and Path(params.gate).exists():
-        TROUBLES[params.trouble](out, Path(params.gate))
+        if params.trouble == "save":
+            _save(runtime, Path(params.gate))
+        else:
+            TROUBLES[params.trouble](out, Path(params.gate))
     before = [(inputs[name] / "text.txt").read_text() for name in sorted(inputs)]
     (out / "text.txt").write_text("".join(before) + params.text)
     return {"tokens": 12.0}
+
+
+def _save(runtime: Runtime, gate: Path) -> None:
+    """Go on until asked to stop, as training does."""
+    deadline = time.monotonic() + 150
+    while gate.exists():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+        if runtime.stop_requested():
+            raise Interrupted("asked to stop; saved")
 
 
 def _fail(out: Path, gate: Path) -> None:

@@ -77,17 +77,21 @@ def run_method(
     rows: Sequence[Example] = ROWS,
     assessment: Sequence[Example] = ASSESSMENT,
     expected_rows: int = 5,
+    others: Mapping[str, Path] | None = None,
 ) -> Ran:
     """Run all scoring steps of ``method`` in this process, each with the parameters that a worker would read.
 
     The plan expects other rows than there are, so that the last shard has to be an open one.
+
+    Args:
+        others: models by name; every other one is ``model``.
     """
     step = step_of(planned(folder / "work", {"mine": method}, data__pool__expected_rows=expected_rows))
     given = {"candidates": rows, "assessment-tiny": assessment}
     folders, metrics = dict[str, Path](), dict[str, dict[str, Any]]()
     for one in ordered([step]):
         if one.stage == "model":
-            folders[one.label] = model
+            folders[one.label] = (others or {}).get(one.name, model)
             continue
         out = folders[one.label] = folder / one.folder
         out.mkdir(parents=True, exist_ok=True)

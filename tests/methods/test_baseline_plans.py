@@ -17,12 +17,21 @@ SLICED = {  # method -> stage function of the slices
     "rds": "embeddings:shard",
     "nuggets": "nuggets:shard",
     "selectit": "selectit:shard",
+    "deita": "deita:shard",
+    "armorm": "armorm:shard",
 }
+_OTHER = {"kind": "random", "name": "other", "random": {}}
+REQUIRED = {"deita": {"complexity": _OTHER, "quality": _OTHER}, "armorm": {"reward": _OTHER}}
 
 
 def score_step(work: Path, method: dict[str, Any], **changes: Any) -> Step:
     keys = {key.replace("__", "."): value for key, value in changes.items()}
-    return step_of(plan(small(work, {"methods": {"mine": method}, **keys})))
+    return step_of(plan(small(work, {"methods": {"mine": whole(method)}, **keys})))
+
+
+def whole(method: dict[str, Any]) -> dict[str, Any]:
+    """``method`` with the models that its kind can't do without."""
+    return {**REQUIRED.get(method["kind"], {}), **method}
 
 
 @pytest.mark.parametrize("kind", sorted(SLICED))
@@ -40,7 +49,8 @@ def score_step(work: Path, method: dict[str, Any], **changes: Any) -> Step:
 )
 def test_slices_cover_all_rows(tmp_path: Path, kind: str, changes: dict[str, Any], total: int | None) -> None:
     step = score_step(tmp_path, {"kind": kind, "shard_rows": 7}, **changes)
-    slices = [(s.params.start, s.params.stop) for s in shards_of(step, SLICED[kind]) if "queries" not in s.name]
+    shards = [s for s in shards_of(step, SLICED[kind]) if "queries" not in s.name and "quality" not in s.name]
+    slices = [(s.params.start, s.params.stop) for s in shards]
     assert slices[0][0] == 0 and slices[-1][1] == total and len(slices) > 1
     assert all(stop == start for (_, stop), (start, _) in itertools.pairwise(slices))
     assert all(0 < stop - start <= 7 for start, stop in slices if stop is not None)
@@ -107,7 +117,7 @@ def test_setting_rebuilds_only_what_it_changes(tmp_path: Path, kind: str, change
 @pytest.mark.parametrize("kind", sorted(SLICED))
 def test_name_of_the_method_isnt_in_the_fingerprint_of_its_shards(tmp_path: Path, kind: str) -> None:
     names = ("one", "two")
-    experiment = plan(small(tmp_path, {"methods": {name: {"kind": kind} for name in names}}))
+    experiment = plan(small(tmp_path, {"methods": {name: whole({"kind": kind}) for name in names}}))
     one, two = ([s.fingerprint for s in shards_of(step_of(experiment, name), SLICED[kind])] for name in names)
     assert one == two
 

@@ -27,7 +27,7 @@ from icon_repro.methods.icon import rounds, score
 from icon_repro.methods.icon.adaptive import Outcome, replay, row_sequence
 from icon_repro.methods.icon.matrices import Block, IconScoreError, Matrices
 from icon_repro.records import Example, Score, read_json, read_rows, write_json
-from icon_repro.stats import columns_for, reliability
+from icon_repro.reliability import columns_for, reliability
 
 COUNT, N = 60, 48
 GROUPS = [("x", "y", "z")[i % 3 if i < 30 else 0] for i in range(N)]

@@ -1,6 +1,9 @@
-"""LESS against obvious loops: gradients, Adam's direction, projection, influence; the warm-up that it needs."""
+"""LESS against obvious loops: gradients, Adam's direction, projection, influence, targets; the warm-up it needs."""
 
+import shutil
 import time
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,8 +12,9 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from icon_repro.config import ClusterConfig
 from icon_repro.config_data import Dtype, LoraConfig, TrainConfig, TrainJob, Tuning
-from icon_repro.config_methods import Direction, LessConfig, LessShard
+from icon_repro.config_methods import AdamFormula, Direction, LessConfig, LessShard, ShotMean
 from icon_repro.engine.runtime import Runtime
 from icon_repro.lm.gradients import Projection, adam_direction, row_gradients
 from icon_repro.lm.load import load_tokenizer
@@ -23,7 +27,7 @@ from icon_repro.train import run as train
 POOL = [Example(f"p{i}", f"Name {i} colours.", "", "red, green and blue " * (i % 4 + 1)) for i in range(9)]
 TARGETS = [Example(f"a{i}", "Why is the sky blue?", "", f"Because of {i}", group="ab"[i % 2]) for i in range(5)]
 LESS = LessConfig(
-    epochs=2, lora=LoraConfig(r=4, alpha=8, dropout=0.1), dimensions=4096, max_length=256, learning_rate=1e-2
+    epochs=2, lora=LoraConfig(r=4, alpha=8, dropout=0.1), dimensions=512, max_length=256, learning_rate=1e-2
 )
 
 
@@ -33,10 +37,11 @@ def folder(path: Path, rows: list[Example]) -> Path:
     return path
 
 
-@pytest.fixture
-def inputs(model_step: Path, tmp_path: Path, runtime: Runtime) -> dict[str, Path]:
-    """Pool, targets, and a warm-up on the pool whose epochs are kept."""
-    made = {"model": model_step, "pool": folder(tmp_path / "pool", POOL), "targets": folder(tmp_path / "t", TARGETS)}
+@pytest.fixture(scope="module")
+def trained(model_step: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Pool, targets, and a warm-up on the pool whose epochs are kept; not to be changed."""
+    root = tmp_path_factory.mktemp("less")
+    made = {"model": model_step, "pool": folder(root / "pool", POOL), "targets": folder(root / "targets", TARGETS)}
     job = TrainConfig(
         Tuning.lora,
         LESS.learning_rate,
@@ -47,10 +52,17 @@ def inputs(model_step: Path, tmp_path: Path, runtime: Runtime) -> dict[str, Path
         lora=LESS.lora,
         keep_epochs=True,
     )
-    warmup = tmp_path / "warmup"
+    warmup = root / "warmup"
     warmup.mkdir()
+    runtime = Runtime(ClusterConfig(device="cpu"), cache=root / "cache", terminal=None)
     train(TrainJob(job, 3), {"model": model_step, "candidates": made["pool"]}, warmup, runtime)
     return {**made, "warmup": warmup}
+
+
+@pytest.fixture
+def inputs(trained: dict[str, Path], tmp_path: Path) -> dict[str, Path]:
+    """``trained`` with a warm-up that may be changed."""
+    return {**trained, "warmup": shutil.copytree(trained["warmup"], tmp_path / "warmup")}
 
 
 def loop(model: Any, rows: list[dict[str, list[int]]]) -> torch.Tensor:
@@ -65,7 +77,7 @@ def loop(model: Any, rows: list[dict[str, list[int]]]) -> torch.Tensor:
 
 
 def test_row_gradients_equal_an_autograd_loop_and_are_faster(inputs: dict[str, Path], runtime: Runtime) -> None:
-    model, _, _ = warmed(LESS, inputs["model"], inputs["warmup"], 2, runtime)
+    model = warmed(LESS, inputs["model"], inputs["warmup"], 2, runtime).model
     # of similar length, as the stage batches them
     short = [Example(f"s{i}", f"Name {i % 10} colours.", "", "red and green") for i in range(64)]
     rows, _ = tokenise(short, load_tokenizer(inputs["model"]), 256)
@@ -86,23 +98,46 @@ def test_row_gradients_equal_an_autograd_loop_and_are_faster(inputs: dict[str, P
 
 
 def test_row_gradients_do_not_depend_on_other_rows_or_padding(inputs: dict[str, Path], runtime: Runtime) -> None:
-    model, _, _ = warmed(LESS, inputs["model"], inputs["warmup"], 1, runtime)
+    model = warmed(LESS, inputs["model"], inputs["warmup"], 1, runtime).model
     rows, _ = tokenise(POOL, load_tokenizer(inputs["model"]), 256)
     gradients = row_gradients(model)
     assert len({len(row["input_ids"]) for row in rows}) > 1
     torch.testing.assert_close(gradients(rows)[3:4], gradients(rows[3:4]), rtol=1e-4, atol=1e-7)
 
 
-def test_adam_direction_is_the_formula_without_bias_correction() -> None:
+@pytest.mark.parametrize("taken", [None, 3])
+def test_adam_direction_is_the_formula_of_code_or_paper(taken: int | None) -> None:
     generator = torch.Generator().manual_seed(0)
-    g, m = torch.randn(3, 5, generator=generator), torch.randn(5, generator=generator)
-    v = torch.rand(5, generator=generator)
-    found = adam_direction(g, m, v)
+    # as small as gradients of LoRA are: 1e-8 in the root matters
+    g, m = (1e-4 * torch.randn(size, generator=generator) for size in ((3, 5), (5,)))
+    v = 1e-8 * torch.rand(5, generator=generator)
+    found = adam_direction(g, m, v, taken)
+    scales = (1.0, 1.0) if taken is None else (1 - 0.9 ** (taken + 1), 1 - 0.999 ** (taken + 1))
     for i in range(3):
         for j in range(5):
-            top = 0.9 * float(m[j]) + 0.1 * float(g[i, j])
-            expected = top / (0.999 * float(v[j]) + 0.001 * float(g[i, j]) ** 2 + 1e-8) ** 0.5
-            assert float(found[i, j]) == pytest.approx(expected, rel=1e-5)
+            top = (0.9 * float(m[j]) + 0.1 * float(g[i, j])) / scales[0]
+            square = (0.999 * float(v[j]) + 0.001 * float(g[i, j]) ** 2) / scales[1]
+            assert float(found[i, j]) == pytest.approx(top / (square + 1e-8) ** 0.5, rel=1e-5)
+
+
+def test_adam_direction_with_corrected_moments_is_the_next_step_of_torchs_adam() -> None:
+    generator = torch.Generator().manual_seed(1)
+    gradients = 1 + torch.rand(6, 7, generator=generator)  # large: where 1e-8 is added doesn't matter
+    weights = torch.zeros(7, dtype=torch.float64, requires_grad=True)
+    optimizer = torch.optim.Adam([weights], lr=0.5, eps=1e-12)
+
+    def advance(gradient: torch.Tensor) -> torch.Tensor:
+        before = weights.detach().clone()
+        weights.grad = gradient.double()
+        optimizer.step()
+        return (before - weights.detach()) / 0.5
+
+    for gradient in gradients[:-1]:
+        advance(gradient)
+    state = optimizer.state[weights]
+    mean, square = state["exp_avg"].clone(), state["exp_avg_sq"].clone()
+    ours = adam_direction(gradients[-1:].double(), mean, square, int(state["step"]))[0]
+    torch.testing.assert_close(ours, advance(gradients[-1]), rtol=1e-6, atol=0)
 
 
 def test_projection_is_a_product_with_one_matrix_of_signs() -> None:
@@ -118,54 +153,130 @@ def test_projection_is_a_product_with_one_matrix_of_signs() -> None:
     assert not torch.allclose(project(rows), Projection(5000, 192, seed=8)(rows))
 
 
-def scored(inputs: dict[str, Path], path: Path, runtime: Runtime, size: int) -> list[Score]:
-    """All stages, with shards of ``size`` rows."""
-    made: dict[str, Path] = {"warmup": inputs["warmup"], "assessment": inputs["targets"]}
+def scored(
+    inputs: dict[str, Path], path: Path, runtime: Runtime, size: int, less: LessConfig = LESS, **targets: Path
+) -> list[Score]:
+    """All stages, with shards of ``size`` rows; ``targets`` (task -> rows) in place of the assessment rows."""
+    made: dict[str, Path] = {"warmup": inputs["warmup"]}
+    parts = [(f"target-{task}", Direction.sgd, rows, 0) for task, rows in targets.items()]
+    parts = parts or [("assessment", Direction.sgd, inputs["targets"], 0)]
+    parts += [(f"shard-{n:04d}", Direction.adam, inputs["pool"], n * size) for n in range(-(-len(POOL) // size))]
     for epoch in (1, 2):
-        for label, direction, rows, first in [
-            ("target-0000", Direction.sgd, "targets", 0),
-            *((f"shard-{n:04d}", Direction.adam, "pool", n * size) for n in range(-(-len(POOL) // size))),
-        ]:
+        for label, direction, rows, first in parts:
             out = path / f"epoch{epoch}-{label}"
             out.mkdir(parents=True)
-            stop = None if label.startswith("target") else first + size
-            needed = {"model": inputs["model"], "warmup": inputs["warmup"], "rows": inputs[rows]}
-            shard(LessShard(LESS, direction, epoch, first, stop), needed, out, runtime)
+            stop = first + size if direction is Direction.adam else None
+            needed = {"model": inputs["model"], "warmup": inputs["warmup"], "rows": rows}
+            shard(LessShard(less, direction, epoch, first, stop), needed, out, runtime)
             made[out.name] = out
     out = path / "scores"
     out.mkdir()
-    run(LESS, made, out, runtime)
+    run(less, made, out, runtime)
     return read_rows(out / "scores.jsonl", Score)
+
+
+def influences(
+    inputs: dict[str, Path], runtime: Runtime, less: LessConfig, tasks: dict[str, list[Example]]
+) -> dict[tuple[str, str], float]:
+    """The influence of each row on each task, by one loop a sum."""
+    tokenizer = load_tokenizer(inputs["model"])
+    rates = [read_json(inputs["warmup"] / "epochs" / f"epoch-{e}" / "epoch.json")["learning_rate"] for e in (1, 2)]
+    assert rates[0] > rates[1] > 0, "linear decay"
+    expected = {(row.id, task): 0.0 for row in POOL for task in tasks}
+    for epoch, rate in zip((1, 2), rates, strict=True):
+        at = warmed(less, inputs["model"], inputs["warmup"], epoch, runtime)
+        assert at.step == 3 * epoch
+        project = Projection(len(at.mean), less.dimensions, less.projection_seed)
+        step = at.step if less.adam is AdamFormula.paper else None
+        pool = project(adam_direction(loop(at.model, tokenise(POOL, tokenizer, 256)[0]), at.mean, at.square, step))
+        for task, shots in tasks.items():
+            plain = project(loop(at.model, tokenise(shots, tokenizer, 256)[0]))
+            for i, row in enumerate(POOL):
+
+                def cosine(target: torch.Tensor, own: torch.Tensor = pool[i]) -> float:
+                    return float(own @ target) / float(own.norm()) / float(target.norm())
+
+                if less.shot_mean is ShotMean.cosines:
+                    value = sum(cosine(shot) for shot in plain) / len(plain)
+                else:
+                    value = cosine(sum(plain[1:], plain[0]) / len(plain))
+                expected[row.id, task] += rate / sum(rates) * value
+    return expected
+
+
+def compared(found: list[Score], expected: dict[tuple[str, str], float]) -> None:
+    """Check the influence on each task, and the maximum over them."""
+    tasks = {task for _, task in expected}
+    assert {row.id for row in found} == {row.id for row in POOL}
+    for row in found:
+        assert set(row.parts) == tasks
+        for task in tasks:  # vectors are stored with 11 bits
+            assert row.parts[task] == pytest.approx(expected[row.id, task], abs=2e-4)
+        assert row.score == max(row.parts.values())
 
 
 def test_influence_equals_a_slow_loop_and_shards_change_nothing(
     inputs: dict[str, Path], tmp_path: Path, runtime: Runtime
 ) -> None:
-    found = {row.id: row for row in scored(inputs, tmp_path / "one", runtime, 100)}
-    tokenizer = load_tokenizer(inputs["model"])
-    rates = [read_json(inputs["warmup"] / "epochs" / f"epoch-{e}" / "epoch.json")["learning_rate"] for e in (1, 2)]
-    assert rates[0] > rates[1] > 0, "linear decay"
-    expected = {(row.id, group): 0.0 for row in POOL for group in "ab"}
-    for epoch, rate in zip((1, 2), rates, strict=True):
-        model, mean, square = warmed(LESS, inputs["model"], inputs["warmup"], epoch, runtime)
-        project = Projection(len(mean), LESS.dimensions, LESS.projection_seed)
-        pool = adam_direction(loop(model, tokenise(POOL, tokenizer, 256)[0]), mean, square)
-        targets = loop(model, tokenise(TARGETS, tokenizer, 256)[0])
-        pool, targets = (torch.nn.functional.normalize(project(x), dim=1) for x in (pool, targets))
-        for i, row in enumerate(POOL):
-            for group in "ab":
-                members = [j for j, target in enumerate(TARGETS) if target.group == group]
-                cosine = sum(float(pool[i] @ targets[j]) for j in members) / len(members)
-                expected[row.id, group] += rate / sum(rates) * cosine
-    for row in POOL:
-        for group in "ab":  # vectors are stored with 11 bits
-            assert found[row.id].parts[group] == pytest.approx(expected[row.id, group], abs=2e-4)
-        assert found[row.id].score == max(found[row.id].parts.values())
-    values = np.array([row.score for row in found.values()])
-    assert values.std() > 1e-3, "the comparison could not fail otherwise"
+    found = scored(inputs, tmp_path / "one", runtime, 100)
+    groups = {name: [row for row in TARGETS if row.group == name] for name in "ab"}
+    assert {name: len(rows) for name, rows in groups.items()} == {"a": 3, "b": 2}
+    compared(found, influences(inputs, runtime, LESS, groups))
+    assert np.std([row.score for row in found]) > 1e-3, "the comparison could not fail otherwise"
     apart = {row.id: row for row in scored(inputs, tmp_path / "many", runtime, 4)}
-    for identifier, row in found.items():
-        assert apart[identifier].score == pytest.approx(row.score, abs=2e-4)
+    for row in found:
+        assert apart[row.id].score == pytest.approx(row.score, abs=2e-4)
+
+
+SHOTS = {
+    "qa": [
+        Example(f"q{i}", f"Question: Is {i} even?\nAnswer:", "", f" {'no' if i % 2 else 'yes'}", ready=True)
+        for i in range(3)
+    ],
+    "sums": [Example(f"s{i}", f"What is {i} + 1?", "", str(i + 1), group="xy"[i > 0]) for i in range(3)],
+}
+TASKS = {"qa": SHOTS["qa"], "sums/x": SHOTS["sums"][:1], "sums/y": SHOTS["sums"][1:]}
+
+
+@pytest.mark.parametrize("adam", list(AdamFormula))
+@pytest.mark.parametrize("shot_mean", list(ShotMean))
+def test_shots_of_benchmarks_are_targets_by_task_and_group(
+    inputs: dict[str, Path], tmp_path: Path, runtime: Runtime, adam: AdamFormula, shot_mean: ShotMean
+) -> None:
+    less = replace(LESS, adam=adam, shot_mean=shot_mean)
+    targets = {task: folder(tmp_path / task, rows) for task, rows in SHOTS.items()}
+    compared(scored(inputs, tmp_path / "made", runtime, 100, less, **targets), influences(inputs, runtime, less, TASKS))
+
+
+def test_options_of_paper_and_code_give_other_scores(inputs: dict[str, Path], runtime: Runtime) -> None:
+    configs = [replace(LESS, adam=adam, shot_mean=mean) for adam in AdamFormula for mean in ShotMean]
+    values = [np.array(list(influences(inputs, runtime, less, TASKS).values())) for less in configs]
+    differences = [np.abs(a - b).max() for i, a in enumerate(values) for b in values[:i]]
+    assert min(differences) > 2e-3, "ten times what the comparison allows"
+
+
+def test_task_without_a_usable_shot_is_refused(inputs: dict[str, Path], tmp_path: Path, runtime: Runtime) -> None:
+    targets = {
+        "good": folder(tmp_path / "good", SHOTS["qa"]),
+        "long": folder(tmp_path / "long", [Example("x", "word " * 400, "", "yes")]),
+    }
+    with pytest.raises(LessError, match=r"task 'long': none of its 1 shots has a gradient.*max_length"):
+        scored(inputs, tmp_path / "made", runtime, 100, **targets)
+
+
+def test_gradients_on_disk_are_rows_by_dimensions_by_two_bytes_by_checkpoints_and_nothing_else(
+    inputs: dict[str, Path], tmp_path: Path, runtime: Runtime
+) -> None:
+    less = replace(LESS, dimensions=4096)
+    scored(inputs, tmp_path / "made", runtime, 4, less)
+    files = [path for path in (tmp_path / "made").rglob("*") if path.is_file()]
+    assert {path.name for path in files} == {"vectors.npy", "ids.json", "lengths.npy", "scores.jsonl", "failures.jsonl"}
+    stored = [path for path in files if path.name == "vectors.npy"]
+    rows, epochs, header = len(POOL) + len(TARGETS), 2, 128
+    assert len(stored) == 4 * epochs  # three shards of the pool and one of the targets
+    assert sum(path.stat().st_size - header for path in stored) == rows * less.dimensions * 2 * epochs
+    others = sum(path.stat().st_size for path in files if path.name != "vectors.npy")
+    assert others < rows * less.dimensions * 2 * epochs / 10, "no copy under another name"
 
 
 def test_shard_stores_two_bytes_a_number_and_the_same_bytes_again(
@@ -205,24 +316,76 @@ def test_empty_shard_needs_no_model(tmp_path: Path, runtime: Runtime) -> None:
 
 def test_warmup_of_another_lora_is_refused(inputs: dict[str, Path], runtime: Runtime) -> None:
     other = LessConfig(epochs=2, lora=LoraConfig(r=5, alpha=8), dimensions=4096)
-    with pytest.raises(LessError, match=r"another model or LoRA .*lora_A"):
+    with pytest.raises(
+        LessError, match=r"weights.safetensors: is of another model or LoRA: .*lora_A.* shape \(4, 64\)"
+    ):
         warmed(other, inputs["model"], inputs["warmup"], 1, runtime)
 
 
-@pytest.mark.parametrize("damage", ["no moments", "no epoch", "garbage"])
-def test_warmup_without_optimizer_state_is_refused(inputs: dict[str, Path], runtime: Runtime, damage: str) -> None:
+def test_lora_on_modules_that_the_model_lacks_is_refused(inputs: dict[str, Path], runtime: Runtime) -> None:
+    other = LessConfig(epochs=2, lora=LoraConfig(targets=["q_prj"]), dimensions=4096)
+    with pytest.raises(LessError, match=r"no module 'q_prj'. Did you mean 'q_proj'"):
+        warmed(other, inputs["model"], inputs["warmup"], 1, runtime)
+
+
+def _without_squares(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    return {name: value for name, value in state.items() if not name.endswith("exp_avg_sq")}
+
+
+def _by_number(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    return {f"{i}.exp_avg": value for i, value in enumerate(state.values())}
+
+
+def _longer(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    return {name: torch.cat([value, value]) for name, value in state.items()}
+
+
+def _other_names(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    return {name.replace("layers.1", "layers.7"): value for name, value in state.items()}
+
+
+def _infinite(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    last = sorted(state)[-1]
+    return {**state, last: torch.full_like(state[last], float("inf"))}
+
+
+@pytest.mark.parametrize(
+    "change, said",
+    [
+        (_without_squares, r"has no .*exp_avg_sq' \(\d+ names differ of \d+ expected"),
+        (_by_number, "is of another model or LoRA: has an unknown '0.exp_avg'"),
+        (_longer, r"is of another model or LoRA: .*lora_A\S+exp_avg' has shape \(8, 64\), expected \(4, 64\)"),
+        (_other_names, r"is of another model or LoRA: has no .*layers\.1\."),
+        (_infinite, "exp_avg_sq' has NaN or infinite numbers .* Lower learning_rate"),
+    ],
+)
+def test_optimizer_state_that_doesnt_fit_is_refused(
+    inputs: dict[str, Path],
+    runtime: Runtime,
+    change: Callable[[dict[str, torch.Tensor]], dict[str, torch.Tensor]],
+    said: str,
+) -> None:
     path = inputs["warmup"] / "epochs" / "epoch-1" / "adam.safetensors"
-    if damage == "no moments":
-        kept = {name: value for name, value in load_file(path).items() if not name.endswith("exp_avg_sq")}
-        save_file(kept, path)
+    save_file(change(load_file(path)), path)
+    with pytest.raises(LessError, match=said) as caught:
+        warmed(LESS, inputs["model"], inputs["warmup"], 1, runtime)
+    assert str(path) in str(caught.value) and f"Delete the warm-up's step {inputs['warmup']}" in str(caught.value)
+
+
+@pytest.mark.parametrize("damage", ["gone", "no epoch", "garbage"])
+def test_optimizer_state_that_isnt_there_is_refused(inputs: dict[str, Path], runtime: Runtime, damage: str) -> None:
+    path = inputs["warmup"] / "epochs" / "epoch-1" / "adam.safetensors"
+    said = {"gone": "adam.safetensors: isn't there", "no epoch": "has kept 2 epochs", "garbage": "can't be read"}
+    if damage == "gone":
+        path.unlink()
     elif damage == "garbage":
         path.write_bytes(b"not a tensor")
-    with pytest.raises(LessError, match="run again"):
+    with pytest.raises(LessError, match=f"{said[damage]}.* and run again"):
         warmed(LESS, inputs["model"], inputs["warmup"], 3 if damage == "no epoch" else 1, runtime)
 
 
 def test_labels_of_the_prompt_have_no_gradient(inputs: dict[str, Path], runtime: Runtime) -> None:
-    model, _, _ = warmed(LESS, inputs["model"], inputs["warmup"], 1, runtime)
+    model = warmed(LESS, inputs["model"], inputs["warmup"], 1, runtime).model
     (row,), _ = tokenise(POOL[:1], load_tokenizer(inputs["model"]), 256)
     masked = {**row, "labels": [IGNORED] * (len(row["labels"]) - 1) + row["labels"][-1:]}
     gradients = row_gradients(model)

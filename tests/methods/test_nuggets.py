@@ -13,6 +13,7 @@ from slow_baselines import ROWS, Ran, SlowModel, run_method, shards_of
 from icon_repro.config_methods import AnchorsConfig, NuggetsConfig, NuggetsShard
 from icon_repro.engine.runtime import Runtime
 from icon_repro.methods import nuggets
+from icon_repro.methods.common.clusters import ClustersError
 from icon_repro.methods.common.outcome import NoScoreError
 from icon_repro.prompts import labelled_prompt
 from icon_repro.records import Example, Score, read_json, read_rows, write_json, write_rows
@@ -84,7 +85,7 @@ def test_nuggets_parts_and_order_of_rows_have_no_influence(model_step: Path, tmp
 
 
 def test_nuggets_more_anchors_than_rows_is_refused(model_step: Path, tmp_path: Path, runtime: Runtime) -> None:
-    with pytest.raises(nuggets.NuggetsError, match=r"anchors.count=8: there are 7 rows.*fewer anchors"):
+    with pytest.raises(ClustersError, match=r"anchors.count=8: there are only 7 rows.*fewer clusters"):
         run_method(tmp_path, runtime, model_step, {**METHOD, "anchors": {"count": 8}})
 
 

@@ -1,4 +1,4 @@
-"""SelectIT: ratings against the formula as a loop, digits of awkward tokenizers, whole stage against single texts."""
+"""SelectIT: ratings against the formula as a loop, the whole stage against single texts."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -8,8 +8,7 @@ import numpy as np
 import pytest
 import torch
 from slow_baselines import ROWS, SlowModel, run_method, shards_of
-from tokenizers import Tokenizer, models, normalizers
-from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
+from transformers import LlamaForCausalLM
 
 from icon_repro.config_methods import SelectitConfig, SelectitShard
 from icon_repro.engine.runtime import Runtime
@@ -41,48 +40,6 @@ def test_rating_written_out() -> None:
     certain = (np.e - 1) / (np.e + 4)  # softmax of (1, 0, 0, 0, 0): distance of the first from each other
     values = [[0.0, 0, 0, 0, 7e-9], [3e-3, 0, 0, 0, 0], [0.2, 0.2, 0.2, 0.2, 0.2]]
     assert selectit.rating(np.array(values)) == pytest.approx([5 * certain, certain, 0.0])
-
-
-def test_digit_ids_are_the_tokens_of_the_digits(model_step: Path) -> None:
-    tokenizer = SlowModel(model_step).tokenizer
-    assert tokenizer.convert_ids_to_tokens(selectit.digit_ids(tokenizer)) == list("12345")
-
-
-def tokenizer_of(
-    vocabulary: list[str], merges: list[tuple[str, str]], normalizer: Any = None, split: Any = None
-) -> PreTrainedTokenizerFast:
-    """A BPE tokenizer with the given tokens; ``?`` is for unknown characters."""
-    tokens = {token: place for place, token in enumerate(["?", *vocabulary])}
-    made = Tokenizer(models.BPE(vocab=tokens, merges=merges, unk_token="?"))
-    if normalizer is not None:
-        made.normalizer = normalizer
-    if split is not None:
-        made.pre_tokenizer = split
-    return PreTrainedTokenizerFast(tokenizer_object=made, unk_token="?")
-
-
-def test_digit_ids_word_start_before_every_text_as_in_llama_2_is_no_part_of_the_digit() -> None:
-    start = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
-    tokenizer = tokenizer_of(["▁", "\n", *"12345"], [], start)
-    assert len(tokenizer("1", add_special_tokens=False)["input_ids"]) == 2
-    assert tokenizer.convert_ids_to_tokens(selectit.digit_ids(tokenizer)) == list("12345")
-
-
-def test_digit_ids_bytes_of_a_digit_are_refused() -> None:
-    half = normalizers.Replace("4", "xy")
-    with pytest.raises(selectit.SelectitError, match="no single token for the digit '4'"):
-        selectit.digit_ids(tokenizer_of(["\n", "x", "y", *"1235"], [], half))
-
-
-def test_digit_ids_digit_merged_with_the_line_break_is_refused() -> None:
-    tokenizer = tokenizer_of(["\n", *"12345", "\n3"], [("\n", "3")])
-    with pytest.raises(selectit.SelectitError, match="no single token for the digit '3'"):
-        selectit.digit_ids(tokenizer)
-
-
-def test_digit_ids_one_token_for_several_digits_is_refused() -> None:
-    with pytest.raises(selectit.SelectitError, match="one token for several"):
-        selectit.digit_ids(tokenizer_of(["\n", "1", "2", "3"], []))  # 4 and 5 are unknown
 
 
 def test_prompt_is_question_row_and_a_line_break() -> None:

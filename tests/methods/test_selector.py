@@ -28,6 +28,7 @@ from icon_repro.config_methods import (
 )
 from icon_repro.cost import forward_flops, training_flops
 from icon_repro.engine.progress import Progress
+from icon_repro.engine.runtime import Interrupted as Asked
 from icon_repro.engine.runtime import Runtime
 from icon_repro.lm.load import load_classifier, load_tokenizer
 from icon_repro.lm.tokens import bos_ids
@@ -435,6 +436,21 @@ def test_train_resumed_run_gives_the_same_bits(work: Work, done: Done, cfg: Sele
     assert equal(whole, out)
     assert resumed == metrics
     assert sorted(path.name for path in out.iterdir()) == ["adapter", "held_out.jsonl", "log.jsonl"]
+
+
+def test_train_asked_to_stop_saves_and_the_next_attempt_gives_the_same_bits(
+    work: Work, done: Done, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole, metrics = done(NOISY)
+    out = work.folder("out")
+    monkeypatch.setattr(Runtime, "stop_requested", lambda self: True)
+    with pytest.raises(Asked, match="after 1 of"):
+        work.train(NOISY, out=out)
+    assert (out / "checkpoints" / "checkpoint-1").is_dir()
+    monkeypatch.undo()
+    _, resumed = work.train(NOISY, out=out)
+    assert equal(whole, out)
+    assert resumed == metrics
 
 
 def test_train_leaves_no_path_of_this_machine(done: Done, model: Path, tiny_model: Path) -> None:

@@ -1,7 +1,7 @@
 """Mean NLLs of the responses of a pool, a shard of rows at a time: one engine for perplexity, IFD and Superfiltering.
 
-In: model, rows.  Out: <part>.npy for each part asked for, (rows,) float64, nats per token, NaN where a row has none;
-ids.json with the ids and, of rows that aren't scored, the reason.
+In: model, maybe as a train step tuned it, rows.  Out: <part>.npy for each part asked for, (rows,) float64, nats per
+token, NaN where a row has none; ids.json with the ids and, of rows that aren't scored, the reason.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -15,9 +15,9 @@ from numpy.typing import NDArray
 from icon_repro.config_methods import AnswerPart, AnswersConfig, AnswersShard
 from icon_repro.cost import forward_flops
 from icon_repro.engine.runtime import Runtime
-from icon_repro.lm.batched import mean_nll
+from icon_repro.lm.batched import mean_nll_alone
 from icon_repro.lm.load import load_tokenizer, open_model
-from icon_repro.lm.tokens import Encoded, bos_ids, text_ids
+from icon_repro.lm.tokens import Encoded, bos_ids, readable, text_ids
 from icon_repro.prompts import PROMPTS
 from icon_repro.records import Example, Score, read_json, read_rows, write_json
 
@@ -36,20 +36,25 @@ class Answers:
 
 
 def encoded(row: Example, cfg: AnswersConfig, tokenizer: Any) -> dict[AnswerPart, Encoded] | str:
-    """The texts of a row as ids; or why it isn't scored."""
+    """The texts of a row as ids; or why it isn't scored. Only a prompt that is scored alone is cut."""
     start = bos_ids(tokenizer)
-    prompt = text_ids(tokenizer, PROMPTS[cfg.template](row))[0]
-    answer = text_ids(tokenizer, row.response)[0]
+    text = PROMPTS[cfg.template](row)
+    prompt, answer = text_ids(tokenizer, text)[0], text_ids(tokenizer, row.response)[0]
     if not answer:
         return "response without tokens"
-    if len(start) + len(prompt) + len(answer) > cfg.max_length:
+    if not readable(tokenizer, answer) or (text.strip() and not readable(tokenizer, prompt)):
+        return "prompt or response that the tokenizer can't read"
+    length = len(start) + len(prompt) + len(answer)
+    if length > cfg.max_length and cfg.parts != [AnswerPart.prompt]:
         return f"longer than {cfg.max_length} tokens"
     direct = start + text_ids(tokenizer, cfg.direct)[0]
+    alone = start + prompt
     made = {
         # a text that nothing stands before: its first token can't be scored
-        AnswerPart.conditioned: Encoded(start + prompt + answer, max(1, len(start) + len(prompt))),
+        AnswerPart.conditioned: Encoded(alone + answer, max(1, len(alone))),
         AnswerPart.direct: Encoded(direct + answer, max(1, len(direct))),
-        AnswerPart.whole: Encoded(start + prompt + answer, 1),
+        AnswerPart.whole: Encoded(alone + answer, 1),
+        AnswerPart.prompt: Encoded(alone[: cfg.max_length], 1, max(0, len(alone) - cfg.max_length)),
     }
     wanted = {part: made[part] for part in cfg.parts}
     if any(item.answer_tokens < 1 for item in wanted.values()):
@@ -58,23 +63,27 @@ def encoded(row: Example, cfg: AnswersConfig, tokenizer: Any) -> dict[AnswerPart
 
 
 def shard(cfg: AnswersShard, inputs: Mapping[str, Path], out: Path, runtime: Runtime) -> dict[str, Any]:
-    """Score rows ``start`` to ``stop``. Needs inputs["model"], inputs["candidates"]."""
+    """Score rows ``start`` to ``stop``.
+
+    Needs inputs["model"], inputs["candidates"]; may have inputs["tuned"], a train step.
+    """
     rows = read_rows(inputs["candidates"] / "rows.jsonl", Example)[cfg.start : cfg.stop]
-    tokens = parameters = 0
+    tokens = parameters = cut = 0
     reasons: dict[str, str] = {}
     found = {part: np.full(len(rows), np.nan) for part in cfg.answers.parts}
     if rows:
         tokenizer = load_tokenizer(inputs["model"])
         made = [encoded(row, cfg.answers, tokenizer) for row in rows]
         reasons = {row.id: item for row, item in zip(rows, made, strict=True) if isinstance(item, str)}
-        model, budget = open_model(inputs["model"], cfg.answers.dtype, runtime)
+        cut = sum(any(text.cut for text in item.values()) for item in made if not isinstance(item, str))
+        model, budget = open_model(inputs["model"], cfg.answers.dtype, runtime, inputs.get("tuned"))
         parameters = model.num_parameters()
         pad = tokenizer.pad_token_id
         assert isinstance(pad, int)
         with runtime.progress(len(rows) * len(found), "row") as progress:
             for part, values in found.items():
                 items = [None if isinstance(item, str) else item[part] for item in made]
-                values[:] = mean_nll(model, pad, [], items, budget, progress)
+                values[:] = mean_nll_alone(model, pad, items, budget, progress)
             tokens = progress.tokens
     for part, values in found.items():
         np.save(out / f"{part.value}.npy", values, allow_pickle=False)
@@ -82,13 +91,14 @@ def shard(cfg: AnswersShard, inputs: Mapping[str, Path], out: Path, runtime: Run
     return {
         "rows": len(rows),
         "failed": len(reasons),
+        "rows_cut": cut,
         "tokens": tokens,
         "flops": forward_flops(parameters, tokens),
     }
 
 
-def joined(inputs: Mapping[str, Path], parts: Sequence[AnswerPart]) -> Answers:
-    """All shards (inputs named shard-NNNN) as one.
+def joined(inputs: Mapping[str, Path], parts: Sequence[AnswerPart], prefix: str = "shard") -> Answers:
+    """All shards (inputs named ``<prefix>-NNNN``) as one.
 
     Raises:
         AnswersError: a row is in two shards, or a shard's numbers don't fit its ids.
@@ -96,7 +106,7 @@ def joined(inputs: Mapping[str, Path], parts: Sequence[AnswerPart]) -> Answers:
     ids: list[str] = []
     reasons: dict[str, str] = {}
     values: dict[AnswerPart, list[NDArray[np.float64]]] = {part: [] for part in parts}
-    for name in sorted(name for name in inputs if name.startswith("shard-")):
+    for name in sorted(name for name in inputs if name.startswith(f"{prefix}-")):
         folder = inputs[name]
         described = read_json(folder / "ids.json")
         ids += described["rows"]

@@ -1,7 +1,7 @@
-"""Embeddings of rows by a causal language model, a shard of rows at a time.
+"""Embeddings of rows by a causal language model or an encoder, a shard of rows at a time.
 
-In: model, rows (or an assessment set).  Out: vectors.npy, (rows, hidden size) float32, NaN where a row has none;
-ids.json with the ids and, of rows without a vector, the reason.
+In: model, maybe as a train step tuned it, rows (or an assessment set).  Out: vectors.npy, (rows, hidden size) float32,
+NaN where a row has none; ids.json with the ids and, of rows without a vector, the reason.
 """
 
 from collections.abc import Mapping
@@ -15,8 +15,8 @@ from icon_repro.config_methods import EmbeddedText, EmbeddingConfig, EmbeddingSh
 from icon_repro.cost import forward_flops
 from icon_repro.engine.runtime import Runtime
 from icon_repro.lm.hidden import Pooling, pooled
-from icon_repro.lm.load import load_tokenizer, open_model
-from icon_repro.lm.tokens import bos_ids, text_ids
+from icon_repro.lm.load import load_tokenizer, open_encoder, open_model
+from icon_repro.lm.tokens import bos_ids, readable, text_ids
 from icon_repro.prompts import PROMPTS
 from icon_repro.records import Example, read_json, read_rows, write_json
 
@@ -31,8 +31,29 @@ def embedded_text(row: Example, cfg: EmbeddingConfig) -> str:
     return prompt if cfg.text is EmbeddedText.prompt else prompt + row.response
 
 
+def encoded(text: str, cfg: EmbeddingConfig, tokenizer: Any, start: list[int]) -> tuple[list[int], int] | str:
+    """Ids of ``text``, cut to ``max_length``, and how many were cut; or why there is nothing to embed.
+
+    Args:
+        start: what the tokenizer puts first; an encoder's puts something last as well.
+    """
+    own = text_ids(tokenizer, text)[0]
+    if not own:
+        return "nothing to embed"
+    if not readable(tokenizer, own):
+        return "text that the tokenizer can't read"
+    if cfg.encoder:
+        ids = list(tokenizer(text, truncation=True, max_length=cfg.max_length)["input_ids"])
+        return ids, max(0, len(tokenizer(text, verbose=False)["input_ids"]) - len(ids))
+    ids = start + own
+    return ids[: cfg.max_length], max(0, len(ids) - cfg.max_length)
+
+
 def shard(cfg: EmbeddingShard, inputs: Mapping[str, Path], out: Path, runtime: Runtime) -> dict[str, Any]:
-    """Embed rows ``start`` to ``stop``, cut from the end to ``max_length``. Needs inputs["model"], inputs["rows"]."""
+    """Embed rows ``start`` to ``stop``, cut from the end to ``max_length``.
+
+    Needs inputs["model"], inputs["rows"]; may have inputs["tuned"], a train step.
+    """
     wanted = cfg.embedding
     rows = read_rows(inputs["rows"] / "rows.jsonl", Example)[cfg.start : cfg.stop]
     vectors: NDArray[np.float32] = np.empty((0, 0), np.float32)
@@ -40,20 +61,24 @@ def shard(cfg: EmbeddingShard, inputs: Mapping[str, Path], out: Path, runtime: R
     if rows:
         tokenizer = load_tokenizer(inputs["model"])
         start = bos_ids(tokenizer)
-        ids = [start + text_ids(tokenizer, embedded_text(row, wanted))[0] for row in rows]
-        cut = sum(len(item) > wanted.max_length for item in ids)
-        reasons = {row.id: "nothing to embed" for row, item in zip(rows, ids, strict=True) if not item}
-        model, budget = open_model(inputs["model"], wanted.dtype, runtime)
+        made = [encoded(embedded_text(row, wanted), wanted, tokenizer, start) for row in rows]
+        reasons = {row.id: item for row, item in zip(rows, made, strict=True) if isinstance(item, str)}
+        cut = sum(item[1] > 0 for item in made if not isinstance(item, str))
+        if wanted.encoder:
+            model, budget = open_encoder(inputs["model"], wanted.dtype, runtime)
+        else:
+            model, budget = open_model(inputs["model"], wanted.dtype, runtime, inputs.get("tuned"))
         parameters = model.num_parameters()
-        present = [i for i, item in enumerate(ids) if item]
+        present = [i for i, item in enumerate(made) if not isinstance(item, str)]
         with runtime.progress(len(present), "row") as progress:
             found = pooled(
                 model,
-                [ids[i][: wanted.max_length] for i in present],
+                [item[0] for item in made if not isinstance(item, str)],
                 Pooling(wanted.pooling.value),
                 budget,
                 normalise=wanted.normalise,
                 progress=progress,
+                encoder=wanted.encoder,
             )
             tokens = progress.tokens
         vectors = np.full((len(rows), found.shape[1]), np.nan, np.float32)

@@ -11,8 +11,13 @@ class NoScoreError(ValueError):
     """No row has a score."""
 
 
-def write_scores(out: Path, scores: Sequence[Score], reasons: Mapping[str, str]) -> dict[str, Any]:
+def write_scores(
+    out: Path, scores: Sequence[Score], reasons: Mapping[str, str], details: Mapping[str, str] | None = None
+) -> dict[str, Any]:
     """Write scores.jsonl and failures.jsonl {id, reason}; returns how many rows have a score, and failures by reason.
+
+    Args:
+        details: of some ids; follow the reason in failures.jsonl and aren't counted apart.
 
     Raises:
         NoScoreError: no row has a score; says why.
@@ -24,5 +29,6 @@ def write_scores(out: Path, scores: Sequence[Score], reasons: Mapping[str, str])
         text = ", ".join(f"{reason}: {count}" for reason, count in counts.items()) or "there are no rows"
         raise NoScoreError(f"no row has a score ({text}).")
     write_rows(out / "scores.jsonl", scores)
-    write_rows(out / "failures.jsonl", ({"id": i, "reason": reasons[i]} for i in sorted(reasons)))
+    told = {i: f"{reason}: {details[i]}" if details and i in details else reason for i, reason in reasons.items()}
+    write_rows(out / "failures.jsonl", ({"id": i, "reason": told[i]} for i in sorted(told)))
     return {"rows": len(scores), "failed": counts}

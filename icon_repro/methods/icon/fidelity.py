@@ -31,7 +31,7 @@ from icon_repro.methods.icon.adaptive import row_sequence
 from icon_repro.methods.icon.matrices import task_scores
 from icon_repro.methods.icon.pairs import Engine, make_engine
 from icon_repro.records import Example, read_rows, write_json
-from icon_repro.stats import components, spearman
+from icon_repro.reliability import components, spearman
 
 _FASTER = 1.1  # than float32, to be worth a look
 

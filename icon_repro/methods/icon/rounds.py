@@ -19,7 +19,7 @@ from icon_repro.engine.runtime import Runtime
 from icon_repro.methods.icon.adaptive import Race, row_sequence
 from icon_repro.methods.icon.matrices import IconScoreError, Matrices
 from icon_repro.records import Example, read_json, read_rows, write_json
-from icon_repro.stats import columns_for, reliability
+from icon_repro.reliability import columns_for, reliability
 
 _FREE = {"tokens": 0, "flops": 0}
 

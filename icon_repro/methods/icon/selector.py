@@ -38,6 +38,7 @@ from icon_repro.engine.progress import Progress
 from icon_repro.engine.runtime import Runtime
 from icon_repro.lm.adapter import checkpoints, peft_lora, remove_checkpoints, tidy, unknown_target
 from icon_repro.lm.load import load_classifier, load_tokenizer, prepare_device
+from icon_repro.lm.stopping import StopOnRequest, end_if_stopped
 from icon_repro.lm.tokens import pack
 from icon_repro.methods.icon.selector_data import (
     SelectorError,
@@ -50,7 +51,7 @@ from icon_repro.methods.icon.selector_data import (
     token_ids,
 )
 from icon_repro.records import Example, Score, read_json, read_rows, write_json, write_rows
-from icon_repro.stats import overlap
+from icon_repro.reliability import overlap
 
 _BATCH_TOKENS = 1024  # padded tokens in one scoring batch where the cluster leaves it open
 
@@ -238,11 +239,13 @@ def train(cfg: SelectorJob, inputs: Mapping[str, Path], out: Path, runtime: Runt
             args=_arguments(cfg, runtime, out, base.device),
             train_dataset=[{"ids": row, "target": goal} for row, goal in zip(ids, goals, strict=True)],
             data_collator=_collate,
+            callbacks=[StopOnRequest(runtime)],
         )
         earlier = checkpoints(out)
         if earlier:
             progress.advance(int(earlier[-1].name.split("-")[1]))
         trainer.train(resume_from_checkpoint=str(earlier[-1]) if earlier else None)
+    end_if_stopped(trainer)
     model.save_pretrained(out / "adapter", save_embedding_layers=False)
     tidy(out / "adapter", read_json(inputs["model"] / "model.json")["hub_id"])
     names = [row.id for row in held]

@@ -20,7 +20,7 @@ from icon_repro.config_methods import SelectorJob, SelectorTarget
 from icon_repro.lm.tokens import bos_ids, text_ids
 from icon_repro.methods.icon.pairs import candidate_text
 from icon_repro.records import Example, Score, best_first, read_json, read_rows, selected_count
-from icon_repro.stats import auc, spearman
+from icon_repro.reliability import auc, spearman
 
 
 class SelectorError(ValueError):

@@ -1,0 +1,47 @@
+"""The model of an evaluation as lm-eval drives it: through transformers, or through vLLM.
+
+In: a model step, maybe a train step.  Out: lm-eval's model object; an adapter is merged in either case.
+Source: lm-eval 0.4.13.
+Known gap: vLLM was not at hand; only what is passed to lm-eval's class is tested. One GPU.
+"""
+
+import tempfile
+from collections.abc import Mapping
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import torch
+from lm_eval.models.huggingface import HFLM
+
+from icon_repro.config_evaluation import Backend, EvaluationJob
+from icon_repro.engine.runtime import Runtime
+from icon_repro.lm.load import load_tokenizer, load_tuned, prepare_device
+
+
+def open_backend(cfg: EvaluationJob, inputs: Mapping[str, Path], runtime: Runtime, stack: ExitStack) -> Any:
+    """lm-eval's model. Needs inputs["model"]; inputs["tuned"] is a train step.
+
+    Args:
+        stack: closed when the model is no longer needed.
+    """
+    cluster = runtime.cluster
+    tokenizer = load_tokenizer(inputs["model"])
+    if cfg.backend is Backend.hf:
+        device = prepare_device(cluster)
+        model: Any = load_tuned(inputs["model"], inputs.get("tuned"), cfg.dtype, device, cluster.attention)
+        return HFLM(
+            pretrained=model, tokenizer=tokenizer, batch_size=cluster.eval_batch_size, max_length=cfg.max_length
+        )
+    from lm_eval.models.vllm_causallms import VLLM  # an extra; requirements.missing has looked for it
+
+    # beside the caches: /tmp is too small for a model on many clusters
+    runtime.cache.mkdir(parents=True, exist_ok=True)
+    folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="vllm-", dir=runtime.cache))
+    load_tuned(inputs["model"], inputs.get("tuned"), cfg.dtype, torch.device("cpu"), cluster.attention).save_pretrained(
+        folder
+    )
+    tokenizer.save_pretrained(folder)
+    return VLLM(
+        pretrained=folder, dtype=cfg.dtype.value, max_model_len=cfg.max_length, seed=cfg.seed, batch_size="auto"
+    )

@@ -1,0 +1,236 @@
+"""The lm-eval tasks of a benchmark, loaded with their data: rows of ours, the hub's at a commit, or rows from files.
+
+In: an EvaluationJob.  Out: lm-eval's task objects by name, and where their data are from.
+Source: lm-eval 0.4.13. It takes no revision; ``datasets.load_dataset`` is wrapped while tasks are loaded.
+Known gap: none.
+"""
+
+import contextlib
+import random
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+from unittest.mock import patch
+
+import datasets
+import yaml
+from lm_eval.tasks import TaskManager
+
+from icon_repro.config_evaluation import EvaluationJob, TaskKind
+from icon_repro.engine.runtime import Runtime
+from icon_repro.records import RecordError, read_lines
+from icon_repro.requirements import code_allowed, code_refusal
+from icon_repro.schema import nearest
+
+_SPLITS = ("train", "validation", "test")
+_LOGIQA_LINES = 7  # label, context, question, four options
+
+
+class EvaluationError(ValueError):
+    """The benchmark can't be run, or its results lack the metric."""
+
+
+def task_yaml(name: str, rows: Path, num_fewshot: int) -> dict[str, Any]:
+    """The lm-eval definition of a multiple-choice task of ours: {query, choices, gold} rows, acc and acc_norm."""
+    return {
+        "task": name,
+        "dataset_path": "json",
+        "dataset_kwargs": {"data_files": {"test": str(rows)}},
+        "test_split": "test",
+        "output_type": "multiple_choice",
+        "doc_to_text": "{{query}}",
+        "doc_to_choice": "{{choices}}",
+        "doc_to_target": "{{gold}}",
+        "target_delimiter": " ",
+        "num_fewshot": num_fewshot,
+        "metric_list": [
+            {"metric": "acc", "aggregation": "mean", "higher_is_better": True},
+            {"metric": "acc_norm", "aggregation": "mean", "higher_is_better": True},
+        ],
+        "metadata": {"version": 1},
+    }
+
+
+def load(cfg: EvaluationJob, inputs: Mapping[str, Path], runtime: Runtime) -> tuple[dict[str, Any], dict[str, str]]:
+    """lm-eval's tasks of the benchmark by name, in lm-eval's order, with their data.
+
+    Returns:
+        The tasks, and hub id -> commit (or "files", "current") of the data that they read.
+
+    Raises:
+        EvaluationError: there is no such task, its data can't be had, it runs code and that isn't confirmed, or it is
+            several tasks and ``aggregate`` isn't set.
+    """
+    where = f"evaluation.tasks.{cfg.name}"
+    with tempfile.TemporaryDirectory() as folder:
+        if cfg.task.kind is TaskKind.lm_eval:
+            assert cfg.task.task is not None
+            manager, name = TaskManager(), cfg.task.task
+            if name not in manager.task_index:
+                raise EvaluationError(
+                    f"{where}.task={name!r}: lm-eval has no task, group or tag of this name."
+                    f"{nearest(name, manager.task_index)}"
+                )
+            # before they are loaded: code_eval runs code as soon as it is
+            if (unsafe := _code_tasks(manager.task_index, name)) and not code_allowed(cfg):
+                raise EvaluationError(code_refusal(cfg, unsafe))
+        else:
+            name = cfg.name
+            definition = task_yaml(name, (inputs["rows"] / "rows.jsonl").absolute(), cfg.task.num_fewshot or 0)
+            (Path(folder) / f"{name}.yaml").write_text(yaml.safe_dump(definition), encoding="utf-8")
+            manager = TaskManager(include_path=folder, include_defaults=False)
+        try:
+            with _data(cfg, runtime) as read:
+                random.seed(cfg.seed)  # some tasks shuffle their examples while they are loaded
+                tasks = dict(manager.load([name])["tasks"])
+        except EvaluationError:
+            raise
+        except (OSError, RuntimeError, ValueError, ImportError) as error:  # the hub's errors are of all these kinds
+            raise EvaluationError(
+                f"{where}: lm-eval's task {name!r} can't be loaded ({type(error).__name__}: {error}). If its data come "
+                "from the hub, connect to the network, accept the data set's terms and log in; or choose another "
+                "evaluation."
+            ) from error
+    if len(tasks) > 1 and cfg.task.aggregate is None:
+        raise EvaluationError(
+            f"{where}.task={name!r}: is {len(tasks)} tasks ({', '.join(list(tasks)[:3])}, ..). Set aggregate=mean or "
+            "weighted to make one number of theirs, or choose one task."
+        )
+    if unknown := set(cfg.task.metrics) - set(tasks):
+        raise EvaluationError(f"{where}.metrics: {sorted(unknown)} isn't among {name}'s tasks: {', '.join(tasks)}.")
+    for task in tasks.values():
+        if cfg.task.num_fewshot and task.config.num_fewshot == 0:
+            raise EvaluationError(
+                f"{where}.num_fewshot={cfg.task.num_fewshot}: lm-eval fixes {task.config.task} at 0 examples and would "
+                "ignore it; set 0."
+            )
+        if callable(task.config.process_docs):
+            task.config.process_docs = _once(task.config.process_docs, cfg.seed)
+    return tasks, read
+
+
+def _code_tasks(index: Mapping[str, Any], name: str) -> list[str]:
+    """Which of the tasks that ``name`` stands for say that they run what the model wrote."""
+    entry = index.get(name)
+    if entry is None:
+        return []
+    if entry.kind.name == "TAG":
+        members = sorted(entry.tags)
+    elif entry.kind.name == "GROUP":
+        listed = entry.cfg["task"]
+        listed = listed if isinstance(listed, list) else [listed]
+        members = [m if isinstance(m, str) else m.get("group") or m["task"] for m in listed]
+    else:
+        return [name] if entry.cfg.get("unsafe_code") else []
+    return [task for member in members if member != name for task in _code_tasks(index, member)]
+
+
+@contextlib.contextmanager
+def _data(cfg: EvaluationJob, runtime: Runtime) -> Iterator[dict[str, str]]:
+    """While open, lm-eval's data sets are read at the configured commit or from files; notes which were read.
+
+    Nothing that an earlier run made of them is reused: GPQA's shuffled choices would be those of another seed.
+    """
+    wanted, commit = cfg.task.dataset, runtime.extra.get("commit")
+    if commit is not None and commit.startswith("unresolved:"):
+        raise EvaluationError(
+            f"evaluation.tasks.{cfg.name}.dataset.revision={commit.removeprefix('unresolved:')!r}: is a branch or tag, "
+            "and which commit it is isn't known. Connect to the network and plan again, or set the commit itself."
+        )
+    real, read = datasets.load_dataset, dict[str, str]()
+
+    def load_dataset(path: str, name: str | None = None, **more: Any) -> Any:
+        if cfg.task.files:
+            read[path] = "files"
+            return _from_files(cfg, runtime)
+        if wanted is not None and path != wanted.hub_id:
+            raise EvaluationError(
+                f"evaluation.tasks.{cfg.name}.dataset.hub_id={wanted.hub_id!r}: lm-eval's {cfg.task.task} reads "
+                f"{path!r}."
+            )
+        if commit is not None:
+            more["revision"] = commit
+        if cfg.task.kind is TaskKind.lm_eval:
+            read[path] = more.get("revision") or "current"
+        made = real(path=path, name=name, **more)
+        if commit is not None and datasets.config.HF_HUB_OFFLINE:
+            _check_commit(cfg, path, commit, made)
+        return made
+
+    cached = datasets.is_caching_enabled()
+    datasets.disable_caching()
+    try:
+        with patch.object(datasets, "load_dataset", load_dataset):
+            yield read
+    finally:
+        if cached:
+            datasets.enable_caching()
+
+
+def _check_commit(cfg: EvaluationJob, path: str, commit: str, made: Mapping[str, datasets.Dataset]) -> None:
+    """Offline, datasets takes the latest that its cache holds, whatever revision it is asked for."""
+    folders = {Path(file["filename"]).parent.name for split in made.values() for file in split.cache_files}
+    if other := folders - {commit}:
+        raise EvaluationError(
+            f"evaluation.tasks.{cfg.name}.dataset.revision={commit!r}: datasets' cache holds {path} at "
+            f"{', '.join(sorted(other))}. Run the benchmark once with a network, or set that commit."
+        )
+
+
+def _from_files(cfg: EvaluationJob, runtime: Runtime) -> datasets.DatasetDict:
+    """The splits of ``files``: JSON lines in the data set's own columns, or LogiQA's text; other splits are empty."""
+    made = {}
+    for split in cfg.task.files:
+        path = runtime.files.get(f"rows.{split}")
+        if path is None:
+            raise EvaluationError(f"evaluation.tasks.{cfg.name}.files.{split}: the file isn't there. Plan again.")
+        rows = logiqa_rows(path) if path.suffix == ".txt" else [row for _, row in read_lines(path)]
+        if not rows:
+            raise EvaluationError(f"evaluation.tasks.{cfg.name}.files.{split}: {path} holds no row.")
+        made[split] = datasets.Dataset.from_list(rows)
+    features = next(iter(made.values())).features
+    for split in _SPLITS:
+        made.setdefault(split, datasets.Dataset.from_dict({column: [] for column in features}, features=features))
+    return datasets.DatasetDict(made)
+
+
+def logiqa_rows(path: Path) -> list[dict[str, Any]]:
+    """LogiQA's Test.txt as {label, context, question, options}, with a space put after each full stop.
+
+    Source: the loading script of the hub's EleutherAI/logiqa, which lm-eval names; datasets no longer runs scripts.
+
+    Raises:
+        RecordError: a block isn't a label a-d, context, question and four options.
+    """
+    rows = []
+    for number, block in enumerate(path.read_text(encoding="utf-8").strip().split("\n\n"), start=1):
+        lines = block.strip("\n").split("\n")
+        if len(lines) != _LOGIQA_LINES or lines[0].strip() not in ("a", "b", "c", "d"):
+            raise RecordError(
+                f"{path}, block {number}: must be {_LOGIQA_LINES} lines: a letter a-d, context, question, four options."
+            )
+        context, question, *options = (
+            line.replace(".", ". ").strip() for line in (*lines[1:3], *(x[2:] for x in lines[3:]))
+        )
+        rows.append({"label": lines[0].strip(), "context": context, "question": question, "options": options})
+    return rows
+
+
+def _once(process: Callable[[Any], Any], seed: int) -> Callable[[Any], Any]:
+    """``process`` with its result kept: lm-eval calls it for prompts and again for answers, and GPQA's is random."""
+    made: dict[int, tuple[Any, Any]] = {}  # the data set too, so that its id stays its own
+
+    def processed(data: Any) -> Any:
+        if id(data) not in made:
+            random.seed(seed)
+            cached = datasets.is_caching_enabled()
+            datasets.disable_caching()
+            try:
+                made[id(data)] = (data, process(data))
+            finally:
+                if cached:
+                    datasets.enable_caching()
+        return made[id(data)][1]
+
+    return processed

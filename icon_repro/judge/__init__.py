@@ -1,0 +1,1 @@
+"""Pairwise judging: answers of two models to the same prompts, judged in both orders."""

@@ -1,0 +1,128 @@
+"""ArmoRM: rows whose response a reward model likes best.
+
+In: a reward model, rows.  Out: shards: rewards.npy, (rows, 1 + objectives) float64; scores.jsonl, the reward; parts:
+the attributes that the reward is made of, if the model has any.
+Source: Wang et al., arXiv 2406.12845 (ArmoRM); the model's own chat template, prompt and response as its two turns.
+Differs: a longer chat is a failure, not cut. Of a chat of several turns only the last response stands in a turn of its
+own, after all that comes before.
+Known gap: see ``icon_repro.lm.reward``. As published, the end of the prompt is where its tokens last start, so that a
+response that spells out the template's special tokens moves it.
+"""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from transformers import PreTrainedTokenizerBase
+
+from icon_repro.config_methods import ArmormScores, ArmormShard, RewardArchitecture
+from icon_repro.cost import forward_flops
+from icon_repro.engine.runtime import Runtime
+from icon_repro.lm.load import load_tokenizer
+from icon_repro.lm.reward import open_reward_model, rewards
+from icon_repro.lm.tokens import readable, text_ids
+from icon_repro.methods.common.outcome import write_scores
+from icon_repro.prompts import request
+from icon_repro.records import Example, Score, read_json, read_rows, write_json
+
+# of RLHFlow/ArmoRM-Llama3-8B-v0.1, in the order of its outputs
+ATTRIBUTES = (
+    "helpsteer_helpfulness",
+    "helpsteer_correctness",
+    "helpsteer_coherence",
+    "helpsteer_complexity",
+    "helpsteer_verbosity",
+    "ultrafeedback_overall_score",
+    "ultrafeedback_instruction_following",
+    "ultrafeedback_truthfulness",
+    "ultrafeedback_honesty",
+    "ultrafeedback_helpfulness",
+    "beavertails_is_safe",
+    "prometheus_score",
+    "argilla_overall_quality",
+    "argilla_judge_lm",
+    "code_complexity",
+    "code_style",
+    "code_explanation",
+    "code_instruction_following",
+    "code_readability",
+)
+
+
+class ArmormError(ValueError):
+    """The reward model has no chat template, or shards don't belong together."""
+
+
+def chat_ids(tokenizer: PreTrainedTokenizerBase, row: Example) -> list[int]:
+    """Token ids of a row as a chat of two turns, in the tokenizer's own template.
+
+    Raises:
+        ArmormError: the tokenizer has no template.
+    """
+    if tokenizer.chat_template is None:
+        raise ArmormError("the reward model's tokenizer has no chat template, so its turns can't be marked.")
+    turns = [{"role": "user", "content": request(row)}, {"role": "assistant", "content": row.response}]
+    return text_ids(tokenizer, tokenizer.apply_chat_template(turns, tokenize=False))[0]
+
+
+def last_start(ids: Sequence[int], pattern: Sequence[int]) -> int | None:
+    """Where ``pattern`` last starts in ``ids``; None: nowhere."""
+    size = len(pattern)
+    return next((i for i in range(len(ids) - size, -1, -1) if list(ids[i : i + size]) == list(pattern)), None)
+
+
+def shard(cfg: ArmormShard, inputs: Mapping[str, Path], out: Path, runtime: Runtime) -> dict[str, Any]:
+    """Write rewards.npy of rows ``start`` to ``stop``. Needs inputs["model"] and inputs["candidates"]."""
+    rows = read_rows(inputs["candidates"] / "rows.jsonl", Example)[cfg.start : cfg.stop]
+    gated = cfg.architecture is RewardArchitecture.armorm
+    result = np.empty((0, 0))
+    reasons, tokens, parameters = dict[str, str](), 0, 0
+    if rows:
+        tokenizer = load_tokenizer(inputs["model"])
+        chats = [chat_ids(tokenizer, row) for row in rows]
+        pattern = text_ids(tokenizer, cfg.prompt_end)[0]
+        ends = [last_start(ids, pattern) if gated else 0 for ids in chats]
+        for row, ids, end in zip(rows, chats, ends, strict=True):
+            if len(ids) > cfg.max_length:
+                reasons[row.id] = f"longer than {cfg.max_length} tokens"
+            elif any(
+                text.strip() and not readable(tokenizer, text_ids(tokenizer, text)[0])
+                for text in (request(row), row.response)
+            ):
+                reasons[row.id] = "text that the tokenizer can't read"
+            elif end is None:
+                reasons[row.id] = f"the chat doesn't hold the end of the prompt, {cfg.prompt_end!r}"
+        model, budget = open_reward_model(inputs["model"], cfg.dtype, runtime, gated=gated)
+        parameters = model.num_parameters()
+        present = [i for i, row in enumerate(rows) if row.id not in reasons]
+        places = [end for i in present if (end := ends[i]) is not None]
+        with runtime.progress(len(present), "row") as progress:
+            scores, attributes = rewards(model, [chats[i] for i in present], places, budget, progress)
+            tokens = progress.tokens
+        result = np.full((len(rows), 1 + attributes.shape[1]), np.nan)
+        result[present] = np.column_stack([scores, attributes])
+    np.save(out / "rewards.npy", result, allow_pickle=False)
+    write_json(out / "ids.json", {"rows": [row.id for row in rows], "reasons": reasons})
+    return {"rows": len(rows), "failed": len(reasons), "tokens": tokens, "flops": forward_flops(parameters, tokens)}
+
+
+def run(cfg: ArmormScores, inputs: Mapping[str, Path], out: Path, runtime: Runtime) -> dict[str, Any]:
+    """Write scores.jsonl and failures.jsonl. Needs inputs named part-NNNN."""
+    scores, reasons = list[Score](), dict[str, str]()
+    for name in sorted(name for name in inputs if name.startswith("part-")):
+        described = read_json(inputs[name] / "ids.json")
+        values = np.load(inputs[name] / "rewards.npy", allow_pickle=False)
+        if len(values) != len(described["rows"]):
+            raise ArmormError(f"{inputs[name]}: {len(values)} rewards of {len(described['rows'])} rows; delete it.")
+        reasons |= described["reasons"]
+        for identifier, (reward, *attributes) in zip(described["rows"], values.tolist(), strict=True):
+            if identifier in described["reasons"]:
+                continue
+            if not np.isfinite([reward, *attributes]).all():
+                reasons[identifier] = "reward isn't finite"
+                continue
+            published = len(attributes) == len(ATTRIBUTES)
+            names = ATTRIBUTES if published else [f"attribute_{i}" for i in range(len(attributes))]
+            scores.append(Score(identifier, reward, dict(zip(names, attributes, strict=True))))
+    return {**write_scores(out, scores, reasons), "tokens": 0, "flops": 0}

@@ -1,0 +1,174 @@
+"""DEITA: complex prompts with good responses, without rows that lie near a better one.
+
+In: two scorers, rows, embeddings of the rows.  Out: shards: ratings.npy, (rows,) float64; scores.jsonl, complexity x
+quality of the rows that are kept, both as parts; failures.jsonl names the better row that one was too near to.
+Source: Liu et al., arXiv 2312.15685 (DEITA), and its code hkust-nlp/deita@b279f2c: a rating is the mean of 1 to 6 under
+the probabilities of these digits right after the question; rows are walked by score, highest first, and kept if no
+cosine to a row kept before is above 0.9; a row's vector is the last token's last hidden state.
+Differs: digits are looked up in the scorer's own tokenizer, a missing one is refused (the code takes 3.0). The walk
+goes over all rows, so that selections of all fractions are nested. Rows are embedded by the model that is tuned, in
+tuning's template, unless ``embedding`` names another. A row has one turn: of a longer chat the last response is rated,
+the rest is its prompt (the code adds up the turns).
+Known gap: not run with the published scorers, which need a hub. All vectors are held in memory.
+"""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from icon_repro.config_methods import DeitaFilter, DeitaQuestion, DeitaShard
+from icon_repro.cost import forward_flops
+from icon_repro.engine.runtime import Runtime
+from icon_repro.lm.load import load_tokenizer, open_model
+from icon_repro.lm.tokens import bos_ids, readable, text_ids
+from icon_repro.methods.common.digits import digit_ids, digit_probabilities
+from icon_repro.methods.common.embeddings import joined
+from icon_repro.methods.common.outcome import write_scores
+from icon_repro.prompts import complexity_question, quality_question, request
+from icon_repro.records import Example, Score, best_first, read_json, read_rows, write_json
+
+_DIGITS = "123456"
+_QUESTIONS = {DeitaQuestion.complexity: complexity_question, DeitaQuestion.quality: quality_question}
+_BLOCK = 1024  # rows whose cosines are computed at once
+_KEPT_BLOCK = 8192  # kept rows in one matrix product
+_TOO_NEAR = "too near to a better row"
+
+
+class DeitaError(ValueError):
+    """Shards don't belong together."""
+
+
+def expected_rating(probabilities: NDArray[np.float64]) -> NDArray[np.float64]:
+    """The mean rating.
+
+    Args:
+        probabilities: (..., 6), of the digits 1 to 6; need not sum to 1.
+
+    Returns:
+        (...), from 1 to 6.
+    """
+    levels = np.arange(1, probabilities.shape[-1] + 1)
+    return np.asarray((probabilities @ levels) / probabilities.sum(axis=-1))
+
+
+def walk(vectors: NDArray[np.float32], threshold: float) -> tuple[list[int], dict[int, tuple[int, float]], int]:
+    """Keep each row whose cosines to all rows kept before are at most ``threshold``.
+
+    Args:
+        vectors: (rows, size), each of length 1, the best row first.
+
+    Returns:
+        Numbers of the rows kept; of each other row the nearest kept before it, with the cosine; how many cosines were
+        computed.
+    """
+    kept: list[int] = []
+    removed: dict[int, tuple[int, float]] = {}
+    cosines = 0
+    for start in range(0, len(vectors), _BLOCK):
+        block = vectors[start : start + _BLOCK]
+        nearest = np.full(len(block), -1)
+        largest = np.full(len(block), -np.inf, np.float32)
+        for first in range(0, len(kept), _KEPT_BLOCK):
+            numbers = np.array(kept[first : first + _KEPT_BLOCK])
+            _update(nearest, largest, block @ vectors[numbers].T, numbers)
+            cosines += len(block) * len(numbers)
+        among = block @ block.T
+        cosines += among.size
+        for i in range(len(block)):
+            if largest[i] > threshold:
+                removed[start + i] = (int(nearest[i]), float(largest[i]))
+                continue
+            kept.append(start + i)
+            _update(nearest[i + 1 :], largest[i + 1 :], among[i + 1 :, [i]], np.array([start + i]))
+    return kept, removed, cosines
+
+
+def _update(
+    nearest: NDArray[np.int64],
+    largest: NDArray[np.float32],
+    cosines: NDArray[np.float32],
+    numbers: NDArray[np.int64],
+) -> None:
+    """Note in place which of the rows ``numbers`` (columns) lies nearest; of equal ones the first stays."""
+    best = cosines.argmax(axis=1)
+    found = np.minimum(cosines[np.arange(len(cosines)), best], np.float32(1))  # rounding gives a bit more for a copy
+    nearer = found > largest
+    nearest[nearer], largest[nearer] = numbers[best[nearer]], found[nearer]
+
+
+def shard(cfg: DeitaShard, inputs: Mapping[str, Path], out: Path, runtime: Runtime) -> dict[str, Any]:
+    """Write ratings.npy of rows ``start`` to ``stop``. Needs inputs["model"], a scorer, and inputs["candidates"]."""
+    rows = read_rows(inputs["candidates"] / "rows.jsonl", Example)[cfg.start : cfg.stop]
+    ratings = np.full(len(rows), np.nan)
+    reasons, tokens, parameters = dict[str, str](), 0, 0
+    if rows:
+        tokenizer = load_tokenizer(inputs["model"])
+        digits, start = digit_ids(tokenizer, _DIGITS), bos_ids(tokenizer)
+        model, budget = open_model(inputs["model"], cfg.dtype, runtime)
+        parameters = model.num_parameters()
+        texts = [start + text_ids(tokenizer, _QUESTIONS[cfg.question](row))[0] for row in rows]
+        for row, ids in zip(rows, texts, strict=True):
+            asked = [request(row), *([row.response] if cfg.question is DeitaQuestion.quality else [])]
+            if len(ids) > cfg.max_length:
+                reasons[row.id] = f"{cfg.question.value}: longer than {cfg.max_length} tokens"
+            elif any(text.strip() and not readable(tokenizer, text_ids(tokenizer, text)[0]) for text in asked):
+                reasons[row.id] = f"{cfg.question.value}: text that the tokenizer can't read"
+        present = [i for i, row in enumerate(rows) if row.id not in reasons]
+        with runtime.progress(len(present), "row") as progress:
+            found = digit_probabilities(model, [texts[i] for i in present], digits, budget, progress)
+            tokens = progress.tokens
+        ratings[present] = expected_rating(found)
+    np.save(out / "ratings.npy", ratings, allow_pickle=False)
+    write_json(out / "ids.json", {"rows": [row.id for row in rows], "reasons": reasons})
+    return {"rows": len(rows), "failed": len(reasons), "tokens": tokens, "flops": forward_flops(parameters, tokens)}
+
+
+def _ratings(
+    inputs: Mapping[str, Path], names: Sequence[str], question: DeitaQuestion
+) -> tuple[dict[str, float], dict[str, str]]:
+    """A scorer's ratings by id from the shards ``names``; reasons of the rows without one."""
+    ratings, reasons = dict[str, float](), dict[str, str]()
+    for name in names:
+        described = read_json(inputs[name] / "ids.json")
+        values = np.load(inputs[name] / "ratings.npy", allow_pickle=False)
+        if len(values) != len(described["rows"]):
+            raise DeitaError(f"{inputs[name]}: {len(values)} ratings of {len(described['rows'])} rows; delete it.")
+        reasons |= described["reasons"]
+        for identifier, value in zip(described["rows"], values.tolist(), strict=True):
+            if identifier in described["reasons"]:
+                continue
+            if np.isfinite(value):
+                ratings[identifier] = value
+            else:
+                reasons[identifier] = f"{question.value}: rating isn't finite"
+    return ratings, reasons
+
+
+def run(cfg: DeitaFilter, inputs: Mapping[str, Path], out: Path, runtime: Runtime) -> dict[str, Any]:
+    """Write scores.jsonl and failures.jsonl. Needs inputs named shard-, complexity- and quality-NNNN."""
+    ids, vectors, reasons = joined(inputs, "shard")
+    found = dict[DeitaQuestion, dict[str, float]]()
+    for question in DeitaQuestion:
+        names = sorted(name for name in inputs if name.startswith(f"{question.value}-"))
+        found[question], failed = _ratings(inputs, names, question)
+        if other := {*ids, *reasons} ^ {*found[question], *failed}:
+            raise DeitaError(
+                f"{len(other)} rows have either a vector or a rating of {question.value}, not both (first: "
+                f"{min(other)!r}); delete the shards and run again."
+            )
+        reasons |= failed
+        found[question] = {i: value for i, value in found[question].items() if i not in reasons}
+    complexity, quality = found[DeitaQuestion.complexity], found[DeitaQuestion.quality]
+    scored = {i: complexity[i] * quality[i] for i in ids if i not in reasons}
+    order = best_first(scored)
+    place = {identifier: number for number, identifier in enumerate(ids)}
+    kept, removed, cosines = walk(vectors[[place[i] for i in order]], cfg.threshold)
+    details = {order[i]: f"cosine {cosine:.4f} to {order[other]}" for i, (other, cosine) in removed.items()}
+    reasons |= dict.fromkeys(details, _TOO_NEAR)
+    parts = {i: {"complexity": complexity[i], "quality": quality[i]} for i in scored}
+    scores = [Score(order[i], scored[order[i]], parts[order[i]]) for i in kept]
+    outcome = write_scores(out, scores, reasons, details)
+    return {**outcome, "tokens": 0, "flops": 2.0 * vectors.shape[1] * cosines}

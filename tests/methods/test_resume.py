@@ -1,0 +1,123 @@
+"""Every method survives kill -9 of its workers and ends with the bytes of an undisturbed run."""
+
+import contextlib
+import os
+import re
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+from cli import command, environment, icon_repro
+
+from icon_repro.config_methods import METHOD_KINDS
+from icon_repro.records import read_json
+
+NOT_HERE = {
+    "deita": "its scorers come from a hub",
+    "armorm": "its model comes from a hub",
+    "alpagasus": "asks an endpoint",
+    "external": "what it runs is the user's",
+}
+METHODS = {  # kind -> settings, with which it has at least two shards where it has any
+    "random": "seed: 0",
+    "longest": "",
+    "perplexity": "shard_rows: 4",
+    "ifd": "shard_rows: 4",
+    "rds": "shard_rows: 3",
+    "nuggets": "shard_rows: 4, anchors: {count: 3}, max_length: 500",
+    "selectit": "shard_rows: 4",
+    "less": "shard_rows: 4, epochs: 2, warmup_fraction: 0.5, global_batch_size: 4, dimensions: 512, "
+    "lora: {r: 4}, learning_rate: 0.01",
+    "icon": "shard_candidates: 4, dtype: float32, bank: {lengths: [8, 64], draws: 1}",
+}
+VICTIMS = {  # kind -> its steps of which one each is killed
+    "perplexity": [r"answers-tiny_random-conditioned-\d+"],
+    "ifd": [r"answers-tiny_random-conditioned-direct-\d+"],
+    "rds": [r"embeddings-weighted-\d+"],
+    "nuggets": [r"nuggets-part-\d+"],
+    "selectit": [r"selectit-part-\d+"],
+    "less": [r"less-warmup-training", r"less-epoch2-shard-\d+"],
+    "icon": [r"icon-shard-\d+"],
+}
+COMMAND = [
+    "experiment=smoke_tiny",
+    "cluster.device=cpu",
+    "cluster.threads=1",
+    "until=select",
+    "~methods",
+    "data.candidates.size=8",
+    "data.assessment.sample=4",
+    *(f"+methods.{kind}={{kind: {kind}{', ' + more if more else ''}}}" for kind, more in METHODS.items()),
+]
+
+
+def scores(folder: Path) -> dict[str, bytes]:
+    """Everything that scoring wrote but records and the training's log, which hold times."""
+    root = folder / "work" / "score"
+    return {
+        path.relative_to(root).as_posix(): path.read_bytes()
+        for path in sorted(root.glob("*/**/*"))
+        if path.is_file() and path.name not in ("record.json", "log.jsonl") and ".part" not in path.parts[-2]
+    }
+
+
+def published(folder: Path) -> dict[str, int]:
+    """Step -> time of its record."""
+    found = (folder / "work").glob("*/*/record.json")
+    return {path.parent.relative_to(folder / "work").as_posix(): path.stat().st_mtime_ns for path in found}
+
+
+def killed_run(folder: Path, patterns: set[str]) -> dict[str, str]:
+    """Run the experiment and kill a worker of each of ``patterns`` once it has begun; returns pattern -> step killed."""
+    killed: dict[str, str] = {}
+    with (folder / "said.txt").open("w", encoding="utf-8") as said:
+        run = subprocess.Popen(command(*COMMAND), cwd=folder, env=environment(), stdout=said, stderr=said)
+        try:
+            while run.poll() is None:
+                for part in (folder / "work" / "score").glob("*.part"):
+                    for pattern in patterns - killed.keys():
+                        match = re.fullmatch(rf"({pattern})-[0-9a-f]{{12}}.*\.part", part.name)
+                        if match is not None:
+                            (note,) = (folder / "work" / ".attempts" / "score").glob(f"{match[1]}-*/attempt.json")
+                            with contextlib.suppress(ProcessLookupError):
+                                os.kill(read_json(note)["pid"], signal.SIGKILL)
+                                killed[pattern] = match[1]
+                time.sleep(0.002)
+        finally:
+            run.kill()
+            run.wait()
+    text = (folder / "said.txt").read_text(encoding="utf-8")
+    for step in killed.values():
+        assert f"failed: score/{step}: killed by signal 9" in text
+        assert not [name for name in published(folder) if re.fullmatch(rf"score/{step}-[0-9a-f]{{12}}", name)]
+    return killed
+
+
+def test_every_method_resumes_after_kills_with_the_same_bytes(tmp_path: Path) -> None:
+    undisturbed, folder = tmp_path / "undisturbed", tmp_path / "killed"
+    for made in (undisturbed, folder):
+        made.mkdir()
+    done = icon_repro(undisturbed, *COMMAND)
+    assert done.code == 0, done.out + done.error
+    left = {pattern for several in VICTIMS.values() for pattern in several}
+    for _ in range(2):  # what needs a killed step can be killed in the second run only
+        left -= killed_run(folder, left).keys()
+    assert left == set(), "not killed"
+    before = published(folder)
+    again = icon_repro(folder, *COMMAND)
+    assert again.code == 0, again.out + again.error
+    after = published(folder)
+    assert after.keys() == published(undisturbed).keys()
+    assert all(after[name] == moment for name, moment in before.items()), "what was done is kept"
+    assert f"{len(after) - len(before)} built, {len(before)} cached" in again.out
+    expected, found = scores(undisturbed), scores(folder)
+    assert [name for name in expected if expected[name] != found.get(name)] == []
+    assert found.keys() == expected.keys()
+    final = {name.split("-")[0] for name in found if re.fullmatch(r"\w+-[0-9a-f]{12}/scores.jsonl", name)}
+    assert final == set(METHODS)
+
+
+def test_every_method_that_runs_here_is_killed() -> None:
+    assert METHOD_KINDS.keys() - METHODS.keys() <= NOT_HERE.keys()
+    assert METHODS.keys() - VICTIMS.keys() == {"random", "longest"}, "they have one step, which is done at once"

@@ -1,0 +1,127 @@
+"""Verdicts against the baselines: which are compared, paired differences, Holm, and what is said of what is missing."""
+
+from typing import Any
+
+import pytest
+from made_up_runs import number, result, row, solved, task
+from scipy.stats import ttest_rel
+
+from icon_repro.report.verdicts import HEADER, caption, comparisons, table
+from icon_repro.stats import holm
+
+
+def lines(rows: list[dict[str, Any]]) -> list[dict[str, str]]:
+    header, cells = table(comparisons(rows))
+    return [dict(zip(header, cell, strict=True)) for cell in cells]
+
+
+def runs(method: str, share: float, seeds: int = 1, fraction: float = 0.15, **more: Any) -> list[dict[str, Any]]:
+    """Runs whose items are of the same difficulty for all methods."""
+    return [
+        row(method, fraction, seed, {"arc": result(solved(share + 0.01 * seed, 400, 1))}, **more)
+        for seed in range(seeds)
+    ]
+
+
+def test_each_method_is_compared_with_both_baselines_of_its_fraction() -> None:
+    rows = [row("base"), row("full", 1.0, 0)]
+    for fraction in (0.05, 0.15):
+        rows += [row(method, fraction, 0) for method in ("random", "longest", "icon")]
+    found = [(line["method"], line["fraction"], line["against"]) for line in lines(rows)]
+    expected = [("longest", "random"), ("icon", "random"), ("icon", "longest")]
+    assert found == [(method, f, against) for f in ("0.05", "0.15") for method, against in expected]
+
+
+def test_difference_is_paired_by_item_and_adjusted_over_all_comparisons() -> None:
+    shares = {"random": 0.5, "longest": 0.52, "icon": 0.56}
+    values = {name: [float(x) for x in solved(share, 400, 1)] for name, share in shares.items()}
+    found = lines([runs(name, share)[0] for name, share in shares.items()])
+    tests = [ttest_rel(values[line["method"]], values[line["against"]]) for line in found]
+    adjusted = holm([float(test.pvalue) for test in tests])
+    for line, test, p in zip(found, tests, adjusted, strict=True):
+        low, high = test.confidence_interval(0.95)
+        gain = sum(values[line["method"]]) / 400 - sum(values[line["against"]]) / 400
+        assert line["difference"] == f"{100 * gain:+.2f}"
+        assert line["95 % interval"] == f"[{100 * low:+.2f}, {100 * high:+.2f}]"
+        assert line["p (Holm)"] == ("<0.001" if p < 0.001 else f"{p:.3f}")
+        assert line["verdict"] == ("better" if p < 0.05 else "not distinguishable")
+    assert {line["verdict"] for line in found} == {"better"}  # the same items are hard for all: small differences show
+    assert float(found[0]["detectable"]) > float(found[0]["difference"]) * 0.5
+
+
+def test_worse_and_not_distinguishable_are_said() -> None:
+    rows = [*runs("random", 0.6), *runs("longest", 0.6), *runs("icon", 0.4)]
+    found = {(line["method"], line["against"]): line["verdict"] for line in lines(rows)}
+    assert found == {
+        ("longest", "random"): "not distinguishable",
+        ("icon", "random"): "worse",
+        ("icon", "longest"): "worse",
+    }
+
+
+def test_seeds_that_differ_as_much_as_methods_leave_nothing_to_tell() -> None:
+    def seeds(method: str, shares: list[float]) -> list[dict[str, Any]]:
+        return [row(method, 0.15, s, {"arc": result(solved(x, 400, 1))}) for s, x in enumerate(shares)]
+
+    rows = [*seeds("random", [0.5, 0.6, 0.7]), *seeds("icon", [0.6, 0.7, 0.8])]
+    (line,) = lines(rows)
+    assert (line["runs"], line["its runs"], line["verdict"]) == ("3", "3", "not distinguishable")
+    assert float(line["detectable"]) > 15
+    (single,) = lines([rows[0], rows[3]])
+    assert single["verdict"] == "better"  # of one seed only items count
+
+
+def test_measure_of_which_lower_is_better_has_verdicts_and_a_correction_of_its_own() -> None:
+    tasks = {"arc": task(), "held_out": task(higher=False)}
+    good, bad = ([level + 0.01 * (i % 7) + 0.001 * (i % 3) * level for i in range(60)] for level in (1.0, 2.0))
+    rows = [
+        row("random", 0.15, 0, {"arc": result("0101"), "held_out": result(bad, "nll")}, tasks=tasks),
+        row("icon", 0.15, 0, {"arc": result("0101"), "held_out": result(good, "nll")}, tasks=tasks),
+    ]
+    average, held_out = lines(rows)
+    assert (average["measure"], average["difference"], average["verdict"]) == (
+        "average",
+        "+0.00",
+        "not distinguishable",
+    )
+    assert (held_out["measure"], held_out["verdict"], held_out["p (Holm)"]) == ("held_out", "better", "<0.001")
+    assert held_out["difference"].startswith("-1.0")
+    assert "- average: 1 comparisons, 1 with results\n- held_out: 1 comparisons, 1 with results\n" in caption(
+        rows, comparisons(rows)
+    )
+
+
+def test_missing_result_is_missing_and_no_part_of_the_correction() -> None:
+    rows = [*runs("random", 0.5), *runs("icon", 0.56), row("ifd", 0.15, 0, {}, {"arc": "failed"})]
+    icon, ifd = lines(rows)
+    assert [ifd[name] for name in HEADER[6:]] == ["missing"] * 5
+    (alone,) = lines(rows[:2])
+    assert icon == alone
+    assert "- average: 2 comparisons, 1 with results\n" in caption(rows, comparisons(rows))
+
+
+def test_metric_without_items_is_compared_by_its_errors() -> None:
+    rows = [
+        row("random", 0.15, 0, {"glue": number(0.5, 0.03)}),
+        row("icon", 0.15, 0, {"glue": number(0.6, 0.04)}),
+        row("ifd", 0.15, 0, {"glue": number(0.6, None)}),
+    ]
+    icon, ifd = lines(rows)
+    assert (icon["difference"], icon["95 % interval"]) == ("+10.00", "[+0.20, +19.80]")
+    assert ifd["verdict"] == "missing"
+
+
+@pytest.mark.parametrize("methods, named", [(("random", "icon"), "longest"), (("longest", "icon"), "random")])
+def test_missing_baseline_is_said(methods: tuple[str, ...], named: str) -> None:
+    rows = [row("base"), *(row(method, 0.15, 0) for method in methods)]
+    text = caption(rows, comparisons(rows))
+    assert f"- missing baseline: no `{named}` at fraction 0.15, so no verdict against it\n" in text
+    assert text.count("missing baseline") == 1
+
+
+def test_caption_tells_of_single_runs() -> None:
+    rows = [*runs("random", 0.5), *runs("icon", 0.5), *runs("ifd", 0.5, seeds=2)]
+    assert "- 1 of 2 comparisons: one run on each side" in caption(rows, comparisons(rows))
+    assert "- all comparisons: one run on each side" in caption(rows[:2], comparisons(rows[:2]))
+    several = [*runs("random", 0.5, 2), *runs("icon", 0.5, 2)]
+    assert "one run on each side" not in caption(several, comparisons(several))

@@ -1,0 +1,477 @@
+"""The client of chat endpoints against a local server that fails as told, and against kill -9."""
+
+import dataclasses
+import io
+import itertools
+import json
+import logging
+import signal
+import subprocess
+import sys
+import time
+import traceback
+from collections import Counter
+from contextlib import redirect_stderr, redirect_stdout
+from email.utils import formatdate
+from pathlib import Path
+from typing import Any
+
+import pytest
+from ask_driver import number
+from fault_server import BABBLE, LINE_FAULTS, REPLY_FAULTS, Body, FaultServer, closed_port
+
+from icon_repro.config_data import EndpointConfig, endpoint_problems
+from icon_repro.endpoint import Answer, BudgetError, Request, ask, estimate, spent
+from icon_repro.endpoint_http import EndpointError, retry_after
+from icon_repro.replies import RepliesError
+from icon_repro.schema import plain
+
+DRIVER = Path(__file__).with_name("ask_driver.py")
+CANARY = "sk-canary-9f1c5d77"
+
+
+@pytest.fixture(autouse=True)
+def no_key(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
+
+
+def settings(url: str, model: str = "toy", **changes: Any) -> EndpointConfig:
+    quick: dict[str, Any] = {"concurrency": 16, "retries": 20, "backoff_s": 0.001, "max_wait_s": 1.0, "timeout_s": 20.0}
+    return EndpointConfig(model, base_url=url, **{**quick, **changes})
+
+
+def questions(count: int, start: int = 0) -> list[Request]:
+    return [Request(f"k{i}", [{"role": "user", "content": f"say {i}"}]) for i in range(start, start + count)]
+
+
+def stored(folder: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (folder / "replies.jsonl").read_text(encoding="utf-8").splitlines()]
+
+
+def drive(server: FaultServer, folder: Path, count: int, concurrency: int) -> subprocess.Popen[str]:
+    """Asks in a process of its own, where it doesn't wait for the server's threads."""
+    command = [sys.executable, str(DRIVER), server.url, str(folder), str(count), str(concurrency)]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+
+
+def result(process: subprocess.Popen[str]) -> tuple[str, dict[str, Any]]:
+    """What a process of ``drive`` printed, and its last line."""
+    out, _ = process.communicate()
+    assert process.returncode == 0
+    return out, json.loads(out.splitlines()[-1])
+
+
+def test_ask_2000_requests_at_30_percent_faults_lose_nothing_and_repeat_nothing(tmp_path: Path) -> None:
+    kinds = [*(kind for kind in LINE_FAULTS if kind != "hang"), *LINE_FAULTS]
+    with FaultServer(rate=0.3, seed=3, kinds=kinds, hang_s=30.0) as server:
+        _, found = result(drive(server, tmp_path, 2000, 32))
+    assert found["right"] and found["done"] == 2000
+    assert server.answered == {f"say {i}": 1 for i in range(2000)}
+    assert set(server.faults) == set(LINE_FAULTS) and min(server.faults.values()) > 20
+    assert sum(server.asked.values()) == 2000 + sum(server.faults.values())
+    assert Counter(row["key"] for row in stored(tmp_path)) == {f"k{i}": 1 for i in range(2000)}
+
+
+def test_ask_replies_without_use_are_asked_again_then_counted_with_the_reason(tmp_path: Path) -> None:
+    with FaultServer(rate=0.5, seed=1, kinds=REPLY_FAULTS) as server:
+        answers = ask(questions(200), settings(server.url, reasks=2), tmp_path, number)
+    reasons = {
+        "empty": "the model gave no text (finish reason stop)",
+        "null": "the model gave no text (finish reason stop)",
+        "refusal": "the model refused",
+        "babble": "invalid literal for int() with base 10: 'weather.'",
+    }
+    texts = {"empty": "", "null": "", "refusal": "I can't help with that.", "babble": BABBLE}
+    for i, answer in enumerate(answers):
+        kinds = [server.fault(f"say {i}", n) for n in range(3)]
+        asked = next((n for n, kind in enumerate(kinds, start=1) if kind is None), 3)
+        last = kinds[asked - 1]
+        if last is None:
+            assert answer == Answer(f"k{i}", f"say {i}", i, None, asked)
+        else:
+            assert answer == Answer(f"k{i}", texts[last], None, reasons[last], 3)
+        assert server.asked[f"say {i}"] == server.answered[f"say {i}"] == asked
+    failed = [answer for answer in answers if answer.value is None]
+    assert 5 < len(failed) < 60 and len({answer.reason for answer in failed}) == 3
+
+
+def test_ask_again_asks_nothing_and_gives_the_same(tmp_path: Path) -> None:
+    with FaultServer(rate=0.5, kinds=REPLY_FAULTS) as server:
+        first = ask(questions(50), settings(server.url), tmp_path, number)
+        tries = sum(server.asked.values())
+        again = ask(questions(50), settings(server.url, concurrency=2), tmp_path, number)
+        assert again == first and sum(server.asked.values()) == tries
+        more = ask([*questions(10, start=50), *questions(50)], settings(server.url), tmp_path, number)
+    assert more[10:] == first and sum(server.asked[f"say {i}"] for i in range(50)) == tries
+    with closed_port() as nobody:  # what is there needs neither server nor key
+        assert ask(questions(50), settings(nobody), tmp_path, number) == first
+
+
+def test_ask_kill_9_loses_no_stored_reply_and_asks_only_for_the_rest(tmp_path: Path) -> None:
+    path = tmp_path / "replies.jsonl"
+    kinds = [kind for kind in LINE_FAULTS if kind != "hang"]
+    with FaultServer(rate=0.3, seed=5, kinds=kinds) as server:
+        before: set[str] = set()
+        for part in (100, 250):
+            with drive(server, tmp_path, 400, 16) as process:
+                while not path.exists() or path.read_bytes().count(b"\n") < part:
+                    assert process.poll() is None
+                    time.sleep(0.005)
+                process.send_signal(signal.SIGKILL)
+            whole, _, _ = path.read_bytes().rpartition(b"\n")
+            kept = {json.loads(line)["key"] for line in whole.splitlines()}
+            assert len(kept) >= part and before < kept < {f"k{i}" for i in range(400)}
+            with path.open("wb") as file:
+                file.write(whole + b'\n{"digest": "torn in the mid')
+            before = kept
+        asked = server.asked.copy()
+        out, found = result(drive(server, tmp_path, 400, 16))
+        assert found["right"] and found["done"] == 400 and "a torn last line of 27 bytes is cut off" in out
+        again = {key for key, count in server.asked.items() if count > asked[key]}
+        assert again == {f"say {i}" for i in range(400) if f"k{i}" not in before}
+        assert sum(server.answered.values()) <= 400 + 2 * 16  # replies under way when it was killed
+    assert Counter(row["key"] for row in stored(tmp_path)) == {f"k{i}": 1 for i in range(400)}
+
+
+@pytest.mark.parametrize("cut", [1, 2, 40])
+def test_ask_torn_last_line_is_cut_off_and_asked_again(tmp_path: Path, cut: int) -> None:
+    path = tmp_path / "replies.jsonl"
+    with FaultServer() as server:
+        first = ask(questions(5), settings(server.url, concurrency=1), tmp_path, number)
+        data = path.read_bytes()
+        path.write_bytes(data[:-cut])
+        assert ask(questions(5), settings(server.url), tmp_path, number) == first
+    assert server.answered == {**{f"say {i}": 1 for i in range(4)}, "say 4": 2}
+    assert path.read_bytes().startswith(data[: data.rfind(b"\n", 0, -1) + 1]) and len(stored(tmp_path)) == 5
+
+
+def test_ask_damaged_line_in_the_middle_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "replies.jsonl"
+    with FaultServer() as server:
+        ask(questions(3), settings(server.url), tmp_path, number)
+        lines = path.read_bytes().splitlines(keepends=True)
+        path.write_bytes(lines[0] + lines[1][:20] + b"\n" + lines[2])
+        with pytest.raises(RepliesError, match=r"replies.jsonl:2: isn't a reply"):
+            ask(questions(3), settings(server.url), tmp_path, number)
+    assert sum(server.asked.values()) == 3
+
+
+@pytest.mark.parametrize(
+    "changes, again",
+    [
+        ({"model": "other"}, True),
+        ({"temperature": 0.5}, True),
+        ({"max_tokens": 9}, True),
+        ({"seed": 4}, True),
+        ({"concurrency": 1, "timeout_s": 9.0, "price_in": 1.0, "reasks": 0}, False),
+    ],
+    ids=str,
+)
+def test_ask_reply_to_another_question_or_setting_isnt_served(
+    tmp_path: Path, changes: dict[str, Any], again: bool
+) -> None:
+    with FaultServer() as server:
+        ask(questions(1), settings(server.url), tmp_path, number)
+        other = [Request("k0", [{"role": "user", "content": "say 7"}])]
+        assert ask(other, settings(server.url), tmp_path, number)[0].value == 7
+        assert ask(questions(1), settings(server.url, **changes), tmp_path, number)[0].value == 0
+    assert server.answered == {"say 0": 1 + again, "say 7": 1}
+
+
+def test_ask_same_text_under_two_keys_is_two_questions(tmp_path: Path) -> None:
+    requests = [Request(key, [{"role": "user", "content": "say 3"}]) for key in ("there", "back")]
+    with FaultServer() as server:
+        assert [a.key for a in ask(requests, settings(server.url), tmp_path, number)] == ["there", "back"]
+        assert server.answered == {"say 3": 2}
+        with pytest.raises(EndpointError, match="keys of requests are there twice \\(first: 'back'\\)"):
+            ask([*requests, requests[1]], settings(server.url), tmp_path, number)
+
+
+def test_ask_sends_settings_and_a_seed_that_moves_when_asked_again(tmp_path: Path) -> None:
+    with FaultServer(lambda body: str(body["seed"])) as server:
+
+        def third(text: str) -> str:
+            if text != "42":
+                raise ValueError("not yet")
+            return text
+
+        found = ask(questions(1), settings(server.url, seed=40, temperature=0.25, max_tokens=33), tmp_path, third)
+    assert found == [Answer("k0", "42", "42", None, 3)]
+    message = {"role": "user", "content": "say 0"}
+    common = {"model": "toy", "messages": [message], "temperature": 0.25, "max_tokens": 33}
+    assert server.bodies == [{**common, "seed": seed} for seed in (40, 41, 42)]
+
+
+def test_ask_lone_surrogates_go_there_and_back(tmp_path: Path) -> None:
+    requests = [Request("k", [{"role": "user", "content": "half \ud83d of a smile, größer\u2028"}])]
+    with FaultServer() as server:
+        for _ in range(2):
+            (answer,) = ask(requests, settings(server.url), tmp_path, str)
+            assert answer.value == requests[0].messages[0]["content"]
+    assert sum(server.answered.values()) == 1 and "größer" in (tmp_path / "replies.jsonl").read_text()
+
+
+def test_ask_error_that_isnt_the_replys_goes_on_after_the_replies_are_stored(tmp_path: Path) -> None:
+    def broken(text: str) -> int:
+        raise KeyError("a defect of the reader")
+
+    with FaultServer() as server:
+        with pytest.raises(KeyError, match="defect"):
+            ask(questions(1), settings(server.url), tmp_path, broken)
+        assert ask(questions(1), settings(server.url), tmp_path, number)[0].value == 0
+    assert server.answered == {"say 0": 1}
+
+
+def test_ask_keeps_to_the_number_at_a_time(tmp_path: Path) -> None:
+    with FaultServer(delay_s=0.02) as server:
+        ask(questions(40), settings(server.url, concurrency=3), tmp_path, number)
+    assert server.most_at_once == 3
+
+
+@pytest.mark.parametrize("kind", ["limit", "hang"])
+def test_ask_waits_longer_each_time(tmp_path: Path, kind: str) -> None:
+    with FaultServer(kinds=[kind], rate=1.0) as server:
+        changes = {"retries": 4, "backoff_s": 0.05, "timeout_s": 0.1, "max_unanswered": 1.0}
+        (answer,) = ask(questions(1), settings(server.url, **changes), tmp_path, number)
+    assert answer.reply is None and answer.asked == 0 and str(answer.reason).startswith("no reply (")
+    times = [moment for _, moment in server.arrivals]
+    pauses = [after - before for before, after in itertools.pairwise(times)]
+    patience = 0.1 if kind == "hang" else 0.0
+    assert len(pauses) == 4
+    for n, pause in enumerate(pauses):
+        assert pause >= patience + 0.5 * 0.05 * 2**n - 0.01
+    assert pauses[3] > pauses[0] + 0.1
+
+
+def test_ask_waits_as_the_server_asks_and_ends_when_that_is_too_long(tmp_path: Path) -> None:
+    with FaultServer(kinds=["limit_wait"], rate=0.5, seed=2, wait="0.3") as server:
+        failing = [i for i in range(20) if server.fault(f"say {i}", 0) and not server.fault(f"say {i}", 1)]
+        ask(questions(1, start=failing[0]), settings(server.url), tmp_path, number)
+        assert server.arrivals[1][1] - server.arrivals[0][1] >= 0.29
+        with pytest.raises(EndpointError, match=r"asks to wait 0 s \(HTTP 429\), more than max_wait_s=0.1"):
+            ask(questions(1, start=failing[1]), settings(server.url, max_wait_s=0.1), tmp_path, number)
+
+
+def test_retry_after_seconds_and_dates() -> None:
+    assert retry_after(None) is None and retry_after("soon") is None and retry_after("nan") is None
+    assert retry_after("7") == 7.0 and retry_after("0.5") == 0.5 and retry_after("-3") == 0.0
+    date = formatdate(time.time() + 90, usegmt=True)
+    assert retry_after(date) == pytest.approx(90, abs=2)
+    assert retry_after("Wed, 21 Oct 2015 07:28:00 GMT") == 0.0
+
+
+@pytest.mark.parametrize(
+    "status, error, message",
+    [
+        (400, {"message": "temperature isn't known here"}, "HTTP 400: .*temperature isn't known here"),
+        (401, {"message": "who are you"}, "HTTP 401: the key in OPENAI_API_KEY is missing or wrong"),
+        (403, {}, "HTTP 403: the key in OPENAI_API_KEY may not use 'toy'"),
+        (404, {"message": "model not found"}, "HTTP 404: there is no model 'toy'"),
+        (302, {}, "HTTP 302: not understood"),
+        (429, {"code": "insufficient_quota"}, "HTTP 429: the account has nothing left to spend"),
+    ],
+)
+def test_ask_refusal_of_all_requests_ends_at_once(tmp_path: Path, status: int, error: Body, message: str) -> None:
+    with FaultServer(status=status, error=error) as server:
+        with pytest.raises(EndpointError, match=message):
+            ask(questions(300), settings(server.url), tmp_path, number)
+        assert sum(server.asked.values()) <= 2 * 16
+    assert stored(tmp_path) == []
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        {"code": "context_length_exceeded", "message": "too long"},
+        {"code": 400, "message": "This model's maximum context length is 9 tokens."},
+        {"code": "content_filter"},
+    ],
+    ids=str,
+)
+def test_ask_refusal_of_one_request_is_its_answer_and_isnt_asked_again(tmp_path: Path, error: Body) -> None:
+    with FaultServer(status=400, error=error) as server:
+        answers = ask(questions(3), settings(server.url), tmp_path, number)
+        assert ask(questions(3), settings(server.url), tmp_path, number) == answers
+        assert sum(server.asked.values()) == 3
+    code = "content_filter" if error["code"] == "content_filter" else "context_length_exceeded"
+    assert {a.reason for a in answers} == {f"the endpoint refuses the request ({code})"}
+
+
+def test_ask_endpoint_that_cant_be_reached_ends_early(tmp_path: Path) -> None:
+    started = time.monotonic()
+    with closed_port() as url, pytest.raises(EndpointError, match=r"127.0.0.1:\d+/v1 can't be reached \(ConnectError"):
+        ask(questions(2000), settings(url, backoff_s=0.05), tmp_path, number)
+    assert time.monotonic() - started < 5
+
+
+def test_ask_endpoint_that_answers_no_longer_ends_before_all_are_tried(tmp_path: Path) -> None:
+    with FaultServer(rate=1.0, kinds=["error", "reset"]) as server:
+        with pytest.raises(EndpointError, match="answers no longer: 16 requests in a row have no reply after 3 tries"):
+            ask(questions(2000), settings(server.url, retries=2), tmp_path, number)
+        assert sum(server.asked.values()) <= 3 * 2 * 16
+
+
+def test_ask_request_without_a_reply_is_named_and_only_it_is_asked_again(tmp_path: Path) -> None:
+    with FaultServer() as server:
+        server.fault = lambda key, n: "error" if key == "say 3" and n < 3 else None  # type: ignore[method-assign]
+        few = settings(server.url, retries=2)
+        with pytest.raises(EndpointError, match=r"1 of 30 requests have no reply \(first: 'k3'; no reply \(HTTP 500\)"):
+            ask(questions(30), few, tmp_path, number)
+        allowed = ask(questions(30), dataclasses.replace(few, max_unanswered=0.05), tmp_path, number)
+    assert [a.value for a in allowed] == list(range(30))
+    assert server.asked == {**{f"say {i}": 1 for i in range(30)}, "say 3": 4}
+
+
+def test_ask_share_without_a_reply_can_be_allowed(tmp_path: Path) -> None:
+    with FaultServer() as server:
+        server.fault = lambda key, n: "error" if key == "say 3" else None  # type: ignore[method-assign]
+        answers = ask(questions(30), settings(server.url, retries=1, max_unanswered=0.05), tmp_path, number)
+    assert answers[3] == Answer("k3", None, None, "no reply (HTTP 500)", 0)
+    assert [a.value for a in answers if a.key != "k3"] == [i for i in range(30) if i != 3]
+
+
+PRICES = {"price_in": 2.0, "price_out": 10.0}  # a request: 11 tokens in and 7 out as counted: 92 millionths
+
+
+def test_estimate_counts_calls_tokens_and_cost() -> None:
+    requests = [Request("a", [{"role": "system", "content": "x" * 40}, {"role": "user", "content": "y" * 60}])] * 3
+    found = estimate(requests, settings("http://localhost/v1", max_tokens=100, **PRICES))
+    assert (found.calls, found.tokens_in, found.tokens_out_at_most) == (3, 3 * (10 + 4 + 15 + 4), 300)
+    assert found.cost == pytest.approx((99 * 2 + 300 * 10) / 1e6)
+    assert str(found) == "3 calls, about 99 tokens in, at most 300 out, cost at most 0.003198"
+
+
+def test_ask_estimate_above_the_budget_asks_nothing(tmp_path: Path) -> None:
+    with FaultServer() as server:
+        paid = settings(server.url, max_tokens=100, max_cost=0.01, **PRICES)
+        with pytest.raises(BudgetError, match=r"10 calls.*cost at most 0\.0101,.*above max_cost=0.01"):
+            ask(questions(10), paid, tmp_path, number)
+        assert not server.asked
+        ask(questions(9), paid, tmp_path, number)
+        assert sum(server.answered.values()) == 9
+        found = spent(tmp_path, paid)
+        assert (found.calls, found.tokens_in, found.tokens_out_at_most) == (9, 99, 63)
+        assert found.cost == pytest.approx(9 * 92e-6)
+        with pytest.raises(BudgetError, match=r"after 0\.000828 spent"):  # what was spent counts
+            ask(questions(19), paid, tmp_path, number)
+
+
+def test_ask_spent_budget_ends_with_the_replies_stored(tmp_path: Path) -> None:
+    with FaultServer() as server:
+        # the estimate of a request, 10 + 10 millionths, is far below what it takes in the end
+        paid = settings(server.url, max_tokens=1, concurrency=4, max_cost=100 * 22e-6, **PRICES)
+        with pytest.raises(BudgetError, match=r"spent of max_cost=0.0022: 7\d of 100 requests aren't answered"):
+            ask(questions(100), paid, tmp_path, number)
+        kept = len(stored(tmp_path))
+        assert 24 <= kept <= 24 + 4 and kept == sum(server.answered.values())
+        rest = ask(questions(100), dataclasses.replace(paid, max_cost=1.0), tmp_path, number)
+    assert [answer.value for answer in rest] == list(range(100)) and set(server.answered.values()) == {1}
+
+
+def test_ask_tokens_that_the_endpoint_doesnt_count_are_estimated(tmp_path: Path) -> None:
+    with FaultServer(lambda body: "x" * 40, count_tokens=False) as server:
+        ask(questions(1), settings(server.url), tmp_path, str)
+    (row,) = stored(tmp_path)
+    assert (row["tokens_in"], row["tokens_out"], row["counted"]) == (5, 10, False)
+
+
+def test_stored_reply_says_what_came_and_when(tmp_path: Path) -> None:
+    with FaultServer() as server:
+        ask(questions(1), settings(server.url), tmp_path, number)
+    (row,) = stored(tmp_path)
+    assert len(row.pop("digest")) == 32 and abs(row.pop("time") - time.time()) < 60 and 0 < row.pop("seconds") < 10
+    assert row == {
+        "key": "k0",
+        "text": "say 0",
+        "finish": "stop",
+        "model": "toy",
+        "tokens_in": 11,
+        "tokens_out": 7,
+        "counted": True,
+        "refused": False,
+    }
+
+
+def test_ask_without_a_key_names_the_variable(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    far = settings("https://judge.example/v1", api_key_env="JUDGE_KEY")
+    for value in (None, "", "  "):
+        if value is not None:
+            monkeypatch.setenv("JUDGE_KEY", value)
+        with pytest.raises(EndpointError, match="the environment variable JUDGE_KEY isn't set"):
+            ask(questions(1), far, tmp_path, number)
+
+
+@pytest.mark.parametrize("trouble", ["none", "wrong", "echo", "error", "cut", "line break"])
+def test_key_is_in_no_file_message_log_or_traceback(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, trouble: str
+) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", f"{CANARY}\nx" if trouble == "line break" else f"{CANARY}\n")
+    caplog.set_level(logging.DEBUG)
+    more: dict[str, Any] = {
+        "none": {"token": CANARY},
+        "wrong": {"token": "another"},  # the server repeats what it was given
+        "echo": {"reply": lambda body: f"Bearer {CANARY} 3"},
+        "error": {"status": 400, "error": {"message": f"bad header: Bearer {CANARY}"}},
+        "cut": {"rate": 1.0, "kinds": ["cut", "reset", "hang"]},
+        "line break": {},
+    }[trouble]
+    output, raised, answers = io.StringIO(), "", ""
+    with FaultServer(**more) as server, redirect_stdout(output), redirect_stderr(output):
+        try:
+            answers = repr(ask(questions(4), settings(server.url, retries=1, timeout_s=0.2), tmp_path, number))
+        except EndpointError as error:
+            whole = traceback.TracebackException.from_exception(error, capture_locals=True)
+            frames = [frame for frame in whole.stack if "/icon_repro/" in frame.filename]  # not those of this test
+            whole.stack = traceback.StackSummary.from_list(frames)
+            raised = "".join(whole.format())
+    assert bool(raised) == (trouble not in ("none", "echo")), raised
+    assert ("<key>" in answers) == (trouble == "echo")
+    files = "".join(path.read_text() for path in tmp_path.rglob("*") if path.is_file())
+    for text in (files, output.getvalue(), caplog.text, raised, answers):
+        assert CANARY not in text
+
+
+@pytest.mark.parametrize(
+    "changes, message",
+    [
+        ({"base_url": "api.example/v1"}, "base_url: must be like https://host:port/v1"),
+        ({"base_url": f"https://me:{CANARY}@api.example/v1"}, "base_url: must hold no user, password or query"),
+        ({"base_url": f"https://api.example/v1?key={CANARY}"}, "base_url: must hold no user, password or query"),
+        ({"base_url": "http://host:port/v1"}, "base_url: must be like"),
+        ({"api_key_env": CANARY}, "api_key_env: must be the name of an environment variable"),
+        ({"max_cost": 1.0}, "max_cost=1: needs price_in and price_out"),
+    ],
+)
+def test_endpoint_problems_are_found_without_repeating_a_key(
+    tmp_path: Path, changes: dict[str, Any], message: str
+) -> None:
+    (problem,) = endpoint_problems("judge", dataclasses.replace(EndpointConfig("toy"), **changes))
+    assert f"judge.{message}" in problem and CANARY not in problem
+    with pytest.raises(EndpointError, match=message.replace("(", r"\(")):
+        ask(questions(1), dataclasses.replace(EndpointConfig("toy"), **changes), tmp_path, number)
+
+
+def test_settings_that_change_no_reply_arent_hashed() -> None:
+    hashed = plain(EndpointConfig("toy"), hashed_only=True)
+    assert sorted(hashed) == ["max_tokens", "max_unanswered", "model", "reasks", "seed", "temperature"]
+
+
+@pytest.mark.parametrize(
+    "url, local",
+    [
+        ("http://localhost:8000/v1", True),
+        ("http://127.0.0.3/v1", True),
+        ("http://[::1]:80/v1", True),
+        ("https://api.example/v1", False),
+        ("http://10.0.0.1/v1", False),
+        ("https://localhost.example/v1", False),
+    ],
+)
+def test_endpoint_on_this_machine_needs_no_key(url: str, local: bool) -> None:
+    assert EndpointConfig("toy", base_url=url).local is local
+
+
+def test_overhead_of_a_request_is_below_5_ms(tmp_path: Path) -> None:
+    with FaultServer() as server:
+        _, found = result(drive(server, tmp_path, 500, 8))
+    assert found["right"] and found["cpu_ms"] < 5, found

@@ -1,0 +1,146 @@
+"""What benchmarks lack on a machine is said before any work: packages, data, files, permission to run code."""
+
+import importlib.util
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from huggingface_hub import constants
+from small import small
+
+from icon_repro import requirements
+from icon_repro.config_data import Dtype
+from icon_repro.config_evaluation import Backend, EvaluationJob, HubData, TaskConfig, TaskKind
+from icon_repro.engine.plan import plan
+from icon_repro.requirements import executes_code, missing, missing_for, task_files
+
+COMMIT = "c" * 40
+
+
+def job(task: str = "winogrande", **more: Any) -> EvaluationJob:
+    fields = {key: more.pop(key) for key in list(more) if key in TaskConfig.__dataclass_fields__}
+    config = TaskConfig(TaskKind.lm_eval, "acc", task=task, **fields)
+    return EvaluationJob("mine", task=config, dtype=Dtype.float32, max_length=512, seed=1, **more)
+
+
+@pytest.fixture(autouse=True)
+def online(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("HF_HUB_OFFLINE", "0")
+    monkeypatch.setenv("HF_DATASETS_CACHE", str(tmp_path / "datasets"))
+    monkeypatch.delenv(requirements.ALLOW_CODE, raising=False)
+
+
+@pytest.mark.parametrize("name", ["winogrande", "mmlu", "glue", "leaderboard_bbh", "mmlu_anatomy", "truthfulqa_mc2"])
+def test_missing_task_group_or_tag_of_lm_eval_is_known(name: str) -> None:
+    assert missing(job(name), [], None) == []
+
+
+def test_missing_unknown_task_has_its_neighbour() -> None:
+    (text,) = missing(job("arc_chalenge"), [], None)
+    assert "evaluation.tasks.mine.task='arc_chalenge'" in text and "'arc_challenge'" in text
+
+
+@pytest.mark.parametrize("absent", ["langdetect", "immutabledict", "nltk"])
+def test_missing_package_of_ifeval_is_named(monkeypatch: pytest.MonkeyPatch, absent: str) -> None:
+    find = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == absent else find(name))
+    (text,) = missing(job("leaderboard_ifeval"), [], None)
+    assert "evaluation.tasks.mine" in text and f"pip install {absent}." in text
+    assert missing(job("winogrande"), [], None) == []
+
+
+@pytest.mark.parametrize("made", ["tokenizers/punkt_tab/english", "tokenizers/punkt_tab.zip", None])
+def test_missing_sentence_splitter_of_ifeval(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, made: str | None) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.setattr(sys, "prefix", str(tmp_path / "prefix"))
+    monkeypatch.setenv("NLTK_DATA", str(tmp_path / "nltk"))
+    if made and made.endswith(".zip"):
+        (tmp_path / "nltk" / made).parent.mkdir(parents=True)
+        (tmp_path / "nltk" / made).touch()
+    elif made:
+        (tmp_path / "nltk" / made).mkdir(parents=True)
+    found = missing(job("ifeval"), [], None)
+    if made:
+        assert found == []
+    else:
+        (text,) = found
+        assert "python -m nltk.downloader punkt_tab" in text and "NLTK_DATA" in text
+
+
+@pytest.mark.parametrize("folder, holds", [("TAUR-Lab___mu_sr", True), ("other___mu_sr", False), (None, False)])
+@pytest.mark.parametrize("commit", [COMMIT, None])
+def test_missing_hub_data_offline(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, folder: str | None, holds: bool, commit: str | None
+) -> None:
+    wanted = job("leaderboard_musr", dataset=HubData("TAUR-Lab/MuSR", COMMIT))
+    if folder:
+        (tmp_path / "datasets" / folder / "default" / "0.0.0" / COMMIT).mkdir(parents=True)
+    assert missing(wanted, [], commit) == []  # there is a network
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    found = missing(wanted, [], commit)
+    assert bool(found) != holds
+    if found:
+        for part in ("evaluation.tasks.mine", "TAUR-Lab/MuSR", "HF_HUB_OFFLINE", "HF_DATASETS_CACHE"):
+            assert part in found[0]
+    if holds:
+        assert missing(wanted, [], "d" * 40)  # at another commit
+
+
+def test_missing_hub_data_offline_is_looked_for_in_hf_home(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.delenv("HF_DATASETS_CACHE")
+    monkeypatch.setattr(constants, "HF_HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    wanted = job(dataset=HubData("allenai/winogrande", COMMIT))
+    assert missing(wanted, [], COMMIT)
+    (tmp_path / "home" / "datasets" / "allenai___winogrande" / "xl" / "0.0.0" / COMMIT).mkdir(parents=True)
+    assert missing(wanted, [], COMMIT) == []
+
+
+@pytest.mark.parametrize(
+    "task, code", [("humaneval", True), ("mbpp_plus", True), ("humaneval_64_instruct", True), ("arc_easy", False)]
+)
+def test_executes_code_says_what_lm_evals_files_say(task: str, code: bool) -> None:
+    assert executes_code(task_files()[task]) is code
+
+
+def test_missing_permission_to_run_code_needs_both(monkeypatch: pytest.MonkeyPatch) -> None:
+    (text,) = missing(job("humaneval"), [], None)
+    assert "evaluation.allow_code_execution=true" in text and "ICON_REPRO_ALLOW_CODE=1" in text
+    assert missing(job("humaneval", allow_code_execution=True), [], None) == [text]
+    monkeypatch.setenv("ICON_REPRO_ALLOW_CODE", "1")
+    assert missing(job("humaneval"), [], None) == [text]
+    assert missing(job("humaneval", allow_code_execution=True), [], None) == []
+
+
+def test_missing_file_of_rows_is_named_with_its_key() -> None:
+    wanted = job("logiqa", files={"test": "somewhere/Test.txt", "train": "x.jsonl"})
+    assert missing(wanted, ["test", "train"], None) == []
+    (text,) = missing(wanted, ["train"], None)
+    assert "evaluation.tasks.mine.files.test='somewhere/Test.txt': no such file" in text
+
+
+def test_missing_vllm_names_the_extra() -> None:
+    if importlib.util.find_spec("vllm") is not None:
+        pytest.skip("vllm is installed here")
+    (text,) = missing(job(backend=Backend.vllm), [], None)
+    assert "evaluation.backend='vllm'" in text and "icon-repro[vllm]" in text
+
+
+def test_missing_for_steps_says_each_thing_once(tmp_path: Path) -> None:
+    task = {"kind": "lm_eval", "metric": "acc", "task": "humaneval"}
+    experiment = plan(small(tmp_path, {"evaluation.tasks.code": task}))
+    assert sum(step.label.endswith("-code") for step in experiment.steps) > 1
+    (text,) = missing_for(experiment.steps)
+    assert text.startswith("evaluation.tasks.code")
+    assert missing_for(step for step in experiment.steps if step.stage != "evaluate") == []
+
+
+def test_requirements_import_neither_torch_nor_lm_eval() -> None:
+    code = (
+        "import sys\nfrom icon_repro.requirements import task_files, _has_punkt\ntask_files(), _has_punkt()\n"
+        "print(*({'torch', 'lm_eval', 'datasets', 'nltk'} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == ""
