@@ -1,4 +1,4 @@
-"""Command line: ``python -m icon_repro [experiment=NAME] [action=run|plan|submit|status|report|compare] [KEY=VALUE]``.
+"""Command line: ``python -m icon_repro [experiment=NAME] [action=run|plan|submit|status|report|...] [KEY=VALUE]``.
 
 In: Hydra's config from conf/ with overrides.  Out: steps under paths.work, tables under paths.results.
 """
@@ -11,6 +11,7 @@ from pathlib import Path
 
 import hydra
 from hydra import compose, initialize_config_dir
+from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import ChoiceSweep, OverrideType
 from hydra.errors import HydraException
@@ -19,18 +20,22 @@ from omegaconf.errors import OmegaConfBaseException
 
 from icon_repro.config import Action, Config, ConfigError, Until, conf_dir, load
 from icon_repro.config_data import ModelConfig, SourceConfig
+from icon_repro.config_unsafe import unsafe_files
 from icon_repro.engine.artifact import ArtifactError, Cost, Step, Store
 from icon_repro.engine.collect import cost_ratios, estimate
+from icon_repro.engine.jobs import SubmitError, living, read_jobs, with_job
 from icon_repro.engine.plan import Experiment, plan
+from icon_repro.engine.plan_judge import expected_calls
 from icon_repro.engine.planner import PlanError
 from icon_repro.engine.run import run, status
 from icon_repro.engine.runtime import Interrupted
-from icon_repro.engine.slurm import SubmitError, living, read_jobs, submit, with_job
+from icon_repro.engine.slurm import submit
 from icon_repro.engine.task import requeue, stoppable
+from icon_repro.engine.tracked import log_experiment
 from icon_repro.engine.tracking import TrackingError, wandb_mode
 from icon_repro.records import RecordError
 from icon_repro.requirements import missing_for
-from icon_repro.results import ResultsError, check, report
+from icon_repro.results import ResultsError, check, public, report
 from icon_repro.schema import nearest, plain
 
 HELP = """\
@@ -44,6 +49,7 @@ data-selection methods.
   python -m icon_repro experiment=NAME action=status   what is running or failed, and where its log is
   python -m icon_repro experiment=NAME action=report   tables again, from stored results
   python -m icon_repro experiment=NAME action=compare  how the methods agree, with each other and with length; cost
+  python -m icon_repro experiment=NAME action=export   selections and scores as data sets for a hub, and as Alpaca JSON
 
 Change any value with key=value, any group with group=option:
 
@@ -65,6 +71,8 @@ def main() -> None:
         print(help_text(conf_dir()), end="")
         sys.exit(0)
     try:
+        if problems := unsafe_files(sys.argv[1:]):
+            raise ConfigError("\n".join(problems))
         sys.argv[1:] = open_overrides(sys.argv[1:], conf_dir())
     except ConfigError as error:
         sys.exit(f"error: {error}")
@@ -160,6 +168,7 @@ def _run(raw: DictConfig) -> int:
         Action.status: _action_status,
         Action.report: _action_report,
         Action.compare: _action_compare,
+        Action.export: _action_export,
     }
     problems = (
         ConfigError,
@@ -187,14 +196,14 @@ def _action_run(experiment: Experiment, store: Store) -> int:
     check(experiment)
     print(f"{config.name}: {config.description.strip()}")
     missing = [step for step in experiment.steps if not store.complete(step)]
-    if lacking := missing_for(missing):
+    if lacking := missing_for(missing, Path(experiment.config.paths.cache)):
         raise PlanError("\n".join(lacking))
     expected = estimate(missing)
     print(
         f"{len(experiment.steps)} steps, {len(missing)} to do"
         + (f", about {_amount(expected)}" if expected.tokens else "")
     )
-    for line in _licences(missing):
+    for line in [*expected_calls(missing), *_licences(missing)]:
         print(line)
     try:
         with stoppable():
@@ -243,7 +252,9 @@ def _action_plan(experiment: Experiment, store: Store) -> int:
             print(
                 f"{label}: selection about {_amount(expected)}, {ratio:.3g} times the FLOPs of the tuning that it saves"
             )
-    for warning in [*experiment.warnings, *missing_for(missing)]:
+    for line in expected_calls(missing):
+        print(line)
+    for warning in [*experiment.warnings, *missing_for(missing, Path(experiment.config.paths.cache))]:
         print(f"warning: {warning}")
     try:
         check(experiment)
@@ -263,13 +274,25 @@ def _action_compare(experiment: Experiment, store: Store) -> int:
     return 0
 
 
+def _action_export(experiment: Experiment, store: Store) -> int:
+    from icon_repro.export import ExportError, export  # pyarrow takes a while to import
+
+    overrides = [override.lstrip("+") for override in HydraConfig.get().overrides.task]
+    try:
+        export(experiment, store, overrides, print)
+    except ExportError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
 def _action_submit(experiment: Experiment, store: Store) -> int:
     config = experiment.config
     if experiment.warnings:
         raise PlanError("\n".join(experiment.warnings))
     check(experiment)
     missing = [step for step in experiment.steps if not store.complete(step)]
-    if lacking := missing_for(missing):
+    if lacking := missing_for(missing, Path(experiment.config.paths.cache)):
         raise PlanError("\n".join(lacking))
     if submit(experiment.steps, store, config.cluster, Path(config.paths.cache), print):
         print(*_licences(missing), sep="\n")
@@ -302,8 +325,11 @@ def _last_line(log: str) -> str:
 
 
 def _action_report(experiment: Experiment, store: Store) -> int:
-    if experiment.config.until is Until.select:
-        return _action_compare(experiment, store)
+    config = experiment.config
+    if config.until is Until.select:
+        code = _action_compare(experiment, store)
+        print(log_experiment(experiment, store, public(config), [], None, Path(config.paths.results) / config.name))
+        return code
     report(experiment, store, print)
     return 0
 

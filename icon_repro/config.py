@@ -1,13 +1,14 @@
 """Every knob of an experiment as a typed schema, and the one place that checks them.
 
 In: the composed Hydra config (conf/ holds the values).  Out: a ``Config``, or one ConfigError with all problems.
-``cluster``, ``paths``, ``tracking``, ``action`` and fields marked ``unhashed`` never change results and never enter
+``cluster``, ``paths``, ``tracking``, ``export``, ``action`` and fields marked ``unhashed`` never change results and never enter
 a fingerprint. A knob without a schema here doesn't exist.
 """
 
 import dataclasses
 import enum
 import json
+import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -41,6 +42,7 @@ from icon_repro.config_methods import (
     SelectFrom,
     resolved,
 )
+from icon_repro.config_unsafe import unsafe
 from icon_repro.schema import SchemaError, build, nearest, number, plain
 
 
@@ -61,6 +63,7 @@ class Action(enum.Enum):
     status = "status"
     report = "report"
     compare = "compare"
+    export = "export"
 
 
 class Executor(enum.Enum):
@@ -77,6 +80,7 @@ class ClusterConfig:
     score_batch_tokens: int | None = number(None, at_least=1)
     micro_batch_size: int = number(4, at_least=1)  # sequences in one forward pass of training
     eval_batch_size: int = number(8, at_least=1)
+    processes: int = number(1, at_least=1)  # of a training, on this machine; each with a GPU of its own
     gradient_checkpointing: bool = False
     checkpoint_steps: int = number(0, at_least=0)  # optimizer steps between trainer checkpoints; 0: none
     executor: Executor = Executor.process
@@ -96,6 +100,7 @@ class TrackingConfig:
     wandb: WandbMode = WandbMode.auto
     project: str = "icon_repro"
     entity: str | None = None
+    silence_s: float = number(300.0, above=0)  # W&B is given up once it has logged nothing for so long
 
 
 @dataclass
@@ -103,6 +108,16 @@ class PathsConfig:
     work: str = "work"  # steps, logs, claims: large
     cache: str = "~/.cache/icon_repro"  # downloads
     results: str = "results"  # tables: small, committed
+
+
+@dataclass
+class ExportConfig:
+    """Which selections action=export writes, and where."""
+
+    method: str | None = None  # None: of all methods, those that are finished
+    fraction: float | None = number(None, above=0, at_most=1)  # None: all of ``fractions``
+    selection_seed: int | None = number(None, at_least=0)  # of a method with ``repeats``; None: all
+    path: str | None = None  # gets a folder a selection; None: export/<name> in paths.work
 
 
 class Until(enum.Enum):
@@ -129,6 +144,7 @@ class Config:
     cluster: ClusterConfig = field(default_factory=ClusterConfig)
     tracking: TrackingConfig = field(default_factory=TrackingConfig)
     paths: PathsConfig = field(default_factory=PathsConfig)
+    export: ExportConfig = field(default_factory=ExportConfig)
     action: Action = Action.run
 
 
@@ -141,7 +157,7 @@ def load(data: Mapping[str, Any]) -> Config:
     Raises:
         ConfigError: one message with all problems: unknown keys (with the nearest name), types, ranges, combinations.
     """
-    problems: list[str] = []
+    problems = unsafe(data)
     methods = data.get("methods")
     made: dict[str, Any] = {}
     for name, value in methods.items() if isinstance(methods, Mapping) else ():
@@ -234,11 +250,8 @@ def _combinations(config: Config) -> list[str]:
             problems += _ifd_combinations(f"methods.{name}", method, config)
         if isinstance(method, LessConfig) and method.dimensions % 64:
             problems.append(f"methods.{name}.dimensions={method.dimensions}: must be a multiple of 64.")
-        if isinstance(method, LessConfig) and method.global_batch_size % config.cluster.micro_batch_size:
-            problems.append(
-                f"methods.{name}.global_batch_size={method.global_batch_size}: must be a multiple of "
-                f"cluster.micro_batch_size={config.cluster.micro_batch_size}; set one of them."
-            )
+        if isinstance(method, LessConfig):
+            problems += _batch_problems(f"methods.{name}", method.global_batch_size, config.cluster)
         if isinstance(method, AlpagasusConfig):
             if (method.endpoint is None) == (method.ratings is None):
                 problems.append(f"methods.{name}: set either endpoint (with a model) or ratings (a file), not both.")
@@ -254,10 +267,43 @@ def _combinations(config: Config) -> list[str]:
         problems.append(f"fractions={config.fractions}: a fraction is given twice.")
     if config.methods and not config.fractions:
         problems.append("fractions=[]: give at least one fraction to select, e.g. [0.15].")
-    if config.training.global_batch_size % config.cluster.micro_batch_size:
+    problems += _batch_problems("training", config.training.global_batch_size, config.cluster)
+    problems += _process_problems(config)
+    return problems
+
+
+def _batch_problems(where: str, batch: int, cluster: ClusterConfig) -> list[str]:
+    """Problems of the batch of a training with the key ``where``: its processes share every optimizer step evenly."""
+    if batch % (cluster.micro_batch_size * cluster.processes) == 0:
+        return []
+    micro = cluster.micro_batch_size
+    text = f"{where}.global_batch_size={batch}: must be a multiple of cluster.micro_batch_size={micro}"
+    if cluster.processes == 1:
+        return [f"{text}; set one of them."]
+    remedy = "set one of them."
+    if batch % cluster.processes == 0:
+        remedy = f"e.g. set cluster.micro_batch_size={math.gcd(batch // cluster.processes, micro)}."
+    return [f"{text} times cluster.processes={cluster.processes}; {remedy}"]
+
+
+def _process_problems(config: Config) -> list[str]:
+    """Problems of a training in several processes."""
+    problems = []
+    cluster, training = config.cluster, config.training
+    if training.keep_epochs and training.deepspeed is not None:
         problems.append(
-            f"training.global_batch_size={config.training.global_batch_size}: must be a multiple of "
-            f"cluster.micro_batch_size={config.cluster.micro_batch_size}; set one of them."
+            "training.keep_epochs=true: DeepSpeed splits Adam's moments, which it keeps; set training.deepspeed=null."
+        )
+    if cluster.processes > 1 and re.fullmatch(r"cuda:\d+", cluster.device):
+        problems.append(
+            f"cluster.device={cluster.device!r}: is one GPU, and cluster.processes={cluster.processes} need one each; "
+            "set cluster.device=cuda, and CUDA_VISIBLE_DEVICES to choose among them."
+        )
+    gpus = cluster.slurm.job("training").gpus
+    if config.action is Action.submit and cluster.device != "cpu" and gpus is not None and 0 < gpus < cluster.processes:
+        problems.append(
+            f"cluster.processes={cluster.processes}: a job of a training has {gpus} GPU; set "
+            f"cluster.slurm.training.gpus={cluster.processes}."
         )
     return problems
 
@@ -322,11 +368,7 @@ def _ifd_combinations(where: str, ifd: IfdConfig, config: Config) -> list[str]:
                 f"{where_pre}.choice.low_percentile={choice.low_percentile:g}: must be below "
                 f"high_percentile={choice.high_percentile:g}."
             )
-        if experience.global_batch_size % config.cluster.micro_batch_size:
-            problems.append(
-                f"{where_pre}.global_batch_size={experience.global_batch_size}: must be a multiple of "
-                f"cluster.micro_batch_size={config.cluster.micro_batch_size}; set one of them."
-            )
+        problems += _batch_problems(where_pre, experience.global_batch_size, config.cluster)
         if experience.dtype is Dtype.float16:
             problems.append(f"{where_pre}.dtype='float16': needs loss scaling, which isn't built; use bfloat16.")
     if ifd.diversity is not None and ifd.diversity.encoder and ifd.diversity.model is None:

@@ -181,6 +181,14 @@ class Schedule(enum.Enum):
 
 
 @dataclass
+class DeepspeedConfig:
+    """How the processes of a training share its memory. Changes the last digits of a result only."""
+
+    stage: int = number(2, at_least=2, at_most=3)  # of ZeRO: 2 splits optimizer state and gradients, 3 weights too
+    offload: bool = False  # what is split lies in main memory, not on the GPU; slower. Nothing on a CPU
+
+
+@dataclass
 class TrainConfig:
     tuning: Tuning
     learning_rate: float = number(above=0)
@@ -194,6 +202,8 @@ class TrainConfig:
     dtype: Dtype = Dtype.bfloat16  # of the forward pass; weights stay float32
     lora: LoraConfig = field(default_factory=LoraConfig)
     keep_epochs: bool = field(default=False, metadata={"legacy": False})  # weights and Adam's moments of each epoch
+    # None: every process holds everything. One process without offload has nothing to share, and doesn't use it
+    deepspeed: DeepspeedConfig | None = unhashed(None)
 
 
 @dataclass

@@ -1,8 +1,9 @@
-"""Mean NLL of held-out responses under a tuned model: a smooth measure where benchmarks of a small model are near chance.
+"""Mean NLL of held-out responses under a tuned model: smooth where benchmarks of a small model are near chance.
 
 In: model, optionally a train step, rows, and the candidates and assessment rows, which are left out if among them.
 Out: items.json (ids and values), metrics; lower is better.
-Rows are scored in the prompt of tuning; the value is the mean over rows of each row's mean over response tokens, in nats.
+Rows are scored in the prompt of tuning; the value is the mean over rows of each row's mean over response tokens, in
+nats.
 Known gap: rows are compared with candidates and assessment rows by id (a hash of the text), not by shared n-grams.
 """
 
@@ -30,9 +31,7 @@ class HeldOutError(ValueError):
 def run(cfg: HeldOutJob, inputs: Mapping[str, Path], out: Path, runtime: Runtime) -> dict[str, Any]:
     """Score. Needs inputs["model"], inputs["rows"], inputs["assessment"], inputs["candidates"]; may have ["tuned"]."""
     read = read_rows(inputs["rows"] / "rows.jsonl", Example)
-    seen = {
-        row.id for name in ("assessment", "candidates") for row in read_rows(inputs[name] / "rows.jsonl", Example)
-    }
+    seen = {row.id for name in ("assessment", "candidates") for row in read_rows(inputs[name] / "rows.jsonl", Example)}
     tokenizer = load_tokenizer(inputs["model"])
     start = bos_ids(tokenizer)
     dropped = {"in the assessment set or among the candidates": 0, "no response token": 0, "too long": 0}

@@ -108,10 +108,10 @@ def auc_within(
 ) -> tuple[Interval, int]:
     """AUC over the pairs whose two rows are in the same group, and how many pairs these are.
 
-    Groups with fewer than two rows on a side don't count.
+    Groups with fewer than two rows on a side don't count; NaN if that is all of them.
 
     Raises:
-        IntervalError: no group has two rows on each side, or see ``auc_parts``.
+        IntervalError: see ``auc_parts``.
     """
     found = []
     for group in np.intersect1d(positive_group, negative_group):
@@ -120,7 +120,7 @@ def auc_within(
         if len(mine) > 1 and len(theirs) > 1:
             found.append((len(mine) * len(theirs), *auc_parts(mine, theirs)))
     if not found:
-        raise IntervalError("no group has two rows on each side, so that nothing can be compared within groups.")
+        return Interval(math.nan, math.nan, math.nan), 0
     pairs = sum(count for count, _, _ in found)
     value = sum(count / pairs * part for count, part, _ in found)
     variance = sum((count / pairs) ** 2 * part for count, _, part in found)

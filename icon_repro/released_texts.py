@@ -25,29 +25,29 @@ _ASKED = re.compile(
     r"|you (?:are|need|have) (?:asked |required )?to)\b\s*",
 )
 _OPENERS = _set("given using based in for from with if as by considering suppose assuming imagine when after on to")
-_QUESTIONS = _set(
+QUESTIONS = _set(
     "what how why when where which who whose whom is are am do does did was were can could should would will"
 )
 _PASSED = _set(
-    "a an the this that these those some any each every all both my your his her its our their me us you him it them one "
-    "ones two three four five six seven eight nine ten following given below above provided more most least at several "
-    "many few up out down off through over into is are was were be been being do does did can could should would will "
-    "another other different such no not only own new as much same"
+    "a an the this that these those some any each every all both my your his her its our their me us you him it "
+    "them one ones two three four five six seven eight nine ten following given below above provided more most "
+    "least at several many few up out down off through over into is are was were be been being do does did can "
+    "could should would will another other different such no not only own new as much same"
 )
 _BREAKS = _set(
-    "of to for in on with from about between by into onto against without within during after before than like under "
-    "and or but so because while if whether that which who whom whose what when where why how using based containing "
-    "called named involving including regarding describing explaining related consisting featuring inspired titled "
-    "entitled as is are was were be being has have had can could should would will may must does do did i you he "
-    "she we they it including via per across among around through given following according up the a an my your his her its "
-    "our their this these"
+    "of to for in on with from about between by into onto against without within during after before than like "
+    "under and or but so because while if whether that which who whom whose what when where why how using based "
+    "containing called named involving including regarding describing explaining related consisting featuring "
+    "inspired titled entitled as is are was were be being has have had can could should would will may must does "
+    "do did i you he she we they it including via per across among around through given following according up "
+    "the a an my your his her its our their this these"
 )
 _ING = _set(  # nouns, and adjectives before one; other words in -ing or -ed after a noun begin a clause about it
-    "learning marketing networking planning training processing engineering programming writing reading meeting building "
-    "setting housing banking warming shopping cooking hiking camping clothing gaming recycling thinking understanding "
-    "ending spelling pricing advertising branding farming parking running wedding morning evening thing king string "
-    "spring ring computing testing painting drawing speaking listening working manufacturing mining interesting "
-    "heading greeting saying wing being"
+    "learning marketing networking planning training processing engineering programming writing reading meeting "
+    "building setting housing banking warming shopping cooking hiking camping clothing gaming recycling thinking "
+    "understanding ending spelling pricing advertising branding farming parking running wedding morning evening "
+    "thing king string spring ring computing testing painting drawing speaking listening working manufacturing "
+    "mining interesting heading greeting saying wing being"
 )
 _JOINED = _set("and or &")
 _LONGEST_PHRASE = 6  # words of a noun phrase
@@ -64,7 +64,7 @@ def verb_noun(instruction: str) -> tuple[str, str]:
     if not tokens or not tokens[0][0].isalpha():
         return "", ""
     verb, rest = tokens[0], tokens[1:]
-    if rest and rest[0] in _JOINED | {","} and verb not in _QUESTIONS:  # compare and contrast
+    if rest and rest[0] in _JOINED | {","} and verb not in QUESTIONS:  # compare and contrast
         rest = rest[2:]
     while rest and (rest[0] in _PASSED or rest[0].isdigit() or rest[0] in {'"', "“"}):
         rest = rest[1:]

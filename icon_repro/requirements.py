@@ -5,6 +5,8 @@ Imports neither torch nor lm-eval: lm-eval's tasks are looked up by name in its 
 Known gap: whether the hub grants access to a gated data set shows only when it is read.
 """
 
+import contextlib
+import importlib.metadata
 import importlib.util
 import os
 import re
@@ -13,8 +15,10 @@ from collections.abc import Iterable, Sequence
 from functools import cache
 from pathlib import Path
 
+from icon_repro.config_data import EndpointConfig
 from icon_repro.config_evaluation import Backend, EvaluationJob, TaskKind
 from icon_repro.engine.artifact import Step
+from icon_repro.records import RecordError, read_json, write_json
 from icon_repro.schema import nearest
 
 ALLOW_CODE = "ICON_REPRO_ALLOW_CODE"
@@ -39,12 +43,13 @@ def code_refusal(job: EvaluationJob, tasks: Iterable[str]) -> str:
     )
 
 
-def missing(job: EvaluationJob, files: Sequence[str], commit: str | None) -> list[str]:
+def missing(job: EvaluationJob, files: Sequence[str], commit: str | None, index: Path | None = None) -> list[str]:
     """All that the task needs and this machine lacks.
 
     Args:
         files: splits of ``task.files`` whose file is there.
         commit: of the hub data set that the task reads, if the plan knows it.
+        index: see ``task_files``.
     """
     task, where = job.task, f"evaluation.tasks.{job.name}"
     problems = []
@@ -54,7 +59,7 @@ def missing(job: EvaluationJob, files: Sequence[str], commit: str | None) -> lis
         )
     if task.kind is not TaskKind.lm_eval or task.task is None:
         return problems
-    known = task_files()
+    known = task_files(index)
     if task.task not in known:
         return [
             *problems,
@@ -84,25 +89,47 @@ def missing(job: EvaluationJob, files: Sequence[str], commit: str | None) -> lis
     return problems
 
 
-def missing_for(steps: Iterable[Step]) -> list[str]:
-    """What the evaluations among ``steps`` lack, each thing once."""
+def missing_for(steps: Iterable[Step], cache: Path) -> list[str]:
+    """What the evaluations among ``steps`` lack, and keys of endpoints that they ask, each thing once.
+
+    Args:
+        cache: folder for an index of lm-eval's tasks.
+    """
+    index = cache.expanduser() / "lm_eval_tasks.json"
     found: dict[str, None] = {}
     seen = set()
     for step in steps:
+        endpoint = getattr(step.params, "endpoint", None)
+        if isinstance(endpoint, EndpointConfig) and not endpoint.local and not os.environ.get(endpoint.api_key_env):
+            found[
+                f"{step.stage}: {endpoint.model} at {endpoint.base_url} needs a key: set the environment variable "
+                f"{endpoint.api_key_env}, or leave out what asks it (judge=none, ~methods.alpagasus)."
+            ] = None
         if isinstance(step.params, EvaluationJob) and (step.params.name, step.params.task.task) not in seen:
             seen.add((step.params.name, step.params.task.task))
             files = [name.removeprefix("rows.") for name in step.files]
-            found |= dict.fromkeys(missing(step.params, files, step.extra.get("commit")))
+            found |= dict.fromkeys(missing(step.params, files, step.extra.get("commit"), index))
     return list(found)
 
 
 @cache
-def task_files() -> dict[str, list[Path]]:
-    """lm-eval's tasks, groups and tags by name, with the YAML files that define them; no file is parsed."""
+def task_files(index: Path | None = None) -> dict[str, list[Path]]:
+    """lm-eval's tasks, groups and tags by name, with the YAML files that define them; no file is parsed.
+
+    Args:
+        index: a file that keeps what was found for the next time: reading 14,000 files takes seconds.
+    """
     spec = importlib.util.find_spec("lm_eval")
     assert spec is not None and spec.submodule_search_locations, "lm-eval is a dependency"
+    folder = Path(spec.submodule_search_locations[0]) / "tasks"
+    of = {"folder": str(folder), "version": importlib.metadata.version("lm-eval"), "changed": folder.stat().st_mtime_ns}
+    if index is not None and index.is_file():
+        with contextlib.suppress(RecordError, KeyError, TypeError):
+            stored = read_json(index)
+            if stored["of"] == of:
+                return {name: [folder / file for file in files] for name, files in stored["tasks"].items()}
     found: dict[str, list[Path]] = {}
-    for path in sorted((Path(spec.submodule_search_locations[0]) / "tasks").rglob("*")):
+    for path in sorted(folder.rglob("*")):
         if path.suffix not in ("", ".yaml") or not path.is_file():  # what others include may have no suffix
             continue
         text = path.read_text(encoding="utf-8")
@@ -111,6 +138,11 @@ def task_files() -> dict[str, list[Path]]:
             names += re.findall(r"[^\s\-\[\],\"'][^\s\[\],\"']*", match[1])
         for name in names:
             found.setdefault(name, []).append(path)
+    if index is not None:
+        with contextlib.suppress(OSError):  # a cache that can't be written costs time only
+            index.parent.mkdir(parents=True, exist_ok=True)
+            tasks = {name: [str(path.relative_to(folder)) for path in files] for name, files in found.items()}
+            write_json(index, {"of": of, "tasks": tasks})
     return found
 
 

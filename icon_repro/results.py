@@ -22,13 +22,13 @@ from icon_repro.config_methods import IconConfig, resolved
 from icon_repro.engine.artifact import Store, differences
 from icon_repro.engine.collect import collect, provenance, results, sources
 from icon_repro.engine.plan import Experiment
-from icon_repro.engine.tracking import log_experiment
+from icon_repro.engine.tracked import log_experiment
 from icon_repro.items import ItemsError
 from icon_repro.records import read_json, write_json
 from icon_repro.schema import plain
 
 FORMAT = 1  # of run.json
-_OURS = {"name", "description", "paths", "action", "cluster", "tracking"}  # fields of Config that change no result
+_OURS = {"name", "description", "paths", "export", "action", "cluster", "tracking"}  # fields of Config that change no result
 _SHOWN = 10  # differences in a message
 
 
@@ -112,12 +112,7 @@ def report(experiment: Experiment, store: Store, say: Callable[[str], None]) -> 
         say(f"warning: cells are missing (see table.md): the table is in {target}{stays}")
     for note in notes:
         say(f"warning: {note}")
-    selections = {
-        f"{arm.select.name}.json": store.path(arm.select) / "ids.json"
-        for arm in experiment.arms
-        if arm.select is not None and store.complete(arm.select)
-    }
-    say(log_experiment(config.tracking, config.name, public(config), rows, table, selections, store.root / ".wandb"))
+    say(log_experiment(experiment, store, public(config), rows, table, target))
     return complete
 
 
@@ -129,7 +124,7 @@ def public(config: Config) -> dict[str, Any]:
             return value
         return {k: Path(v).name if k == "path" and v else names(v) for k, v in value.items()}
 
-    return {key: names(value) for key, value in plain(config).items() if key not in {"paths", "action"}}
+    return {key: names(value) for key, value in plain(config).items() if key not in {"paths", "export", "action"}}
 
 
 def _filled(config: Config) -> Config:

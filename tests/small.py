@@ -27,8 +27,8 @@ def composed(*overrides: str) -> dict[str, Any]:
 
 
 def small(work: Path, changes: Mapping[str, Any] | None = None, experiment: str = "smoke_tiny") -> Config:
-    """``experiment`` with its work folder and dotted keys set."""
-    data = copy.deepcopy(composed(f"experiment={experiment}"))
+    """``experiment`` with its work folder and dotted keys set, without a judge."""
+    data = copy.deepcopy(composed(f"experiment={experiment}", "judge=none"))
     for key, value in {"paths.work": str(work), **(changes or {})}.items():
         *parents, last = key.split(".")
         target = data

@@ -13,6 +13,12 @@ HUB = {"kind": "hub", "name": "h"}  # without an id and a revision
 TINY = {"kind": "random", "name": "t", "random": {}}
 
 
+def less(task: str = "arc", **source: Any) -> dict[str, Any]:
+    """LESS with shots of one task as its targets."""
+    made = {"kind": "file", "format": "multiple_choice", "name": "shots", "path": "arc_dev.jsonl", **source}
+    return {"kind": "less", "global_batch_size": 4, "targets": {task: {"source": made, "sample": 5}}}
+
+
 def minimal() -> dict[str, Any]:
     source = {"kind": "file", "format": "alpaca", "name": "toy", "path": "toy.jsonl"}
     return {
@@ -74,6 +80,8 @@ def test_load_minimal_config_is_typed() -> None:
         {"methods.mine": {"kind": "deita", "complexity": TINY, "quality": TINY}},
         {"methods.mine": {"kind": "armorm", "reward": TINY, "architecture": "classifier"}},
         {"evaluation.tasks.arc": {"kind": "lm_eval", "metric": "acc", "task": "arc_easy"}},
+        {"methods.mine": less()},
+        {"methods.mine": less(format="prompt_response")},
         {"data.pool.source": {"kind": "hub", "format": "alpaca", "name": "p", "hub_id": "a/b", "revision": "main"}},
     ],
     ids=str,
@@ -96,6 +104,13 @@ def test_load_valid_config_is_accepted(changes: dict[str, Any]) -> None:
         ({"name": "../x"}, ["'../x'"]),
         ({"model.name": "org/m"}, ["'org/m'"]),
         ({"data.name": ".hidden"}, ["'.hidden'"]),
+        (
+            {"methods.mine": less(path="arc.jsonl")},
+            ["methods.mine.targets.arc.source", "evaluation.tasks.arc.source", "would see what is evaluated"],
+        ),
+        ({"methods.mine": less(path=None)}, ["methods.mine.targets.arc.source.path"]),
+        ({"methods.mine": less(task="a/b")}, ["methods.mine.targets", "'a/b'"]),
+        ({"methods.mine": less(kind="hub", hub_id="a/b")}, ["methods.mine.targets.arc.source.revision"]),
         ({"fractions": [0]}, ["fractions[0]=0.0", "above 0"]),
         ({"fractions": [0.1, 1.2]}, ["fractions[1]=1.2", "at most 1"]),
         ({"fractions": []}, ["fractions=[]"]),

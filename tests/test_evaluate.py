@@ -15,6 +15,7 @@ from icon_repro.config_data import Dtype
 from icon_repro.config_evaluation import EvaluationJob, TaskConfig, TaskKind
 from icon_repro.engine.runtime import Runtime
 from icon_repro.evaluate import EvaluationError, backends
+from icon_repro.items import of_evaluation
 from icon_repro.lm.load import load_model, load_tokenizer
 from icon_repro.records import read_json, read_lines, write_json, write_rows
 
@@ -109,6 +110,13 @@ def test_run_accuracies_equal_a_slow_loop(measure: Any, model_step: Path) -> Non
     assert outcomes(expected, by_length=False) != outcomes(expected, by_length=True)  # else it shows nothing
     assert metrics["value"] == pytest.approx(sum(outcomes(expected, by_length=False)) / len(ROWS))
     assert (metrics["task"], metrics["metric"], metrics["items"], metrics["version"]) == ("toy", "acc", len(ROWS), 1)
+
+
+def test_run_items_are_the_outcomes_of_the_samples(measure: Any) -> None:
+    out, metrics = measure()
+    (part,) = of_evaluation(out, metrics)["parts"]
+    assert part["values"] == "".join(str(int(sample["acc"])) for sample in samples(out))
+    assert 0 < part["values"].count("1") < len(ROWS)
 
 
 def test_run_metric_of_the_config_is_the_value(measure: Any) -> None:

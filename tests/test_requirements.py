@@ -132,9 +132,9 @@ def test_missing_for_steps_says_each_thing_once(tmp_path: Path) -> None:
     task = {"kind": "lm_eval", "metric": "acc", "task": "humaneval"}
     experiment = plan(small(tmp_path, {"evaluation.tasks.code": task}))
     assert sum(step.label.endswith("-code") for step in experiment.steps) > 1
-    (text,) = missing_for(experiment.steps)
+    (text,) = missing_for(experiment.steps, tmp_path)
     assert text.startswith("evaluation.tasks.code")
-    assert missing_for(step for step in experiment.steps if step.stage != "evaluate") == []
+    assert missing_for((step for step in experiment.steps if step.stage != "evaluate"), tmp_path) == []
 
 
 def test_requirements_import_neither_torch_nor_lm_eval() -> None:
@@ -144,3 +144,14 @@ def test_requirements_import_neither_torch_nor_lm_eval() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == ""
+
+
+def test_task_files_of_the_index_are_those_of_the_folder(tmp_path: Path) -> None:
+    index = tmp_path / "cache" / "index.json"
+    read = task_files(index)
+    assert index.is_file() and "arc_challenge" in read
+    task_files.cache_clear()
+    assert task_files(index) == read == task_files(None)
+    task_files.cache_clear()
+    index.write_text('{"of": {}}', encoding="utf-8")
+    assert task_files(index) == read

@@ -135,6 +135,16 @@ def test_report_of_older_results_without_run_json_is_written(tmp_path: Path, sto
     assert set(contents(folder)) == FILES
 
 
+def test_report_of_runs_with_different_items_is_refused(tmp_path: Path, store: Store, folder: Path) -> None:
+    experiment = planned(tmp_path)
+    finish(experiment, store)
+    step = next(step for step in experiment.steps if step.stage == "evaluate")
+    write_json(store.path(step) / "items.json", {"ids": [f"other{i}" for i in range(20)], "values": [0, 1] * 10})
+    with pytest.raises(ResultsError, match="runs differ in which items"):
+        written(experiment, store)
+    assert not folder.exists()
+
+
 @pytest.fixture
 def reported(tmp_path: Path, store: Store) -> Path:
     """The folder of a finished and reported experiment."""

@@ -331,7 +331,7 @@ def test_detectable_difference_is_found_in_four_of_five_experiments(runs: list[i
     found = []
     for one, two in experiments(generator, runs, [300], spread, 0.2, cuts=(0.0, cut)):
         made = difference(one, two)
-        found.append(made.value - made.half_width() > 0)
+        found.append(np.greater(made.value - made.half_width(), 0))
     assert share(found) == pytest.approx(0.8, abs=0.06)
 
 

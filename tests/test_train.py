@@ -18,11 +18,13 @@ from icon_repro.engine.runtime import Interrupted as Asked
 from icon_repro.engine.runtime import Runtime, Stop
 from icon_repro.lm.load import load_model, load_tokenizer
 from icon_repro.lm.nll import answer_nll
+from icon_repro.lm.supervised import tokenise
 from icon_repro.lm.tokens import IGNORED, Encoded
 from icon_repro.prompts import alpaca_prompt
 from icon_repro.records import Example, read_json, read_lines, write_json, write_rows
 from icon_repro.schema import SchemaError, build
-from icon_repro.train import CheckedCollator, TrainError, run, tokenise
+from icon_repro.train import TrainError, run
+from icon_repro.train.batches import CheckedCollator
 
 # answers of very different lengths: a mean of the rows' means isn't the mean over tokens
 ROWS = [

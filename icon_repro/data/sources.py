@@ -103,6 +103,12 @@ def _hub_rows(source: SourceConfig, runtime: Runtime) -> Iterator[tuple[str, dic
             f"{source.hub_id}: revision {source.revision!r} is a branch or tag, and which commit it is isn't known. "
             "Connect to the network and plan again, or set the commit itself."
         )
+    assert source.hub_id is not None
+    if Path(source.hub_id).exists():
+        raise HubError(
+            f"{source.hub_id}: {Path(source.hub_id).absolute()} bears the name of the hub data set, and would be "
+            "loaded in its place. Start from another folder, or set kind: file and path."
+        )
     where = f"{source.hub_id}@{commit}, subset {source.subset}, split {source.split}"
     try:
         table = datasets.load_dataset(

@@ -122,7 +122,7 @@ def _row(experiment: Experiment, arm: Arm, store: Store) -> dict[str, Any]:
 def _win_rate(judged: dict[str, Any]) -> dict[str, Any]:
     """A comparison with a reference as a benchmark."""
     outcomes = win_rate(judged["outcomes"])
-    facts = {"metric": "win rate", "value": judged["win_rate"] / 100, "items": judged["prompts"], "version": 1}
+    facts = {"metric": "win rate", "value": judged["win_rate"] / 100, "items": judged["judged"], "version": 1}
     return {**facts, "step": judged["step"], "outcomes": outcomes}
 
 

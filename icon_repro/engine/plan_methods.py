@@ -139,6 +139,7 @@ class Methods:
             max_length=experience.max_length,
             dtype=experience.dtype,
             lora=experience.lora,
+            deepspeed=self.planner.config.training.deepspeed if experience.tuning is Tuning.full else None,
         )
         rows = min(experience.choice.clusters * experience.choice.per_cluster, self.planner.expected(self.whole))
         tokens = rows * min(self.row_tokens, experience.max_length) * experience.epochs

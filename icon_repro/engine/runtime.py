@@ -59,6 +59,10 @@ class Runtime:
     def progress(self, total: int, unit: str) -> Progress:
         return Progress(self.label, total, unit, self.terminal)
 
+    def defer_stop(self) -> None:
+        """From here on the stage looks at ``stop_requested`` itself; otherwise a request raises Interrupted at once."""
+        self.stop.deferred = True
+
     def stop_requested(self) -> bool:
-        """Whether a resumable stage should save what it has and raise Interrupted; others are stopped unasked."""
+        """Whether a stage that said ``defer_stop`` should save what it has and raise Interrupted."""
         return self.stop.asked

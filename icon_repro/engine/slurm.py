@@ -4,8 +4,7 @@ In: a plan's steps, a store.  Out: one array for each level, stage and resource 
 lists (one worker's spec a line), the batch script, logs, and jobs.json: which job each step was sent with.
 Arrays depend with ``afterany`` on those that build their inputs: Slurm's word for a job's end isn't to be relied on
 (a preempted job counts as TIMEOUT, a forgotten one as done), so the worker looks whether its inputs are there.
-Which jobs live is asked of squeue alone: there may be no accounting.
-Source: own; sbatch's manual. Known gap: of jobs that another user sent, nothing is known but their claims.
+Source: own; sbatch's manual.
 """
 
 import contextlib
@@ -13,28 +12,26 @@ import getpass
 import json
 import os
 import shlex
-import shutil
-import subprocess
 import sys
 import tempfile
 import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from filelock import SoftFileLease, Timeout
 
 from icon_repro.config import ClusterConfig
 from icon_repro.config_cluster import SlurmConfig, SlurmJob
 from icon_repro.engine.artifact import Step, Store
-from icon_repro.engine.run import Status, git_state
+from icon_repro.engine.jobs import Sent, SubmitError, call, command, living, read_jobs, write_jobs
+from icon_repro.engine.run import git_state
 from icon_repro.engine.worker import make_spec
-from icon_repro.records import read_json, write_json
+from icon_repro.records import read_json
 
-FORMAT = 1  # of jobs.json
-_PATIENCE_S = 60.0  # for Slurm's commands, and for another submission
+_PATIENCE_S = 180.0  # for another submission
 _STOP_SHARE = 0.8  # of the signal's lead time: what a step that is asked to stop has for it
 _SKEW_S = 5.0
 _REMEDIES = (
@@ -47,33 +44,6 @@ _REMEDIES = (
     ("memory", "Lower cluster.slurm.memory_gb."),
     ("contact slurm controller", "Is this a login node, and the cluster up? scontrol ping says so."),
 )
-
-
-class SubmitError(RuntimeError):
-    """Steps can't be sent, or the jobs that were sent can't be looked at."""
-
-
-@dataclass(frozen=True)
-class Sent:
-    """What is known of the job that a step was sent with."""
-
-    array: str  # its name: of this submission and array only
-    task: int
-    submission: str
-    job: str  # Slurm's id of the array; empty: sbatch's answer wasn't stored
-    log: str
-
-    @property
-    def label(self) -> str:
-        return f"{self.job or self.array}_{self.task}"
-
-
-class Queued(NamedTuple):
-    """A line of squeue: a job that lives."""
-
-    job: str
-    state: str
-    reason: str
 
 
 @dataclass(frozen=True)
@@ -133,7 +103,7 @@ def submit(steps: Sequence[Step], store: Store, cluster: ClusterConfig, cache: P
             "the checkout has uncommitted changes, and results would name a commit that didn't make them. Commit them "
             "(git status shows them), or set cluster.slurm.allow_dirty=true."
         )
-    _command("sbatch")
+    command("sbatch")
     folder = store.root.absolute() / ".submit"
     with _lock(folder):
         _check_clock(folder, say)
@@ -169,7 +139,7 @@ def submit(steps: Sequence[Step], store: Store, cluster: ClusterConfig, cache: P
             tasks = place / f"{number:03d}.jsonl"
             _write_lines(tasks, specs)
             known |= entries
-            _write_jobs(folder, known)  # before sbatch: if its answer is lost, the array's name tells the jobs
+            write_jobs(folder, known)  # before sbatch: if its answer is lost, the array's name tells the jobs
             needed = {inputs[s.folder].job for step in group.steps for s in step.inputs.values() if s.folder in inputs}
             try:
                 job = _sbatch(_options(slurm, group, name, place, number, needed), script, tasks)
@@ -179,7 +149,7 @@ def submit(steps: Sequence[Step], store: Store, cluster: ClusterConfig, cache: P
             entries = {step: replace(entry, job=job) for step, entry in entries.items()}
             known |= entries
             inputs |= entries
-            _write_jobs(folder, known)
+            write_jobs(folder, known)
             after = f" after {', '.join(sorted(needed, key=int))}" if needed else ""
             say(f"  job {job}: level {group.level}, {group.stage}, {group.kind}, {len(group.steps)} tasks{after}")
         jobs = sorted({inputs[step.folder].job for step in todo}, key=int)
@@ -189,86 +159,6 @@ def submit(steps: Sequence[Step], store: Store, cluster: ClusterConfig, cache: P
         say("When they have ended: action=submit sends what failed or was lost, action=report makes the tables.")
         say(f"If jobs end at once without a log, nodes don't see the work folder: srun ls -d {store.root.absolute()}")
         return len(todo)
-
-
-def read_jobs(store: Store) -> dict[str, Sent]:
-    """Which job each step's folder was last sent with; empty if nothing was.
-
-    Raises:
-        SubmitError: the file is of a newer version.
-    """
-    path = store.root.absolute() / ".submit" / "jobs.json"
-    if not path.is_file():
-        return {}
-    stored = read_json(path)
-    if stored["format"] > FORMAT:
-        raise SubmitError(f"{path}: format {stored['format']}, this version reads up to {FORMAT}. Update icon_repro.")
-    return {folder: Sent(**entry) for folder, entry in stored["jobs"].items()}
-
-
-def living(sent: Mapping[str, Sent]) -> dict[str, Queued]:
-    """The jobs in ``sent`` that squeue knows, by the step's folder.
-
-    Raises:
-        SubmitError: squeue can't be asked: no job may be taken for gone then.
-    """
-    if not sent:
-        return {}
-    done = _call([_command("squeue"), "-h", "-r", "--me", "-o", "%F|%K|%T|%r|%j"])
-    if done.returncode != 0:
-        raise SubmitError(f"squeue failed, so that it isn't known which jobs live: {done.stderr.strip()} Try again.")
-    queued: dict[tuple[str, str], Queued] = {}
-    for line in done.stdout.splitlines():
-        job, task, state, reason, name = line.split("|", 4)
-        queued[name, task] = Queued(job, state, reason)
-    found = {}
-    for folder, entry in sent.items():
-        line_of = queued.get((entry.array, str(entry.task)))
-        if line_of and entry.job in ("", line_of.job):
-            found[folder] = line_of
-    return found
-
-
-def with_job(found: Status, sent: Sent | None, queued: Queued | None, *, asked: bool) -> Status:
-    """How a step stands, given the job that it was sent with.
-
-    Args:
-        queued: what squeue says of that job; None: nothing.
-        asked: squeue has been asked, and its silence means that the job has ended.
-    """
-    if sent is None or found.state == "cached":
-        return found
-    log = found.log if found.state != "missing" else sent.log
-    if queued is not None:
-        job = f"job {queued.job}_{sent.task} {queued.state}"
-        if found.state == "running":
-            return Status("running", f"{found.why}, {job}", log)
-        state = "queued" if queued.state == "PENDING" else "starting"
-        before = "" if found.state == "missing" else f"; before that {found.state}: {found.why}"
-        return Status(state, f"{job} ({queued.reason}){before}", log)
-    if found.state == "missing" and asked and sent.job:
-        return Status("lost", f"job {sent.label} ended without a word; submit again", log)
-    return Status(found.state, f"{found.why}, job {sent.label}" if found.why else f"job {sent.label}", log)
-
-
-def _command(name: str) -> str:
-    found = shutil.which(name)
-    if found is None:
-        raise SubmitError(
-            f"{name} isn't on PATH: no Slurm here. Submit from a login node of the cluster (perhaps `module load "
-            "slurm` first), or run here with action=run."
-        )
-    return found
-
-
-def _call(command: Sequence[str]) -> subprocess.CompletedProcess[str]:
-    try:
-        return subprocess.run(command, capture_output=True, text=True, timeout=_PATIENCE_S, check=False)
-    except subprocess.TimeoutExpired as error:
-        name = Path(command[0]).name
-        raise SubmitError(
-            f"{name} gave no answer within {_PATIENCE_S:.0f} s: is the cluster up? scontrol ping"
-        ) from error
 
 
 @contextlib.contextmanager
@@ -283,7 +173,7 @@ def _lock(folder: Path) -> Iterator[None]:
             f"paths.work={folder.parent}: can't be written ({error.strerror}). Choose a folder that is shared by all "
             "nodes, with paths.work=..."
         ) from error
-    lock = SoftFileLease(folder / "lock", lease_duration=_PATIENCE_S, timeout=3 * _PATIENCE_S)
+    lock = SoftFileLease(folder / "lock", lease_duration=60.0, timeout=_PATIENCE_S)
     try:
         lock.acquire()
     except Timeout as error:
@@ -418,7 +308,7 @@ def _escaped(path: str) -> str:
 
 
 def _sbatch(options: Sequence[str], script: Path, tasks: Path) -> str:
-    done = _call([_command("sbatch"), *options, str(script), str(tasks)])
+    done = call([command("sbatch"), *options, str(script), str(tasks)])
     if done.returncode != 0:
         said = done.stderr.strip()
         remedy = next((text for sign, text in _REMEDIES if sign in said.lower()), "See man sbatch.")
@@ -432,7 +322,3 @@ def _write_lines(path: Path, values: Sequence[Mapping[str, Any]]) -> None:
             file.write(json.dumps(value, ensure_ascii=False, allow_nan=False) + "\n")
         file.flush()
         os.fsync(file.fileno())
-
-
-def _write_jobs(folder: Path, jobs: Mapping[str, Sent]) -> None:
-    write_json(folder / "jobs.json", {"format": FORMAT, "jobs": {name: asdict(job) for name, job in jobs.items()}})

@@ -1,24 +1,35 @@
-"""Results to Weights & Biases: a copy of what JSONL and tables already hold.
+"""Runs of Weights & Biases: which mode, and sending what ``engine.tracked`` describes. A copy of what is stored here.
 
-In: config, result rows, table, selected ids.  Out: one W&B run an experiment: config, metrics, table, an artifact with
-the selections. Offline unless WANDB_API_KEY or a netrc entry is there; keys are never read or stored here.
-Known gap: one run an experiment, not one a step.
+In: descriptions of runs.  Out: W&B's files in a folder, or runs on its server; a note of what has been logged.
+Offline unless WANDB_API_KEY or a netrc entry is there; keys are never read or stored here.
+A process of its own (``engine.wandb_sender``) does the sending: no step waits for it, no worker imports wandb, and one
+that is silent for ``tracking.silence_s`` is ended. What wasn't logged is logged by the next report.
+Known gap: none.
 """
 
-import hashlib
+import contextlib
 import json
 import netrc
 import os
-from collections.abc import Mapping, Sequence
+import select
+import signal
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
 from icon_repro.config import TrackingConfig, WandbMode
+from icon_repro.engine import wandb_sender
 from icon_repro.records import read_json, write_json
 
 _MODES = {"online": "online", "offline": "offline", "disabled": "disabled", "run": "online", "dryrun": "offline"}
 _HOSTS = ("api.forge.coreweave.com", "api.wandb.ai")  # where wandb 0.31 and older ones log in by default
+_LOG = "sender.log"  # what wandb prints
+_END_S = 5.0
 
 
 class TrackingError(ValueError):
@@ -50,66 +61,150 @@ def _in_netrc() -> bool:
     return found is not None and any(found.authenticators(host) for host in ([own] if own else _HOSTS))
 
 
-def log_experiment(
-    cfg: TrackingConfig,
-    name: str,
-    config: Mapping[str, Any],
-    rows: Sequence[Mapping[str, Any]],
-    table: tuple[list[str], list[list[str]]],
-    selections: Mapping[str, Path],
-    folder: Path,
-) -> str:
-    """Log an experiment once; the same results are not logged twice. A failing W&B loses nothing that is stored here.
+@dataclass(frozen=True)
+class Upload:
+    """An artifact: small files of a step, and which files it has in all."""
+
+    name: str
+    type: str
+    version: str  # an alias of W&B: two steps of one name are told apart
+    files: Mapping[str, str]  # name -> path
+    metadata: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class TrackedRun:
+    """One run of W&B."""
+
+    id: str
+    name: str
+    job_type: str
+    state: str  # what of it can be logged; the same state isn't logged twice
+    config: Mapping[str, Any]
+    summary: Mapping[str, Any] = field(default_factory=dict)
+    history: Sequence[Mapping[str, Any]] = ()  # {step, metrics}
+    tables: Mapping[str, tuple[list[str], list[list[str]]]] = field(default_factory=dict)
+    images: Mapping[str, str] = field(default_factory=dict)
+    uploads: Sequence[Upload] = ()
+    uses: Sequence[str] = ()  # name:version of artifacts of other runs
+
+
+class Logged:
+    """What has been logged of an experiment, and where to; kept in ``<folder>/<name>-runs.json``."""
+
+    def __init__(self, cfg: TrackingConfig, name: str, folder: Path) -> None:
+        self.mode = wandb_mode(cfg)
+        self._place = f"{self.mode} {cfg.entity}/{cfg.project}"
+        self._path = folder / f"{name}-runs.json"
+        self._runs: dict[str, Any] = read_json(self._path) if self._path.is_file() else {}
+
+    def has(self, run: str, state: str) -> bool:
+        """Whether ``run`` has been logged in that state."""
+        return self._of(run).get("state") == state
+
+    def new(self, run: str, history: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        """What the server doesn't have of a history {step, metrics}; offline all, as only the last copy is kept."""
+        last = self._of(run).get("step", 0) if self.mode == "online" else 0
+        return [row for row in history if row["step"] > last]
+
+    def add(self, runs: Sequence[TrackedRun]) -> None:
+        if not runs:
+            return
+        if self._path.is_file():  # another process may have logged something meanwhile
+            self._runs = read_json(self._path)
+        for run in runs:
+            step = max([self._of(run.id).get("step", 0), *(row["step"] for row in run.history)])
+            self._runs[run.id] = {"place": self._place, "state": run.state, "step": step}
+        write_json(self._path, self._runs)
+
+    def _of(self, run: str) -> Mapping[str, Any]:
+        found: Mapping[str, Any] = self._runs.get(run, {})
+        return found if found.get("place") == self._place else {}
+
+
+def send(cfg: TrackingConfig, name: str, runs: Sequence[TrackedRun], logged: Logged, folder: Path) -> str:
+    """Log ``runs``, in order. A failing or silent W&B loses nothing that is stored here, and raises nothing.
 
     Args:
-        selections: artifact file name -> ids.json.
-        folder: where W&B keeps its files, and where it is noted what has been logged.
+        name: of the experiment: the runs' group.
+        folder: where W&B keeps its files.
 
     Returns:
         One line on what was done.
     """
-    mode = wandb_mode(cfg)
-    if mode == "disabled":
+    if logged.mode == "disabled":
         return "W&B: disabled"
-    # not the config: rows name the steps, whose fingerprints hold all of it that changes results
-    content = json.dumps([mode, cfg.project, cfg.entity, rows, table, sorted(selections)])
-    digest = hashlib.sha256(content.encode()).hexdigest()
-    note = folder / f"{name}.json"
-    if note.is_file() and read_json(note)["digest"] == digest:
-        return f"W&B: nothing new since run {read_json(note)['run']}"
-
-    import wandb
-
-    folder.mkdir(parents=True, exist_ok=True)
+    if not runs:
+        return f"W&B: nothing new ({logged.mode})"
+    done = list[TrackedRun]()
+    problem = ""
     try:
-        with wandb.init(
-            project=cfg.project,
-            entity=cfg.entity,
-            group=name,
-            name=name,
-            id=f"{name}-{digest[:8]}",
-            resume="allow",
-            config=dict(config),
-            dir=str(folder.absolute()),  # its service may run elsewhere
-            mode=mode,  # type: ignore[arg-type]
-            settings=wandb.Settings(silent=True, console="off", x_disable_stats=True),
-        ) as run:
-            for row in rows:
-                selection = None if row["selection_seed"] is None else f"r{row['selection_seed']}"
-                parts = (row["method"], row["fraction"], selection, row["seed"])
-                label = "-".join(str(part) for part in parts if part is not None)
-                for task, value in row["benchmarks"].items():
-                    run.summary[f"{label}/{task}"] = value["value"]
-            header, lines = table
-            run.log({"results": wandb.Table(columns=header, data=lines)})
-            if selections:
-                artifact = wandb.Artifact(f"{name}-selections", type="selection")
-                for file, path in selections.items():
-                    artifact.add_file(str(path), name=file)
-                run.log_artifact(artifact)
-            identifier = run.id
-    except wandb.Error as error:  # no network, no access: the results are on disk already
-        return f"W&B: not logged ({type(error).__name__}: {error}); action=report tries again"
-    write_json(note, {"digest": digest, "run": identifier})
-    hint = f"; send it with: wandb sync {folder / 'wandb'}/offline-run-*" if mode == "offline" else ""
-    return f"W&B: run {identifier} ({mode}){hint}"
+        folder.mkdir(parents=True, exist_ok=True)
+        common = {"mode": logged.mode, "project": cfg.project, "entity": cfg.entity, "group": name}
+        with tempfile.NamedTemporaryFile("w", dir=folder, suffix=".json", encoding="utf-8") as file:
+            json.dump({**common, "folder": str(folder.absolute()), "runs": [asdict(run) for run in runs]}, file)
+            file.flush()
+            for word, text in _words(Path(file.name), folder, logged.mode, cfg.silence_s):
+                if word == wandb_sender.DONE:
+                    done.append(next(run for run in runs if run.id == text))
+                else:
+                    problem = problem or text
+    except TimeoutError:
+        problem = f"nothing came from it for {cfg.silence_s:g} s (tracking.silence_s)"
+    except OSError as error:
+        problem = f"{type(error).__name__}: {error}"
+    finally:
+        with contextlib.suppress(OSError):  # they are logged again, as the same runs
+            logged.add(done)
+    if not problem and len(done) < len(runs):
+        problem = f"its process ended without a word; see {folder / _LOG}"
+    if problem:
+        return f"warning: W&B: {len(done)} of {len(runs)} runs logged ({problem}); action=report logs the rest"
+    hint = f"; send them with: wandb sync {folder / 'wandb'}/offline-run-*" if logged.mode == "offline" else ""
+    return f"W&B: {len(done)} runs logged ({logged.mode}){hint}"
+
+
+def _words(job: Path, folder: Path, mode: str, silence_s: float) -> Iterator[tuple[str, str]]:
+    """What the sending process says: a word and a text.
+
+    Raises:
+        TimeoutError: it said nothing for ``silence_s``.
+    """
+    package = str(Path(__file__).resolve().parents[2])
+    path = os.pathsep.join(p for p in (package, os.environ.get("PYTHONPATH")) if p)
+    own = {"PYTHONPATH": path, "WANDB_DATA_DIR": os.environ.get("WANDB_DATA_DIR", str(folder.absolute() / "data"))}
+    environment = {**os.environ, **own}
+    if mode == "offline":
+        environment.pop("WANDB_API_KEY", None)
+    command = [sys.executable, "-m", wandb_sender.__name__, str(job)]
+    with (folder / _LOG).open("wb") as log:
+        process = subprocess.Popen(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=log,
+            env=environment,
+            start_new_session=True,
+        )
+    assert process.stdout is not None
+    pending = b""
+    try:
+        while select.select([process.stdout], [], [], silence_s)[0]:
+            chunk = os.read(process.stdout.fileno(), 65536)
+            *lines, pending = (pending + chunk).split(b"\n")
+            for line in lines:
+                word, _, text = line.decode("utf-8", "replace").partition(" ")
+                if word == wandb_sender.END:
+                    return
+                if word in (wandb_sender.DONE, wandb_sender.FAILED):
+                    yield word, text
+            if not chunk:
+                return
+        raise TimeoutError
+    finally:  # what is left (W&B's own service) has nothing more to do
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(0 if sys.exc_info()[0] else _END_S)
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+        process.stdout.close()

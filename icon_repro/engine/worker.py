@@ -4,7 +4,7 @@ In: a spec made by ``make_spec``.  Out: a published folder, or an attempt that s
 Inputs are compared with their records first. A worker sets aside its own step's damaged folder only, under the claim;
 it reports damaged inputs, and the run lets their workers do so.
 A worker that a job of Slurm runs waits for its inputs some seconds, as a network file system may show them late.
-Asked to stop (SIGTERM, SIGUSR1), a resumable step saves what it has, any other is left; either is "interrupted".
+Asked to stop (SIGTERM, SIGUSR1), training saves a checkpoint, any other step is left: it is "interrupted".
 Needs neither Hydra nor the plan, so that any process on any host can do it.
 Known gap: a claim is a lease (filelock): a holder that is suspended for longer than the lease may be overtaken. It then
 ends itself, and as each attempt of a non-resumable step writes to a folder of its own, nothing is mixed.
@@ -282,7 +282,6 @@ def _build(spec: Mapping[str, Any], final: Path, cluster: ClusterConfig, termina
     function, params = _load(spec["target"], spec["params"])
     runtime = Runtime(cluster, Path(spec["cache"]), spec["label"], files, dict(spec["extra"]), terminal, stop)
     started, clock = time.time(), time.monotonic()
-    stop.deferred = spec["resumable"]
     metrics = function(params, inputs, part, runtime)
     stop.deferred = True  # what remains takes less than doing the step again
     record = {

@@ -108,13 +108,14 @@ def _evaluate(cfg: EvaluationJob, model: Any, name: str, task: Any, finished: Pa
         )
     assert found is not None
     samples, values = found["samples"][name], found["results"][name]
+    rows = [plain({"task": name, **sample}) for sample in samples]
+    write_rows(finished / f"{name}.jsonl", rows)  # to be looked at if the metric is refused
     facts, outcomes = subtask(f"evaluation.tasks.{cfg.name}", task, cfg.task, values, samples)
-    own = iter(outcomes or ())
-    rows = []
-    for sample in samples:
-        more = {"outcome": next(own)} if outcomes is not None and sample["filter"] == cfg.task.filter else {}
-        rows.append(plain({"task": name, **sample, **more}))
-    write_rows(finished / f"{name}.jsonl", rows)
+    if outcomes is not None:
+        kept = [row for row in rows if row["filter"] == cfg.task.filter]
+        for row, outcome in zip(kept, outcomes, strict=True):
+            row["outcome"] = outcome
+        write_rows(finished / f"{name}.jsonl", rows)
     write_json(
         finished / f"{name}.json",
         {"lm_eval": importlib.metadata.version("lm-eval"), "results": plain(values), "facts": facts},

@@ -63,7 +63,9 @@ def subtask(
             )
         value, error = float(values[key]), values.get(f"{part}_stderr,{config.filter}")
         if not math.isfinite(value):
-            raise EvaluationError(f"{where}: {part} of {name} is {value}; look at its samples in the attempt's folder.")
+            raise EvaluationError(
+                f"{where}: {part} of {name} is {value}; look at its samples, finished/{name}.jsonl in the step's .part."
+            )
         averaged = task.aggregation().get(part) is mean
         parts.append((value, error, _outcomes(value, [sample[part] for sample in kept], averaged)))
     value = statistics.fmean(part[0] for part in parts)

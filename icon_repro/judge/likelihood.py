@@ -3,7 +3,8 @@
 In: judge (a model step), prompts, answers of A and of B.  Out: as ``judge.pairwise``; scores are negative mean NLLs.
 A stand-in for trials without a judge, not a judgement of quality: it favours plain and repetitive answers, and long
 ones, whose later tokens are easier: read the length-controlled score beside it.
-It sees no order: both orders of a pair have the same scores, and equal texts are a tie.
+It sees no order: both orders of a pair have the same scores, and equal texts are a tie. An answer without text has no
+likelihood and loses to any text, as with a judge that reads: such a pair's scores are 1 for text and 0 for none.
 Known gap: none.
 """
 
@@ -36,11 +37,12 @@ def run(cfg: NllJudge, inputs: Mapping[str, Path], out: Path, runtime: Runtime) 
     for key in texts:
         prompt, answer = text_ids(tokenizer, PROMPTS[cfg.template](rows[key[0]]))[0], text_ids(tokenizer, key[1])[0]
         count = len(start) + len(prompt) + len(answer)
-        if not answer:
-            reasons[key] = "the answer is empty"
-        elif count > longest:
+        if key[1].strip() and not answer:
+            reasons[key] = "the answer has no tokens"
+        elif key[1].strip() and count > longest:
             reasons[key] = f"prompt and answer have {count} tokens, above {longest}"
-        encoded.append(None if key in reasons else Encoded(start + prompt + answer, len(start) + len(prompt)))
+        scored = bool(key[1].strip()) and key not in reasons
+        encoded.append(Encoded(start + prompt + answer, len(start) + len(prompt)) if scored else None)
     pad = tokenizer.pad_token_id
     assert isinstance(pad, int)
     with runtime.progress(len(texts), "answer") as progress:
@@ -51,8 +53,10 @@ def run(cfg: NllJudge, inputs: Mapping[str, Path], out: Path, runtime: Runtime) 
         sides = {"A": (pair.id, pair.a), "B": (pair.id, pair.b)}
         if wrong := [f"{side}: {reasons[key]}" for side, key in sides.items() if key in reasons]:
             return Said(None, "; ".join(wrong))
-        first, second = ((pair.id, text) for text in pair.shown(order))
-        return Said((-values[first], -values[second]))
+        first, second = pair.shown(order)
+        if not (first.strip() and second.strip()):
+            return Said((float(bool(first.strip())), float(bool(second.strip()))))
+        return Said((-values[pair.id, first], -values[pair.id, second]))
 
     metrics = conclude(out, compared, failed, said, ordered=False)
     return {**metrics, "tokens": tokens, "flops": forward_flops(model.num_parameters(), tokens)}

@@ -6,8 +6,9 @@ computed once. When memory runs out the budget is halved and the rest packed ane
 Rows without a prefix that begin alike, as those of one template do, share the keys and values of their beginning.
 """
 
-import os.path
+import itertools
 from collections.abc import Sequence
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,10 +19,10 @@ from icon_repro.lm.budget import TokenBudget, in_batches
 from icon_repro.lm.nll import answer_nll, make_prefix
 from icon_repro.lm.tokens import Encoded, TokenError
 
-
 _KEY = 16  # first tokens by which rows that begin alike are found
 _LEAST = 8  # rows in a group
 _SHORT = 4  # tokens; a shorter beginning isn't worth a cache
+_FILL = 0.85  # of the longest row in a batch, that the shortest has at least: padding costs what tokens cost
 
 
 def beginnings(rows: Sequence[Encoded | None]) -> list[tuple[list[int], list[int]]]:
@@ -38,8 +39,20 @@ def beginnings(rows: Sequence[Encoded | None]) -> list[tuple[list[int], list[int
     made = []
     for group in [*alike, *([others] if others else [])]:
         members = [row for index in group if (row := rows[index]) is not None]
-        common = os.path.commonprefix([row.ids[: row.answer_start] for row in members])
+        columns = zip(*(row.ids[: row.answer_start] for row in members), strict=False)
+        common = [column[0] for column in itertools.takewhile(lambda column: len(set(column)) == 1, columns)]
         made.append((group, common if len(common) >= _SHORT and len(group) >= _LEAST else []))
+    return made
+
+
+def bins(lengths: Sequence[int], fill: float) -> list[list[int]]:
+    """Indices in groups, longest first, in each of which all lengths are at least ``fill`` of the longest."""
+    made: list[list[int]] = []
+    for index in sorted(range(len(lengths)), key=lambda i: (-lengths[i], i)):
+        if made and lengths[index] >= fill * lengths[made[-1][0]]:
+            made[-1].append(index)
+        else:
+            made.append([index])
     return made
 
 
@@ -50,12 +63,12 @@ def mean_nll_alone(
     budget: TokenBudget,
     progress: Progress | None = None,
 ) -> NDArray[np.float64]:
-    """``mean_nll`` of rows without a prefix; what rows have in common at their beginning is run once."""
+    """``mean_nll`` of rows without a prefix, with little padding; what rows begin with in common is run once."""
     result = np.full(len(rows), np.nan)
     for group, common in beginnings(rows):
         members = [row for index in group if (row := rows[index]) is not None]
         left = [Encoded(row.ids[len(common) :], row.answer_start - len(common)) for row in members]
-        result[group] = mean_nll(model, pad, common, left, budget, progress)
+        result[group] = mean_nll(model, pad, common, left, budget, progress, fill=_FILL)
     if progress:
         progress.advance(sum(row is None for row in rows))
     return result
@@ -68,6 +81,8 @@ def mean_nll(
     rows: Sequence[Encoded | None],
     budget: TokenBudget,
     progress: Progress | None = None,
+    *,
+    fill: float = 0.0,
 ) -> NDArray[np.float64]:
     """Mean NLL of each row's scored tokens after a shared prefix, whose keys and values are computed once.
 
@@ -75,6 +90,7 @@ def mean_nll(
         pad: fills shorter rows; has no influence.
         prefix: ids before every row; may be empty.
         rows: None where no token is scored.
+        fill: length of the shortest row in a batch over that of the longest, at least.
 
     Returns:
         (len(rows),) float64, nats per scored token; NaN where the row is None.
@@ -99,14 +115,16 @@ def mean_nll(
     cache = make_prefix(model, shared)
     indices = list(present)
 
-    def work(packed: list[int]) -> None:
-        batch = [indices[k] for k in packed]
+    def work(part: list[int], packed: list[int]) -> None:
+        batch = [indices[part[k]] for k in packed]
         sums, counts = answer_nll(model, [present[i] for i in batch], pad, cache)
         result[batch] = (sums / counts).numpy()
         if progress:
             progress.advance(len(batch), sum(len(present[i].ids) for i in batch))
 
-    in_batches([len(present[i].ids) for i in indices], budget, work)
+    lengths = [len(row.ids) for row in present.values()]
+    for part in bins(lengths, fill):
+        in_batches([lengths[k] for k in part], budget, partial(work, part))
     if progress:
         progress.advance(len(rows) - len(present), len(shared))
     return result

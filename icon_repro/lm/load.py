@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import transformers
 from peft import PeftModel
 from transformers import (
     MODEL_FOR_MASKED_LM_MAPPING,
@@ -58,12 +59,36 @@ def prepare_device(cluster: ClusterConfig) -> torch.device:
 
 
 def location_of(folder: Path) -> dict[str, Any]:
-    """Arguments for ``from_pretrained``: the folder's own weights, or a hub id at a commit."""
+    """Arguments for ``from_pretrained``: the folder's own weights, or a hub id at a commit.
+
+    Raises:
+        ModelError: a folder in the current one bears the hub id: transformers would load it instead.
+    """
     source = read_json(folder / "model.json")
     common = {"trust_remote_code": False, "local_files_only": True}
     if source["hub_id"] is None:
         return {"pretrained_model_name_or_path": str(folder / "weights"), **common}
+    if Path(source["hub_id"]).exists():
+        raise ModelError(
+            f"{source['hub_id']}: {Path(source['hub_id']).absolute()} bears the name of the hub model, and would be "
+            "loaded in its place. Start from another folder, or rename it."
+        )
     return {"pretrained_model_name_or_path": source["hub_id"], "revision": source["commit"], **common}
+
+
+def _config(location: dict[str, Any]) -> Any:
+    """The architecture's config.
+
+    Raises:
+        ModelError: transformers has no such architecture; code that comes with a model is never run.
+    """
+    try:
+        return AutoConfig.from_pretrained(**location)
+    except ValueError as error:
+        raise ModelError(
+            f"{location['pretrained_model_name_or_path']}: transformers {transformers.__version__} doesn't know the "
+            f"architecture in config.json, and code that comes with a model is never run. Use another model. ({error})"
+        ) from error
 
 
 def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
@@ -73,13 +98,19 @@ def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
         ModelError: it has neither a pad nor an eos token, or more tokens than the model has embeddings.
     """
     location = location_of(folder)
-    tokenizer = AutoTokenizer.from_pretrained(**location)
+    rows = _config(location).get_text_config().vocab_size
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(**location)
+    except ValueError as error:
+        raise ModelError(
+            f"{location['pretrained_model_name_or_path']}: the tokenizer can't be loaded; code that comes with one is "
+            f"never run. ({error})"
+        ) from error
     tokenizer.padding_side = "right"
     if tokenizer.pad_token_id is None:
         if tokenizer.eos_token_id is None:
             raise ModelError(f"{location['pretrained_model_name_or_path']}: the tokenizer has no pad and no eos token.")
         tokenizer.pad_token_id = tokenizer.eos_token_id
-    rows = AutoConfig.from_pretrained(**location).get_text_config().vocab_size
     if len(tokenizer) > rows:
         raise ModelError(
             f"{location['pretrained_model_name_or_path']}: the tokenizer has {len(tokenizer)} tokens, the model "
@@ -95,18 +126,25 @@ def load_model(folder: Path, dtype: Dtype, device: torch.device, attention: str 
         attention: transformers' attn_implementation (sdpa, eager, flash_attention_2).
 
     Raises:
-        ModelError: it is an encoder, which sees the tokens that it is asked to predict.
+        ModelError: it is an encoder, which sees the tokens that it is asked to predict; or ``attention`` isn't there.
     """
     location = location_of(folder)
-    config = AutoConfig.from_pretrained(**location)
+    config = _config(location)
     if type(config) in MODEL_FOR_MASKED_LM_MAPPING and not getattr(config, "is_decoder", False):
         raise ModelError(
             f"{location['pretrained_model_name_or_path']}: a {config.model_type} reads in both directions and can't "
             "score the next token; use a causal language model (for embeddings alone: encoder=true)."
         )
-    model = AutoModelForCausalLM.from_pretrained(
-        **location, dtype=getattr(torch, dtype.value), attn_implementation=attention, use_safetensors=True
-    )
+    try:
+        model = AutoModelForCausalLM.from_pretrained(
+            **location, dtype=getattr(torch, dtype.value), attn_implementation=attention, use_safetensors=True
+        )
+    except (ImportError, ValueError) as error:
+        if attention in ("sdpa", "eager"):
+            raise
+        raise ModelError(
+            f"cluster.attention={attention!r}: {error} Install it, or set cluster.attention=sdpa."
+        ) from error
     return model.to(device).eval()
 
 
@@ -117,7 +155,7 @@ def load_encoder(folder: Path, dtype: Dtype, device: torch.device) -> PreTrained
         ModelError: it isn't an encoder; a causal model is loaded by ``load_model``.
     """
     location = location_of(folder)
-    config = AutoConfig.from_pretrained(**location)
+    config = _config(location)
     if type(config) not in MODEL_FOR_MASKED_LM_MAPPING or getattr(config, "is_decoder", False):
         raise ModelError(
             f"{location['pretrained_model_name_or_path']}: a {config.model_type} isn't an encoder; set encoder=false."
@@ -181,7 +219,7 @@ def load_classifier(folder: Path, labels: int, device: torch.device, attention: 
     """
     location = location_of(folder)
     name = location["pretrained_model_name_or_path"]
-    if type(AutoConfig.from_pretrained(**location)) not in MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING:
+    if type(_config(location)) not in MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING:
         raise ModelError(f"{name}: transformers has no sequence classifier of this architecture.")
     model = AutoModelForSequenceClassification.from_pretrained(
         **location,

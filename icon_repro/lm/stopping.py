@@ -9,16 +9,23 @@ from typing import Any
 from transformers import Trainer, TrainerCallback
 
 from icon_repro.engine.runtime import Interrupted, Runtime
+from icon_repro.lm.processes import any_process
 
 
 class StopOnRequest(TrainerCallback):
-    """After the optimizer step in progress, has the trainer save and end; the last step is just finished."""
+    """After the optimizer step in progress, has the trainer save and end; the last step is just finished.
+
+    Of several processes one is enough to be asked: all end after the same step.
+    """
 
     def __init__(self, runtime: Runtime) -> None:
         self.runtime = runtime
 
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self.runtime.defer_stop()
+
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        if self.runtime.stop_requested() and state.global_step < state.max_steps:
+        if any_process(self.runtime.stop_requested()) and state.global_step < state.max_steps:
             control.should_save = control.should_training_stop = True
 
 

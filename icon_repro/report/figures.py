@@ -17,8 +17,13 @@ if TYPE_CHECKING:
 
 # Okabe and Ito (2008): told apart with any common colour blindness. Shapes and dashes differ besides.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
-MARKERS = ("o", "^", "s", "D", "v", "P")
+MARKERS = ("o", "^", "s", "D", "v", "P", "X", "*", "<", ">", "h", "p")  # beyond six series a colour comes twice
+HATCHES = ("", "//", "..", "xx", "--", "++")
 DASHES = ("-", "--", "-.", ":", (0, (5, 1, 1, 1, 1, 1)), (0, (8, 3)))
+
+_ABREAST, _COLUMNS = 4, 3  # up to so many panels stand in one line; more of them in lines of three
+_LEGIBLE = 0.07  # of the axis: the smallest part of a stacked bar that a number fits into
+_LEVEL_LABELS = 40  # characters under bars before they are slanted
 
 
 class FigureError(ValueError):
@@ -35,16 +40,21 @@ class Line:
     low: Sequence[float] | None = None
     high: Sequence[float] | None = None
     marked: bool = True  # a marker at each point
+    whiskers: bool = False  # ``low`` and ``high`` as an error bar at each point instead of a band
 
 
 @dataclass(frozen=True)
 class Scatter:
-    """Points, each with its name in the csv."""
+    """Points, each with its name in the csv, and an error bar if ``low`` and ``high`` are given."""
 
     name: str
     x: Sequence[float]
     y: Sequence[float]
     labels: Sequence[str] | None = None
+    faint: bool = False  # small and grey: what the others lie on
+    low: Sequence[float] | None = None
+    high: Sequence[float] | None = None
+    named: bool = False  # ``labels`` stand beside the points
 
 
 @dataclass(frozen=True)
@@ -81,8 +91,14 @@ class Panel:
     x_label: str
     y_label: str
     series: Sequence[Series]
-    log_x: bool = False
+    log_x: bool = False  # powers of 2
     y_range: tuple[float, float] | None = None
+    title: str = ""
+    decades_x: bool = False  # a log axis in powers of 10
+    decades_y: bool = False
+    stacked: bool = False  # bars lie, one after the other from 0, with their numbers written in
+    legend: bool = True  # False: another panel has the same
+    wide_legend: bool = False  # beside the axes: for many series
 
 
 def rounded(value: float) -> float:
@@ -137,15 +153,53 @@ def _draw(paths: Sequence[Path], title: str, panels: Sequence[Panel]) -> None:
         matplotlib.rcdefaults()
         matplotlib.rcParams["svg.hashsalt"] = "icon_repro"  # ids in an svg are random otherwise
         cells = max((len(s.rows) for panel in panels for s in panel.series if isinstance(s, Grid)), default=0)
-        size = (6 if len(panels) == 1 else 4.6 * len(panels), 4) if not cells else (2.5 + 0.6 * cells, 2 + 0.5 * cells)
+        columns = len(panels) if len(panels) <= _ABREAST else _COLUMNS
+        lines = -(-len(panels) // columns)
+        size = (6 if len(panels) == 1 else 4.6 * columns, 4 * lines)
+        if cells:
+            size = (2.5 + 0.6 * cells, 2 + 0.5 * cells)
+        elif stacked := max((_bars(panel) for panel in panels if panel.stacked), default=0):
+            size = (max(6.5, size[0]), (1.6 + 0.42 * stacked) * lines)
+        if any(panel.wide_legend for panel in panels):
+            size = (size[0] + 2.2, size[1])
         figure = Figure(figsize=size, layout="constrained")
         FigureCanvasAgg(figure)
         figure.suptitle(title, fontsize=11)
-        for axes, panel in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True):
+        places = figure.subplots(lines, columns, squeeze=False).ravel()
+        for axes, panel in zip(places, panels, strict=False):
             _draw_panel(axes, panel)
+            axes.set_title(panel.title, fontsize=10)
+        for axes in places[len(panels) :]:
+            axes.set_axis_off()
         for path in paths:
             nothing = {"Software": None} if path.suffix == ".png" else {"Date": None, "Creator": None}
             figure.savefig(path, dpi=150, metadata=nothing)
+
+
+def _bars(panel: Panel) -> int:
+    return max(len(series.y) for series in panel.series if isinstance(series, Bars))
+
+
+def _draw_stack(axes: "Axes", panel: Panel) -> None:
+    """Lying bars, the first label on top."""
+    starts = [0.0] * _bars(panel)
+    for index, series in enumerate(panel.series):
+        if not isinstance(series, Bars):
+            raise FigureError("a stacked panel holds bars only.")
+        look = {"color": COLOURS[index % len(COLOURS)], "hatch": HATCHES[index % len(HATCHES)], "edgecolor": "white"}
+        axes.barh(list(series.x), series.y, left=starts, label=series.name, **look)  # type: ignore[arg-type]
+        for place, (start, value) in enumerate(zip(starts, series.y, strict=True)):
+            if value >= _LEGIBLE * max(1.0, panel.y_range[1] if panel.y_range else 1.0):
+                box = {"facecolor": "white", "edgecolor": "none", "pad": 1.2}
+                axes.text(start + value / 2, place, f"{value:.3g}", ha="center", va="center", fontsize=8, bbox=box)
+            starts[place] += value
+        axes.set_yticks(list(series.x), list(series.labels))
+    axes.invert_yaxis()
+    if panel.y_range is not None:
+        axes.set_xlim(*panel.y_range)
+    axes.set_xlabel(panel.x_label)
+    axes.set_ylabel(panel.y_label)
+    axes.legend(fontsize=8, ncols=len(panel.series), loc="lower center", bbox_to_anchor=(0.5, 1.0), frameon=False)
 
 
 def _draw_grid(axes: "Axes", panel: Panel, grid: Grid) -> None:
@@ -164,36 +218,66 @@ def _draw_panel(axes: "Axes", panel: Panel) -> None:
     if len(panel.series) == 1 and isinstance(panel.series[0], Grid):
         _draw_grid(axes, panel, panel.series[0])
         return
+    if panel.stacked:
+        _draw_stack(axes, panel)
+        return
     for index, series in enumerate(panel.series):
         colour, marker = COLOURS[index % len(COLOURS)], MARKERS[index % len(MARKERS)]
         if isinstance(series, Line):
             dash = DASHES[index % len(DASHES)]
             shape = {"marker": marker, "markersize": 4} if series.marked else {}
-            axes.plot(series.x, series.y, color=colour, linestyle=dash, label=series.name, **shape)  # type: ignore[arg-type]
+            x = _beside(series.x, index, panel) if series.whiskers else series.x
+            axes.plot(x, series.y, color=colour, linestyle=dash, label=series.name, **shape)  # type: ignore[arg-type]
             if series.low is not None and series.high is not None:
-                axes.fill_between(series.x, series.low, series.high, color=colour, alpha=0.18, linewidth=0)
+                if series.whiskers:
+                    axes.vlines(x, series.low, series.high, color=colour, linewidth=1.2)
+                else:
+                    axes.fill_between(series.x, series.low, series.high, color=colour, alpha=0.18, linewidth=0)
         elif isinstance(series, Scatter):
-            axes.scatter(
-                series.x, series.y, s=14, color=colour, marker=marker, alpha=0.7, linewidths=0, label=series.name
-            )
+            look: dict[str, Any] = {"s": 14, "color": colour, "marker": marker, "alpha": 0.7}
+            if series.faint:
+                look = {"s": 6, "color": "#bbbbbb", "marker": "o"}
+            if series.low is not None and series.high is not None:
+                axes.vlines(series.x, series.low, series.high, color=colour, linewidth=1)
+                look |= {"s": 36, "alpha": 1}
+            axes.scatter(series.x, series.y, linewidths=0, label=series.name, **look)
+            for x, y, label in zip(series.x, series.y, series.labels or [], strict=False) if series.named else ():
+                axes.annotate(label, (x, y), xytext=(5, 4), textcoords="offset points", fontsize=7)
         elif isinstance(series, Bars):
             width = 0.8 / len(panel.series)
             places = [x + width * (index - (len(panel.series) - 1) / 2) for x in series.x]
-            axes.bar(places, series.y, width=width, color=colour, label=series.name)
+            hatch = HATCHES[index % len(HATCHES)]
+            edge = {"hatch": hatch, "edgecolor": "white"} if hatch else {}
+            axes.bar(places, series.y, width=width, color=colour, label=series.name, **edge)  # type: ignore[arg-type]
             if series.low is not None and series.high is not None:
                 axes.vlines(places, series.low, series.high, color="black", linewidth=1.2)
-            axes.set_xticks(list(series.x), list(series.labels))
+            slant = {"rotation": 45, "ha": "right"} if sum(map(len, series.labels)) > _LEVEL_LABELS else {}
+            axes.set_xticks(list(series.x), list(series.labels), **slant)  # type: ignore[arg-type]
         else:
             raise FigureError("a grid stands alone in its panel.")
     if panel.log_x:
         axes.set_xscale("log", base=2)
         axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
         axes.minorticks_off()
+    if panel.decades_x:
+        axes.set_xscale("log")
+    if panel.decades_y:
+        axes.set_yscale("log")
     if panel.y_range is not None:
         axes.set_ylim(*panel.y_range)
     axes.set_xlabel(panel.x_label)
     axes.set_ylabel(panel.y_label)
     axes.grid(alpha=0.3, linewidth=0.5)
     axes.set_axisbelow(True)
-    if len(panel.series) > 1:
-        axes.legend(fontsize=8, framealpha=0.8)
+    if len(panel.series) > 1 and panel.legend:
+        beside: dict[str, Any] = {"loc": "upper left", "bbox_to_anchor": (1.01, 1)} if panel.wide_legend else {}
+        axes.legend(fontsize=8, framealpha=0.8, **beside)
+
+
+def _beside(x: Sequence[float], index: int, panel: Panel) -> list[float]:
+    """Drawn a little to the side, so that the error bars of several series don't hide each other."""
+    step = index - (len(panel.series) - 1) / 2
+    if panel.log_x or panel.decades_x:
+        return [value * 1.025**step for value in x]
+    width = max(x) - min(x) or 1.0
+    return [value + 0.008 * width * step for value in x]

@@ -145,3 +145,20 @@ def test_prepare_released_assessment_keeps_its_ids_and_groups(runtime, file_sour
     assert set(Counter(row.group for row in rows).values()) == {8}  # 12 groups
     raw = {r["id"]: r for r in map(json.loads, runtime.files["source"].open(encoding="utf-8"))}
     assert all(raw[row.id]["inputs"] == row.instruction and row.ready for row in rows)
+
+
+def test_prepare_shots_of_a_benchmark_ask_as_the_evaluation_does_and_answer_right(prepare):
+    sums = {"question": "2 + 2?", "options": "A. 3\nB. 4", "answer": "B", "passage": "Sums.", "task": "sums"}
+    rows = [
+        {"question": "Is ice cold?", "options": "A. yes\nB. no", "answer": "A. yes", "task": "ice"},
+        sums,
+        {"question": "Broken", "options": "yes or no", "answer": "yes", "task": "ice"},
+        sums,
+    ]
+    metrics, kept, report = prepare(rows, fields={"group": "task"}, format=RowFormat.multiple_choice)
+    found = {row.group: row for row in kept}
+    assert (found["ice"].instruction, found["ice"].response) == ("Question: Is ice cold?\nAnswer:", " yes")
+    assert (found["sums"].instruction, found["sums"].response) == ("Question: Sums. 2 + 2?\nAnswer:", " 4")
+    assert all(row.ready and row.input == "" for row in kept)
+    assert metrics["rows"] == 2 and metrics["dropped"] == {"unreadable options": 1, "duplicate": 1}
+    assert report["read"] == 4 and report["dropped"]["unreadable options"]["first_ids"] == ["rows.jsonl:3"]

@@ -8,10 +8,12 @@ from typing import Any
 import pytest
 from small import publish_fake, small
 
+from icon_repro.config_evaluation import PooledSets
 from icon_repro.engine.artifact import Step, Store
 from icon_repro.engine.collect import collect, estimate, portable, provenance
 from icon_repro.engine.plan import Experiment, plan
-from icon_repro.records import write_json
+from icon_repro.items import ItemsError
+from icon_repro.records import write_json, write_rows
 
 TOKENS = {"icon-baseline": 1, "icon-shard-0000": 10, "icon-shard-0001": 100, "icon-shard-0002": 1000}
 
@@ -207,6 +209,76 @@ def test_collect_reason_doesnt_tell_of_older_builds(tmp_path: Path, experiment: 
     fresh = collect(experiment, Store(tmp_path / "empty"))
     publish_all(plan(small(tmp_path, {"seeds": [0, 1], "evaluation.seed": 7, "model.random.seed": 7})), store)
     assert [r["missing"] for r in collect(experiment, store)] == [r["missing"] for r in fresh]
+
+
+def test_collect_holds_outcomes_by_item_and_facts_of_the_benchmarks(tmp_path: Path, store: Store) -> None:
+    config = small(tmp_path)
+    config.evaluation.tasks["tiny"].group, config.evaluation.tasks["tiny"].chance = "RS", 0.25
+    experiment = plan(config)
+    publish_all(experiment, store)
+    (base,) = [r for r in collect(experiment, store) if r["method"] == "base"]
+    assert base["tasks"] == {"tiny": {"group": "RS", "chance": 0.25, "higher_is_better": True}}
+    assert base["benchmarks"]["tiny"]["outcomes"]["parts"] == [{"name": "", "weight": 1.0, "values": "01" * 10}]
+
+
+def test_collect_runs_of_several_selections_name_their_seed(tmp_path: Path, store: Store) -> None:
+    experiment = plan(small(tmp_path, {"methods.random.repeats": 2, "seeds": [0, 1]}))
+    publish_all(experiment, store)
+    found = [(r["selection_seed"], r["seed"]) for r in collect(experiment, store) if r["method"] == "random"]
+    seed = experiment.config.methods["random"].seed
+    assert found == [(seed, 0), (seed, 1), (seed + 1, 0), (seed + 1, 1)]
+    assert {r["selection_seed"] for r in collect(experiment, store) if r["method"] != "random"} == {None}
+
+
+@pytest.fixture
+def judged(experiment: Experiment, store: Store) -> Step:
+    """A comparison of the first arm, with three verdicts and a failure."""
+    publish_all(experiment, store)
+    step = Step("judge", "verdicts-base-koala", "none:run", 1, PooledSets(ordered=True))
+    publish_fake(step, store, {"winning_score": 1.0, "win_rate": 50.0, "judged": 3, "failed": 1, "prompts": 4})
+    verdicts = [{"id": i, "outcome": outcome} for i, outcome in (("a", "win"), ("c", "tie"), ("b", "lose"))]
+    write_rows(store.path(step) / "verdicts.jsonl", verdicts)
+    write_rows(store.path(step) / "failures.jsonl", [{"id": "d", "reason": "x"}])
+    experiment.arms[0].judged["koala"] = step
+    return step
+
+
+def test_collect_holds_what_a_judge_said_of_each_prompt(experiment: Experiment, store: Store, judged: Step) -> None:
+    base = row(collect(experiment, store), "base", None)
+    assert base["judged"]["koala"]["winning_score"] == 1.0 and base["judged"]["koala"]["step"] == judged.folder
+    assert base["judged"]["koala"]["against"] == experiment.config.judge.against
+    assert base["judged"]["koala"]["outcomes"]["parts"][0]["values"] == "wltf"
+    assert judged.folder in provenance(experiment, store)["results"]
+
+
+def test_collect_names_why_a_comparison_is_missing(experiment: Experiment, store: Store) -> None:
+    publish_all(experiment, store)
+    step = Step("judge", "verdicts-base-koala", "none:run", 1, PooledSets(ordered=True))
+    experiment.arms[0].judged["koala"] = step
+    base = row(collect(experiment, store), "base", None)
+    assert base["judged"] == {} and base["unjudged"] == {"koala": "not run yet"}
+
+
+def test_collect_reference_may_be_a_benchmark(experiment: Experiment, store: Store, judged: Step) -> None:
+    experiment.config.judge.benchmarks["koala"] = "IF"
+    rows = collect(experiment, store)
+    cell = row(rows, "base", None)["benchmarks"]["koala"]
+    assert (cell["value"], cell["items"], cell["step"]) == (0.5, 4, judged.folder)
+    values = cell["outcomes"]["parts"][0]["values"]
+    assert sum(values) / 4 == pytest.approx(0.5) and values[3] == 0.5
+    assert row(rows, "base", None)["tasks"]["koala"] == {"group": "IF", "chance": None, "higher_is_better": True}
+    assert row(rows, "icon")["missing"] == {"koala": "judge.methods or judge.fractions leave it out"}
+
+
+def test_collect_items_that_contradict_the_value_are_refused(experiment: Experiment, store: Store) -> None:
+    publish_all(experiment, store)
+    step = step_named(experiment, "evaluate/base-other")
+    folder = store.path(step)
+    (folder / "items.json").unlink()
+    write_json(folder / "results.json", {"results": {}})
+    write_rows(folder / "samples.jsonl", [{"doc_id": 0, "doc_hash": "h", "acc": 1.0}])
+    with pytest.raises(ItemsError, match=r"base-other.*not its value 0\.5"):
+        collect(experiment, store)
 
 
 def test_estimate_is_the_sum(experiment: Experiment) -> None:

@@ -17,7 +17,7 @@ import pytest
 from small import composed, small
 
 import icon_repro
-from icon_repro.config import conf_dir, load
+from icon_repro.config import Until, conf_dir, load
 from icon_repro.engine import planner as planner_module
 from icon_repro.engine.plan import Experiment, plan
 from icon_repro.engine.planner import FileHashes, PlanError
@@ -78,7 +78,8 @@ def test_experiment_of_conf_is_composed_loaded_and_planned_offline(
     monkeypatch.chdir(ROOT)
     config.paths.work = str(tmp_path)
     experiment = plan(config)
-    assert experiment.warnings == []
+    # a scorer whose safetensors are in a pull request only: which commit that is, the hub has to say
+    assert [w for w in experiment.warnings if "methods.deita.quality.revision" not in w] == []
     # parts that methods can share, such as ICon's pairs, bear no method's name
     labels = [s.label for s in experiment.steps if s.stage != "score" or s.name in config.methods]
     assert len(set(labels)) == len(labels)
@@ -88,10 +89,31 @@ def test_experiment_of_conf_is_composed_loaded_and_planned_offline(
         assert {needed.folder for needed in step.inputs.values()} <= seen, f"{step.label} comes before its inputs"
         seen.add(step.folder)
     arms = [(arm.method, arm.fraction, arm.seed) for arm in experiment.arms]
-    selected = [(m, f, s) for m in config.methods for f in config.fractions for s in config.seeds]
-    untuned, full = [("base", None, None)] * config.base, [("full", 1.0, seed) for seed in config.seeds] * config.full
+    tuned = config.until is Until.evaluate
+    seeds = config.seeds if tuned else [None]
+    repeats = {name: getattr(method, "repeats", 1) for name, method in config.methods.items()}
+    selected = [(m, f, s) for m in config.methods for _ in range(repeats[m]) for f in config.fractions for s in seeds]
+    untuned = [("base", None, None)] * (config.base and tuned)
+    full = [("full", 1.0, seed) for seed in config.seeds] * (config.full and tuned)
     assert arms == [*untuned, *full, *selected]
-    assert all(set(arm.evaluations) == set(config.evaluation.tasks) for arm in experiment.arms)
+    tasks = set(config.evaluation.tasks) if tuned else set()
+    assert all(set(arm.evaluations) == tasks for arm in experiment.arms)
+
+
+def test_plan_repeats_a_method_with_selections_and_trainings_of_its_own(tmp_path: Path) -> None:
+    once, again = plan(small(tmp_path)), plan(small(tmp_path, {"methods.random.repeats": 3}))
+    own = [arm for arm in again.arms if arm.method == "random"]
+    assert {arm.selection_seed for arm in own} == {0, 1, 2}
+    assert len({arm.select.folder for arm in own if arm.select}) == 3 * len(again.config.fractions)
+    assert len({arm.train.folder for arm in own if arm.train}) == len(own)
+    first = {arm.select.fingerprint for arm in once.arms if arm.method == "random" and arm.select}
+    assert first <= {arm.select.fingerprint for arm in own if arm.select}  # the first repeat is what there was before
+
+
+def test_plan_until_select_has_no_training(tmp_path: Path) -> None:
+    experiment = plan(small(tmp_path, {"until": "select"}))
+    assert {step.stage for step in experiment.steps} <= {"model", "prepare", "score", "select"}
+    assert all(arm.select is not None and arm.train is None and not arm.evaluations for arm in experiment.arms)
 
 
 def test_experiment_files_lie_in_conf() -> None:

@@ -180,6 +180,7 @@ def test_fingerprint_of_verdicts_depends_on_both_sides(tmp_path: Path) -> None:
         ({**NLL, "sets": {"one": REFERENCE}}, "judge.sets.one.source.fields.response='output': must be null"),
         ({**NLL, "references": {"two": REFERENCE}}, "judge.references.two: is a name in judge.sets too"),
         ({**NLL, "references": {"r": TINY}}, "judge.references.r.source.fields.response=None: must name"),
+        ({**NLL, "benchmarks": {"r": "IF"}}, "judge.benchmarks.r: judge.references has no 'r'"),
         ({**NLL, "sets": {"overall": TINY}}, "judge.sets.overall: the name must be"),
         ({**NLL, "generation": {"max_new_tokens": 99, "max_length": 99}}, "judge.generation.max_new_tokens: must be"),
         ({**NLL, "kind": "endpoint", "endpoint": {**ENDPOINT, "base_url": "ftp://x"}}, "judge.endpoint.base_url"),

@@ -19,8 +19,9 @@ from icon_repro.config import ClusterConfig
 from icon_repro.config_cluster import SlurmConfig, SlurmJob
 from icon_repro.engine import slurm
 from icon_repro.engine.artifact import Cost, Step, Store
+from icon_repro.engine.jobs import Queued, Sent, SubmitError, living, read_jobs, with_job
 from icon_repro.engine.run import run, status
-from icon_repro.engine.slurm import Queued, Sent, SubmitError, arrays, living, read_jobs, submit, with_job
+from icon_repro.engine.slurm import arrays, submit
 from icon_repro.engine.worker import BLOCKED, FAILED, INTERRUPTED
 from icon_repro.records import read_json, write_json
 
@@ -556,7 +557,7 @@ def test_task_resumable_step_is_asked_and_saves(fake: Fake) -> None:
 def test_task_resumable_step_that_doesnt_stop_is_killed_and_requeued(fake: Fake) -> None:
     gate = fake.work / "gate-c"
     gate.touch()
-    step = toy(fake.work, "c", trouble="wait", resumable=True)
+    step = toy(fake.work, "c", trouble="stubborn", resumable=True)
     fake.send([step], signal_s=10)
     process = fake.task(fake.calls()[0], 0)
     until(lambda: journal(fake.work))
@@ -636,6 +637,40 @@ def test_task_claim_of_the_future_is_warned_of(fake: Fake) -> None:
     os.utime(attempt / "claim", (time.time() + 100, time.time() + 100))
     found = status(step, fake.store)
     assert found.state == "running" and "s ahead of" in found.why and "ntp" in found.why
+
+
+def test_run_of_several_steps_asked_to_stop_saves_and_requeues_itself(fake: Fake) -> None:
+    """What slurm/array.sbatch starts: a driver that gets Slurm's signal itself."""
+    gate = fake.work / "gate-c"
+    gate.touch()
+    code = f"""
+from pathlib import Path
+from toy_stages import toy
+from icon_repro.config import ClusterConfig
+from icon_repro.engine.artifact import Store
+from icon_repro.engine.run import run
+from icon_repro.engine.runtime import Interrupted
+from icon_repro.engine.task import requeue, stoppable
+work = Path({str(fake.work)!r})
+steps = [toy(work, "c", trouble="save", resumable=True), toy(work, "e")]
+try:
+    with stoppable():
+        run(steps, Store(work / "work"), ClusterConfig(device="cpu"), work, print)
+except Interrupted as stop:
+    print(stop.number, requeue(1))
+"""
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(map(str, (HERE, HERE.parents[1]))), "SLURM_JOB_ID": "7"}
+    process = subprocess.Popen([sys.executable, "-c", code], env=environment, stdout=subprocess.PIPE, text=True)
+    until(lambda: journal(fake.work))
+    process.send_signal(signal.SIGUSR1)
+    output, _ = process.communicate(timeout=60)
+    assert output.splitlines()[-1] == f"{signal.SIGUSR1.value} job 7 requeued"
+    assert (fake.folder / "requeued").read_text() == "requeue 7"
+    c = toy(fake.work, "c", trouble="save", resumable=True)
+    assert "saved" in status(c, fake.store).why
+    gate.unlink()
+    assert run([c], fake.store, ClusterConfig(device="cpu"), fake.work, print).built == ["toy/c"]
+    assert journal(fake.work) == ["c", "c resumed"]
 
 
 # ---------------------------------------------------------------- status

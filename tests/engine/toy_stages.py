@@ -28,8 +28,8 @@ def run(params: Toy, inputs: Mapping[str, Path], out: Path, runtime: Runtime) ->
         journal.write(f"{params.text} {os.getpid()}{resumed}\n")
     (out / "checkpoint").write_text("1")
     if params.gate and Path(params.gate).exists():
-        if params.trouble == "save":
-            _save(runtime, Path(params.gate))
+        if params.trouble in ("save", "stubborn"):
+            _save(runtime, Path(params.gate), stubborn=params.trouble == "stubborn")
         else:
             TROUBLES[params.trouble](out, Path(params.gate))
     before = [(inputs[name] / "text.txt").read_text() for name in sorted(inputs)]
@@ -37,13 +37,14 @@ def run(params: Toy, inputs: Mapping[str, Path], out: Path, runtime: Runtime) ->
     return {"tokens": 12.0}
 
 
-def _save(runtime: Runtime, gate: Path) -> None:
+def _save(runtime: Runtime, gate: Path, stubborn: bool) -> None:
     """Go on until asked to stop, as training does."""
+    runtime.defer_stop()
     deadline = time.monotonic() + 150
     while gate.exists():
         assert time.monotonic() < deadline
         time.sleep(0.02)
-        if runtime.stop_requested():
+        if runtime.stop_requested() and not stubborn:
             raise Interrupted("asked to stop; saved")
 
 

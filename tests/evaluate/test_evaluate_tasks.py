@@ -500,16 +500,19 @@ def test_load_shots_that_lm_eval_would_ignore_are_refused(hub: Asked, runtime: R
         tasks.load(job("truthfulqa", num_fewshot=5), {}, runtime)
 
 
-def test_run_non_finite_metric_is_refused(measure: Measure, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_run_non_finite_metric_is_refused(measure: Measure, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def broken(**arguments: Any) -> Any:
         found = simple_evaluate(**arguments)
         assert found is not None
         found["results"]["winogrande"]["acc,none"] = math.nan
+        found["samples"]["winogrande"][0]["acc"] = math.nan
         return found
 
     monkeypatch.setattr(evaluate, "simple_evaluate", broken)
-    with pytest.raises(EvaluationError, match=r"evaluation\.tasks\.winogrande: acc of winogrande is nan"):
-        measure(job("winogrande"))
+    with pytest.raises(EvaluationError, match=r"evaluation\.tasks\.winogrande: acc of winogrande is nan.*\.jsonl"):
+        measure(job("winogrande"), tmp_path / "part")
+    (_, first), *others = read_lines(tmp_path / "part" / "finished" / "winogrande.jsonl")
+    assert first["acc"] == "NaN" and len(others) == 2
 
 
 def test_load_data_that_cant_be_had_names_set_and_remedy(

@@ -106,7 +106,12 @@ def test_run_after_a_crash_answers_only_what_is_missing(
         answers.run(CONFIG, inputs, out, with_batch(tmp_path, 2))
     assert not (out / "answers.jsonl").exists()
     made: list[str] = []
-    monkeypatch.setattr(answers, "_keep", lambda folder, new: (made.extend(a.id for a in new), kept(folder, new))[1])
+
+    def note(folder: Path, new: Any) -> None:
+        made.extend(answer.id for answer in new)
+        kept(folder, new)
+
+    monkeypatch.setattr(answers, "_keep", note)
     answers.run(CONFIG, inputs, out, with_batch(tmp_path, 2))
     assert len(made) == len(ROWS) - 2
     assert (out / "answers.jsonl").read_bytes() == (whole / "answers.jsonl").read_bytes()

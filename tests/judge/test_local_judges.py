@@ -33,6 +33,7 @@ ANSWERS = {
     "q3": ("", "something"),
     "q4": ("Blue, " * 30, "Blue"),
     "q5": ("x" * 900, "short"),
+    "q6": ("\n", ""),
 }
 OTHER = {WIN: LOSE, LOSE: WIN, TIE: TIE}
 
@@ -69,9 +70,9 @@ def test_likelihood_equals_a_slow_loop_and_counts_what_it_cannot_score(
     out = fresh(tmp_path)
     metrics = likelihood.run(NLL, inputs, out, runtime)
     found, (model, tokenizer) = verdicts(out), loaded(inputs["judge"])
-    assert set(found) == {"q0", "q1", "q2", "q4"}
+    assert set(found) == {"q0", "q1", "q2", "q3", "q4", "q6"}
     for pair in pairs(inputs)[0]:
-        if pair.id in found:
+        if pair.id in found and pair.a.strip():
             both = [-slow_nll(model, tokenizer, alpaca_prompt(pair.row), text) for text in (pair.a, pair.b)]
             assert found[pair.id].forward == pytest.approx(both, abs=1e-5)
             assert found[pair.id].backward == found[pair.id].forward
@@ -79,9 +80,10 @@ def test_likelihood_equals_a_slow_loop_and_counts_what_it_cannot_score(
             assert found[pair.id].outcome == expected
     assert found["q2"].outcome == TIE
     failures = {f.id: f.reason for f in read_rows(out / "failures.jsonl", Failure)}
-    assert failures["q3"] == "A: the answer is empty"
-    assert failures["q5"].startswith("A: prompt and answer have") and set(failures) == {"q3", "q5"}
-    assert (metrics["judged"], metrics["failed"]) == (4, 2)
+    assert failures["q5"].startswith("A: prompt and answer have") and set(failures) == {"q5"}
+    assert (found["q3"].outcome, found["q3"].forward) == (LOSE, [0.0, 1.0])  # no text loses to any
+    assert (found["q6"].outcome, found["q6"].forward) == (TIE, [0.0, 0.0])
+    assert (metrics["judged"], metrics["failed"]) == (6, 1)
     assert metrics["position_consistency"] is None
 
 
@@ -133,7 +135,7 @@ def test_local_generated_replies_that_say_nothing_are_failures(
 ) -> None:
     """A model with random weights writes no scores: every prompt fails, which is an error and no table of ties."""
     judge = replace(LETTERS, protocol=Protocol.vicuna10, reading=LocalReading.generate)
-    with pytest.raises(JudgeError, match=r"none of 6 prompts has a verdict.*forward: "):
+    with pytest.raises(JudgeError, match=r"none of 7 prompts has a verdict.*forward: "):
         local.run(judge, inputs, fresh(tmp_path), runtime)
 
 

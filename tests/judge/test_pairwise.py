@@ -54,7 +54,7 @@ def scores(body: Body) -> str:
 
 
 def settings(url: str, **changes: Any) -> EndpointConfig:
-    quick: dict[str, Any] = {"concurrency": 16, "retries": 20, "backoff_s": 0.001, "max_wait_s": 1.0, "timeout_s": 0.5}
+    quick: dict[str, Any] = {"concurrency": 16, "retries": 20, "backoff_s": 0.001, "max_wait_s": 1.0, "timeout_s": 30.0}
     return EndpointConfig("toy", base_url=url, **{**quick, **changes})
 
 
@@ -88,7 +88,7 @@ def test_endpoint_with_faults_and_injections_gives_every_verdict_once(
 ) -> None:
     out = fresh(tmp_path)
     with FaultServer(scores, rate=0.3, kinds=(*LINE_FAULTS, *REPLY_FAULTS), seed=5) as server:
-        metrics = pairwise.endpoint(judge(settings(server.url, reasks=20)), inputs, out, runtime)
+        metrics = pairwise.endpoint(judge(settings(server.url, reasks=20, timeout_s=1.0)), inputs, out, runtime)
         assert sum(server.faults.values()) > 20
     found = {verdict.id: verdict for verdict in read_rows(out / "verdicts.jsonl", Verdict)}
     assert found == expected(inputs)
@@ -103,9 +103,9 @@ def test_endpoint_exchanged_models_exchange_every_verdict_exactly(
 ) -> None:
     one, other = fresh(tmp_path), fresh(tmp_path)
     with FaultServer(scores, rate=0.3, seed=6) as server:
-        first = pairwise.endpoint(judge(settings(server.url)), inputs, one, runtime)
+        first = pairwise.endpoint(judge(settings(server.url, timeout_s=1.0)), inputs, one, runtime)
         turned = {**inputs, "a": inputs["b"], "b": inputs["a"]}
-        second = pairwise.endpoint(judge(settings(server.url)), turned, other, runtime)
+        second = pairwise.endpoint(judge(settings(server.url, timeout_s=1.0)), turned, other, runtime)
     mirrored = {
         v.id: Verdict(v.id, OTHER[v.outcome], v.backward[::-1], v.forward[::-1], v.lengths[::-1], v.parts)
         for v in read_rows(one / "verdicts.jsonl", Verdict)

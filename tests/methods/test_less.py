@@ -11,10 +11,14 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from slow_baselines import shards_of, step_of
+from small import small
 
 from icon_repro.config import ClusterConfig
 from icon_repro.config_data import Dtype, LoraConfig, TrainConfig, TrainJob, Tuning
 from icon_repro.config_methods import AdamFormula, Direction, LessConfig, LessShard, ShotMean
+from icon_repro.engine.artifact import Step
+from icon_repro.engine.plan import plan
 from icon_repro.engine.runtime import Runtime
 from icon_repro.lm.gradients import Projection, adam_direction, row_gradients
 from icon_repro.lm.load import load_tokenizer
@@ -382,6 +386,47 @@ def test_optimizer_state_that_isnt_there_is_refused(inputs: dict[str, Path], run
         path.write_bytes(b"not a tensor")
     with pytest.raises(LessError, match=f"{said[damage]}.* and run again"):
         warmed(LESS, inputs["model"], inputs["warmup"], 3 if damage == "no epoch" else 1, runtime)
+
+
+def planned(work: Path, **options: Any) -> Step:
+    method = {"kind": "less", "epochs": 2, "global_batch_size": 4, **options}
+    return step_of(plan(small(work, {"methods": {"mine": method}})))
+
+
+@pytest.mark.parametrize(
+    "option, changed",
+    [
+        ({"shot_mean": "gradients"}, set()),
+        ({"adam": "code"}, {Direction.adam}),
+        ({"targets": "shots"}, {Direction.sgd}),
+        ({"dimensions": 4096}, {Direction.adam, Direction.sgd}),
+        ({"learning_rate": 0.5}, {Direction.adam, Direction.sgd}),
+    ],
+    ids=str,
+)
+def test_plan_option_rebuilds_only_what_it_changes(
+    tmp_path: Path, option: dict[str, Any], changed: set[Direction]
+) -> None:
+    if "targets" in option:
+        (tmp_path / "shots.jsonl").write_text('{"question": "Is it?", "options": "A. no\\nB. yes", "answer": "B"}\n')
+        source = {"kind": "file", "format": "multiple_choice", "name": "s", "path": str(tmp_path / "shots.jsonl")}
+        option = {"targets": {"one": {"source": source}, "two": {"source": source, "sample": 5, "expected_rows": 9}}}
+    before, after = planned(tmp_path), planned(tmp_path, **option)
+    assert before.fingerprint != after.fingerprint
+    for direction in Direction:
+        old, new = (
+            {s.folder for s in shards_of(step, "less:shard") if s.params.direction is direction}
+            for step in (before, after)
+        )
+        assert old and new and (not old & new if direction in changed else old == new)
+    targets = {name for name in after.inputs if "target" in name or "assessment" in name}
+    if "targets" in option:
+        assert targets == {f"epoch{e}-target-{task}" for e in (1, 2) for task in ("one", "two")}
+        assert after.inputs["epoch2-target-two"].inputs["rows"].label == "prepare/mine-target-two"
+        costs = [after.inputs[f"epoch1-target-{task}"].cost.tokens for task in ("one", "two")]
+        assert costs[0] == 200 * costs[1], "1000 rows are expected unless said, and 5 sampled"
+    else:
+        assert targets == {"epoch1-assessment", "epoch2-assessment"}
 
 
 def test_labels_of_the_prompt_have_no_gradient(inputs: dict[str, Path], runtime: Runtime) -> None:

@@ -27,7 +27,7 @@ METHODS = {  # kind -> settings, with which it has at least two shards where it 
     "rds": "shard_rows: 3",
     "nuggets": "shard_rows: 4, anchors: {count: 3}, max_length: 500",
     "selectit": "shard_rows: 4",
-    "less": "shard_rows: 4, epochs: 2, warmup_fraction: 0.5, global_batch_size: 4, dimensions: 512, "
+    "less": "shard_rows: 4, epochs: 1, warmup_fraction: 1.0, global_batch_size: 4, dimensions: 512, "
     "lora: {r: 4}, learning_rate: 0.01",
     "icon": "shard_candidates: 4, dtype: float32, bank: {lengths: [8, 64], draws: 1}",
 }
@@ -37,7 +37,7 @@ VICTIMS = {  # kind -> its steps of which one each is killed
     "rds": [r"embeddings-weighted-\d+"],
     "nuggets": [r"nuggets-part-\d+"],
     "selectit": [r"selectit-part-\d+"],
-    "less": [r"less-warmup-training", r"less-epoch2-shard-\d+"],
+    "less": [r"less-warmup-training", r"less-epoch1-shard-\d+"],
     "icon": [r"icon-shard-\d+"],
 }
 COMMAND = [
@@ -69,7 +69,7 @@ def published(folder: Path) -> dict[str, int]:
 
 
 def killed_run(folder: Path, patterns: set[str]) -> dict[str, str]:
-    """Run the experiment and kill a worker of each of ``patterns`` once it has begun; returns pattern -> step killed."""
+    """Run the experiment and kill one worker of each of ``patterns`` once it has begun; returns pattern -> step."""
     killed: dict[str, str] = {}
     with (folder / "said.txt").open("w", encoding="utf-8") as said:
         run = subprocess.Popen(command(*COMMAND), cwd=folder, env=environment(), stdout=said, stderr=said)
@@ -88,8 +88,9 @@ def killed_run(folder: Path, patterns: set[str]) -> dict[str, str]:
             run.kill()
             run.wait()
     text = (folder / "said.txt").read_text(encoding="utf-8")
+    # a step that was over just before it was killed doesn't count
+    killed = {pattern: step for pattern, step in killed.items() if f"failed: score/{step}: killed by signal 9" in text}
     for step in killed.values():
-        assert f"failed: score/{step}: killed by signal 9" in text
         assert not [name for name in published(folder) if re.fullmatch(rf"score/{step}-[0-9a-f]{{12}}", name)]
     return killed
 
@@ -98,14 +99,15 @@ def test_every_method_resumes_after_kills_with_the_same_bytes(tmp_path: Path) ->
     undisturbed, folder = tmp_path / "undisturbed", tmp_path / "killed"
     for made in (undisturbed, folder):
         made.mkdir()
-    done = icon_repro(undisturbed, *COMMAND)
+    inline = [*COMMAND, "cluster.executor=inline"]  # quicker, as nobody is killed
+    done = icon_repro(undisturbed, *inline)
     assert done.code == 0, done.out + done.error
     left = {pattern for several in VICTIMS.values() for pattern in several}
     for _ in range(2):  # what needs a killed step can be killed in the second run only
         left -= killed_run(folder, left).keys()
     assert left == set(), "not killed"
     before = published(folder)
-    again = icon_repro(folder, *COMMAND)
+    again = icon_repro(folder, *inline)
     assert again.code == 0, again.out + again.error
     after = published(folder)
     assert after.keys() == published(undisturbed).keys()

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from icon_repro.report.figures import Bars, FigureError, Line, Panel, Scatter, rounded, write_figure
+from icon_repro.report.figures import Bars, FigureError, Grid, Line, Panel, Scatter, rounded, write_figure
 
 CURVE = Line("curve", [8, 16], [0.5, 2 / 3], [0.4, 0.6], [0.6, 0.7])
 BARS = [Bars("first", ["x", "y"], [1, 2], [0, 1], [2, 3]), Bars("second", ["x", "y"], [2, 1])]
@@ -76,3 +76,32 @@ def test_write_figure_bad_series_are_refused_before_anything_is_written(
 
 def test_rounded_keeps_six_digits() -> None:
     assert [rounded(x) for x in (1 / 3, 123456789.0, -0.0000123456789, 0)] == [0.333333, 123457000.0, -1.23457e-05, 0.0]
+
+
+GRID = Grid(["a", "b"], ["c", "d", "e"], [[0, 0.5, 1], [0.25, 0.75, 2 / 3]])
+
+
+def test_write_figure_grid_has_its_cells_in_csv_and_svg(tmp_path: Path) -> None:
+    for name in ("one", "two"):
+        write_figure(tmp_path, name, "Title", [Panel("is in", "share of", [GRID])], svg=True)
+    with (tmp_path / "one.csv").open(newline="") as file:
+        rows = list(csv.reader(file))
+    assert rows[1:3] == [["1", "a", "c", "0", "0.0", "", ""], ["1", "a", "d", "1", "0.5", "", ""]]
+    assert rows[6] == ["1", "b", "e", "2", "0.666667", "", ""] and len(rows) == 7
+    svg = (tmp_path / "one.svg").read_text()
+    assert svg == (tmp_path / "two.svg").read_text() and "<dc:date>" not in svg and "<!-- 0.67 -->" in svg
+
+
+@pytest.mark.parametrize(
+    "series, message",
+    [
+        ([Grid(["a"], ["b", "c"], [[1]])], "other numbers of values"),
+        ([GRID, GRID], "stands alone"),
+        ([CURVE, GRID], "stands alone"),
+    ],
+)
+def test_write_figure_grid_of_another_shape_or_beside_others_is_refused(
+    tmp_path: Path, series: list[Grid | Line], message: str
+) -> None:
+    with pytest.raises(FigureError, match=message):
+        write_figure(tmp_path, "grid", "Title", [Panel("x", "y", series)])

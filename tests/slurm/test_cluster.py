@@ -18,8 +18,9 @@ from toy_stages import diamond, toy
 from icon_repro.config import ClusterConfig
 from icon_repro.config_cluster import SlurmConfig
 from icon_repro.engine.artifact import Step, Store
+from icon_repro.engine.jobs import SubmitError
 from icon_repro.engine.run import status
-from icon_repro.engine.slurm import SubmitError, submit
+from icon_repro.engine.slurm import submit
 from icon_repro.records import read_json
 
 pytestmark = [pytest.mark.slurm, pytest.mark.timeout(1800)]

@@ -1,0 +1,98 @@
+"""Log runs to Weights & Biases: ``python -m icon_repro.engine.wandb_sender JOB``, started by ``engine.tracking``.
+
+In: a JSON file with the mode, project, group and runs.  Out: W&B's runs; a line a run on standard output.
+Two runs that fail in a row end it: the others would wait for the same network. Source code, git remotes, command lines
+and the machine are not sent: an address or a command line may hold a key.
+Known gap: offline, W&B can't say which artifacts a run uses; the config and the artifacts' metadata name them then.
+"""
+
+import os
+import re
+import shutil
+import sys
+import traceback
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from icon_repro.records import read_json
+
+DONE, FAILED, END = "done", "failed", "end"
+
+
+def send(run: Mapping[str, Any], job: Mapping[str, Any]) -> None:
+    """Log one run. One of the same id is resumed online; offline, its folder is replaced."""
+    import wandb  # takes seconds
+
+    settings = wandb.Settings(
+        silent=True,
+        console="off",
+        save_code=False,
+        disable_git=True,
+        disable_code=True,
+        x_disable_stats=True,
+        x_disable_meta=True,
+        x_disable_machine_info=True,
+        x_save_requirements=False,
+    )
+    with wandb.init(
+        project=job["project"],
+        entity=job["entity"],
+        group=job["group"],
+        job_type=run["job_type"],
+        name=run["name"],
+        id=run["id"],
+        resume="allow",
+        config=run["config"],
+        dir=job["folder"],
+        mode=job["mode"],
+        settings=settings,
+    ) as active:
+        if job["mode"] == "online":
+            for used in run["uses"]:
+                try:
+                    active.use_artifact(used)
+                except (wandb.Error, ValueError) as error:  # not logged, or deleted there: the config names it still
+                    print(f"{used} can't be named as an input of {run['id']}: {error}", file=sys.stderr, flush=True)
+        for row in run["history"]:
+            active.log(row["metrics"], step=row["step"])
+        shown: dict[str, Any] = {name: wandb.Table(columns=t[0], data=t[1]) for name, t in run["tables"].items()}
+        shown |= {name: wandb.Image(path) for name, path in run["images"].items()}
+        if shown:
+            active.log(shown)
+        active.summary.update(run["summary"])
+        for upload in run["uploads"]:
+            artifact = wandb.Artifact(upload["name"], type=upload["type"], metadata=upload["metadata"])
+            for name, path in upload["files"].items():
+                artifact.add_file(path, name=name)
+            active.log_artifact(artifact, aliases=["latest", upload["version"]])
+        own = Path(active.dir).parent
+    if job["mode"] == "offline":  # `wandb sync` takes each folder for a whole run: the last one is
+        for older in own.parent.glob("offline-run-*"):
+            if older != own and re.fullmatch(rf"offline-run-[0-9_]+-{re.escape(run['id'])}", older.name):
+                shutil.rmtree(older)
+
+
+def main() -> None:
+    """Log all runs of the job in the file that the command line names."""
+    job = read_json(Path(sys.argv[1]))
+    words = os.fdopen(os.dup(1), "w", buffering=1)
+    os.dup2(2, 1)  # what W&B prints goes to the log
+    failed_before = False
+    for run in job["runs"]:
+        try:
+            send(run, job)
+        except Exception as error:  # W&B raises a dozen kinds; the caller says that it failed, and why
+            words.write(f"{FAILED} {type(error).__name__}: {' '.join(str(error).split())[:500]}\n")
+            traceback.print_exc()
+            if failed_before:
+                break
+            failed_before = True
+            continue
+        failed_before = False
+        words.write(f"{DONE} {run['id']}\n")
+    words.write(f"{END}\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,32 @@
+"""Several processes of one training, and one process among several GPUs.
+
+In: what each process knows, the trainer's settings.  Out: what all agree on, settings for one device.
+"""
+
+import torch
+import torch.distributed as dist
+from transformers import TrainingArguments
+
+
+def any_process(flag: bool) -> bool:
+    """Whether ``flag`` is set in any process of this training; each gets the same answer, and has to ask."""
+    if not (dist.is_available() and dist.is_initialized()):
+        return flag
+    numbers = torch.tensor([int(flag)], device="cuda" if dist.get_backend() == "nccl" else "cpu")
+    dist.all_reduce(numbers, op=dist.ReduceOp.MAX)
+    return bool(numbers.item())
+
+
+def pin(arguments: TrainingArguments, device: torch.device) -> None:
+    """Let a trainer in one process use ``device`` alone.
+
+    transformers takes the first GPU, and with more in sight torch's DataParallel over all of them, which multiplies
+    the rows in a batch.
+    """
+    if device.type != "cuda":
+        return
+    assert arguments.device.type == "cuda"  # computes what is replaced below
+    chosen = torch.device("cuda", device.index or 0)
+    torch.cuda.set_device(chosen)  # where accelerate's "cuda" is
+    arguments._n_gpu = 1
+    arguments.__dict__["_setup_devices"] = chosen  # a cached property; ``device`` reads it

@@ -1,0 +1,79 @@
+"""Entry of one of several processes of a training, started by ``icon_repro.train.launch``.
+
+In: job.json of the launcher; the environment variables of torch.distributed.  Out: what ``tune`` writes;
+process-<number>.json, how it ended.
+Requests to stop come on standard input, whose end means that the launcher is gone: then this process ends at once.
+"""
+
+import faulthandler
+import os
+import signal
+import sys
+import threading
+import time
+import traceback
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TextIO
+
+import torch.distributed
+
+from icon_repro.config import ClusterConfig
+from icon_repro.config_data import TrainJob
+from icon_repro.engine.runtime import Interrupted, Runtime, Stop
+from icon_repro.records import read_json, write_json
+from icon_repro.schema import build
+from icon_repro.train.launch import TRAINING
+from icon_repro.train.tuning import tune
+
+
+@dataclass
+class _Told(Runtime):
+    """The runtime of a process that is told to stop by its launcher."""
+
+    folder: Path = field(kw_only=True)
+
+    def defer_stop(self) -> None:
+        super().defer_stop()
+        (self.folder / TRAINING).touch()  # until then the launcher ends the processes itself
+
+
+def _listen(stop: Stop) -> None:
+    """Take a request to stop for every line; a killed launcher leaves nobody writing."""
+    for _ in sys.stdin:
+        stop.asked = True
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def main(folder: Path) -> int:
+    stop = Stop()
+    threading.Thread(target=_listen, args=(stop,), daemon=True).start()
+    faulthandler.enable()
+    job = read_json(folder / "job.json")
+    number = int(os.environ["RANK"])
+    terminal: TextIO | None = None
+    if job["terminal"] is not None and number == 0:
+        terminal = os.fdopen(job["terminal"], "w", buffering=1)
+    report = folder / f"process-{number}.json"
+    try:
+        cluster = build(ClusterConfig, job["cluster"])
+        runtime = _Told(cluster, Path(job["cache"]), job["label"], terminal=terminal, stop=stop, folder=folder)
+        inputs = {name: Path(path) for name, path in job["inputs"].items()}
+        metrics = tune(build(TrainJob, job["params"]), inputs, Path(job["out"]), runtime)
+        torch.distributed.barrier()  # none ends while another needs it
+    except Interrupted as stopped:
+        write_json(report, {"outcome": "interrupted", "error": str(stopped), "at": time.time()})
+        return 1
+    except Exception as error:
+        traceback.print_exc()
+        write_json(report, {"outcome": "failed", "error": f"{type(error).__name__}: {error}", "at": time.time()})
+        return 1
+    write_json(report, {"outcome": "built", "metrics": metrics})
+    return 0
+
+
+if __name__ == "__main__":
+    code = main(Path(sys.argv[1]))
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)  # threads of the communication may wait for a process that has failed

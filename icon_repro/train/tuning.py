@@ -1,0 +1,162 @@
+"""One process of a training: the only one, or one of several that each take their share of every batch.
+
+In, out, source: see ``icon_repro.train``. The first process writes.
+"""
+
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from datasets import Dataset
+from peft import LoraConfig as PeftLora
+from transformers import PreTrainedModel, set_seed
+from trl import SFTConfig
+
+from icon_repro.config_data import DeepspeedConfig, Dtype, TrainConfig, TrainJob, Tuning
+from icon_repro.cost import training_flops
+from icon_repro.engine.runtime import Runtime
+from icon_repro.lm.adapter import checkpoints, peft_lora, remove_checkpoints, tidy, unknown_target
+from icon_repro.lm.load import load_model, load_tokenizer, prepare_device
+from icon_repro.lm.processes import pin
+from icon_repro.lm.stopping import StopOnRequest, end_if_stopped
+from icon_repro.lm.supervised import tokenise
+from icon_repro.records import Example, read_json, read_rows, write_json, write_rows
+from icon_repro.train import zero
+from icon_repro.train.batches import CheckedCollator, TrainError, TuningTrainer, filler, fillers
+from icon_repro.train.callbacks import KeepEpochs, Report
+
+
+def tune(cfg: TrainJob, inputs: Mapping[str, Path], out: Path, runtime: Runtime) -> dict[str, Any]:
+    """Tune the model as one of ``cluster.processes`` processes, which torch's environment variables number.
+
+    Returns:
+        Metrics of the whole training, in each process.
+    """
+    train, cluster = cfg.train, runtime.cluster
+    device = prepare_device(cluster)
+    rows = {row.id: row for row in read_rows(inputs["candidates"] / "rows.jsonl", Example)}
+    chosen = read_json(inputs["ids"] / "ids.json") if "ids" in inputs else sorted(rows)
+    if unknown := [i for i in chosen if i not in rows]:
+        raise TrainError(f"{len(unknown)} selected ids aren't candidates (first: {unknown[0]!r}).")
+    tokenizer = load_tokenizer(inputs["model"])
+    # sorted: the order of training comes from the seed alone, not from the scores
+    data, notes = tokenise([rows[i] for i in sorted(chosen)], tokenizer, train.max_length)
+    if not data:
+        raise TrainError(f"none of {len(chosen)} rows has a response token within max_length={train.max_length}.")
+    deepspeed = zero.used(train, cluster.processes, device)
+    arguments = _arguments(cfg, runtime, out, device, deepspeed)
+    first = arguments.process_index == 0
+    set_seed(cfg.seed)
+    model = load_model(inputs["model"], Dtype.float32, arguments.device, cluster.attention)
+    model.config.use_cache = False
+    parameters = zero.weights_of(model)
+    batch = train.global_batch_size
+    more = fillers(len(data), cluster.micro_batch_size, cluster.processes)
+    epoch_steps = math.ceil(len(data) / batch)
+    with runtime.progress(math.ceil(epoch_steps * train.epochs), "step") as progress:
+        trainer = TuningTrainer(
+            rows=len(data),
+            weights=zero.weights_of(model, embeddings=False) if deepspeed and deepspeed.stage == 3 else None,
+            model=model,
+            args=arguments,
+            train_dataset=Dataset.from_list([*data, *[filler(tokenizer.pad_token_id)] * more]),
+            processing_class=tokenizer,
+            data_collator=CheckedCollator(pad_token_id=tokenizer.pad_token_id),
+            peft_config=_peft(train, model),
+            callbacks=[
+                Report(progress if first else None, more, epoch_steps),
+                StopOnRequest(runtime),
+                *([KeepEpochs(out / "epochs")] if train.keep_epochs and first else []),
+            ],
+        )
+        trainable = sum(zero.size(p) for p in trainer.model.parameters() if p.requires_grad)
+        if not first:
+            torch.manual_seed(cfg.seed + arguments.process_index)  # dropout hits other weights in each process
+        if first:
+            zero.note_saver(out, cluster.processes, deepspeed)
+        earlier = checkpoints(out)
+        trainer.train(resume_from_checkpoint=str(earlier[-1]) if earlier else None)
+    end_if_stopped(trainer)
+    whole = trainer.accelerator.get_state_dict(trainer.deepspeed) if deepspeed else None  # by all processes together
+    log = trainer.state.log_history
+    logged = [entry for entry in log if "loss" in entry]
+    tokens = sum(entry["tokens"] for entry in logged)
+    if first:
+        target = out / ("adapter" if train.tuning is Tuning.lora else "weights")
+        model.config.use_cache = True
+        trainer.model.save_pretrained(target, **({"state_dict": whole} if deepspeed else {}))
+        tokenizer.save_pretrained(target)
+        if train.tuning is Tuning.lora:
+            tidy(target, read_json(inputs["model"] / "model.json")["hub_id"])
+        write_json(out / "model.json", {"hub_id": None, "commit": None})  # where lm.load finds a fully tuned model
+        write_rows(out / "log.jsonl", log)
+        write_json(out / "report.json", notes)
+        remove_checkpoints(out)
+    return {
+        "rows": len(data),
+        "rows_cut": len(notes["cut"]),
+        "dropped": {"no response token within max_length": len(notes["dropped"])},
+        "steps": trainer.state.global_step,
+        "loss": sum(entry["loss"] for entry in logged) / len(logged),
+        "trainable_parameters": trainable,
+        "tokens": tokens,
+        "flops": training_flops(parameters, tokens, frozen=train.tuning is Tuning.lora),
+        "trainer_flops": trainer.state.total_flos,  # 6 N a token, padding included, without embeddings
+    }
+
+
+def _peft(train: TrainConfig, model: PreTrainedModel) -> PeftLora | None:
+    if train.tuning is Tuning.full:
+        return None
+    if problem := unknown_target(train.lora, model):
+        raise TrainError(f"training.{problem}")
+    return peft_lora(train.lora, "CAUSAL_LM")
+
+
+def _arguments(
+    cfg: TrainJob, runtime: Runtime, out: Path, device: torch.device, deepspeed: DeepspeedConfig | None
+) -> SFTConfig:
+    """The trainer's settings. Making them joins the other processes."""
+    train, cluster = cfg.train, runtime.cluster
+    offloaded = deepspeed is not None and deepspeed.offload and device.type == "cuda"
+    several = {"ddp_find_unused_parameters": False, "ddp_backend": "gloo" if device.type == "cpu" else "nccl"}
+    arguments = SFTConfig(
+        output_dir=str(out / "checkpoints"),
+        per_device_train_batch_size=cluster.micro_batch_size,
+        gradient_accumulation_steps=train.global_batch_size // (cluster.micro_batch_size * cluster.processes),
+        num_train_epochs=train.epochs,
+        learning_rate=train.learning_rate,
+        lr_scheduler_type=train.schedule.value,
+        warmup_steps=train.warmup_ratio,
+        weight_decay=train.weight_decay,
+        max_grad_norm=train.max_grad_norm,
+        optim="adamw_torch_fused" if offloaded else "adamw_torch",  # the former is fast on a CPU too
+        bf16=train.dtype is Dtype.bfloat16 and deepspeed is None,  # else see zero.settings
+        use_cpu=device.type == "cpu",
+        activation_checkpointing=cluster.gradient_checkpointing,
+        max_length=None,  # rows are cut already
+        dataset_kwargs={"skip_prepare_dataset": True},  # tokenise() masks the labels
+        packing=False,
+        seed=cfg.seed,
+        data_seed=cfg.seed,
+        logging_steps=1,
+        logging_nan_inf_filter=False,  # it would put the mean of the losses before in place of a NaN
+        save_strategy="steps" if cluster.checkpoint_steps else "no",
+        save_steps=cluster.checkpoint_steps or 500,
+        save_total_limit=1,
+        report_to="none",
+        disable_tqdm=True,
+        deepspeed=zero.settings(deepspeed, train.dtype, device) if deepspeed else None,
+        **(several if cluster.processes > 1 else {}),
+    )
+    if deepspeed is not None:
+        zero.prepare(device)
+    elif cluster.processes == 1:
+        pin(arguments, device)
+    if arguments.world_size != cluster.processes:
+        raise TrainError(
+            f"{arguments.world_size} processes found each other, not cluster.processes={cluster.processes}."
+        )
+    return arguments

@@ -1,0 +1,365 @@
+"""A stored result is used for its own inputs only: each input changed alone is a miss there and in all that follows.
+
+Everything that the steps directly concerned by a change don't feed stays a hit; so does everything when only machines,
+places, names or prices change. Plans only: results are empty folders in a store.
+"""
+
+import fnmatch
+import shutil
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+from small import small
+
+import icon_repro
+from icon_repro.engine import planner
+from icon_repro.engine.artifact import Step, Store
+from icon_repro.engine.plan import plan
+
+TINY = Path(icon_repro.__file__).parent / "data" / "tiny"
+COMMIT = "0123456789abcdef0123456789abcdef01234567"
+ENDPOINT = {"model": "toy", "base_url": "http://127.0.0.1:1/v1", "api_key_env": "A"}
+OTHER = {"kind": "random", "name": "other", "random": {"seed": 1}}
+
+
+def prompts(**more: Any) -> dict[str, Any]:
+    source = {"kind": "file", "format": "alpaca", "name": "p", "path": "{data}/assessment.jsonl"}
+    return {"source": {**source, "fields": {"response": None}}, "sample": 4, "expected_rows": 4, **more}
+
+
+MODEL_FILES = ("config.json", "tokenizer.json", "tokenizer_config.json", "chat_template.jinja", "model.safetensors")
+LOCAL = {"kind": "local", "name": "mine", "path": "{data}/model"}
+LM_EVAL = {"kind": "lm_eval", "metric": "acc", "task": "piqa", "files": {"validation": "{data}/benchmark.jsonl"}}
+METHODS = {
+    "random": {"kind": "random"},
+    "longest": {"kind": "longest"},
+    "ppl": {"kind": "perplexity", "shard_rows": 12},
+    "ifd": {"kind": "ifd", "proxy": OTHER, "pre_experienced": {}, "diversity": {}},
+    "rds": {"kind": "rds"},
+    "nuggets": {"kind": "nuggets"},
+    "selectit": {"kind": "selectit"},
+    "less": {"kind": "less", "epochs": 1},
+    "deita": {"kind": "deita", "complexity": OTHER, "quality": {**OTHER, "name": "third"}},
+    "armorm": {"kind": "armorm", "reward": OTHER},
+    "asked": {"kind": "alpagasus", "endpoint": ENDPOINT},
+    "rated": {"kind": "alpagasus", "ratings": "{data}/ratings.json"},
+    "own": {"kind": "external", "path": "{data}/own.py", "options": {"x": 1}},
+}
+JUDGE = {"sets": {"one": prompts(), "two": prompts(seed=1)}, "methods": ["random"]}
+# what experiments are made of here: small ones that together hold every kind of step
+WORLDS: dict[str, dict[str, Any]] = {
+    "methods": {"methods": METHODS, "base": False, "full": False, "until": "select"},
+    "icon": {"methods": {"icon": {"kind": "icon", "dtype": "bfloat16", "shard_candidates": 8}}, "until": "select"},
+    "noise": {"methods": {"icon": {"kind": "icon", "dtype": "float32", "control": "per_candidate"}}, "until": "select"},
+    "adaptive": {
+        "methods": {"icon": {"kind": "icon", "dtype": "float32", "budget": "adaptive", "adaptive": {"first_rows": 4}}},
+        "until": "select",
+    },
+    "pool": {
+        "methods": {"icon": {"kind": "icon", "dtype": "float32", "budget": "auto", "selector": {"epochs": 1.0}}},
+        "select_from": "pool",
+        "until": "select",
+    },
+    "tuned": {
+        "model": LOCAL,
+        "methods": {"random": {"kind": "random"}},
+        "evaluation.tasks.piqa": LM_EVAL,
+        "evaluation.tasks.held": {"kind": "nll", "metric": "nll", "rows": {**prompts(), "sample": 5}},
+    },
+    "hub": {
+        "model": {"kind": "hub", "name": "m", "hub_id": "org/model", "revision": COMMIT},
+        "methods": {"random": {"kind": "random"}},
+        "evaluation.tasks.piqa": {**LM_EVAL, "files": {}, "dataset": {"hub_id": "org/piqa", "revision": COMMIT}},
+    },
+    "endpoint": {
+        "methods": {"random": {"kind": "random"}},
+        "judge": {**JUDGE, "kind": "endpoint", "endpoint": ENDPOINT, "against": "served", "served": ENDPOINT},
+    },
+    "local": {
+        "methods": {"random": {"kind": "random"}},
+        "judge": {
+            **JUDGE,
+            "kind": "local",
+            "protocol": "pair_v2",
+            "model": OTHER,
+            "references": {"ref": {**prompts(), "source": {**prompts()["source"], "fields": {}}}},
+        },
+    },
+    "nll": {"methods": {"random": {"kind": "random"}}, "judge": {**JUDGE, "kind": "nll"}},
+}
+WORLDS["tuned"]["evaluation.tasks.held"]["rows"]["source"] = {**prompts()["source"], "fields": {}}
+
+
+class World:
+    """A plan whose steps all have a result, in a store, and files that may be changed."""
+
+    def __init__(self, folder: Path, name: str) -> None:
+        self.folder, self.name = folder, name
+        data = folder / "data"
+        shutil.copytree(TINY, data)
+        (data / "model").mkdir()
+        for file in MODEL_FILES:
+            (data / "model" / file).write_text(f"{{}} {file}")
+        (data / "ratings.json").write_text('[{"id": "a", "rating": 4}]')
+        (data / "own.py").write_text("def score(rows, options, inputs, runtime): return {}\n")
+        self.store = Store(folder / "work")
+        for step in self.steps({}):
+            self.store.path(step).mkdir(parents=True, exist_ok=True)
+            (self.store.path(step) / "record.json").touch()
+
+    def steps(self, changes: Mapping[str, Any]) -> list[Step]:
+        places = {
+            "data.pool.source.path": "{data}/pool.jsonl",
+            "data.assessment.source.path": "{data}/assessment.jsonl",
+            "evaluation.tasks.tiny.source.path": "{data}/benchmark.jsonl",
+        }
+        values = self._placed({"judge": {}, **places, **WORLDS[self.name], **changes})
+        return plan(small(self.folder / "work", values)).steps
+
+    def _placed(self, value: Any) -> Any:
+        if isinstance(value, str):
+            return value.replace("{data}", str(self.folder / "data"))
+        if isinstance(value, list):
+            return [self._placed(item) for item in value]
+        return {k: self._placed(v) for k, v in value.items()} if isinstance(value, dict) else value
+
+    def check(self, changes: Mapping[str, Any], roots: str) -> None:
+        """Expect misses for the steps that match a pattern in ``roots`` and for what follows from them, no others."""
+        steps = self.steps(changes)
+        concerned = {step.folder for step in steps if matches(step.label, roots.split())}
+        for pattern in roots.split():
+            assert any(matches(step.label, [pattern]) for step in steps), f"{pattern} is no step"
+        for step in steps:
+            if concerned & {needed.folder for needed in step.inputs.values()}:
+                concerned.add(step.folder)
+        missed = {step.folder for step in steps if not self.store.complete(step)}
+        assert (labels(steps, missed - concerned), labels(steps, concerned - missed)) == ("", "")
+
+
+def matches(label: str, patterns: Iterable[str]) -> bool:
+    return any(fnmatch.fnmatchcase(label, pattern) for pattern in patterns)
+
+
+def labels(steps: list[Step], folders: set[str]) -> str:
+    return " ".join(sorted(step.label for step in steps if step.folder in folders))
+
+
+@pytest.fixture
+def world(tmp_path: Path, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> World:
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    return World(tmp_path, request.param)
+
+
+# ---------------------------------------------------------------- values that change results
+
+ORDER = "prepare/order"
+DTYPE = "score/icon-dtype"
+PAIRS = "score/icon-baseline score/icon-bank score/icon-shard-*"
+MISSES: list[tuple[str, dict[str, Any], str]] = [
+    # data and its preparation
+    ("methods", {"data.pool.drop_urls": False}, "prepare/pool-tiny"),
+    ("methods", {"data.pool.source.fields.input": None}, "prepare/pool-tiny"),
+    ("methods", {"data.pool.source.fields.instruction": "output"}, "prepare/pool-tiny"),
+    ("methods", {"data.pool.source.format": "prompt_response"}, "prepare/pool-tiny"),
+    ("methods", {"data.pool.sample": 40}, "prepare/pool-tiny"),
+    ("methods", {"data.pool.seed": 1}, "prepare/pool-tiny"),
+    ("methods", {"data.pool.max_chars": 99}, "prepare/pool-tiny"),
+    ("methods", {"data.pool.max_prompt_chars": 99}, "prepare/pool-tiny"),
+    ("methods", {"data.assessment.seed": 1}, "prepare/assessment-tiny"),
+    ("methods", {"data.candidates.order.seed": 1}, ORDER),
+    ("methods", {"data.candidates.order.overlap": "keep"}, ORDER),
+    ("methods", {"data.candidates.order.ngram": 5}, ORDER),
+    # models
+    ("methods", {"model.random.seed": 1}, "model/tiny_random"),
+    ("methods", {"model.random.bos": False}, "model/tiny_random"),
+    ("hub", {"model.revision": "a" * 40}, "model/m"),
+    ("hub", {"model.hub_id": "org/other"}, "model/m"),
+    # ICon
+    ("icon", {"methods.icon.dtype": "float16"}, f"{DTYPE} {PAIRS} score/icon"),
+    ("icon", {"methods.icon.bank": {"lengths": [8, 64, 2040]}}, "score/icon-bank score/icon"),
+    ("icon", {"methods.icon.bank": {"draws": 5}}, "score/icon-bank score/icon"),
+    ("icon", {"methods.icon.seed": 1}, f"{DTYPE} score/icon-bank score/icon"),
+    ("icon", {"methods.icon.fidelity": {"rows": 9}}, f"{DTYPE} score/icon"),
+    ("icon", {"methods.icon.epsilon": 0.1}, f"{DTYPE} score/icon"),
+    ("noise", {"methods.icon.seed": 1}, "score/icon-control-* score/icon"),
+    ("noise", {"methods.icon.noise_unit": "characters"}, "score/icon-control-* score/icon"),
+    ("pool", {"methods.icon.selector": {"epochs": 2.0}}, "score/icon-start score/icon-selector-s0"),
+    ("adaptive", {"methods.icon.adaptive": {"first_rows": 4, "error": 0.1}}, "score/icon-round?? score/icon"),
+    ("pool", {"methods.icon.auto": {"reliability": 0.9}}, "score/icon-start"),
+    # other methods
+    ("methods", {"methods.random.seed": 1}, "score/random"),
+    ("methods", {"methods.ppl.best": "highest"}, "score/ppl"),
+    ("methods", {"methods.ppl.template": "plain"}, "score/answers-tiny_random-conditioned-*"),
+    ("methods", {"methods.ifd.direct": ""}, "score/answers-other-tuned-conditioned-direct-*"),
+    ("methods", {"methods.ifd.pre_experienced": {"seed": 1}}, "score/experience-other-training"),
+    ("methods", {"methods.ifd.diversity": {"share": 0.5}}, "score/ifd-share"),
+    ("methods", {"methods.rds.max_length": 99}, "score/embeddings-weighted-* score/embeddings-queries"),
+    ("methods", {"methods.nuggets.separator": " "}, "score/nuggets-part-*"),
+    ("methods", {"methods.nuggets.anchors": {"seed": 1}}, "score/nuggets-anchors"),
+    ("methods", {"methods.selectit.alpha": 0.5}, "score/selectit"),
+    ("methods", {"methods.less.projection_seed": 1}, "score/less-epoch1-*"),
+    ("methods", {"methods.less.warmup_seed": 1}, "score/less-warmup score/less-warmup-training"),
+    ("methods", {"methods.less.adam": "code"}, "score/less-epoch1-shard-*"),
+    ("methods", {"methods.deita.threshold": 0.5}, "score/deita"),
+    ("methods", {"methods.deita.quality.random.seed": 2}, "model/third"),
+    ("methods", {"methods.armorm.prompt_end": "x"}, "score/armorm-part-*"),
+    ("methods", {"methods.asked.endpoint.model": "other"}, "score/asked-ratings"),
+    ("methods", {"methods.asked.endpoint.temperature": 1.0}, "score/asked-ratings"),
+    ("methods", {"methods.rated.ties_seed": 1}, "score/rated"),
+    ("methods", {"methods.own.options": {"x": 2}}, "score/own"),
+    # selection and tuning
+    ("tuned", {"fractions": [0.5]}, "select/random-f0.5"),
+    ("tuned", {"seeds": [1]}, "train/*-s1"),
+    ("tuned", {"training.tuning": "full"}, "train/*"),
+    ("tuned", {"training.learning_rate": 1e-3}, "train/*"),
+    ("tuned", {"training.epochs": 2}, "train/*"),
+    ("tuned", {"training.schedule": "cosine"}, "train/*"),
+    ("tuned", {"training.warmup_ratio": 0.5}, "train/*"),
+    ("tuned", {"training.weight_decay": 0.5}, "train/*"),
+    ("tuned", {"training.max_grad_norm": 0.5}, "train/*"),
+    ("tuned", {"training.global_batch_size": 8}, "train/*"),
+    ("tuned", {"training.max_length": 99}, "train/*"),
+    ("tuned", {"training.dtype": "bfloat16"}, "train/*"),
+    ("tuned", {"training.lora.r": 4}, "train/*"),
+    ("tuned", {"training.lora.alpha": 4}, "train/*"),
+    ("tuned", {"training.lora.dropout": 0.5}, "train/*"),
+    ("tuned", {"training.lora.targets": ["q_proj"]}, "train/*"),
+    # benchmarks
+    ("tuned", {"evaluation.tasks.tiny.limit": 5}, "evaluate/*-tiny"),
+    ("tuned", {"evaluation.tasks.tiny.num_fewshot": 1}, "evaluate/*-tiny"),
+    ("tuned", {"evaluation.tasks.tiny.metric": "acc_norm"}, "evaluate/*-tiny"),
+    ("tuned", {"evaluation.tasks.piqa.filter": "strict"}, "evaluate/*-piqa"),
+    ("tuned", {"evaluation.tasks.piqa.task": "arc_easy"}, "evaluate/*-piqa"),
+    ("tuned", {"evaluation.tasks.held.rows.seed": 7}, "prepare/bench-held"),
+    ("tuned", {"evaluation.seed": 1}, "evaluate/*-tiny evaluate/*-piqa"),
+    ("tuned", {"evaluation.max_length": 99}, "evaluate/*"),
+    ("tuned", {"evaluation.dtype": "bfloat16"}, "evaluate/*"),
+    ("tuned", {"evaluation.backend": "vllm"}, "evaluate/*-tiny evaluate/*-piqa"),
+    ("hub", {"evaluation.tasks.piqa.dataset.revision": "b" * 40}, "evaluate/*-piqa"),
+    # judging
+    ("endpoint", {"judge.protocol": "pair_v2"}, "judge/verdicts-*-one judge/verdicts-*-two"),
+    ("endpoint", {"judge.endpoint.model": "other"}, "judge/verdicts-*-one judge/verdicts-*-two"),
+    ("endpoint", {"judge.endpoint.reasks": 1}, "judge/verdicts-*-one judge/verdicts-*-two"),
+    ("endpoint", {"judge.served.seed": 1}, "judge/answers-served-*"),
+    ("endpoint", {"judge.sets.one.seed": 9}, "prepare/judge-one"),
+    ("endpoint", {"judge.generation.max_new_tokens": 9}, "judge/answers-random-*"),
+    ("local", {"judge.reading": "letters"}, "judge/verdicts-*-one judge/verdicts-*-two judge/verdicts-*-ref"),
+    ("local", {"judge.model.random.seed": 2}, "model/other"),
+    ("local", {"judge.max_new_tokens": 9}, "judge/verdicts-*-one judge/verdicts-*-two judge/verdicts-*-ref"),
+    ("nll", {"judge.template": "plain"}, "judge/verdicts-*-one judge/verdicts-*-two"),
+    ("nll", {"judge.dtype": "bfloat16"}, "judge/verdicts-*-one judge/verdicts-*-two"),
+]
+
+
+@pytest.mark.parametrize("world, changes, roots", MISSES, ids=[f"{w} {c}" for w, c, _ in MISSES], indirect=["world"])
+def test_cache_changed_value_is_a_miss_there_and_downstream_only(
+    world: World, changes: dict[str, Any], roots: str
+) -> None:
+    world.check(changes, roots)
+
+
+# ---------------------------------------------------------------- bytes of files
+
+FILES = [
+    ("methods", "pool.jsonl", "prepare/pool-tiny"),
+    ("methods", "assessment.jsonl", "prepare/assessment-tiny"),
+    ("methods", "ratings.json", "score/rated"),
+    ("methods", "own.py", "score/own"),
+    ("tuned", "benchmark.jsonl", "prepare/bench-tiny evaluate/*-piqa"),
+    *(("tuned", f"model/{file}", "model/mine") for file in MODEL_FILES),
+    ("endpoint", "assessment.jsonl", "prepare/assessment-tiny prepare/judge-one prepare/judge-two"),
+]
+
+
+@pytest.mark.parametrize("world, file, roots", FILES, indirect=["world"])
+def test_cache_changed_byte_is_a_miss_there_and_downstream_only(world: World, file: str, roots: str) -> None:
+    path = world.folder / "data" / file
+    content = bytearray(path.read_bytes())
+    content[-3] ^= 1
+    path.write_bytes(bytes(content))
+    world.check({}, roots)
+
+
+def test_cache_added_file_of_a_model_is_a_miss(tmp_path: Path) -> None:
+    world = World(tmp_path, "tuned")
+    (tmp_path / "data" / "model" / "added_tokens.json").write_text("{}")
+    world.check({}, "model/mine")
+
+
+# ---------------------------------------------------------------- versions of stages
+
+
+@pytest.mark.parametrize("world", WORLDS, indirect=True)
+def test_cache_raised_version_of_each_stage_is_a_miss_there_and_downstream_only(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    own: dict[str, set[str]] = {}
+    for step in world.steps({}):
+        own.setdefault(step.target, set()).add(step.label)
+    for key, (target, version) in planner.TARGETS.items():
+        if target in own:
+            with monkeypatch.context() as patch:
+                patch.setitem(planner.TARGETS, key, (target, version + 1))
+                world.check({}, " ".join(own[target]))
+
+
+def test_cache_worlds_hold_every_stage(tmp_path: Path) -> None:
+    held = {step.target for name in WORLDS for step in World(tmp_path / name, name).steps({})}
+    assert {target for target, _ in planner.TARGETS.values()} - held == set()
+
+
+# ---------------------------------------------------------------- what doesn't change results
+
+HITS: list[tuple[str, dict[str, Any]]] = [
+    *(
+        ("tuned", {f"cluster.{key}": value})
+        for key, value in {
+            "device": "cuda:1",
+            "threads": 7,
+            "attention": "eager",
+            "score_batch_tokens": 77,
+            "micro_batch_size": 2,
+            "eval_batch_size": 3,
+            "gradient_checkpointing": True,
+            "checkpoint_steps": 5,
+            "executor": "inline",
+            "lease_s": 5.0,
+            "slurm": {"partition": "gpu", "training": {"gpus": 1}, "setup": ["module load cuda"], "max_requeues": 1},
+        }.items()
+    ),
+    ("tuned", {"cluster.processes": 4, "cluster.micro_batch_size": 1}),
+    ("tuned", {"training.deepspeed": {"stage": 3, "offload": True}}),
+    ("tuned", {"paths.cache": "/elsewhere", "paths.results": "elsewhere"}),
+    ("tuned", {"tracking.wandb": "online", "tracking.project": "p", "tracking.entity": "e", "tracking.silence_s": 1.0}),
+    ("tuned", {"action": "plan"}),
+    ("tuned", {"name": "other", "description": "other"}),
+    ("tuned", {"model.licence": "other", "model.parameters": 9}),
+    ("tuned", {"data.pool.source.name": "other", "data.pool.source.licence": "other"}),
+    ("tuned", {"evaluation.tasks.tiny.group": "g", "evaluation.tasks.tiny.expected_items": 7}),
+    ("tuned", {"evaluation.allow_code_execution": True}),
+    ("endpoint", {"judge.endpoint.base_url": "http://127.0.0.1:2/v1", "judge.endpoint.api_key_env": "B"}),
+    ("endpoint", {"judge.endpoint.concurrency": 99, "judge.endpoint.timeout_s": 1.0, "judge.endpoint.retries": 1}),
+    ("endpoint", {"judge.endpoint.price_in": 9.0, "judge.endpoint.max_cost": 9.0}),
+    ("endpoint", {"judge.expected_reply_tokens": 9}),
+    ("methods", {"cluster.device": "cuda", "cluster.score_batch_tokens": 9}),
+    ("methods", {"methods.asked.endpoint.concurrency": 99}),
+    ("methods", {"methods.ifd.diversity": {"max_gib": 9.0}}),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("world, changes", HITS, ids=[f"{w} {c}" for w, c in HITS], indirect=["world"])
+def test_cache_machines_places_names_and_prices_are_hits(world: World, changes: dict[str, Any]) -> None:
+    world.check(changes, "")
+
+
+@pytest.mark.parametrize("world", ["methods", "tuned", "local"], indirect=True)
+def test_cache_same_bytes_elsewhere_are_hits(world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    shutil.move(tmp_path / "data", tmp_path / "moved")
+    (tmp_path / "data").symlink_to(tmp_path / "moved")
+    monkeypatch.chdir(tmp_path / "moved")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3")
+    moved = {"paths.work": "../work", "data.pool.source.path": "pool.jsonl"}
+    world.check(moved, "")

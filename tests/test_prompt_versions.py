@@ -1,0 +1,81 @@
+"""Texts that models are shown aren't hashed by themselves: whoever changes one raises the versions of its stages.
+
+Each entry pins the sha256 of the texts and the versions that the stages which show them had at least by then. When a
+text is changed on purpose: raise the versions in ``engine.planner.TARGETS``, then write the new sum and versions here.
+"""
+
+import hashlib
+import json
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from icon_repro.config_evaluation import Protocol
+from icon_repro.config_methods import Template
+from icon_repro.data.benchmark import multiple_choice
+from icon_repro.engine.planner import TARGETS
+from icon_repro.judge import protocols
+from icon_repro.methods import alpagasus, selectit
+from icon_repro.prompts import PROMPTS, complexity_question, quality_question
+from icon_repro.records import Example
+
+EXAMPLES = [
+    Example("1", "Name three colours.", "", "Red, green, blue."),
+    Example("2", "Add.", "3 and 4", "7"),
+    Example("3", "### Question:\nWhy?\n### Answer:", "", "So.", ready=True),
+]
+QUESTIONS = [
+    {"question": "Why?", "options": "A. So.\nB. No.", "answer": "B", "passage": text} for text in (None, "It.")
+]
+
+
+def of_rows(*prompts: Callable[[Example], Any]) -> Any:
+    return [[prompt(row) for row in EXAMPLES] for prompt in prompts]
+
+
+def judged(protocol: Protocol) -> Any:
+    return [protocols.messages(protocol, "Why?", "So.", answer) for answer in ("", "Because.")]
+
+
+ICON = {"icon_dtype": 1, "icon_baseline": 2, "icon_bank": 1, "icon_shard": 1, "icon_control": 1, "icon_pilot": 1}
+SELECTOR = {"selector": 1, "selector_pool": 1}
+CHOOSE = {"answers": 1, "embeddings": 1, "nuggets_shard": 1, "judge_nll": 1}  # any template
+TUNING = {"train": 1, "held_out": 1, "less_shard": 2, "judge_answers": 1}
+TEXTS: dict[str, tuple[Callable[[], Any], str, dict[str, int]]] = {
+    "scoring": (lambda: of_rows(PROMPTS[Template.scoring]), "c399d60c188fd71c", {**ICON, **SELECTOR, **CHOOSE}),
+    "alpaca": (lambda: of_rows(PROMPTS[Template.alpaca]), "e1c4798a8e2c2216", {**TUNING, **CHOOSE}),
+    "plain": (lambda: of_rows(PROMPTS[Template.plain]), "d9b7cef9962070d5", CHOOSE),
+    "labelled": (lambda: of_rows(PROMPTS[Template.labelled]), "c9d477f4bb514cfd", CHOOSE),
+    "deita": (lambda: of_rows(complexity_question, quality_question), "5c3d1cb6d0978c50", {"deita_shard": 1}),
+    "selectit": (
+        lambda: [of_rows(lambda row, q=q: selectit.prompt(row, q)) for q in selectit.QUESTIONS],  # type: ignore[misc]
+        "a8d13df643fae0fa",
+        {"selectit_shard": 1},
+    ),
+    "alpagasus": (lambda: of_rows(alpagasus.messages), "d1f35acb767b77df", {"alpagasus_ratings": 1}),
+    "benchmark": (lambda: [multiple_choice(row, "here") for row in QUESTIONS], "f0534f653ddc9582", {"benchmark": 1}),
+    "vicuna10": (lambda: judged(Protocol.vicuna10), "822f7b3e3bf67d37", {"judge_endpoint": 1, "judge_local": 1}),
+    "pair_v2": (lambda: judged(Protocol.pair_v2), "d8fd29ba2d6cacf8", {"judge_endpoint": 1, "judge_local": 1}),
+}
+
+
+def sum_of(texts: Any) -> str:
+    return hashlib.sha256(json.dumps(texts, ensure_ascii=False).encode()).hexdigest()[:16]
+
+
+@pytest.mark.parametrize("name", TEXTS)
+def test_prompt_texts_are_those_of_their_stages_versions(name: str) -> None:
+    texts, expected, versions = TEXTS[name]
+    assert sum_of(texts()) == expected, f"the texts of {name!r} changed: raise the versions of {', '.join(versions)}"
+    assert {key: TARGETS[key][1] >= version for key, version in versions.items()} == dict.fromkeys(versions, True)
+
+
+def test_prompt_texts_of_every_template_and_protocol_are_pinned() -> None:
+    assert {one.value for one in (*Template, *Protocol)} <= set(TEXTS)
+
+
+def test_sum_of_texts_sees_a_changed_letter() -> None:
+    texts = TEXTS["alpaca"][0]()
+    changed = json.loads(json.dumps(texts).replace("appropriately", "Appropriately", 1))
+    assert changed != texts and sum_of(changed) != sum_of(texts)
