@@ -45,7 +45,7 @@ def test_help_is_quick_and_names_actions_groups_and_examples(tmp_path: Path) -> 
     assert min(times) < 2  # a busy machine gives more than one chance
     for part in ("action=plan", "action=status", "action=report", "experiment=llama31_8b", "data.candidates.size="):
         assert part in done.out
-    for part in ("experiment: alpaca_cpu", "model: ", "smollm2", "tracking: none, wandb", " -m "):
+    for part in ("experiment: llama2_7b", "model: ", "smollm2", "tracking: none, wandb", " -m "):
         assert part in done.out
     assert list(tmp_path.iterdir()) == []
 

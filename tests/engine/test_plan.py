@@ -21,7 +21,7 @@ from icon_repro.config import Until, conf_dir, load
 from icon_repro.engine import planner as planner_module
 from icon_repro.engine.plan import Experiment, plan
 from icon_repro.engine.planner import FileHashes, PlanError
-from icon_repro.records import read_json, write_json
+from icon_repro.records import read_sealed, write_sealed
 
 ROOT = Path(__file__).resolve().parents[2]
 TINY = Path(icon_repro.__file__).parent / "data" / "tiny"
@@ -117,7 +117,7 @@ def test_plan_until_select_has_no_training(tmp_path: Path) -> None:
 
 
 def test_experiment_files_lie_in_conf() -> None:
-    assert {"smoke", "smoke_tiny", "alpaca_cpu", "llama31_8b", "llama2_7b", "qwen25_3b"} <= set(EXPERIMENTS)
+    assert {"smoke", "smoke_tiny", "study_cpu", "llama31_8b", "llama2_7b", "qwen25_3b"} <= set(EXPERIMENTS)
 
 
 @pytest.mark.parametrize(
@@ -520,9 +520,9 @@ def test_file_hashes_untouched_file_isnt_read_again(tmp_path: Path, monkeypatch:
     hashes = FileHashes(tmp_path / "work" / "hashes.json")
     hashes.of(path)
     hashes.save()
-    known = read_json(tmp_path / "work" / "hashes.json")
+    known = read_sealed(tmp_path / "work" / "hashes.json")
     known[str(path)]["sha256"] = "remembered"
-    write_json(tmp_path / "work" / "hashes.json", known)
+    write_sealed(tmp_path / "work" / "hashes.json", known)
     assert FileHashes(tmp_path / "work" / "hashes.json").of(path).sha256 == "remembered"
 
 
