@@ -22,7 +22,7 @@ from icon_repro.config import Action, Config, ConfigError, Until, conf_dir, load
 from icon_repro.config_data import ModelConfig, SourceConfig
 from icon_repro.config_unsafe import unsafe_files
 from icon_repro.engine.artifact import ArtifactError, Cost, Step, Store
-from icon_repro.engine.collect import cost_ratios, estimate
+from icon_repro.engine.collect import cost_ratios, damaged, estimate
 from icon_repro.engine.jobs import SubmitError, living, read_jobs, with_job
 from icon_repro.engine.plan import Experiment, plan
 from icon_repro.engine.plan_judge import expected_calls
@@ -47,7 +47,9 @@ data-selection methods.
   python -m icon_repro experiment=NAME action=plan     what would run, what is cached, and about what it costs
   python -m icon_repro experiment=NAME action=submit   send what is missing to Slurm (slurm/README.md)
   python -m icon_repro experiment=NAME action=status   what is running or failed, and where its log is
-  python -m icon_repro experiment=NAME action=report   tables again, from stored results
+  python -m icon_repro experiment=NAME action=report   tables again, from stored results; explain=icon-0.15/piqa says
+                                                       what a cell is made of
+  python -m icon_repro action=verify                   every stored table made again and compared byte by byte
   python -m icon_repro experiment=NAME action=compare  how the methods agree, with each other and with length; cost
   python -m icon_repro experiment=NAME action=export   selections and scores as data sets for a hub, and as Alpaca JSON
 
@@ -182,6 +184,10 @@ def _run(raw: DictConfig) -> int:
     )
     try:
         config = typed(raw)
+        if config.action is Action.verify:
+            return _action_verify(config)
+        if config.explain is not None and config.action is Action.report:
+            return _explain(config, config.explain)
         wandb_mode(config.tracking)  # refuses what it doesn't know before any work is done
         return actions[config.action](plan(config), Store(Path(config.paths.work)))
     except problems as error:
@@ -207,7 +213,8 @@ def _action_run(experiment: Experiment, store: Store) -> int:
         print(line)
     try:
         with stoppable():
-            summary = run(experiment.steps, store, config.cluster, Path(config.paths.cache), print)
+            cache = Path(config.paths.cache)
+            summary = run(experiment.steps, store, config.cluster, cache, print, lambda step: damaged(step, store))
     except Interrupted as stop:
         print(f"{stop}; the same command goes on from here", file=sys.stderr)
         if stop.number == signal.SIGUSR1:
@@ -294,6 +301,8 @@ def _action_submit(experiment: Experiment, store: Store) -> int:
     missing = [step for step in experiment.steps if not store.complete(step)]
     if lacking := missing_for(missing, Path(experiment.config.paths.cache)):
         raise PlanError("\n".join(lacking))
+    if missing:
+        store.check_writable()
     if submit(experiment.steps, store, config.cluster, Path(config.paths.cache), print):
         print(*_licences(missing), sep="\n")
     return 0
@@ -331,6 +340,24 @@ def _action_report(experiment: Experiment, store: Store) -> int:
         print(log_experiment(experiment, store, public(config), [], None, Path(config.paths.results) / config.name))
         return code
     report(experiment, store, print)
+    return 0
+
+
+def _action_verify(config: Config) -> int:
+    from icon_repro.verify import verify  # scipy and jinja2 take a second to import
+
+    return 0 if verify(Path(config.paths.results), Path(config.paths.experiments), print) else 1
+
+
+def _explain(config: Config, cell: str) -> int:
+    from icon_repro.explain import ExplainError, explain  # scipy takes a second to import
+
+    paths = config.paths
+    try:
+        explain(cell, Path(paths.results) / config.name, Path(paths.work), Path(paths.experiments), print)
+    except ExplainError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
     return 0
 
 

@@ -43,7 +43,7 @@ from icon_repro.config_methods import (
     resolved,
 )
 from icon_repro.config_unsafe import unsafe
-from icon_repro.schema import SchemaError, build, nearest, number, plain
+from icon_repro.schema import SchemaError, build, nearest, number, plain, unhashed
 
 
 class ConfigError(ValueError):
@@ -64,6 +64,7 @@ class Action(enum.Enum):
     report = "report"
     compare = "compare"
     export = "export"
+    verify = "verify"
 
 
 class Executor(enum.Enum):
@@ -108,6 +109,7 @@ class PathsConfig:
     work: str = "work"  # steps, logs, claims: large
     cache: str = "~/.cache/icon_repro"  # downloads
     results: str = "results"  # tables: small, committed
+    experiments: str = "experiments"  # a folder an experiment: published numbers and claims
 
 
 @dataclass
@@ -145,6 +147,8 @@ class Config:
     tracking: TrackingConfig = field(default_factory=TrackingConfig)
     paths: PathsConfig = field(default_factory=PathsConfig)
     export: ExportConfig = field(default_factory=ExportConfig)
+    published: str | None = unhashed(None)  # folder in paths.experiments with paper_table*.csv, claims.yaml
+    explain: str | None = unhashed(None)  # a cell of a table, for action=report: what it is made of
     action: Action = Action.run
 
 
@@ -189,6 +193,7 @@ def _combinations(config: Config) -> list[str]:
     for name, method in config.methods.items():
         models |= _models(f"methods.{name}", method)
     names = [config.name, config.data.name, *(model.name for model in models.values())]
+    names += [config.published] if config.published is not None else []
     for name in [*names, *config.methods, *config.evaluation.tasks]:
         if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.]*", name):
             problems.append(f"name {name!r}: must be letters, digits, '_' and '.', as it names folders.")
@@ -267,6 +272,8 @@ def _combinations(config: Config) -> list[str]:
         problems.append(f"fractions={config.fractions}: a fraction is given twice.")
     if config.methods and not config.fractions:
         problems.append("fractions=[]: give at least one fraction to select, e.g. [0.15].")
+    if config.explain is not None and config.action is not Action.report:
+        problems.append(f"explain={config.explain!r}: goes with action=report, not action={config.action.value}.")
     problems += _batch_problems("training", config.training.global_batch_size, config.cluster)
     problems += _process_problems(config)
     return problems

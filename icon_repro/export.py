@@ -7,7 +7,7 @@ scores.parquet  every row that the method was to rank, sorted by id, without its
                 (why it has no score), and what the score is made of, in columns ``part_...``
 README.md       the data set card (``export_card``): method, model, licences, steps, command, settings
 The folder appears complete or not at all. The same selection gives the same bytes; other content is never replaced.
-Rows with a finished prompt (format prompt_response) have it whole under ``instruction``; the card says how to read them.
+Rows with a finished prompt (format prompt_response) have it whole under ``instruction``, as the card says.
 Known gap: nothing is uploaded.
 """
 
@@ -172,7 +172,9 @@ def _write(target: Path, selection: Selection, text: str) -> bool:
         discard(part)  # of a killed export with the same process id
         part.mkdir(parents=True)
     except OSError as error:
-        raise ExportError(f"{target.parent}: can't be written ({error}). Give another folder with export.path=...") from error
+        raise ExportError(
+            f"{target.parent}: can't be written ({error}). Give another folder with export.path=..."
+        ) from error
     try:
         _files(part, selection)
         (part / "README.md").write_text(text, encoding="utf-8")
@@ -218,13 +220,10 @@ def _files(folder: Path, selection: Selection) -> None:
             }
         )
     types = {"id": pyarrow.string(), **_SCORED, "reason": pyarrow.string()}
-    _parquet(
-        folder / "scores.parquet", measured, {**types, **{f"part_{name}": pyarrow.float64() for name in parts}}
-    )
+    _parquet(folder / "scores.parquet", measured, {**types, **{f"part_{name}": pyarrow.float64() for name in parts}})
     with (folder / "alpaca.json").open("w", encoding="utf-8") as file:
         json.dump([_texts(selection.rows[i]) for i in selection.ids], file, indent=1, ensure_ascii=False)
         file.write("\n")
-
 
 
 def _texts(row: Example) -> dict[str, str]:

@@ -2,7 +2,7 @@
 
 In: facts of a selection, the records of the steps behind it.  Out: README.md of a data set folder, with the header by
 which a hub and ``datasets.load_dataset`` find its tables.
-Names no folder of this machine, and no time: the same selection has the same card.
+Names no time, and folders of this machine as ``<work>``, ``.`` and ``~``: the same selection has the same card.
 """
 
 import shlex
@@ -13,9 +13,11 @@ from typing import Any
 import yaml
 
 from icon_repro.config_data import ModelConfig, ModelKind, RowsConfig, SourceConfig, SourceKind
+from icon_repro.config_methods import SelectFrom
 from icon_repro.engine.artifact import Step, Store, ancestors
 from icon_repro.engine.collect import portable
 from icon_repro.engine.plan import Experiment
+from icon_repro.records import selected_count
 from icon_repro.results import public
 
 NOT_STATED = "not stated"
@@ -30,12 +32,12 @@ MEANINGS = {
     "row's text; an order, not a contribution",
     "icon_repro.methods.random:run": "a seeded random number; it says nothing about the row",
     "icon_repro.methods.longest:run": "characters of the response",
-    "icon_repro.methods.perplexity:run": "perplexity of the response under the model; negative where the lowest is best",
+    "icon_repro.methods.perplexity:run": "perplexity of the response under the model; negative if the lowest is best",
     "icon_repro.methods.ifd:run": "loss of the response with its prompt over its loss without (IFD)",
     "icon_repro.methods.diversity:run": "place in an order of the rows with the best IFD in which each next row "
     "represents the others best, negative",
     "icon_repro.methods.rds:run": "place in the order in which rows nearest to the assessment rows are taken, negative",
-    "icon_repro.methods.nuggets:run": "share of anchor rows whose response the row makes likelier as a one-shot example",
+    "icon_repro.methods.nuggets:run": "share of anchors whose response the row makes likelier as a one-shot example",
     "icon_repro.methods.selectit:run": "the model's own rating of the row, lowered by how much it varies over wordings",
     "icon_repro.methods.less:run": "how far the row's gradient points where those of the target rows do (LESS)",
     "icon_repro.methods.deita:run": "rated complexity times rated quality; rows too near to a better one have no score",
@@ -78,7 +80,7 @@ def card(facts: Facts, experiment: Experiment, store: Store, overrides: Sequence
         ("method", f"`{facts.method}` (kind `{public(config)['methods'][facts.method]['kind']}`){seed}"),
         ("score", f"{MEANINGS[scores.target]}; higher is selected first"),
         ("model", _model(steps, config.model.name)),
-        ("selected from", f"{source.name}: {facts.ranked} rows after filters"),
+        ("selected from", f"{source.name}: {facts.ranked} rows, {_RANKED[config.select_from]}"),
         ("with a score", str(facts.scored)),
         ("fraction", f"{facts.fraction:g} of all rows, scored or not"),
         ("selected", f"{facts.selected}{_short(facts)}"),
@@ -86,7 +88,7 @@ def card(facts: Facts, experiment: Experiment, store: Store, overrides: Sequence
         ("fingerprint", f"`{facts.select.fingerprint}`"),
     ]
     commands = [
-        *([_command(overrides, [])] if overrides else []),
+        _command(overrides, []),
         _command(overrides, ["action=export", f"export.method={facts.method}", f"export.fraction={facts.fraction:g}"]),
     ]
     text = "\n".join(
@@ -128,8 +130,9 @@ _FILES = """\
 ```python
 from datasets import load_dataset
 
-rows = load_dataset(FOLDER, split="train")              # also "selected" and "scores" as second argument
-chosen = rows.filter(lambda row: row["selected"])
+rows = load_dataset(FOLDER, split="train")
+selected = rows.filter(lambda row: row["selected"])     # as load_dataset("json", data_files="alpaca.json")
+scores = load_dataset(FOLDER, "scores", split="train")
 ```
 
 """
@@ -140,11 +143,16 @@ _READY = """\
 `instruction` holds finished prompts: put no template around them. In icon_repro: `data.pool.source={kind: file,
 format: prompt_response, name: NAME, path: alpaca.json, fields: {id: id, prompt: instruction, response: output}}`.
 """
+_RANKED = {
+    SelectFrom.candidates: "the candidates drawn from those that the filters leave",
+    SelectFrom.pool: "all that the filters leave",
+}
 _NO_RESULT = ("action", "paths", "export", "cluster", "tracking", "judge")  # keys that change no selection
 
 
 def _header(facts: Facts, source: SourceConfig) -> str:
-    files = {"rows": "rows.parquet", "selected": "alpaca.json", "scores": "scores.parquet"}
+    # no alpaca.json: datasets reads all tables of a folder as one format
+    files = {"rows": "rows.parquet", "scores": "scores.parquet"}
     configs: list[dict[str, Any]] = [{"config_name": name, "data_files": file} for name, file in files.items()]
     configs[0]["default"] = True
     header = {
@@ -173,7 +181,7 @@ def _rights(source: SourceConfig) -> str:
 
 
 def _short(facts: Facts) -> str:
-    wanted = max(1, round(facts.fraction * facts.ranked))
+    wanted = selected_count(facts.fraction, facts.ranked)
     missing = wanted - facts.selected
     return f" ({missing} short of {wanted}: too few rows have a score)" if missing > 0 else ""
 
@@ -212,7 +220,7 @@ def _versions(records: Iterable[Mapping[str, Any]]) -> str:
     packages: dict[str, set[str]] = {}
     for record in records:
         git = record["git"]
-        commits.add(f"{git['commit']}{' with uncommitted changes' if git['dirty'] else ''}")
+        commits.add(f"{git['commit'] or 'not known'}{' with uncommitted changes' if git['dirty'] else ''}")
         for name, version in {"python": record["python"], **record["packages"]}.items():
             if version is not None:
                 packages.setdefault(name, set()).add(version)

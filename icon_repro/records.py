@@ -83,6 +83,34 @@ def read_json(path: Path) -> Any:
         raise RecordError(f"{path}: not valid JSON ({error}). Delete or restore the file.") from error
 
 
+def checksum(value: Any) -> str:
+    """sha256 of a JSON value: the same before it is written and after it is read."""
+    stored = json.loads(json.dumps(value))  # keys that aren't texts become texts
+    return hashlib.sha256(json.dumps(stored, sort_keys=True).encode()).hexdigest()
+
+
+def write_sealed(path: Path, value: Any) -> None:
+    """Write ``value`` as ``write_json`` does, with its checksum."""
+    write_json(path, {"checksum": checksum(value), "value": value})
+
+
+def read_sealed(path: Path) -> Any:
+    """Read what ``write_sealed`` wrote.
+
+    Raises:
+        RecordError: the file isn't as it was written.
+    """
+    try:
+        stored = read_json(path)
+    except RecordError as error:
+        raise RecordError(f"{path}: altered since it was written. Delete the file and run again.") from error
+    if not isinstance(stored, dict) or stored.keys() != {"checksum", "value"}:
+        raise RecordError(f"{path}: has no checksum, or was altered. Delete the file and run again.")
+    if stored["checksum"] != checksum(stored["value"]):
+        raise RecordError(f"{path}: altered since it was written. Delete the file and run again.")
+    return stored["value"]
+
+
 def write_rows(path: Path, rows: Iterable[Any]) -> int:
     """Write dataclass instances or dicts as JSON lines; returns how many."""
     count = 0

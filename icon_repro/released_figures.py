@@ -38,8 +38,9 @@ def overlap_panels(released: Released) -> list[Panel]:
 def length_panels(released: Released, found: Finding) -> list[Panel]:
     """Distribution of response lengths, and their AUC by the share that is selected."""
     response = lengths(released)
-    curves: list[Series] = [_distribution(UNION, response)]
-    curves += [_distribution(label(s), response[released.selections[s]]) for s in shown(released)]
+    at_least = np.maximum(response, 1)  # a logarithmic axis has no place for an empty response
+    curves: list[Series] = [_distribution(UNION, at_least)]
+    curves += [_distribution(label(s), at_least[released.selections[s]]) for s in shown(released)]
     aucs: dict[str, list[tuple[float, Interval]]] = {}
     for selection, line in zip(released.selections, found.lines, strict=False):
         name = selection[0] if selection[1].startswith("top_") else f"{selection[0]}, worst"
@@ -58,8 +59,8 @@ def length_panels(released: Released, found: Finding) -> list[Panel]:
 
 
 def score_panels(released: Released, measures: Mapping[str, Values]) -> list[Panel]:
-    """IFD as a histogram and perplexity as a distribution, of selections and of all rows of the union."""
-    ifd, perplexity = measures["ifd"], np.exp(measures["nll"])
+    """IFD as a histogram and loss as a distribution, of selections and of all rows of the union."""
+    ifd, nll = measures["ifd"], measures["nll"]
     groups = {UNION: np.arange(len(released.rows)), **{label(s): released.selections[s] for s in shown(released)}}
     edges = BIN * np.arange(8, 48)  # 0.24 to 1.41
     left: list[Series] = []
@@ -68,10 +69,10 @@ def score_panels(released: Released, measures: Mapping[str, Values]) -> list[Pan
         known = chosen[np.isfinite(ifd[chosen])]
         counts = np.histogram(ifd[known], edges)[0]
         left.append(Line(name, (edges[:-1] + BIN / 2).tolist(), (counts / len(known)).tolist(), marked=False))
-        right.append(_distribution(name, perplexity[known]))
+        right.append(_distribution(name, nll[known]))
     return [
         Panel("IFD (ratio of losses)", f"share of rows in a bin of {BIN}", left),
-        Panel("perplexity of the response", "share of rows that are below", right, log_x=True, y_range=(0, 1)),
+        Panel("loss of the response (log perplexity, nats)", "share of rows that are below", right, y_range=(0, 1)),
     ]
 
 
@@ -98,5 +99,5 @@ def _points(name: str, embedded: Embedded, chosen: NDArray[np.bool_], released: 
 
 def _distribution(name: str, values: Values) -> Line:
     shares = np.linspace(0, 1, _POINTS)
-    x: Sequence[float] = np.maximum(1.0, np.quantile(values, shares)).tolist()
+    x: Sequence[float] = np.quantile(values, shares).tolist()
     return Line(name, x, shares.tolist(), marked=False)

@@ -6,7 +6,8 @@ the selected rows' IFD: the figure of arXiv 2505.05327.
 Known gap: the published IFD is under another model, and over the whole pool.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -81,15 +82,23 @@ def find_scores(released: Released, measures: Mapping[str, Values]) -> Finding:
     return Finding("scores", "What are IFD and perplexity of the selected rows?", lines, text)
 
 
-def distance(vectors: NDArray[np.floating[Any]]) -> float:
-    """Mean cosine distance of two different rows; vectors have length 1."""
-    count = len(vectors)
-    return float(1 - ((vectors.sum(axis=0) ** 2).sum() - count) / (count * (count - 1)))
+def distance(cosines: Values) -> float:
+    """Mean cosine distance of two different rows.
+
+    Args:
+        cosines: (rows, rows).
+    """
+    count = len(cosines)
+    return float(1 - (cosines.sum() - np.trace(cosines)) / (count * (count - 1)))
 
 
-def effective_rows(vectors: NDArray[np.floating[Any]]) -> float:
-    """Vendi score: exp of the entropy of the eigenvalues of the cosines over their number; from 1 to the rows."""
-    values = np.linalg.eigvalsh(vectors.astype(np.float64) @ vectors.T.astype(np.float64) / len(vectors))
+def effective_rows(cosines: Values) -> float:
+    """Vendi score: exp of the entropy of the eigenvalues of the cosines over their number; from 1 to the rows.
+
+    Args:
+        cosines: (rows, rows).
+    """
+    values = np.linalg.eigvalsh(cosines / len(cosines))
     values = values[values > 1e-12]
     return float(np.exp(-(values * np.log(values)).sum()))
 
@@ -103,17 +112,26 @@ def centred(vectors: NDArray[np.floating[Any]]) -> NDArray[np.float64]:
 def find_diversity(released: Released, embedded: Embedded) -> Finding:
     """Mean cosine distance and effective number of equally many rows of each selection, drawn 200 times."""
     vectors, generator = centred(embedded.vectors), np.random.default_rng(SEED)
+    cosines = vectors @ vectors.T
     inside = {s: np.flatnonzero(np.isin(embedded.places, chosen)) for s, chosen in released.selections.items()}
     size = min((len(chosen) for chosen in inside.values() if len(chosen) >= _FEWEST), default=0)
     if not size:
-        return Finding("diversity", "Do selections lose kinds of texts?", [], f"Not known: no selection has {_FEWEST} rows in the sample.")
+        return Finding(
+            "diversity",
+            "Do selections lose kinds of texts?",
+            [],
+            f"Not known: no selection has {_FEWEST} rows in the sample.",
+        )
+
+    def among(statistic: Callable[[Values], float], members: Places) -> float:
+        return statistic(cosines[np.ix_(members, members)])
 
     def line(name: str, chosen: Places) -> Line:
         made: dict[str, Any] = {"selection": name, "rows in the sample": len(chosen), "drawn": size}
         if len(chosen) < size:
             return {**made, "cosine distance": None, "effective rows": None}
         for title, statistic in (("cosine distance", distance), ("effective rows", effective_rows)):
-            made[title] = drawn(lambda members, f=statistic: f(vectors[members]), chosen, size, generator)  # type: ignore[misc]
+            made[title] = drawn(partial(among, statistic), chosen, size, generator)
         return made
 
     lines = [line(label(s), chosen) for s, chosen in inside.items()]

@@ -11,6 +11,10 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
+from icon_repro.records import checksum
+
+_SUM = "checksum"  # of the other fields; replies stored before there was one are believed
+
 
 class RepliesError(ValueError):
     """A line in the middle of the file isn't a reply."""
@@ -33,6 +37,13 @@ class Reply:
     refused: bool = False  # without text, and would be again
 
 
+def _read(line: bytes) -> Reply:
+    fields = json.loads(line)
+    if (stored := fields.pop(_SUM, None)) is not None and stored != checksum(fields):
+        raise ValueError("altered since it was written")
+    return Reply(**fields)
+
+
 class Replies:
     """The replies in ``path``; those of a torn last line are cut off, which loses nothing that ``add`` had stored.
 
@@ -50,7 +61,7 @@ class Replies:
         whole = data.rfind(b"\n") + 1
         for number, line in enumerate(data[:whole].splitlines(), start=1):
             try:
-                self._take(Reply(**json.loads(line)))
+                self._take(_read(line))
             except (ValueError, TypeError) as error:
                 raise RepliesError(f"{path}:{number}: isn't a reply ({error}). Mend or remove the line.") from error
         self._file = path.open("ab", buffering=0)
@@ -73,7 +84,8 @@ class Replies:
 
     async def add(self, reply: Reply) -> None:
         """Store a reply; returns when it is on disk. Those that arrive meanwhile go to disk together."""
-        line = json.dumps(dataclasses.asdict(reply), ensure_ascii=False, allow_nan=False) + "\n"
+        fields = dataclasses.asdict(reply)
+        line = json.dumps({**fields, _SUM: checksum(fields)}, ensure_ascii=False, allow_nan=False) + "\n"
         stored = asyncio.get_running_loop().create_future()
         # a lone surrogate, which JSON may hold and UTF-8 may not, becomes its JSON escape
         self._waiting.append((line.encode("utf-8", "backslashreplace"), stored))

@@ -1,7 +1,7 @@
 """An experiment's folder ``results/<name>/``: what is written there, and whose it is.
 
-In: a plan and its store.  Out: table and verdicts (md, csv), judged where a judge was asked, metrics.jsonl, run.json; a
-copy to W&B.
+In: a plan and its store.  Out: table and verdicts (md, csv, tex), judged where a judge was asked, tables beside the
+paper's and claims where ``published`` names them, metrics.jsonl, run.json; a copy to W&B.
 The folder holds complete tables only: one with missing cells goes to ``incomplete/`` in it, which the next complete one
 removes. run.json says what made the table: config, sources, steps, commits, package versions; no times, hosts, folders.
 
@@ -25,10 +25,12 @@ from icon_repro.engine.plan import Experiment
 from icon_repro.engine.tracked import log_experiment
 from icon_repro.items import ItemsError
 from icon_repro.records import read_json, write_json
+from icon_repro.report.published import PublishedError, published_folder, read_published
 from icon_repro.schema import plain
 
 FORMAT = 1  # of run.json
 _OURS = {"name", "description", "paths", "export", "action", "cluster", "tracking"}  # fields of Config that change no result
+_ASKED = {"paths", "export", "explain", "action"}  # fields that are of one command
 _SHOWN = 10  # differences in a message
 
 
@@ -37,12 +39,17 @@ class ResultsError(ValueError):
 
 
 def check(experiment: Experiment) -> None:
-    """Refuse to write to the folder of another configuration; reads one small file.
+    """Refuse to write to the folder of another configuration, or beside published numbers that can't be read.
 
     Raises:
         ResultsError: names what differs and what to do.
     """
     config = experiment.config
+    try:
+        if (beside := published_folder(plain(config), Path(config.paths.experiments))) is not None:
+            read_published(beside)
+    except PublishedError as error:
+        raise ResultsError(str(error)) from error
     folder = Path(config.paths.results) / config.name
     if not (folder / "run.json").is_file():
         return
@@ -83,9 +90,8 @@ def report(experiment: Experiment, store: Store, say: Callable[[str], None]) -> 
     Raises:
         ResultsError: see ``check``; or stored outcomes contradict each other.
     """
-    from icon_repro.report import tables  # scipy takes a second to import, and other actions don't need it
-    from icon_repro.report.runs import RunsError
-    from icon_repro.stats import StatsError
+    from icon_repro.report import written  # scipy takes a second to import, and other actions don't need it
+    from icon_repro.report.tables import complete as no_cell_missing
 
     check(experiment)
     config = experiment.config
@@ -94,25 +100,24 @@ def report(experiment: Experiment, store: Store, say: Callable[[str], None]) -> 
     except ItemsError as error:
         raise ResultsError(f"{config.name}: {error}") from error
     folder = Path(config.paths.results) / config.name
-    complete = tables.complete(rows)
+    complete = no_cell_missing(rows)
     target = folder if complete else folder / "incomplete"
-    made = provenance(experiment, store)
-    notes = tables.mixed_versions(made["packages"])
-    try:
-        text, table = tables.write(rows, target, notes)
-    except (RunsError, StatsError) as error:
-        raise ResultsError(f"{config.name}: {error}") from error
-    say(f"\n{text}\n{target}/table.md, verdicts.md, their csv, metrics.jsonl, run.json")
     settings = {key: value for key, value in public(_filled(config)).items() if key not in {"cluster", "tracking"}}
-    write_json(target / "run.json", {"format": FORMAT, "config": settings, **made})
+    run = {"format": FORMAT, "config": settings, **provenance(experiment, store)}
+    try:
+        made = written.write_all(rows, run, Path(config.paths.experiments), target)
+    except written.PROBLEMS as error:
+        raise ResultsError(f"{config.name}: {error}") from error
+    say(f"\n{made.text}\n{target}/table.md, verdicts.md, their csv and tex, metrics.jsonl, run.json")
+    write_json(target / "run.json", run)
     if complete:
         shutil.rmtree(folder / "incomplete", ignore_errors=True)
     else:
         stays = "; the complete one beside it stays" if (folder / "table.md").is_file() else ""
         say(f"warning: cells are missing (see table.md): the table is in {target}{stays}")
-    for note in notes:
+    for note in made.notes:
         say(f"warning: {note}")
-    say(log_experiment(experiment, store, public(config), rows, table, target))
+    say(log_experiment(experiment, store, public(config), rows, made.table, target))
     return complete
 
 
@@ -122,9 +127,9 @@ def public(config: Config) -> dict[str, Any]:
     def names(value: Any) -> Any:
         if not isinstance(value, dict):
             return value
-        return {k: Path(v).name if k == "path" and v else names(v) for k, v in value.items()}
+        return {k: Path(v).name if k in ("path", "ratings") and v else names(v) for k, v in value.items()}
 
-    return {key: names(value) for key, value in plain(config).items() if key not in {"paths", "export", "action"}}
+    return {key: names(value) for key, value in plain(config).items() if key not in _ASKED}
 
 
 def _filled(config: Config) -> Config:

@@ -268,11 +268,12 @@ def test_distance_and_effective_rows_of_known_vectors() -> None:
     vectors = generator.standard_normal((7, 5))
     vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
     pairs = [1 - vectors[i] @ vectors[j] for i in range(7) for j in range(7) if i != j]
-    assert distance(vectors) == pytest.approx(np.mean(pairs))
+    assert distance(vectors @ vectors.T) == pytest.approx(np.mean(pairs))
     assert effective_rows(np.eye(6)) == pytest.approx(6)
-    assert effective_rows(np.repeat(np.eye(3), 2, axis=0)) == pytest.approx(3)
-    own = centred(vectors + 9)
-    assert np.allclose(np.linalg.norm(own, axis=1), 1) and abs(distance(own)) > 0.9  # 9 would make all cosines 1
+    twice = np.repeat(np.eye(3), 2, axis=0)
+    assert effective_rows(twice @ twice.T) == pytest.approx(3)
+    own = centred(vectors + 9)  # 9 would make all cosines 1
+    assert np.allclose(np.linalg.norm(own, axis=1), 1) and distance(own @ own.T) > 0.9
 
 
 def test_find_diversity_of_a_selection_of_like_rows_is_lower(tmp_path: Path) -> None:
@@ -352,7 +353,7 @@ def test_main_takes_over_steps_and_needs_them_only_once(tmp_path: Path, capsys: 
     assert {"ifd.svg", "tsne.svg", "scores.csv", "diversity.csv"} <= {path.name for path in out.iterdir()}
     shutil.rmtree(tmp_path / "work")
     before = {path.name: path.read_bytes() for path in out.iterdir()}
-    assert main([*changes, *arguments]) == 0
+    assert main(["--stored", *arguments]) == 0
     assert capsys.readouterr().out.partition("# The authors")[2] == first
     assert {path.name: path.read_bytes() for path in out.iterdir()} == before
 

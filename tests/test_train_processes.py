@@ -20,12 +20,14 @@ import pytest
 import torch
 import transformers.modeling_utils
 from safetensors.torch import load_file
-from small import small
+from small import composed, small
+from transformers import TrainingArguments
 
-from icon_repro.config import ClusterConfig, ConfigError
+from icon_repro.config import ClusterConfig, ConfigError, load
 from icon_repro.config_data import DeepspeedConfig, Dtype, LoraConfig, TrainConfig, TrainJob, Tuning
 from icon_repro.engine.runtime import Interrupted, Runtime, Stop
 from icon_repro.lm.load import ModelError, load_model
+from icon_repro.lm.processes import pin
 from icon_repro.records import Example, read_json, read_lines, write_json, write_rows
 from icon_repro.schema import plain
 from icon_repro.train import ProcessError, TrainError, launch, process, run
@@ -172,19 +174,19 @@ def test_run_zero_3_tunes_lora_as_one_process_does(tune: Any, forked: list[Forke
 def test_run_dropout_hits_other_weights_in_each_process(
     tune: Any, forked: list[Forked], inputs: dict[str, Path], tmp_path: Path
 ) -> None:
-    """With the same row everywhere, equal masks would give the gradient of half as many rows."""
-    alike = {**inputs, "candidates": tmp_path / "alike"}
-    alike["candidates"].mkdir()
-    write_rows(alike["candidates"] / "rows.jsonl", [Example(f"r{i}", "Say 1.", "", "word " * 5) for i in range(2)])
-    cfg = config(dropout=0.5, epochs=3, global_batch_size=2)
+    """The same row in both processes: with equal masks they would do what one does with the row alone."""
     made = []
-    for processes, micro in ((2, 1), (1, 1)):
-        out = tmp_path / f"out{processes}"
+    for number in (1, 2):  # of rows, of sequences in a batch, of processes
+        folder, out = tmp_path / f"rows{number}", tmp_path / f"out{number}"
+        folder.mkdir()
         out.mkdir()
-        cluster = ClusterConfig(device="cpu", micro_batch_size=micro, processes=processes)
-        run(TrainJob(cfg, 3), alike, out, Runtime(cluster, tmp_path, terminal=None))
-        made.append([entry["loss"] for _, entry in read_lines(out / "log.jsonl") if "loss" in entry])
-    assert made[0] == pytest.approx(made[1], abs=0.1) and made[0][2:] != pytest.approx(made[1][2:], abs=1e-7)
+        write_rows(folder / "rows.jsonl", [Example(f"r{i}", "Say 1.", "", "word " * 5) for i in range(number)])
+        cluster = ClusterConfig(device="cpu", micro_batch_size=1, processes=number)
+        job = TrainJob(config(dropout=0.5, epochs=4, global_batch_size=number), 3)
+        run(job, {**inputs, "candidates": folder}, out, Runtime(cluster, tmp_path, terminal=None))
+        made.append(losses(out))
+    assert made[1][0] == pytest.approx(made[0][0], abs=1e-6)
+    assert abs(made[1][3] - made[0][3]) > 1e-5
 
 
 # ---------------------------------------------------------------- rows of a batch
@@ -427,6 +429,27 @@ def load_problems(changes: dict[str, Any], tmp_path: Path) -> str:
     except ConfigError as error:
         return str(error)
     return ""
+
+
+def test_pin_one_process_uses_its_gpu_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    arguments = TrainingArguments(use_cpu=True)
+    arguments.__dict__["_setup_devices"] = torch.device("cuda:0")  # as transformers finds it with 4 GPUs in sight
+    arguments._n_gpu = 4
+    monkeypatch.setattr(torch.cuda, "set_device", lambda device: chosen.append(str(device)))
+    chosen: list[str] = []
+    assert arguments.train_batch_size == 4 * arguments.per_device_train_batch_size
+    pin(arguments, torch.device("cuda:2"))
+    assert (arguments.n_gpu, arguments.device, chosen) == (1, torch.device("cuda:2"), ["cuda:2"])
+    assert arguments.parallel_mode.value == "not_parallel"
+    assert arguments.train_batch_size == arguments.per_device_train_batch_size
+
+
+@pytest.mark.parametrize("name, expected", [("lora", None), ("full", (3, True)), ("full_zero2", (2, False))])
+def test_conf_training_says_what_deepspeed_does(tmp_path: Path, name: str, expected: tuple[int, bool] | None) -> None:
+    made = load(composed("experiment=smoke_tiny", f"training={name}", "cluster.micro_batch_size=1"))
+    found = made.training.deepspeed
+    assert (None if found is None else (found.stage, found.offload)) == expected
+    assert made.training.tuning is (Tuning.full if expected else Tuning.lora)
 
 
 # ---------------------------------------------------------------- options that change no result

@@ -3,6 +3,7 @@
 A step's result lies in ``<work>/<stage>/<name>-<fingerprint>``. It is written as ``.part``, ``record.json`` comes last,
 and a rename publishes it: a folder without ``.part`` is complete. Attempts (claim, log, outcome) lie apart, in
 ``<work>/.attempts/<stage>/<name>-<fingerprint>``. A folder found damaged becomes ``.damaged-<name>-<fingerprint>-<n>``.
+A record holds the checksums of the step's files and its own; one that was written before it held its own is believed.
 Source: own design; compared with exca, snakemake and submitit before it was chosen.
 Known gap: the rename of a folder is atomic on POSIX file systems only.
 """
@@ -16,13 +17,13 @@ import os
 import re
 import shutil
 import uuid
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Container, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from icon_repro.records import RecordError, read_json, write_json
+from icon_repro.records import RecordError, checksum, read_json, write_json
 from icon_repro.schema import plain
 
 FORMAT = 1  # of record.json
@@ -32,6 +33,10 @@ MISSING = "isn't there"
 
 class ArtifactError(ValueError):
     """A published folder is damaged, or was written by a newer version."""
+
+
+class StoreError(ArtifactError):
+    """The work folder can't be written."""
 
 
 class NewerFormatError(ArtifactError):
@@ -144,6 +149,24 @@ class Store:
         """Folder with claim, log and outcome of the latest attempt."""
         return self.root / ".attempts" / step.folder
 
+    def check_writable(self) -> None:
+        """Try to write there.
+
+        Raises:
+            StoreError: says why it can't be done.
+        """
+        probe = self.root / f".probe-{uuid.uuid4().hex}"
+        try:
+            self.root.mkdir(parents=True, exist_ok=True)
+            try:
+                probe.write_text("x", encoding="utf-8")
+            finally:
+                probe.unlink(missing_ok=True)
+        except OSError as error:
+            raise StoreError(
+                f"paths.work={self.root}: can't be written ({error}). Set paths.work to another folder, or make room."
+            ) from error
+
     def complete(self, step: Step) -> bool:
         return (self.path(step) / "record.json").is_file()
 
@@ -176,16 +199,22 @@ def read_record(folder: Path) -> dict[str, Any]:
 
     Raises:
         NewerFormatError: it was written by a newer version of this project.
-        ArtifactError: it isn't a record.
+        ArtifactError: it isn't a record, or was altered.
     """
     record = read_json(folder / "record.json")
     if not isinstance(record, dict) or not {"format", "files"} <= set(record):
         raise ArtifactError(f"{folder}/record.json: isn't a step's record. Delete {folder} and run again.")
+    if "checksum" in record and record["checksum"] != _own_checksum(record):
+        raise ArtifactError(f"{folder}/record.json: altered since it was published. Delete {folder} and run again.")
     if record["format"] > FORMAT:
         raise NewerFormatError(
             f"{folder}/record.json: format {record['format']}, this version reads up to {FORMAT}. Update icon_repro."
         )
     return record
+
+
+def _own_checksum(record: Mapping[str, Any]) -> str:
+    return checksum({key: value for key, value in record.items() if key != "checksum"})
 
 
 def publish(part: Path, final: Path, record: Mapping[str, Any]) -> bool:
@@ -194,13 +223,13 @@ def publish(part: Path, final: Path, record: Mapping[str, Any]) -> bool:
     Returns:
         False if another process published the same step first; its result is kept and ``part`` removed.
     """
-    manifest = {}
     for path in _files(part):
         with path.open("rb") as file:
             os.fsync(file.fileno())
-        manifest[path.relative_to(part).as_posix()] = {"bytes": path.stat().st_size, "sha256": file_sha256(path)}
-    write_json(part / "record.json", {**record, "format": FORMAT, "files": manifest})
-    for folder in {part, *((part / name).parent for name in manifest)}:
+    files = manifest(part)
+    whole = {**record, "format": FORMAT, "files": files}
+    write_json(part / "record.json", {**whole, "checksum": _own_checksum(whole)})
+    for folder in {part, *((part / name).parent for name in files)}:
         _sync_folder(folder)
     try:
         part.rename(final)
@@ -215,12 +244,12 @@ def publish(part: Path, final: Path, record: Mapping[str, Any]) -> bool:
     return True
 
 
-def damage(folder: Path, hashed_bytes: float = HASHED_BYTES) -> str | None:
+def damage(folder: Path, hashed_bytes: float = HASHED_BYTES, only: Container[str] | None = None) -> str | None:
     """How a published folder differs from its record; None if it doesn't. Files that it doesn't name don't count.
 
     Args:
-        hashed_bytes: names and sizes are compared always; contents of the smallest files first, up to so many bytes
-            together. Of the rest (a model's weights) a change that leaves the size as it was goes unseen.
+        hashed_bytes: see ``altered``.
+        only: names of the files that count; None: all.
 
     Raises:
         NewerFormatError: this version can't tell.
@@ -233,17 +262,47 @@ def damage(folder: Path, hashed_bytes: float = HASHED_BYTES) -> str | None:
         return "file missing (record.json)" if folder.exists() else MISSING
     except (ArtifactError, RecordError):
         return "altered since it was published (record.json)"
-    left = hashed_bytes
+    return altered(folder, {name: file for name, file in files.items() if only is None or name in only}, hashed_bytes)
+
+
+def manifest(folder: Path, hashed_bytes: float = math.inf) -> dict[str, dict[str, Any]]:
+    """Size and sha256 of each file in ``folder`` by its name, without record.json.
+
+    Args:
+        hashed_bytes: see ``altered``; what goes beyond has no sha256.
+    """
+    files: dict[str, dict[str, Any]] = {
+        path.relative_to(folder).as_posix(): {"bytes": path.stat().st_size, "sha256": None} for path in _files(folder)
+    }
+    for name in _first(files, hashed_bytes):
+        files[name]["sha256"] = file_sha256(folder / name)
+    return files
+
+
+def altered(folder: Path, files: Mapping[str, Mapping[str, Any]], hashed_bytes: float = HASHED_BYTES) -> str | None:
+    """How ``folder`` differs from a manifest; None if it doesn't.
+
+    Args:
+        hashed_bytes: names and sizes are compared always; contents of the smallest files first, up to so many bytes
+            together. Of the rest (a model's weights) a change that leaves the size as it was goes unseen.
+    """
+    hashed = _first(files, hashed_bytes)
     for name, expected in sorted(files.items(), key=lambda item: item[1]["bytes"]):
-        left -= expected["bytes"]
         try:
             same = (folder / name).stat().st_size == expected["bytes"]
-            same = same and (left < 0 or file_sha256(folder / name) == expected["sha256"])
+            same = same and (name not in hashed or file_sha256(folder / name) == expected["sha256"])
         except (FileNotFoundError, NotADirectoryError):
             return f"file missing ({name})"
         if not same:
             return f"altered since it was published ({name})"
     return None
+
+
+def _first(files: Mapping[str, Mapping[str, Any]], most_bytes: float) -> set[str]:
+    """Names of the smallest files, up to so many bytes together."""
+    order = sorted(files, key=lambda name: (files[name]["bytes"], name))
+    sums = itertools.accumulate(files[name]["bytes"] for name in order)
+    return {name for name, total in zip(order, sums, strict=True) if total <= most_bytes}
 
 
 def verify(folder: Path) -> None:
@@ -274,6 +333,12 @@ def discard(folder: Path) -> None:
     except FileNotFoundError:
         return
     shutil.rmtree(trash, ignore_errors=True)
+
+
+def clear_trash(parent: Path) -> None:
+    """Remove what ``discard`` left in ``parent`` when it was killed; one that is still at it doesn't mind."""
+    for trash in parent.glob(".trash-*"):
+        shutil.rmtree(trash, ignore_errors=True)
 
 
 def _sync_folder(folder: Path) -> None:

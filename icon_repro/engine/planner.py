@@ -16,7 +16,7 @@ from icon_repro.config import Config
 from icon_repro.config_data import ModelConfig, ModelKind, RowsConfig, SourceConfig, SourceKind
 from icon_repro.config_evaluation import TaskConfig
 from icon_repro.engine.artifact import SourceFile, Step, file_sha256
-from icon_repro.records import read_json, selected_count, write_json
+from icon_repro.records import RecordError, read_sealed, selected_count, write_sealed
 
 TARGETS = {
     "model": ("icon_repro.data.weights:run", 1),
@@ -200,7 +200,9 @@ class FileHashes:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.known: dict[str, Any] = read_json(path) if path.is_file() else {}
+        self.known: dict[str, Any] = {}
+        with contextlib.suppress(FileNotFoundError, RecordError):  # damaged, or without checksum: they are read again
+            self.known = read_sealed(path)
         self._changed = False
 
     def of(self, path: Path) -> SourceFile:
@@ -219,7 +221,7 @@ class FileHashes:
         if self._changed:
             with contextlib.suppress(OSError):  # one may plan over a work folder that can't be written
                 self.path.parent.mkdir(parents=True, exist_ok=True)
-                write_json(self.path, self.known)
+                write_sealed(self.path, self.known)
 
 
 def resolve_revision(kind: str, hub_id: str, revision: str) -> tuple[str | None, str]:

@@ -2,7 +2,8 @@
 
 In: ordered steps, a store.  Out: published folders; a summary of what was built, cached, failed, blocked.
 Several drivers may run the same plan at once: a step that another one holds is left for later, and used when done.
-Only missing steps look at their inputs: a damaged one (``artifact.damage``) is set aside and built again, once a run.
+Only missing steps look at their inputs, and the caller at what it is going to read (``check``): a damaged one is set
+aside and built again, once a run.
 """
 
 import contextlib
@@ -22,7 +23,7 @@ from typing import Any
 from icon_repro.config import ClusterConfig, Executor
 from icon_repro.engine import worker
 from icon_repro.engine.artifact import MISSING, ArtifactError, Step, Store, differences
-from icon_repro.records import RecordError, read_json
+from icon_repro.records import RecordError
 
 _POLL_S = 1.0
 _STOP_S = 90.0  # what a step that was asked to stop has for it
@@ -53,8 +54,7 @@ def status(step: Step, store: Store) -> Status:
         return Status("cached")
     attempt = store.attempt(step)
     log = str(attempt / "log.txt")
-    if (attempt / "attempt.json").is_file():
-        note = read_json(attempt / "attempt.json")
+    if note := worker.read_note(attempt):
         if note["outcome"] in ("failed", "blocked", "interrupted"):
             return Status(note["outcome"], note["error"].splitlines()[0], log)
         if note["outcome"] == "running":
@@ -106,26 +106,27 @@ def git_state(folder: Path) -> dict[str, Any]:
 
 
 def run(
-    steps: Sequence[Step], store: Store, cluster: ClusterConfig, cache: Path, say: Callable[[str], None]
+    steps: Sequence[Step],
+    store: Store,
+    cluster: ClusterConfig,
+    cache: Path,
+    say: Callable[[str], None],
+    check: Callable[[Step], str | None] = lambda step: None,
 ) -> Summary:
     """Build what is missing, and damaged inputs of what is missing; a failed step blocks only what needs it.
 
     Args:
         steps: inputs before what needs them (``artifact.ordered``).
         say: gets one line a step.
+        check: says how a finished step is damaged; None if it isn't.
+
+    Raises:
+        StoreError: something is missing, and the store can't be written.
+        NewerFormatError: a finished step was made by a newer version.
     """
     summary = Summary()
-    pending = []
-    for step in steps:
-        if store.complete(step):
-            summary.cached.append(step.label)
-        else:
-            pending.append(step)
-    if not pending:
-        return summary
-    git = git_state(Path(__file__).parent)
-    stages = sorted({step.target.partition(":")[0] for step in pending})
-    unfinished = {step.folder for step in pending}
+    pending: list[Step] = []
+    unfinished: set[str] = set()
     bad: set[str] = set()
     busy: set[str] = set()
     planned = {step.folder: step for step in steps}
@@ -143,6 +144,19 @@ def run(
         say(f"{label}: {found}; {'' if found == MISSING else 'set aside and '}built again")
         return planned[folder]
 
+    for step in steps:
+        if not store.complete(step):
+            unfinished.add(step.folder)
+            pending.append(step)
+        elif found := check(step):
+            pending.append(again(step.folder, found))
+        else:
+            summary.cached.append(step.label)
+    if not pending:
+        return summary
+    store.check_writable()
+    git = git_state(Path(__file__).parent)
+    stages = sorted({step.target.partition(":")[0] for step in pending})
     while pending:
         left: list[Step] = []
         for step in pending:

@@ -28,8 +28,7 @@ from icon_repro.config_cluster import SlurmConfig, SlurmJob
 from icon_repro.engine.artifact import Step, Store
 from icon_repro.engine.jobs import Sent, SubmitError, call, command, living, read_jobs, write_jobs
 from icon_repro.engine.run import git_state
-from icon_repro.engine.worker import make_spec
-from icon_repro.records import read_json
+from icon_repro.engine.worker import make_spec, read_note
 
 _PATIENCE_S = 180.0  # for another submission
 _STOP_SHARE = 0.8  # of the signal's lead time: what a step that is asked to stop has for it
@@ -201,9 +200,8 @@ def _suspects(steps: Sequence[Step], store: Store) -> set[str]:
     planned = {step.folder for step in steps}
     found: set[str] = set()
     for step in steps:
-        note = store.attempt(step) / "attempt.json"
-        if not store.complete(step) and note.is_file():
-            found |= planned & set(read_json(note).get("damaged", {}))
+        if not store.complete(step) and (note := read_note(store.attempt(step))):
+            found |= planned & set(note.get("damaged", {}))
     return found
 
 

@@ -38,15 +38,16 @@ from typing import Any, NamedTuple, TextIO
 from filelock import LeaseSettingsMismatch, SoftFileLease, Timeout
 
 from icon_repro.config import ClusterConfig
-from icon_repro.engine.artifact import Step, Store, damage, discard, file_sha256, publish, set_aside
+from icon_repro.engine.artifact import Step, Store, clear_trash, damage, discard, file_sha256, publish, set_aside
 from icon_repro.engine.runtime import Interrupted, Runtime, Stop
-from icon_repro.records import read_json, write_json
+from icon_repro.records import RecordError, read_json, write_json
 from icon_repro.schema import build, plain
 
 BUILT, FAILED, CACHED, BUSY, LOST, DAMAGED, BLOCKED, INTERRUPTED = 0, 1, 3, 4, 5, 6, 7, 8  # exit codes of a worker
 STOPS = (signal.SIGTERM, signal.SIGUSR1)
 _POLL_S = 1.0
 _SKEW_S = 5.0
+_NOTED = {"host", "pid", "lease_s", "outcome", "error"}  # keys of attempt.json that are read
 _NAMED = 20  # damaged inputs that one attempt reports at most: what is sent has to fit a pipe
 _PACKAGES = ("torch", "transformers", "tokenizers", "peft", "trl", "accelerate", "lm-eval", "datasets", "numpy")
 
@@ -172,8 +173,8 @@ def _claim(attempt: Path, lease_s: float) -> SoftFileLease | None:
     leases = [lease_s]
     if warning := clock_warning(attempt):
         print(f"warning: {warning}", flush=True)
-    with contextlib.suppress(FileNotFoundError):
-        leases.append(read_json(attempt / "attempt.json")["lease_s"])
+    if note := read_note(attempt):
+        leases.append(note["lease_s"])
     for duration in leases:
         # a dead holder on another host is known only by watching its claim for a whole lease
         patience = 2 * duration if claim_age(attempt) > duration else 0.0
@@ -186,6 +187,24 @@ def _claim(attempt: Path, lease_s: float) -> SoftFileLease | None:
             return None
         return lease
     return None
+
+
+def read_note(attempt: Path) -> dict[str, Any] | None:
+    """What the latest attempt at a step has noted; None if there was none, or its note can't be read.
+
+    The note says nothing of a result: what can't be read is written anew by the next attempt.
+    """
+    try:
+        note = read_json(attempt / "attempt.json")
+    except FileNotFoundError:
+        return None
+    except RecordError as error:
+        print(f"warning: {error}", flush=True)
+        return None
+    if not isinstance(note, dict) or not note.keys() >= _NOTED:
+        print(f"warning: {attempt / 'attempt.json'}: isn't the note of an attempt", flush=True)
+        return None
+    return note
 
 
 def claim_age(attempt: Path) -> float:
@@ -259,10 +278,9 @@ def _there(folder: Path) -> bool:
 
 def _ended(attempt: Path, submission: str | None) -> str:
     """How the attempt of ``submission`` failed; empty if it hasn't, or isn't known to have."""
-    with contextlib.suppress(FileNotFoundError):
-        note = read_json(attempt / "attempt.json")
-        if note["outcome"] in ("failed", "blocked") and submission and note.get("submission") == submission:
-            return f"{note['outcome']} ({note['error'].splitlines()[0]})"
+    note = read_note(attempt)
+    if note and note["outcome"] in ("failed", "blocked") and submission and note.get("submission") == submission:
+        return f"{note['outcome']} ({note['error'].splitlines()[0]})"
     return ""
 
 
@@ -278,6 +296,7 @@ def _build(spec: Mapping[str, Any], final: Path, cluster: ClusterConfig, termina
     for stale in final.parent.glob(f"{escape(final.name)}*.part"):
         if stale != part:
             discard(stale)
+    clear_trash(final.parent)
     part.mkdir(parents=True, exist_ok=True)
     function, params = _load(spec["target"], spec["params"])
     runtime = Runtime(cluster, Path(spec["cache"]), spec["label"], files, dict(spec["extra"]), terminal, stop)
@@ -332,7 +351,7 @@ def _version(package: str) -> str | None:
         return None
 
 
-def _follow_parent() -> None:
+def follow_parent() -> None:
     """End with the run that started this process: a killed run leaves nobody writing.
 
     PR_SET_PDEATHSIG alone doesn't do it: the parent is the fork server, which lives as long as its children.
@@ -345,7 +364,7 @@ def _follow_parent() -> None:
 
 def child(spec: Mapping[str, Any], report: Connection) -> typing.NoReturn:
     """Entry of a worker process: output goes to the attempt's log; ``report`` gets the outcome and the error."""
-    threading.Thread(target=_follow_parent, daemon=True).start()
+    threading.Thread(target=follow_parent, daemon=True).start()
     stop = Stop()
     try:
         for request in STOPS:

@@ -22,12 +22,13 @@ from lm_eval.evaluator import simple_evaluate
 from lm_eval.tasks import TaskManager
 
 from icon_repro.config_evaluation import EvaluationJob, TaskKind
+from icon_repro.engine.artifact import file_sha256
 from icon_repro.engine.runtime import Interrupted, Runtime
 from icon_repro.evaluate.backends import open_backend
 from icon_repro.evaluate.combine import combined, plain, subtask
 from icon_repro.evaluate.tasks import EvaluationError, load
 from icon_repro.items import write_items
-from icon_repro.records import read_json, write_json, write_rows
+from icon_repro.records import RecordError, read_sealed, write_json, write_rows, write_sealed
 from icon_repro.requirements import code_allowed, missing
 
 __all__ = ["EvaluationError", "run"]
@@ -53,12 +54,12 @@ def run(cfg: EvaluationJob, inputs: Mapping[str, Path], out: Path, runtime: Runt
     with ExitStack() as stack, runtime.progress(len(tasks), "task") as progress:
         model = None
         for name, task in tasks.items():
-            if not _is_finished(finished / f"{name}.json"):
+            if not _is_finished(finished, name):
                 if model is None:
                     model = open_backend(cfg, inputs, runtime, stack)
                 _evaluate(cfg, model, name, task, finished)
             progress.advance()
-    made = {name: read_json(finished / f"{name}.json") for name in tasks}
+    made = {name: read_sealed(finished / f"{name}.json") for name in tasks}
     facts = {name: entry["facts"] for name, entry in made.items()}
     with (out / "samples.jsonl").open("wb") as whole:
         for name in tasks:
@@ -81,9 +82,20 @@ def run(cfg: EvaluationJob, inputs: Mapping[str, Path], out: Path, runtime: Runt
     return metrics
 
 
-def _is_finished(path: Path) -> bool:
-    """Whether an earlier attempt has done the task, with this version of lm-eval."""
-    return path.is_file() and read_json(path)["lm_eval"] == importlib.metadata.version("lm-eval")
+def _is_finished(finished: Path, name: str) -> bool:
+    """Whether an earlier attempt has done the task, with this version of lm-eval; says so if that was damaged."""
+    try:
+        made = read_sealed(finished / f"{name}.json")
+    except FileNotFoundError:
+        return False
+    except RecordError as error:
+        print(f"{error} The task is evaluated again.", flush=True)
+        return False
+    samples = finished / f"{name}.jsonl"
+    if not samples.is_file() or file_sha256(samples) != made["samples"]:
+        print(f"{samples}: altered since it was written. The task is evaluated again.", flush=True)
+        return False
+    return bool(made["lm_eval"] == importlib.metadata.version("lm-eval"))
 
 
 def _evaluate(cfg: EvaluationJob, model: Any, name: str, task: Any, finished: Path) -> None:
@@ -116,7 +128,5 @@ def _evaluate(cfg: EvaluationJob, model: Any, name: str, task: Any, finished: Pa
         for row, outcome in zip(kept, outcomes, strict=True):
             row["outcome"] = outcome
         write_rows(finished / f"{name}.jsonl", rows)
-    write_json(
-        finished / f"{name}.json",
-        {"lm_eval": importlib.metadata.version("lm-eval"), "results": plain(values), "facts": facts},
-    )
+    made = {"lm_eval": importlib.metadata.version("lm-eval"), "results": plain(values), "facts": facts}
+    write_sealed(finished / f"{name}.json", {**made, "samples": file_sha256(finished / f"{name}.jsonl")})

@@ -25,7 +25,7 @@ from icon_repro.lm.generate import Continuation, greedy
 from icon_repro.lm.load import load_tokenizer, load_tuned, prepare_device
 from icon_repro.lm.tokens import bos_ids, text_ids
 from icon_repro.prompts import alpaca_prompt
-from icon_repro.records import Example, read_json, read_rows, write_json, write_rows
+from icon_repro.records import Example, RecordError, read_rows, read_sealed, write_rows, write_sealed
 
 UNKNOWN, STORED = "unknown", "stored"  # how an answer ends that isn't ours
 
@@ -142,10 +142,15 @@ def _keep(folder: Path, answers: Sequence[ModelAnswer]) -> None:
     """Store a finished batch durably, under a name of its own."""
     folder.mkdir(exist_ok=True)
     name = hashlib.sha256("\n".join(answer.id for answer in answers).encode()).hexdigest()[:16]
-    write_json(folder / f"{name}.json", [asdict(answer) for answer in answers])
+    write_sealed(folder / f"{name}.json", [asdict(answer) for answer in answers])
 
 
 def _finished(folder: Path) -> dict[str, ModelAnswer]:
-    """Answers that earlier attempts have stored."""
-    files = sorted(folder.glob("*.json")) if folder.is_dir() else []
-    return {row["id"]: ModelAnswer(**row) for file in files for row in read_json(file)}
+    """Answers that earlier attempts have stored; a damaged file is named, and its prompts are answered again."""
+    found: dict[str, ModelAnswer] = {}
+    for file in sorted(folder.glob("*.json")) if folder.is_dir() else []:
+        try:
+            found |= {row["id"]: ModelAnswer(**row) for row in read_sealed(file)}
+        except RecordError as error:
+            print(f"{error} Its prompts are answered again.", flush=True)
+    return found

@@ -1,17 +1,23 @@
 """LoRA for whatever trains or differentiates: its settings as peft's, and what a training with it leaves behind.
 
 In: our LoraConfig and a model.  Out: peft's config; the trainer's checkpoints while it runs, a portable adapter.
+A checkpoint counts once it is sealed by sizes and checksums: neither half of one nor a damaged one is resumed from.
 """
 
 import shutil
 from pathlib import Path
+from typing import Any
 
 from peft import LoraConfig as PeftLora
 from torch import nn
+from transformers import TrainerCallback
 
 from icon_repro.config_data import LoraConfig
-from icon_repro.records import read_json, write_json
+from icon_repro.engine.artifact import HASHED_BYTES, altered, manifest
+from icon_repro.records import RecordError, read_json, read_sealed, write_json, write_sealed
 from icon_repro.schema import nearest
+
+_SEAL = "sealed.json"  # in a checkpoint: its files as they were saved
 
 
 def peft_lora(lora: LoraConfig, task_type: str, dropout: float | None = None) -> PeftLora:
@@ -35,16 +41,36 @@ def unknown_target(lora: LoraConfig, model: nn.Module) -> str | None:
     return None
 
 
+class SealCheckpoints(TrainerCallback):
+    """Has the first process seal each checkpoint; the others have written theirs when trainer_state.json is."""
+
+    def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if state.is_world_process_zero:
+            checkpoint = Path(args.output_dir) / f"checkpoint-{state.global_step}"
+            (checkpoint / _SEAL).unlink(missing_ok=True)
+            write_sealed(checkpoint / _SEAL, manifest(checkpoint, HASHED_BYTES))
+
+
 def checkpoints(out: Path) -> list[Path]:
-    """Complete trainer checkpoints of earlier attempts, oldest first; trainer_state.json is written last."""
-    states = (out / "checkpoints").glob("checkpoint-*/trainer_state.json")
-    return sorted((path.parent for path in states), key=lambda path: int(path.name.split("-")[1]))
+    """Trainer checkpoints of earlier attempts that are as they were saved, oldest first; says which aren't."""
+    found = (out / "checkpoints").glob("checkpoint-*")
+    return [path for path in sorted(found, key=lambda path: int(path.name.split("-")[1])) if _sound(path)]
+
+
+def _sound(checkpoint: Path) -> bool:
+    try:
+        problem = altered(checkpoint, read_sealed(checkpoint / _SEAL))
+    except FileNotFoundError:
+        problem = "its saving was cut short"
+    except RecordError as error:
+        problem = str(error)
+    if problem:
+        print(f"{checkpoint.name} isn't resumed from: {problem}", flush=True)
+    return problem is None
 
 
 def remove_checkpoints(out: Path) -> None:
-    """Remove all checkpoints such that a half-removed one isn't resumed from."""
-    for checkpoint in checkpoints(out):
-        (checkpoint / "trainer_state.json").unlink()
+    """Remove all checkpoints; a half-removed one isn't as it was sealed."""
     shutil.rmtree(out / "checkpoints", ignore_errors=True)
 
 

@@ -41,6 +41,7 @@ class Line:
     high: Sequence[float] | None = None
     marked: bool = True  # a marker at each point
     whiskers: bool = False  # ``low`` and ``high`` as an error bar at each point instead of a band
+    faint: bool = False  # grey: what the others are compared with
 
 
 @dataclass(frozen=True)
@@ -95,6 +96,7 @@ class Panel:
     y_range: tuple[float, float] | None = None
     title: str = ""
     decades_x: bool = False  # a log axis in powers of 10
+    ticks_x: Sequence[float] | None = None  # the only numbers at the axis
     decades_y: bool = False
     stacked: bool = False  # bars lie, one after the other from 0, with their numbers written in
     legend: bool = True  # False: another panel has the same
@@ -155,7 +157,7 @@ def _draw(paths: Sequence[Path], title: str, panels: Sequence[Panel]) -> None:
         cells = max((len(s.rows) for panel in panels for s in panel.series if isinstance(s, Grid)), default=0)
         columns = len(panels) if len(panels) <= _ABREAST else _COLUMNS
         lines = -(-len(panels) // columns)
-        size = (6 if len(panels) == 1 else 4.6 * columns, 4 * lines)
+        size = (6.0 if len(panels) == 1 else 4.6 * columns, 4.0 * lines)
         if cells:
             size = (2.5 + 0.6 * cells, 2 + 0.5 * cells)
         elif stacked := max((_bars(panel) for panel in panels if panel.stacked), default=0):
@@ -171,6 +173,9 @@ def _draw(paths: Sequence[Path], title: str, panels: Sequence[Panel]) -> None:
             axes.set_title(panel.title, fontsize=10)
         for axes in places[len(panels) :]:
             axes.set_axis_off()
+        if len(paths) > 1:  # laid out once for all files: it takes most of the time
+            figure.draw_without_rendering()
+            figure.set_layout_engine("none")
         for path in paths:
             nothing = {"Software": None} if path.suffix == ".png" else {"Date": None, "Creator": None}
             figure.savefig(path, dpi=150, metadata=nothing)
@@ -225,8 +230,9 @@ def _draw_panel(axes: "Axes", panel: Panel) -> None:
         colour, marker = COLOURS[index % len(COLOURS)], MARKERS[index % len(MARKERS)]
         if isinstance(series, Line):
             dash = DASHES[index % len(DASHES)]
+            colour = "#777777" if series.faint else colour
             shape = {"marker": marker, "markersize": 4} if series.marked else {}
-            x = _beside(series.x, index, panel) if series.whiskers else series.x
+            x = _beside(series, panel) if series.whiskers else series.x
             axes.plot(x, series.y, color=colour, linestyle=dash, label=series.name, **shape)  # type: ignore[arg-type]
             if series.low is not None and series.high is not None:
                 if series.whiskers:
@@ -241,11 +247,12 @@ def _draw_panel(axes: "Axes", panel: Panel) -> None:
                 axes.vlines(series.x, series.low, series.high, color=colour, linewidth=1)
                 look |= {"s": 36, "alpha": 1}
             axes.scatter(series.x, series.y, linewidths=0, label=series.name, **look)
-            for x, y, label in zip(series.x, series.y, series.labels or [], strict=False) if series.named else ():
-                axes.annotate(label, (x, y), xytext=(5, 4), textcoords="offset points", fontsize=7)
+            for *place, label in zip(series.x, series.y, series.labels or [], strict=False) if series.named else ():
+                axes.annotate(label, (place[0], place[1]), xytext=(5, 4), textcoords="offset points", fontsize=7)
         elif isinstance(series, Bars):
-            width = 0.8 / len(panel.series)
-            places = [x + width * (index - (len(panel.series) - 1) / 2) for x in series.x]
+            bars = [other for other in panel.series if isinstance(other, Bars)]
+            width = 0.8 / len(bars)
+            places = [x + width * (bars.index(series) - (len(bars) - 1) / 2) for x in series.x]
             hatch = HATCHES[index % len(HATCHES)]
             edge = {"hatch": hatch, "edgecolor": "white"} if hatch else {}
             axes.bar(places, series.y, width=width, color=colour, label=series.name, **edge)  # type: ignore[arg-type]
@@ -261,6 +268,9 @@ def _draw_panel(axes: "Axes", panel: Panel) -> None:
         axes.minorticks_off()
     if panel.decades_x:
         axes.set_xscale("log")
+    if panel.ticks_x is not None:
+        axes.set_xticks(list(panel.ticks_x), [f"{tick:g}" for tick in panel.ticks_x])
+        axes.minorticks_off()
     if panel.decades_y:
         axes.set_yscale("log")
     if panel.y_range is not None:
@@ -274,10 +284,12 @@ def _draw_panel(axes: "Axes", panel: Panel) -> None:
         axes.legend(fontsize=8, framealpha=0.8, **beside)
 
 
-def _beside(x: Sequence[float], index: int, panel: Panel) -> list[float]:
-    """Drawn a little to the side, so that the error bars of several series don't hide each other."""
-    step = index - (len(panel.series) - 1) / 2
-    if panel.log_x or panel.decades_x:
-        return [value * 1.025**step for value in x]
-    width = max(x) - min(x) or 1.0
-    return [value + 0.008 * width * step for value in x]
+def _beside(series: Line, panel: Panel) -> list[float]:
+    """The places of points, those that several series have a little apart: error bars would hide each other."""
+    made = []
+    for x in series.x:
+        here = [other for other in panel.series if isinstance(other, Line) and other.whiskers and x in other.x]
+        step = here.index(series) - (len(here) - 1) / 2
+        log = panel.log_x or panel.decades_x
+        made.append(x * 1.025**step if log else x + 0.008 * (max(series.x) - min(series.x) or 1) * step)
+    return made

@@ -1,8 +1,8 @@
 """Stored rows, one a run, as what tables show: lines of a method and a fraction, and their outcomes for statistics.
 
 In: the rows that ``engine.collect`` makes.  Out: ``Line``; samples for ``icon_repro.stats``.
-Refused: runs without a seed or given twice, and benchmarks whose runs differ in metric, version or items: their mean
-would be of different things.
+Refused: runs without a seed or given twice, rows of several experiments or models, costs that aren't finite, and
+benchmarks (comparisons) whose runs differ in metric, version or items: their mean would be of different things.
 Known gap: none.
 """
 
@@ -24,6 +24,11 @@ class RunsError(ValueError):
     """Rows that can't be put into one table."""
 
 
+def label(method: str, fraction: float | None) -> str:
+    """Short name of a method at a fraction: ``base``, ``full``, ``icon-0.15``."""
+    return method if fraction is None or method == "full" else f"{method}-{fraction:g}"
+
+
 @dataclass(frozen=True)
 class Line:
     """All runs of one method at one fraction."""
@@ -31,6 +36,11 @@ class Line:
     method: str
     fraction: float | None
     rows: Sequence[Row]
+
+    @property
+    def label(self) -> str:
+        """Short name: ``base``, ``full``, ``icon-0.15``."""
+        return label(self.method, self.fraction)
 
     @property
     def runs(self) -> int:
@@ -75,9 +85,21 @@ def lines(rows: Sequence[Row]) -> list[Line]:
 
 
 def _check_alike(rows: Sequence[Row]) -> None:
-    """Refuse a benchmark that isn't the same in all runs."""
+    """Refuse what the module says."""
     seen: dict[tuple[str, str], tuple[Any, str]] = {}
     for row in rows:
+        for what in ("experiment", "model"):
+            if row[what] != rows[0][what]:
+                raise RunsError(
+                    f"rows of two {what}s, {rows[0][what]!r} and {row[what]!r}: their mean would be of different "
+                    "things. Report each by itself."
+                )
+        for part in ("selection", "tuning"):
+            if row[part] is not None and not all(math.isfinite(value) for value in row[part].values()):
+                raise RunsError(
+                    f"{label(row['method'], row['fraction'])}: cost of {part} is {row[part]}. Make the rows anew with "
+                    "action=report."
+                )
         for name, cell in row["benchmarks"].items():
             if not math.isfinite(cell["value"]):
                 raise RunsError(f"{name} of {cell['step']} is {cell['value']}. Delete that step and evaluate again.")
@@ -88,6 +110,14 @@ def _check_alike(rows: Sequence[Row]) -> None:
                         f"{name}: runs differ in {what}: {_short(first[0])} ({first[1]}), {_short(value)} "
                         f"({cell['step']}). Evaluate all of them the same way; they can't share a table."
                     )
+        for name, one in row["judged"].items():
+            key = (f"comparison on {name}", one["against"])
+            first = seen.setdefault(key, (one["outcomes"]["ids"], one["step"]))
+            if first[0] != one["outcomes"]["ids"]:
+                raise RunsError(
+                    f"{name}: runs were judged on different prompts ({first[1]}, {one['step']}). Judge all of them on "
+                    "the same ones; they can't share a table."
+                )
 
 
 def _ids(cell: Mapping[str, Any]) -> list[tuple[str, Any]]:

@@ -1,7 +1,7 @@
 """The results tables of an experiment: methods x benchmarks with cost, verdicts, comparisons by a judge.
 
 In: the rows that ``engine.collect`` makes (also stored as metrics.jsonl, one a run).  Out: table, verdicts and, where a
-judge was asked, judged, each as Markdown and csv; metrics.jsonl.
+judge was asked, judged, each as Markdown, csv and LaTeX; metrics.jsonl.
 A line is a method at a fraction. A cell is the mean over its runs and half of its 95 % interval (``icon_repro.stats``).
 Known gap: none.
 """
@@ -16,6 +16,7 @@ import numpy as np
 
 from icon_repro.records import write_rows
 from icon_repro.report import verdicts
+from icon_repro.report.latex import latex
 from icon_repro.report.runs import Line, Row, averaged, facts, judged_sample, lines, lower, sample
 from icon_repro.stats import bootstrap, mean
 
@@ -214,6 +215,9 @@ the same answer whichever is shown first. longer wins: share of decided prompts 
 """
 
 
+_TITLES = {"table": "Results", "verdicts": "Differences from the controls", "judged": "Comparisons by a judge"}
+
+
 def write(rows: Sequence[Row], folder: Path, notes: Sequence[str] = ()) -> tuple[str, Table]:
     """Write metrics.jsonl and the tables.
 
@@ -237,4 +241,6 @@ def write(rows: Sequence[Row], folder: Path, notes: Sequence[str] = ()) -> tuple
         (folder / f"{name}.md").write_text(f"{markdown(header, cells)}\n{below}", encoding="utf-8")
         with (folder / f"{name}.csv").open("w", encoding="utf-8", newline="") as file:
             csv.writer(file, lineterminator="\n").writerows([header, *cells])
+        title = f"{_TITLES[name]} of experiment {rows[0]['experiment']}."
+        (folder / f"{name}.tex").write_text(latex(header, cells, title, f"tab:{name}"), encoding="utf-8")
     return "\n".join(markdown(*found) for found, _ in made.values()), made["table"][0]

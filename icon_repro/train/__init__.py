@@ -14,10 +14,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import icon_repro.train.zero as zero
 from icon_repro.config_data import TrainJob
 from icon_repro.engine.runtime import Runtime
 from icon_repro.lm.load import pick_device
-from icon_repro.train import zero
 from icon_repro.train.batches import TrainError
 from icon_repro.train.launch import MESSAGES, ProcessError, in_processes
 from icon_repro.train.tuning import tune

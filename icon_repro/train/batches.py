@@ -38,7 +38,7 @@ class CheckedCollator(DataCollatorForLanguageModeling):
         batch = super().torch_call(examples)
         rows = [row for row in examples if len(row["input_ids"]) > 1]  # the others fill the batch up
         if rows and not (batch["labels"] != IGNORED).any():
-            raise TrainError(f"a batch of {len(rows)} rows has no label: all tokens are masked. Raise max_length.")
+            raise TrainError(f"a batch of {len(examples)} rows has no label: all tokens are masked. Raise max_length.")
         return dict(batch)
 
 

@@ -14,16 +14,16 @@ from peft import LoraConfig as PeftLora
 from transformers import PreTrainedModel, set_seed
 from trl import SFTConfig
 
+import icon_repro.train.zero as zero
 from icon_repro.config_data import DeepspeedConfig, Dtype, TrainConfig, TrainJob, Tuning
 from icon_repro.cost import training_flops
 from icon_repro.engine.runtime import Runtime
-from icon_repro.lm.adapter import checkpoints, peft_lora, remove_checkpoints, tidy, unknown_target
+from icon_repro.lm.adapter import SealCheckpoints, checkpoints, peft_lora, remove_checkpoints, tidy, unknown_target
 from icon_repro.lm.load import load_model, load_tokenizer, prepare_device
 from icon_repro.lm.processes import pin
 from icon_repro.lm.stopping import StopOnRequest, end_if_stopped
 from icon_repro.lm.supervised import tokenise
 from icon_repro.records import Example, read_json, read_rows, write_json, write_rows
-from icon_repro.train import zero
 from icon_repro.train.batches import CheckedCollator, TrainError, TuningTrainer, filler, fillers
 from icon_repro.train.callbacks import KeepEpochs, Report
 
@@ -67,6 +67,7 @@ def tune(cfg: TrainJob, inputs: Mapping[str, Path], out: Path, runtime: Runtime)
             peft_config=_peft(train, model),
             callbacks=[
                 Report(progress if first else None, more, epoch_steps),
+                SealCheckpoints(),
                 StopOnRequest(runtime),
                 *([KeepEpochs(out / "epochs")] if train.keep_epochs and first else []),
             ],

@@ -15,8 +15,8 @@ import torch
 from torch import nn
 
 from icon_repro.config_data import DeepspeedConfig, Dtype, TrainConfig
-from icon_repro.lm.adapter import checkpoints
-from icon_repro.records import read_json, write_json
+from icon_repro.lm.adapter import checkpoints, remove_checkpoints
+from icon_repro.records import RecordError, read_sealed, write_sealed
 from icon_repro.train.batches import TrainError
 
 _NOTE = "saved_by.json"  # beside the trainer's checkpoints
@@ -102,7 +102,12 @@ def check_resumable(out: Path, processes: int, deepspeed: DeepspeedConfig | None
     earlier = checkpoints(out)
     if not earlier:
         return
-    saved = read_json(note) if note.is_file() else {"processes": 1, "stage": 0}
+    try:
+        saved = read_sealed(note) if note.is_file() else {"processes": 1, "stage": 0}
+    except RecordError as error:
+        print(f"{error} Training begins again.", flush=True)
+        remove_checkpoints(out)
+        return
     if saved != {"processes": processes, "stage": stage} and (saved["stage"] or stage):
         raise TrainError(
             f"{earlier[-1]}: was saved by {_named(**saved)} and can't be resumed by {_named(processes, stage)}. "
@@ -115,7 +120,7 @@ def check_resumable(out: Path, processes: int, deepspeed: DeepspeedConfig | None
 def note_saver(out: Path, processes: int, deepspeed: DeepspeedConfig | None) -> None:
     """Note by whom the checkpoints below ``out`` are saved, for ``check_resumable``."""
     (out / "checkpoints").mkdir(exist_ok=True)
-    write_json(out / "checkpoints" / _NOTE, {"processes": processes, "stage": deepspeed.stage if deepspeed else 0})
+    write_sealed(out / "checkpoints" / _NOTE, {"processes": processes, "stage": deepspeed.stage if deepspeed else 0})
 
 
 def _named(processes: int, stage: int) -> str:

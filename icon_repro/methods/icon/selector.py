@@ -36,8 +36,9 @@ from icon_repro.config_methods import (
 from icon_repro.cost import forward_flops, training_flops
 from icon_repro.engine.progress import Progress
 from icon_repro.engine.runtime import Runtime
-from icon_repro.lm.adapter import checkpoints, peft_lora, remove_checkpoints, tidy, unknown_target
+from icon_repro.lm.adapter import SealCheckpoints, checkpoints, peft_lora, remove_checkpoints, tidy, unknown_target
 from icon_repro.lm.load import load_classifier, load_tokenizer, prepare_device
+from icon_repro.lm.processes import pin
 from icon_repro.lm.stopping import StopOnRequest, end_if_stopped
 from icon_repro.lm.tokens import pack
 from icon_repro.methods.icon.selector_data import (
@@ -202,7 +203,7 @@ def _arguments(job: SelectorJob, runtime: Runtime, out: Path, device: torch.devi
         report_to="none",
         disable_tqdm=True,
     )
-    arguments._n_gpu = min(arguments.n_gpu, 1)  # with more it would take as many times the rows in a batch
+    pin(arguments, device)
     return arguments
 
 
@@ -239,7 +240,7 @@ def train(cfg: SelectorJob, inputs: Mapping[str, Path], out: Path, runtime: Runt
             args=_arguments(cfg, runtime, out, base.device),
             train_dataset=[{"ids": row, "target": goal} for row, goal in zip(ids, goals, strict=True)],
             data_collator=_collate,
-            callbacks=[StopOnRequest(runtime)],
+            callbacks=[SealCheckpoints(), StopOnRequest(runtime)],
         )
         earlier = checkpoints(out)
         if earlier:

@@ -1,0 +1,164 @@
+"""Scores, selections, embeddings and pairs of an experiment out of its store, and the figures of them.
+
+In: finished steps.  Out: ``Material``; figures/ with the texts of its figures and why others weren't made.
+Known gap: pairs of the first ``_CANDIDATES`` candidates only are read for the reliability of ICon's score.
+"""
+
+import shutil
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from icon_repro.config_methods import IconConfig, resolved
+from icon_repro.engine.artifact import Step, Store
+from icon_repro.engine.plan import Experiment
+from icon_repro.intervals import IntervalError
+from icon_repro.methods.icon.matrices import IconScoreError, Matrices
+from icon_repro.records import Example, Score, read_json, read_rows
+from icon_repro.reliability import ReliabilityError
+from icon_repro.report import experiment_figures, selection_figures
+from icon_repro.report.figures import FigureError, write_figure
+from icon_repro.report.material import Figure, Material, NotMade, Ranked, Values
+
+_CANDIDATES = 2000
+_IFD, _EMBEDDINGS = "icon_repro.methods.ifd:run", "icon_repro.methods.common.embeddings:shard"
+_ICON, _ADAPTIVE = "icon_repro.methods.icon.score:run", "icon_repro.methods.icon.score:adaptive"
+_RANDOM = "icon_repro.methods.random:run"
+_OF_ROWS: Mapping[str, Callable[[Sequence[Mapping[str, Any]]], Figure]] = {
+    "judged": experiment_figures.judged,
+    "scale": experiment_figures.scale,
+    "pareto": experiment_figures.pareto,
+}
+_OF_MATERIAL: Mapping[str, Callable[[Material], Figure]] = {
+    "length": selection_figures.length,
+    "overlap": selection_figures.overlaps,
+    "ifd": selection_figures.ifd,
+    "tsne": selection_figures.embedded,
+    "reliability": selection_figures.reliable,
+}
+
+
+def draw(folder: Path, rows: Sequence[Mapping[str, Any]], material: Material) -> dict[str, Any]:
+    """Write all figures that there is something for; which these are, and why the others aren't there."""
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    makers: dict[str, Callable[[], Figure]] = {}
+    makers |= {name: partial(make, rows) for name, make in _OF_ROWS.items()}
+    makers |= {name: partial(make, material) for name, make in _OF_MATERIAL.items()}
+    makers["position"] = partial(experiment_figures.position, rows)
+    made, without = [], []
+    for name, make in makers.items():
+        try:
+            figure = make()
+            write_figure(folder, figure.name, figure.title, figure.panels, svg=True)
+        except (NotMade, FigureError, IntervalError, ReliabilityError) as reason:
+            without.append({"name": name, "reason": str(reason)})
+            continue
+        made.append({"name": figure.name, "title": figure.title, "caption": figure.caption, "alt": figure.alt})
+    return {"figures": made, "not_made": without}
+
+
+def gathered(
+    experiment: Experiment, steps: Sequence[Step], store: Store, read: Callable[[], dict[str, Example]]
+) -> Material:
+    """What the store has of scores, selections, embeddings and pairs; a file that is gone counts as never made.
+
+    Args:
+        steps: the finished ones behind selections, and these.
+        read: gives the rows that every method ranks, by id.
+    """
+    absent: dict[str, str] = {}
+
+    def tried(figure: str, reading: Callable[[], Any]) -> Any:
+        try:
+            return reading()
+        except FileNotFoundError as error:
+            path = Path(error.filename)
+            absent[figure] = f"{path.parent.name}/{path.name} is no longer in the work folder"
+        except (IconScoreError, NotMade) as error:
+            absent[figure] = str(error)
+        return None
+
+    ranked = tried("length", partial(_ranked, experiment, store)) or []
+    rows = tried("length", read) or {}
+    ifd: dict[str, Mapping[str, float]] = {}
+    contributions: dict[str, Values] = {}
+    vectors = None
+    for step in steps:
+        if step.target == _IFD:
+            if (values := tried("ifd", partial(_ifd, step, store))) is not None:
+                ifd[step.name] = values
+        elif step.target == _ICON:
+            if (task := tried("reliability", partial(_contributions, step, store))) is not None:
+                contributions[step.name] = task
+        elif step.target == _ADAPTIVE:
+            absent["reliability"] = "adaptive scoring leaves pairs out, so variance components can't be had"
+        elif vectors is None and any(given.target == _EMBEDDINGS for given in step.inputs.values()):
+            vectors = tried("tsne", partial(_vectors, step, store))
+    return Material(rows, ranked, ifd, vectors, contributions, absent)
+
+
+def _ranked(experiment: Experiment, store: Store) -> list[Ranked]:
+    scores: dict[tuple[str, int | None], dict[str, Score]] = {}
+    selected: dict[tuple[str, int | None], dict[float, list[str]]] = {}
+    drawn: set[tuple[str, int | None]] = set()
+    for arm in experiment.arms:
+        if arm.select is None or arm.fraction is None or not store.complete(arm.select):
+            continue
+        key = (arm.method, arm.selection_seed)
+        if key not in scores:
+            given = arm.select.inputs["scores"]
+            scores[key] = {row.id: row for row in read_rows(store.path(given) / "scores.jsonl", Score)}
+            if given.target == _RANDOM:
+                drawn.add(key)
+        if arm.fraction not in selected.setdefault(key, {}):
+            selected[key][arm.fraction] = read_json(store.path(arm.select) / "ids.json")
+    return [Ranked(*key, own, selected[key], random=key in drawn) for key, own in scores.items()]
+
+
+def _ifd(step: Step, store: Store) -> dict[str, float]:
+    """Of all rows that have one, those above 1 too: from the losses, as the scores may leave rows out."""
+    found: dict[str, float] = {}
+    by_perplexity = step.params.ratio.value == "perplexity"
+    for name in sorted(name for name in step.inputs if name.startswith("shard-")):
+        folder = store.path(step.inputs[name])
+        ids = read_json(folder / "ids.json")["rows"]
+        conditioned, direct = (
+            np.load(folder / f"{part}.npy", allow_pickle=False) for part in ("conditioned", "direct")
+        )
+        with np.errstate(divide="ignore", invalid="ignore"):
+            values = np.exp(conditioned - direct) if by_perplexity else conditioned / direct
+        found |= {i: float(v) for i, v in zip(ids, values, strict=True) if np.isfinite(v)}
+    return found
+
+
+def _vectors(step: Step, store: Store) -> tuple[list[str], NDArray[np.float32]]:
+    """Embeddings of the rows that have one."""
+    ids: list[str] = []
+    parts: list[NDArray[np.float32]] = []
+    for name in sorted(name for name in step.inputs if name.startswith("shard-")):
+        folder = store.path(step.inputs[name])
+        described, vectors = read_json(folder / "ids.json"), np.load(folder / "vectors.npy", allow_pickle=False)
+        kept = [i for i, identifier in enumerate(described["rows"]) if identifier not in described["reasons"]]
+        ids += [described["rows"][i] for i in kept]
+        parts.append(vectors[kept])
+    if not ids:
+        raise NotMade("no row has an embedding")
+    return ids, np.concatenate(parts)
+
+
+def _contributions(step: Step, store: Store) -> Values:
+    """Contributions of the first candidates to every assessment row that has a finite one of each."""
+    assert isinstance(step.params, IconConfig)
+    inputs = {name: store.path(given) for name, given in step.inputs.items()}
+    parts: list[Values] = []
+    for block in Matrices(resolved(step.params), inputs).blocks(inputs, "shard"):
+        parts.append(block.task[:, np.argsort(block.columns)])
+        if sum(map(len, parts)) >= _CANDIDATES:
+            break
+    task = np.concatenate([part for part in parts if len(part)])
+    return np.asarray(task[:, np.isfinite(task).all(axis=0)])

@@ -1,0 +1,243 @@
+"""Figures of an experiment from its rows of results: verdicts of a judge, scale, quality against cost, position bias.
+
+In: the rows that ``engine.collect`` makes.  Out: ``Figure``s, or ``NotMade`` with the reason.
+Intervals are those of the tables (``icon_repro.stats``). Known gap: none.
+"""
+
+from collections.abc import Mapping, Sequence
+from statistics import fmean
+from typing import Any
+
+from icon_repro.intervals import share
+from icon_repro.report.figures import Bars, Panel, Scatter, Series
+from icon_repro.report.figures import Line as Curve
+from icon_repro.report.material import Figure, NotMade
+from icon_repro.report.runs import Line, Row, averaged, lines, sample
+from icon_repro.stats import mean
+
+_AS_IT_IS = ("base", "full")  # nothing is selected
+_SHARES = ("win", "tie", "lose")
+_COST = "FLOPs, selection and one tuning"
+_NAMED = 40  # points that have their share beside them
+Point = tuple[float, float, float]  # value, both ends of its interval; all three equal where the error is unknown
+
+
+def judged(rows: Sequence[Row]) -> Figure:
+    """Wins, ties and losses in percent of the judged prompts, a panel for each set of prompts."""
+    sets = _judged_sets(rows)
+    panels = []
+    for name, found in sets.items():
+        labels = [_label(line) for line, _ in found]
+        counts = [sum(one["judged"] for one in cells) for _, cells in found]
+        series = [
+            Bars(
+                key,
+                labels,
+                [100 * sum(one[key] for one in cells) / count for (_, cells), count in zip(found, counts, strict=True)],
+            )
+            for key in _SHARES
+        ]
+        against = "/".join(dict.fromkeys(one["against"] for _, cells in found for one in cells))
+        panels.append(
+            Panel(f"% of prompts, against {against}", "", series, stacked=True, y_range=(0, 100), title=f"{name}\n\n")
+        )
+    first = next(iter(sets.values()))[0]
+    shares = {key: 100 * sum(one[key] for one in first[1]) / sum(one["judged"] for one in first[1]) for key in _SHARES}
+    return Figure(
+        "judged",
+        "What the judge prefers",
+        "Share of the judged prompts, over all runs of a line; a win is better in both orders, or better in one and "
+        "equal in the other. Failed prompts are left out; their share and the winning score with its interval are in "
+        "the table of judged comparisons.",
+        f"Stacked bars of wins, ties and losses of {len(next(iter(sets.values())))} lines on {', '.join(sets)}. "
+        f"{_label(first[0])}: {shares['win']:.1f} % wins, {shares['tie']:.1f} % ties, {shares['lose']:.1f} % losses.",
+        panels,
+    )
+
+
+def position(rows: Sequence[Row]) -> Figure:
+    """How often the judge prefers the same answer in both orders, and the one shown first."""
+    panels, lowest = [], 1.0
+    for name, found in _judged_sets(rows).items():
+        known = [
+            (line, cells)
+            for line, cells in found
+            if all(one["position_consistency"] is not None for one in cells)  # a judge that sees no order has none
+        ]
+        if not known:
+            continue
+        labels = [_label(line) for line, _ in known]
+        same = [
+            share(round(sum(one["position_consistency"] * one["judged"] for one in cells)), _judged(cells))
+            for _, cells in known
+        ]
+        lowest = min([lowest, *(one.value for one in same)])
+        both: list[Series] = [
+            Bars(
+                "same answer in both orders",
+                labels,
+                [one.value for one in same],
+                [one.low for one in same],
+                [one.high for one in same],
+            )
+        ]
+        told = [[one["first_preferred"] for one in cells if one["first_preferred"] is not None] for _, cells in known]
+        if all(told):
+            both.append(Bars("the answer shown first (0.5: no bias)", labels, [fmean(values) for values in told]))
+        panels.append(Panel("", "share of judged prompts", both, y_range=(0, 1.25), title=name))
+    if not panels:
+        raise NotMade("the judge doesn't see two answers in an order")
+    return Figure(
+        "position",
+        "Position bias of the judge",
+        "Left bars: share of prompts on which the judge prefers the same answer whichever is shown first, with its "
+        "95 % interval (Wilson). Right bars: of single verdicts that aren't ties, the share for the answer shown "
+        "first; 0.5 is no bias.",
+        f"Bars of position consistency by line; the lowest is {lowest:.2f}.",
+        panels,
+    )
+
+
+def scale(rows: Sequence[Row]) -> Figure:
+    """Average of the benchmarks and FLOPs by the share of rows that is tuned on."""
+    made, names = lines(rows), _names(rows)
+    sizes = {line.fraction for line in made if line.fraction is not None and line.has(names)}
+    if len(sizes) < 2:
+        raise NotMade(f"results at {len(sizes)} fraction{'' if len(sizes) == 1 else 's'}; two are needed")
+    low, high = (100 * end(f for f in sizes) for end in (min, max))
+    left: list[Curve] = []
+    right: list[Curve] = []  # the same series in the same order, for it has the legend of both
+    base: list[Point] = []
+    for method in dict.fromkeys(line.method for line in made):
+        own = sorted((line for line in made if line.method == method and line.has(names)), key=_fraction)
+        points = [average(line, names) for line in own]
+        if method == "base":
+            base = points
+        elif own:
+            x = [100 * _fraction(line) for line in own]
+            value, below, above = (list(part) for part in zip(*points, strict=True))
+            left.append(Curve(method, x, value, below, above, whiskers=True))
+            costs = [(size, total) for size, line in zip(x, own, strict=True) if (total := flops(line))]
+            right.append(Curve(method, [size for size, _ in costs], [total for _, total in costs]))
+    for untuned, *_ in base:
+        left.append(Curve("base (not tuned)", [low, high], [untuned] * 2, marked=False, faint=True))
+        right.append(Curve("base (not tuned)", [], [], marked=False, faint=True))
+    ticks = sorted(100 * size for size in sizes)
+    size_label, shown = "rows tuned on (%)", ", ".join(curve.name for curve in left)
+    panels = [
+        Panel(size_label, "average of the benchmarks (%)", left, decades_x=True, ticks_x=ticks, legend=False),
+        Panel(size_label, _COST, right, decades_x=True, decades_y=True, ticks_x=ticks, wide_legend=True),
+    ]
+    return Figure(
+        "scale",
+        "Quality and cost by the share of rows",
+        "Left: average of the benchmarks with its 95 % interval; points of several methods at one share stand beside "
+        "each other. Right: FLOPs of selection and of tuning one model together; a method without cost is left out.",
+        f"Lines of the average by the share of rows tuned on, {low:g} to {high:g} %, for {shown}.",
+        panels,
+    )
+
+
+def pareto(rows: Sequence[Row]) -> Figure:
+    """Average of the benchmarks against the FLOPs of selection and tuning, with the line of the best for their cost."""
+    names = _names(rows)
+    known = [line for line in lines(rows) if line.has(names)]
+    unknown = [_label(line) for line in known if flops(line) is None]
+    paid = {id(line): total for line in known if (total := flops(line))}
+    if len(paid) < 2:
+        raise NotMade(f"the costs of {len(paid)} lines are known and above 0; two are needed")
+    points = {id(line): average(line, names) for line in known}
+    front = _front([(paid[id(line)], points[id(line)][0]) for line in known if id(line) in paid])
+    series: list[Series] = [Curve("best for its cost", *_steps(front), marked=False)]
+    for method in dict.fromkeys(line.method for line in known):
+        own = [line for line in known if line.method == method and id(line) in paid]
+        if not own:
+            continue
+        value, low, high = (list(part) for part in zip(*(points[id(line)] for line in own), strict=True))
+        labels = [f"{100 * _fraction(line):g} %" for line in own]
+        costs = [paid[id(line)] for line in own]
+        series.append(Scatter(method, costs, value, labels, low=low, high=high, named=len(known) <= _NAMED))
+    ends = [min(paid.values()), max(paid.values())]
+    for line in known:
+        if line.method == "base":
+            series.append(Curve("base (no cost)", ends, [points[id(line)][0]] * 2, marked=False, faint=True))
+    left_out = f" Without known costs, so not shown: {', '.join(unknown)}." if unknown else ""
+    return Figure(
+        "pareto",
+        "Quality against total cost",
+        "Average of the benchmarks with its 95 % interval against the FLOPs of selection and of tuning one model; a "
+        "percentage is the share of rows tuned on. The stepped line joins the lines of results that no other beats at "
+        f"the same or a lower cost; where intervals overlap, that order may be chance.{left_out}",
+        f"Points of {len(paid)} lines of results; best for their cost are {len(front)} of them.",
+        [Panel(_COST, "average of the benchmarks (%)", series, decades_x=True, wide_legend=True)],
+    )
+
+
+def average(line: Line, names: Sequence[str]) -> Point:
+    """The average of the benchmarks in percent with its interval."""
+    own = sample(line, names)
+    if own is None:
+        value = 100 * fmean(line.mean(name) for name in names)
+        return value, value, value
+    estimate = mean(own)
+    low, high = estimate.interval()
+    return 100 * estimate.value, 100 * low, 100 * high
+
+
+def flops(line: Line) -> float | None:
+    """Of selection and of tuning one model; None if one isn't known."""
+    costs = [row[part] for row in line.rows for part in ("selection", "tuning")]
+    if None in costs:
+        return None
+    return fmean(row["selection"]["flops"] + row["tuning"]["flops"] for row in line.rows)
+
+
+def _names(rows: Sequence[Row]) -> list[str]:
+    names = averaged(rows)
+    if not names:
+        raise NotMade("no benchmark of which higher is better")
+    return names
+
+
+def _judged_sets(rows: Sequence[Row]) -> dict[str, list[tuple[Line, list[Any]]]]:
+    """By set of prompts the lines whose runs all have a comparison, with these."""
+    found: dict[str, list[tuple[Line, list[Any]]]] = {}
+    for line in lines(rows):
+        for name in line.rows[0]["judged"]:
+            if all(name in row["judged"] for row in line.rows):
+                found.setdefault(name, []).append((line, [row["judged"][name] for row in line.rows]))
+    if not found:
+        raise NotMade("no comparison by a judge")
+    return found
+
+
+def _judged(cells: Sequence[Mapping[str, Any]]) -> int:
+    return sum(one["judged"] for one in cells)
+
+
+def _label(line: Line) -> str:
+    if line.fraction is None or line.method in _AS_IT_IS:
+        return line.method
+    return f"{line.method} {100 * line.fraction:g} %"
+
+
+def _fraction(line: Line) -> float:
+    return 1.0 if line.fraction is None else line.fraction
+
+
+def _front(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
+    """Of (cost, quality) those that no other beats at the same or a lower cost, by cost."""
+    front: list[tuple[float, float]] = []
+    for cost, quality in sorted(points, key=lambda point: (point[0], -point[1])):
+        if not front or quality > front[-1][1]:
+            front.append((cost, quality))
+    return front
+
+
+def _steps(front: Sequence[tuple[float, float]]) -> tuple[list[float], list[float]]:
+    """A stepped line through the front."""
+    x, y = [front[0][0]], [front[0][1]]
+    for cost, quality in front[1:]:
+        x += [cost, cost]
+        y += [y[-1], quality]
+    return x, y

@@ -1,0 +1,206 @@
+"""The page of a results folder: one HTML file with tables, figures, claims, samples, costs and environment in it.
+
+In: the folder's files: tables and other texts (md), figures (figures/figures.json, or png in the folder),
+samples.jsonl, metrics.jsonl, run.json; what isn't there is left out.
+Out: index.html, or another file with whole texts of the samples.
+It needs no network and no other file: styles, script and figures are in it, and its content security policy allows
+nothing else. All text is escaped: rows and messages of others are shown, never run. The same files give the same bytes.
+Known gap: figures of more than ``_MOST_BYTES`` together are left out, and named.
+"""
+
+import base64
+import hashlib
+import json
+import re
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from icon_repro.records import Example, read_json, read_lines
+
+_VERSION = 1  # of what a page looks like, beside its template, style and script
+_ASSETS = ("page.html", "page.css", "page.js")
+_FIRST = ("table", "paper_table1", "paper_table2", "paper_table3", "paper_table4", "verdicts", "judged", "summary")
+_TITLES = {
+    "table": "Results",
+    "verdicts": "Differences from random and longest",
+    "judged": "Comparisons by a judge",
+    "methods": "Agreement of methods",
+    "summary": "Summary",
+}
+_CLAIMS = "claims"
+_MOST_BYTES = 3_200_000  # of figures, before they become text, which takes a third more
+_LARGE_SVG = 200_000  # bytes; the png of such a figure is shown instead
+_TEXT = 4_000  # characters of each text of a sample
+_TABLES = {".md", ".csv", ".tex", ".json", ".jsonl", ".html"}
+_PICTURES = {".png", ".svg", ".csv"}
+
+
+def published(folder: Path) -> list[Path]:
+    """What of a results folder is worth a copy elsewhere: tables, facts and the page, then figures with their data."""
+    found = [path for path in sorted(folder.iterdir()) if path.is_file() and path.suffix in _TABLES | _PICTURES]
+    figures = folder / "figures"
+    inside = sorted(figures.iterdir()) if figures.is_dir() else []
+    return found + [path for path in inside if path.is_file() and path.suffix in _PICTURES]
+
+
+def write(folder: Path, page: Path, texts: Callable[[], Mapping[str, Example]] | None = None) -> bool:
+    """Write the page of ``folder``, unless there is one that was made of the same files.
+
+    Args:
+        page: the file to write.
+        texts: gives the rows by id; with them, samples have their whole texts. Not for a folder that is passed on.
+
+    Returns:
+        Whether it was written.
+    """
+    made_of = _made_of(folder, page, whole=texts is not None)
+    if page.is_file() and f'name="made-of" content="{made_of}"' in page.read_text(encoding="utf-8")[:2000]:
+        return False
+    page.parent.mkdir(parents=True, exist_ok=True)
+    temporary = page.with_name(f".{page.name}.tmp")
+    temporary.write_text(render(folder, made_of, texts() if texts else None), encoding="utf-8", errors="replace")
+    temporary.replace(page)
+    return True
+
+
+def render(folder: Path, made_of: str = "", rows: Mapping[str, Example] | None = None) -> str:
+    """The page as text."""
+    from jinja2 import Environment, StrictUndefined  # with the Markdown reader 50 ms, which a cached run does without
+    from markupsafe import Markup
+
+    template, style, script = (_asset(name) for name in _ASSETS)
+    described = _json(folder / "figures" / "figures.json", {"figures": [], "not_made": []})
+    run = _json(folder / "run.json", {})
+    runs = [row for _, row in read_lines(folder / "metrics.jsonl")] if (folder / "metrics.jsonl").is_file() else []
+    shown, left_out = _figures(folder, described)
+    texts = {path.stem: path.read_text(encoding="utf-8") for path in folder.glob("*.md")}
+    order = [*(name for name in _FIRST if name in texts), *sorted(set(texts) - {*_FIRST, _CLAIMS})]
+    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    config = run.get("config", {})
+    return environment.from_string(template).render(
+        made_of=made_of,
+        style=Markup(style),
+        script=Markup(script),
+        style_hash=_hash(style),
+        script_hash=_hash(script),
+        name=described.get("experiment") or config.get("name") or folder.name,
+        description=described.get("description") or config.get("description") or "",
+        model=described.get("model") or config.get("model", {}).get("name") or "",
+        tables=[(name, _TITLES.get(name, _title(name)), Markup(_html(texts[name]))) for name in order],
+        claims=Markup(_html(texts[_CLAIMS])) if _CLAIMS in texts else None,
+        figures=shown,
+        not_made=[*described["not_made"], *left_out],
+        samples=_samples(folder, rows),
+        whole=rows is not None,
+        costs=_costs(runs),
+        missing=sum(len(row["missing"]) + len(row["unjudged"]) for row in runs),
+        git=run.get("git", []),
+        packages=run.get("packages", {}),
+        sources=run.get("sources", {}),
+        steps=len(run.get("steps", [])),
+        config=json.dumps(config, indent=1, sort_keys=True, ensure_ascii=False) if config else "",
+    )
+
+
+def _made_of(folder: Path, page: Path, *, whole: bool) -> str:
+    digest = hashlib.sha256(f"{_VERSION} {whole}".encode())
+    for name in _ASSETS:
+        digest.update(_asset(name).encode())
+    for path in published(folder):
+        if path != page and path.suffix != ".html":
+            digest.update(f"{path.relative_to(folder)} {hashlib.sha256(path.read_bytes()).hexdigest()}\n".encode())
+    if (folder / "figures" / "figures.json").is_file():
+        digest.update((folder / "figures" / "figures.json").read_bytes())
+    return digest.hexdigest()[:16]
+
+
+def _asset(name: str) -> str:
+    return Path(__file__).with_name(name).read_text(encoding="utf-8")
+
+
+def _hash(text: str) -> str:
+    return base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
+
+
+def _json(path: Path, otherwise: Any) -> Any:
+    return read_json(path) if path.is_file() else otherwise
+
+
+def _title(name: str) -> str:
+    return name.replace("_", " ").strip().capitalize()
+
+
+def _html(text: str) -> str:
+    """Markdown of our own, in which texts of others may stand: tags are shown as text, pictures aren't loaded."""
+    from markdown_it import MarkdownIt
+
+    reader = MarkdownIt("commonmark", {"html": False}).enable("table").disable("image")
+    made = str(reader.render(re.sub(r"^# .*\n", "", text)))
+    made = re.sub(r"<(/?)h([1-4])>", lambda match: f"<{match[1]}h{int(match[2]) + 2}>", made)  # below the section's own
+    return made.replace("<table>", '<div class="wide" tabindex="0"><table class="sortable">').replace(
+        "</table>", "</table></div>"
+    )
+
+
+def _figures(folder: Path, described: Mapping[str, Any]) -> tuple[list[dict[str, str]], list[dict[str, str]]]:
+    """Figures with their picture as a data URI; and those that are too large."""
+    listed = [(folder / "figures", one) for one in described["figures"]]
+    listed += [
+        (folder, {"name": path.stem, "title": _title(path.stem), "caption": "", "alt": f"Figure {path.stem}"})
+        for path in sorted(folder.glob("*.png"))
+    ]
+    shown, left_out, used = list[dict[str, str]](), list[dict[str, str]](), 0
+    for place, one in listed:
+        path = place / f"{one['name']}.svg"
+        if not path.is_file() or path.stat().st_size > _LARGE_SVG:
+            path = path.with_suffix(".png")
+        data = path.read_bytes()
+        if used + len(data) > _MOST_BYTES:
+            left_out.append({"name": one["name"], "reason": f"too large for this page; it is in {path.name}"})
+            continue
+        used += len(data)
+        kind = "svg+xml" if path.suffix == ".svg" else "png"
+        source = f"data:image/{kind};base64,{base64.b64encode(data).decode()}"
+        where = path.relative_to(folder).with_suffix(".csv").as_posix()
+        shown.append({**one, "source": source, "data": where})
+    return shown, left_out
+
+
+def _samples(folder: Path, rows: Mapping[str, Example] | None) -> list[dict[str, Any]]:
+    """By method its samples, each with its texts if ``rows`` are given."""
+    path = folder / "samples.jsonl"
+    found: dict[str, list[dict[str, Any]]] = {}
+    for _, sample in read_lines(path) if path.is_file() else ():
+        texts = {}
+        if rows is not None and sample["id"] in rows:
+            row = rows[sample["id"]]
+            parts = {"instruction": row.instruction, "input": row.input, "response": row.response}
+            texts = {name: _cut(text) for name, text in parts.items() if text}
+        found.setdefault(sample["method"], []).append({**sample, "texts": texts})
+    return [{"method": method, "samples": own} for method, own in found.items()]
+
+
+def _cut(text: str) -> str:
+    return text if len(text) <= _TEXT else f"{text[:_TEXT]}… ({len(text) - _TEXT:,} more characters)"
+
+
+def _costs(runs: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """By method and fraction the tokens and operations of selection, of one tuning, and of all its runs together."""
+    groups: dict[tuple[str, Any], list[Mapping[str, Any]]] = {}
+    for row in runs:
+        groups.setdefault((row["method"], row["fraction"]), []).append(row)
+    made = []
+    for (method, fraction), own in groups.items():
+        known = [row for row in own if row["selection"] is not None and row["tuning"] is not None]
+        line: dict[str, Any] = {"method": method, "fraction": fraction, "runs": len(own), "known": len(known)}
+        if known:
+            selections = {row["selection_seed"]: row["selection"] for row in known}
+            for key in ("tokens", "flops"):
+                line[f"selection_{key}"] = sum(one[key] for one in selections.values()) / len(selections)
+                line[f"tuning_{key}"] = sum(row["tuning"][key] for row in known) / len(known)
+            line["total_flops"] = sum(one["flops"] for one in selections.values()) + sum(
+                row["tuning"]["flops"] for row in known
+            )
+        made.append(line)
+    return made
