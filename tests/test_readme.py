@@ -9,7 +9,7 @@ import pytest
 from icon_repro.report import tables
 
 ROOT = Path(__file__).resolve().parents[1]
-COMMITTED = sorted(path.parent.name for path in (ROOT / "results").glob("*/metrics.jsonl"))
+COMMITTED = sorted(path.parent.name for path in (ROOT / "results").glob("*/run.json"))
 
 
 def test_results_of_the_main_job_are_committed() -> None:

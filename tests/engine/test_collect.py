@@ -263,7 +263,7 @@ def test_collect_reference_may_be_a_benchmark(experiment: Experiment, store: Sto
     experiment.config.judge.benchmarks["koala"] = "IF"
     rows = collect(experiment, store)
     cell = row(rows, "base", None)["benchmarks"]["koala"]
-    assert (cell["value"], cell["items"], cell["step"]) == (0.5, 4, judged.folder)
+    assert (cell["value"], cell["items"], cell["step"]) == (0.5, 3, judged.folder)
     values = cell["outcomes"]["parts"][0]["values"]
     assert sum(values) / 4 == pytest.approx(0.5) and values[3] == 0.5
     assert row(rows, "base", None)["tasks"]["koala"] == {"group": "IF", "chance": None, "higher_is_better": True}
