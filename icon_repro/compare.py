@@ -12,8 +12,10 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from icon_repro.config import Until
 from icon_repro.engine.artifact import Step, Store, ancestors
 from icon_repro.engine.plan import Experiment
+from icon_repro.presentation import present
 from icon_repro.records import Example, Score, read_json, read_rows
 from icon_repro.reliability import overlap, spearman
 from icon_repro.report.tables import markdown
@@ -23,8 +25,11 @@ class CompareError(ValueError):
     """Fewer than two methods have scores."""
 
 
-def compare(experiment: Experiment, store: Store, say: Callable[[str], None]) -> None:
+def compare(experiment: Experiment, store: Store, say: Callable[[str], None], *, figures: bool = True) -> None:
     """Write the comparison of all methods whose scores and selections are there.
+
+    Args:
+        figures: make figures and page too, where the experiment ends with selections.
 
     Raises:
         CompareError: fewer than two methods have scores.
@@ -59,6 +64,8 @@ def compare(experiment: Experiment, store: Store, say: Callable[[str], None]) ->
     )
     (folder / "methods.md").write_text(text, encoding="utf-8")
     say(f"{text}\n{folder}/methods.md, methods.csv, methods_agreement.csv")
+    if figures and experiment.config.until is Until.select:  # else they come with the results
+        present(experiment, store, [], folder, say)
 
 
 def _method(

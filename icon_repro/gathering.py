@@ -23,16 +23,12 @@ from icon_repro.reliability import ReliabilityError
 from icon_repro.report import experiment_figures, selection_figures
 from icon_repro.report.figures import FigureError, write_figure
 from icon_repro.report.material import Figure, Material, NotMade, Ranked, Values
+from icon_repro.report.paper_figures import PaperFigures
 
 _CANDIDATES = 2000
 _IFD, _EMBEDDINGS = "icon_repro.methods.ifd:run", "icon_repro.methods.common.embeddings:shard"
 _ICON, _ADAPTIVE = "icon_repro.methods.icon.score:run", "icon_repro.methods.icon.score:adaptive"
 _RANDOM = "icon_repro.methods.random:run"
-_OF_ROWS: Mapping[str, Callable[[Sequence[Mapping[str, Any]]], Figure]] = {
-    "judged": experiment_figures.judged,
-    "scale": experiment_figures.scale,
-    "pareto": experiment_figures.pareto,
-}
 _OF_MATERIAL: Mapping[str, Callable[[Material], Figure]] = {
     "length": selection_figures.length,
     "overlap": selection_figures.overlaps,
@@ -42,12 +38,15 @@ _OF_MATERIAL: Mapping[str, Callable[[Material], Figure]] = {
 }
 
 
-def draw(folder: Path, rows: Sequence[Mapping[str, Any]], material: Material) -> dict[str, Any]:
+def draw(folder: Path, rows: Sequence[Mapping[str, Any]], material: Material, paper: PaperFigures) -> dict[str, Any]:
     """Write all figures that there is something for; which these are, and why the others aren't there."""
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
-    makers: dict[str, Callable[[], Figure]] = {}
-    makers |= {name: partial(make, rows) for name, make in _OF_ROWS.items()}
+    makers: dict[str, Callable[[], Figure]] = {
+        "judged": partial(experiment_figures.judged, rows, paper),
+        "scale": partial(experiment_figures.scale, rows, paper),
+        "pareto": partial(experiment_figures.pareto, rows),
+    }
     makers |= {name: partial(make, material) for name, make in _OF_MATERIAL.items()}
     makers["position"] = partial(experiment_figures.position, rows)
     made, without = [], []
@@ -58,7 +57,8 @@ def draw(folder: Path, rows: Sequence[Mapping[str, Any]], material: Material) ->
         except (NotMade, FigureError, IntervalError, ReliabilityError) as reason:
             without.append({"name": name, "reason": str(reason)})
             continue
-        made.append({"name": figure.name, "title": figure.title, "caption": figure.caption, "alt": figure.alt})
+        texts = {"name": figure.name, "title": figure.title, "caption": figure.caption, "alt": figure.alt}
+        made.append({**texts, "wide": len(figure.panels) > 1})
     return {"figures": made, "not_made": without}
 
 

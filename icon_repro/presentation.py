@@ -7,6 +7,7 @@ Nothing is made again that would come out the same: figures.json and the page sa
 Known gap: if a change of matplotlib or of this code should change figures, ``_VERSION`` has to be raised by hand.
 """
 
+import dataclasses
 import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
@@ -18,16 +19,31 @@ from icon_repro.engine.artifact import Step, Store, ordered
 from icon_repro.engine.plan import Experiment
 from icon_repro.records import Example, read_json, read_rows, write_json, write_rows
 from icon_repro.report import page
+from icon_repro.report.paper_figures import PaperFigures, read_paper_figures
 
 _VERSION = 1  # of what figures and samples look like
 
 
 def present(
-    experiment: Experiment, store: Store, rows: Sequence[Mapping[str, Any]], folder: Path, say: Callable[[str], None]
+    experiment: Experiment,
+    store: Store,
+    rows: Sequence[Mapping[str, Any]],
+    folder: Path,
+    say: Callable[[str], None],
+    paper: Path | None = None,
 ) -> None:
-    """Make what isn't there or was made of something else."""
+    """Make what isn't there or was made of something else.
+
+    Args:
+        paper: the folder with published numbers, of which there may be some in figures.
+
+    Raises:
+        PublishedError: they can't be used.
+    """
     steps = _behind(experiment, store)
-    text = json.dumps([_VERSION, rows, sorted(step.folder for step in steps)], sort_keys=True, ensure_ascii=True)
+    beside = read_paper_figures(paper, experiment.config.model.name) if paper is not None else PaperFigures()
+    made = [_VERSION, rows, sorted(step.folder for step in steps), dataclasses.asdict(beside)]
+    text = json.dumps(made, sort_keys=True, ensure_ascii=True)
     made_of = hashlib.sha256(text.encode()).hexdigest()[:16]
     if not _current(folder / "figures", made_of):
         from icon_repro.gathering import draw, gathered  # take seconds to import, which a cached run does without
@@ -35,7 +51,7 @@ def present(
 
         material = gathered(experiment, steps, store, partial(_rows, experiment, store))
         write_rows(folder / "samples.jsonl", samples(material))
-        described = draw(folder / "figures", rows, material)
+        described = draw(folder / "figures", rows, material, beside)
         about = {"experiment": experiment.config.name, "description": experiment.config.description.strip()}
         about["model"] = experiment.config.model.name
         write_json(folder / "figures" / "figures.json", {"made_of": made_of, **about, **described})

@@ -24,6 +24,7 @@ from icon_repro.engine.collect import collect, provenance, results, sources
 from icon_repro.engine.plan import Experiment
 from icon_repro.engine.tracked import log_experiment
 from icon_repro.items import ItemsError
+from icon_repro.presentation import present
 from icon_repro.records import read_json, write_json
 from icon_repro.report.published import PublishedError, published_folder, read_published
 from icon_repro.schema import plain
@@ -78,11 +79,12 @@ def check(experiment: Experiment) -> None:
         )
 
 
-def report(experiment: Experiment, store: Store, say: Callable[[str], None]) -> bool:
-    """Write the tables from what is stored, and log them.
+def report(experiment: Experiment, store: Store, say: Callable[[str], None], *, figures: bool = True) -> bool:
+    """Write tables, figures and page from what is stored, and log them.
 
     Args:
         say: gets the table and what was done.
+        figures: False leaves out figures and page.
 
     Returns:
         Whether the table is complete.
@@ -117,6 +119,12 @@ def report(experiment: Experiment, store: Store, say: Callable[[str], None]) -> 
         say(f"warning: cells are missing (see table.md): the table is in {target}{stays}")
     for note in made.notes:
         say(f"warning: {note}")
+    if figures:
+        try:
+            paper = published_folder(settings, Path(config.paths.experiments))
+            present(experiment, store, rows, target, say, paper)
+        except written.PROBLEMS as error:
+            raise ResultsError(f"{config.name}: {error}") from error
     say(log_experiment(experiment, store, public(config), rows, made.table, target))
     return complete
 

@@ -53,6 +53,8 @@ LAYERS = {
     "engine.collect": 4,
     "engine.tracked": 4,
     "results": 5,
+    "presentation": 4,
+    "gathering": 4,
     "verify": 5,
     "explain": 5,
     "compare": 5,

@@ -40,7 +40,7 @@ def finish(experiment: Experiment, store: Store, without: str = "nothing", **mor
 
 def written(experiment: Experiment, store: Store) -> tuple[bool, list[str]]:
     lines: list[str] = []
-    return report(experiment, store, lines.append), lines
+    return report(experiment, store, lines.append, figures=False), lines
 
 
 def contents(folder: Path) -> dict[str, bytes]:

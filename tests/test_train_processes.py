@@ -4,21 +4,19 @@ Two processes on a CPU, by gloo. Most tests fork them from a server that has imp
 users do.
 """
 
-import multiprocessing
 import os
 import re
 import signal
-import sys
 import threading
 import time
-from collections.abc import Callable, Mapping
-from multiprocessing.reduction import DupFd
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 import transformers.modeling_utils
+from forked import Forked
 from safetensors.torch import load_file
 from small import composed, small
 from transformers import TrainingArguments
@@ -30,7 +28,7 @@ from icon_repro.lm.load import ModelError, load_model
 from icon_repro.lm.processes import pin
 from icon_repro.records import Example, read_json, read_lines, write_json, write_rows
 from icon_repro.schema import plain
-from icon_repro.train import ProcessError, TrainError, launch, process, run
+from icon_repro.train import ProcessError, TrainError, launch, run
 from icon_repro.train.batches import FilledOrder, fillers
 from icon_repro.train.zero import settings, used
 
@@ -42,37 +40,6 @@ ROWS = [Example(f"r{i:02}", f"Say {i}.", "", "word " * (1 + i * 3 % 7)) for i in
 def config(tuning: Tuning = Tuning.lora, dropout: float = 0.0, **more: Any) -> TrainConfig:
     values = {"learning_rate": 1e-2, "epochs": 2, "global_batch_size": 4, "dtype": Dtype.float32, "max_length": 512}
     return TrainConfig(tuning, **{"lora": LoraConfig(dropout=dropout), **values, **more})
-
-
-class Forked:
-    """A process as ``subprocess.Popen`` shows it, but forked from a server that has imported the stage."""
-
-    def __init__(self, folder: Path, environment: Mapping[str, str], terminal: int | None) -> None:
-        reader, writer = os.pipe()
-        context = multiprocessing.get_context("forkserver")
-        context.set_forkserver_preload([process.__name__, "deepspeed"])
-        self.process = context.Process(target=_forked, args=(folder, dict(environment), DupFd(reader)))
-        self.process.start()
-        os.close(reader)
-        self.stdin = os.fdopen(writer, "wb")
-        self.pid = self.process.pid
-
-    def poll(self) -> int | None:
-        return self.process.exitcode
-
-    def kill(self) -> None:
-        self.process.kill()
-
-    def wait(self) -> None:
-        self.process.join()
-
-
-def _forked(folder: Path, environment: Mapping[str, str], reader: Any) -> None:
-    os.environ.update(environment)
-    os.dup2(reader.detach(), 0)
-    sys.stdin = os.fdopen(0)
-    signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT))
-    os._exit(process.main(folder))
 
 
 @pytest.fixture

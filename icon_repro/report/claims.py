@@ -30,7 +30,7 @@ from icon_repro.report.measures import (
     tuning_flops,
 )
 from icon_repro.report.published import BENCHMARKS, GROUPS
-from icon_repro.report.runs import Line, averaged, facts, lower
+from icon_repro.report.runs import Line
 from icon_repro.report.tables import markdown
 from icon_repro.schema import SchemaError, build, nearest
 from icon_repro.stats import ALPHA, Estimate, difference, mean
@@ -211,7 +211,7 @@ def _finding(claim: Claim, results: Results, other: str) -> tuple[Finding, Estim
         if claim.measure == "winning_score":
             return _score(claim, results, method, fraction, other)
         names = _benchmarks(claim, results)
-        scale = 1.0 if set(names) <= set(lower(results.rows)) else 100.0
+        scale = 100.0 if any(_higher(results, name) for name in names) else 1.0
         line = line_of(results, method, fraction)
         own = benchmark_sample(results, line, names)
         found = [line]
@@ -261,15 +261,20 @@ def _single(found: Sequence[Line]) -> bool:
 def _benchmarks(claim: Claim, results: Results) -> Sequence[str]:
     assert claim.measure is not None
     if claim.measure == "average":
-        return averaged(results.rows)
+        return [name for name in results.tasks if _higher(results, name)]
     if claim.measure in _MEANS:
         return _MEANS[claim.measure]
-    known = {*facts(results.rows), *BENCHMARKS}
+    known = {*results.tasks, *BENCHMARKS}
     if claim.measure not in known:
         raise ClaimsError(
             f"{claim.id}: measure {claim.measure!r}: unknown.{nearest(claim.measure, {*known, *_MEASURES})}"
         )
     return [claim.measure]
+
+
+def _higher(results: Results, name: str) -> bool:
+    """Whether more of a benchmark is better; the paper's are all of that kind."""
+    return name not in results.tasks or bool(results.tasks[name]["higher_is_better"])
 
 
 def _verdict(claim: Claim, finding: Finding, estimate: Estimate | None) -> ClaimVerdict:

@@ -12,6 +12,7 @@ from icon_repro.intervals import share
 from icon_repro.report.figures import Bars, Panel, Scatter, Series
 from icon_repro.report.figures import Line as Curve
 from icon_repro.report.material import Figure, NotMade
+from icon_repro.report.paper_figures import PaperFigures
 from icon_repro.report.runs import Line, Row, averaged, lines, sample
 from icon_repro.stats import mean
 
@@ -22,27 +23,23 @@ _NAMED = 40  # points that have their share beside them
 Point = tuple[float, float, float]  # value, both ends of its interval; all three equal where the error is unknown
 
 
-def judged(rows: Sequence[Row]) -> Figure:
-    """Wins, ties and losses in percent of the judged prompts, a panel for each set of prompts."""
+def judged(rows: Sequence[Row], paper: PaperFigures) -> Figure:
+    """Wins, ties and losses in percent of the judged prompts, a panel for each set of prompts; the paper's below."""
     sets = _judged_sets(rows)
     panels = []
     for name, found in sets.items():
         labels = [_label(line) for line, _ in found]
-        counts = [sum(one["judged"] for one in cells) for _, cells in found]
-        series = [
-            Bars(
-                key,
-                labels,
-                [100 * sum(one[key] for one in cells) / count for (_, cells), count in zip(found, counts, strict=True)],
-            )
-            for key in _SHARES
-        ]
+        shares = [[100 * sum(one[key] for one in cells) / _judged(cells) for key in _SHARES] for _, cells in found]
+        if name in paper.judged:
+            labels.append("paper: icon 15 %, against full")
+            shares.append([100 * count / sum(paper.judged[name]) for count in paper.judged[name]])
+        series = [Bars(key, labels, [own[place] for own in shares]) for place, key in enumerate(_SHARES)]
         against = "/".join(dict.fromkeys(one["against"] for _, cells in found for one in cells))
         panels.append(
             Panel(f"% of prompts, against {against}", "", series, stacked=True, y_range=(0, 100), title=f"{name}\n\n")
         )
-    first = next(iter(sets.values()))[0]
-    shares = {key: 100 * sum(one[key] for one in first[1]) / sum(one["judged"] for one in first[1]) for key in _SHARES}
+    line, cells = next(iter(sets.values()))[0]
+    win, tie, lose = (100 * sum(one[key] for one in cells) / _judged(cells) for key in _SHARES)
     return Figure(
         "judged",
         "What the judge prefers",
@@ -50,7 +47,7 @@ def judged(rows: Sequence[Row]) -> Figure:
         "equal in the other. Failed prompts are left out; their share and the winning score with its interval are in "
         "the table of judged comparisons.",
         f"Stacked bars of wins, ties and losses of {len(next(iter(sets.values())))} lines on {', '.join(sets)}. "
-        f"{_label(first[0])}: {shares['win']:.1f} % wins, {shares['tie']:.1f} % ties, {shares['lose']:.1f} % losses.",
+        f"{_label(line)}: {win:.1f} % wins, {tie:.1f} % ties, {lose:.1f} % losses.",
         panels,
     )
 
@@ -98,8 +95,8 @@ def position(rows: Sequence[Row]) -> Figure:
     )
 
 
-def scale(rows: Sequence[Row]) -> Figure:
-    """Average of the benchmarks and FLOPs by the share of rows that is tuned on."""
+def scale(rows: Sequence[Row], paper: PaperFigures) -> Figure:
+    """Average of the benchmarks and FLOPs by the share of rows that is tuned on; the paper's average beside ours."""
     made, names = lines(rows), _names(rows)
     sizes = {line.fraction for line in made if line.fraction is not None and line.has(names)}
     if len(sizes) < 2:
@@ -122,6 +119,10 @@ def scale(rows: Sequence[Row]) -> Figure:
     for untuned, *_ in base:
         left.append(Curve("base (not tuned)", [low, high], [untuned] * 2, marked=False, faint=True))
         right.append(Curve("base (not tuned)", [], [], marked=False, faint=True))
+    if paper.scale:
+        left.append(Curve("paper: icon", [100 * size for size, _ in paper.scale], [avg for _, avg in paper.scale]))
+        right.append(Curve("paper: icon", [], []))
+    beside = " The paper's numbers are of its own benchmarks and settings." if paper.scale else ""
     ticks = sorted(100 * size for size in sizes)
     size_label, shown = "rows tuned on (%)", ", ".join(curve.name for curve in left)
     panels = [
@@ -132,7 +133,8 @@ def scale(rows: Sequence[Row]) -> Figure:
         "scale",
         "Quality and cost by the share of rows",
         "Left: average of the benchmarks with its 95 % interval; points of several methods at one share stand beside "
-        "each other. Right: FLOPs of selection and of tuning one model together; a method without cost is left out.",
+        "each other. Right: FLOPs of selection and of tuning one model together; a method without cost is left "
+        f"out.{beside}",
         f"Lines of the average by the share of rows tuned on, {low:g} to {high:g} %, for {shown}.",
         panels,
     )
@@ -148,6 +150,8 @@ def pareto(rows: Sequence[Row]) -> Figure:
         raise NotMade(f"the costs of {len(paid)} lines are known and above 0; two are needed")
     points = {id(line): average(line, names) for line in known}
     front = _front([(paid[id(line)], points[id(line)][0]) for line in known if id(line) in paid])
+    shares = {line.fraction for line in known if line.method not in _AS_IT_IS}
+    named = len(shares) > 1 and len(known) <= _NAMED
     series: list[Series] = [Curve("best for its cost", *_steps(front), marked=False)]
     for method in dict.fromkeys(line.method for line in known):
         own = [line for line in known if line.method == method and id(line) in paid]
@@ -156,7 +160,7 @@ def pareto(rows: Sequence[Row]) -> Figure:
         value, low, high = (list(part) for part in zip(*(points[id(line)] for line in own), strict=True))
         labels = [f"{100 * _fraction(line):g} %" for line in own]
         costs = [paid[id(line)] for line in own]
-        series.append(Scatter(method, costs, value, labels, low=low, high=high, named=len(known) <= _NAMED))
+        series.append(Scatter(method, costs, value, labels, low=low, high=high, named=named))
     ends = [min(paid.values()), max(paid.values())]
     for line in known:
         if line.method == "base":
@@ -166,8 +170,9 @@ def pareto(rows: Sequence[Row]) -> Figure:
         "pareto",
         "Quality against total cost",
         "Average of the benchmarks with its 95 % interval against the FLOPs of selection and of tuning one model; a "
-        "percentage is the share of rows tuned on. The stepped line joins the lines of results that no other beats at "
-        f"the same or a lower cost; where intervals overlap, that order may be chance.{left_out}",
+        "percentage is the share of rows tuned on, where there are several. The stepped line joins the lines of "
+        "results that no other beats at the same or a lower cost; where intervals overlap, that order may be "
+        f"chance.{left_out}",
         f"Points of {len(paid)} lines of results; best for their cost are {len(front)} of them.",
         [Panel(_COST, "average of the benchmarks (%)", series, decades_x=True, wide_legend=True)],
     )

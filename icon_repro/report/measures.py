@@ -8,6 +8,7 @@ Known gap: none.
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from statistics import fmean
+from typing import Any
 
 from icon_repro.report.runs import Line, Row, facts, judged_sample, lines, sample
 from icon_repro.stats import Items, Sample
@@ -25,6 +26,7 @@ class Results:
 
     rows: Sequence[Row]
     lines: Mapping[tuple[str, float | None], Line]
+    tasks: Mapping[str, Mapping[str, Any]]  # group, chance level and direction of each benchmark
 
     @property
     def model(self) -> str:
@@ -37,7 +39,7 @@ def results_of(rows: Sequence[Row]) -> Results:
     Raises:
         RunsError: runs that can't be averaged.
     """
-    return Results(rows, {(line.method, line.fraction): line for line in lines(rows)})
+    return Results(rows, {(line.method, line.fraction): line for line in lines(rows)}, facts(rows))
 
 
 def line_of(results: Results, method: str, fraction: float | None) -> Line:
@@ -67,10 +69,9 @@ def benchmark_sample(results: Results, line: Line, names: Sequence[str]) -> Samp
 
 def _lacking(results: Results, line: Line, names: Sequence[str]) -> str:
     """Which of ``names`` runs of ``line`` lack, by reason; empty if none."""
-    known = facts(results.rows)
     reasons: dict[str, list[str]] = {}
     for name in names:
-        if name not in known:
+        if name not in results.tasks:
             reasons.setdefault(f"not in this experiment{_ADDED_BY.get(name, '')}", []).append(name)
             continue
         lacking = [row for row in line.rows if name not in row["benchmarks"]]

@@ -25,6 +25,10 @@ _TITLES = {
     "table": "Results",
     "verdicts": "Differences from random and longest",
     "judged": "Comparisons by a judge",
+    "paper_table1": "Table 1 of the paper beside ours",
+    "paper_table2": "Table 2 of the paper beside ours",
+    "paper_table3": "Table 3 of the paper beside ours",
+    "paper_table4": "Table 4 of the paper beside ours",
     "methods": "Agreement of methods",
     "summary": "Summary",
 }
@@ -138,19 +142,29 @@ def _html(text: str) -> str:
     reader = MarkdownIt("commonmark", {"html": False}).enable("table").disable("image")
     made = str(reader.render(re.sub(r"^# .*\n", "", text)))
     made = re.sub(r"<(/?)h([1-4])>", lambda match: f"<{match[1]}h{int(match[2]) + 2}>", made)  # below the section's own
+    made = re.sub(r"(<li>missing: [^\n]*</li>\n){4,}(?=</ul>)", _folded, made)
     return made.replace("<table>", '<div class="wide" tabindex="0"><table class="sortable">').replace(
         "</table>", "</table></div>"
     )
 
 
-def _figures(folder: Path, described: Mapping[str, Any]) -> tuple[list[dict[str, str]], list[dict[str, str]]]:
+def _folded(match: re.Match[str]) -> str:
+    """A long list of what is missing, shown when it is asked for."""
+    count = match[0].count("<li>")
+    return f"<li><details><summary>{count} results are missing</summary><ul>\n{match[0]}</ul></details></li>\n"
+
+
+def _figures(folder: Path, described: Mapping[str, Any]) -> tuple[list[dict[str, Any]], list[dict[str, str]]]:
     """Figures with their picture as a data URI; and those that are too large."""
     listed = [(folder / "figures", one) for one in described["figures"]]
     listed += [
-        (folder, {"name": path.stem, "title": _title(path.stem), "caption": "", "alt": f"Figure {path.stem}"})
+        (
+            folder,
+            {"name": path.stem, "title": _title(path.stem), "caption": "", "alt": f"Figure {path.stem}", "wide": False},
+        )
         for path in sorted(folder.glob("*.png"))
     ]
-    shown, left_out, used = list[dict[str, str]](), list[dict[str, str]](), 0
+    shown, left_out, used = list[dict[str, Any]](), list[dict[str, str]](), 0
     for place, one in listed:
         path = place / f"{one['name']}.svg"
         if not path.is_file() or path.stat().st_size > _LARGE_SVG:

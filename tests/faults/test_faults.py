@@ -1,0 +1,391 @@
+"""A small experiment is killed, doubled, damaged, starved of disk space, told to stop; its tables stay the same bytes.
+
+``make test-faults`` runs these; KILLS (default 50) and SEED are read from the environment.
+"""
+
+import contextlib
+import json
+import os
+import random
+import re
+import shutil
+import signal
+import subprocess
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from drivers import Driver, driver
+
+from icon_repro.engine.artifact import read_record
+from icon_repro.engine.worker import read_note
+
+pytestmark = [pytest.mark.faults, pytest.mark.timeout(7200)]
+
+KILLS = int(os.environ.get("KILLS", "50"))
+SEED = int(os.environ.get("SEED", "0"))
+KINDS = ("driver and workers", "driver", "worker")
+ENDED_BY_KILL = "killed by signal 9"
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder in which the experiment has been run once, by the command line; not to be changed."""
+    folder = tmp_path_factory.mktemp("faults") / "undisturbed"
+    with driver(folder, warm=False) as run:
+        assert run.wait() == 0, run.text()
+    assert lost(folder) == Counter()
+    return folder
+
+
+def tables(folder: Path) -> dict[str, bytes]:
+    """The results' files; of run.json all but the state of the checkout, in which somebody may work."""
+    found = {path.name: path.read_bytes() for path in (folder / "results" / "smoke_tiny").iterdir() if path.is_file()}
+    made = json.loads(found.pop("run.json"))
+    return {**found, "run.json": json.dumps({**made, "git": None}).encode()}
+
+
+def published(folder: Path) -> dict[str, Path]:
+    """Step -> its folder."""
+    found = sorted((folder / "work").glob("*/*/record.json"))
+    return {path.parent.relative_to(folder / "work").as_posix(): path.parent for path in found}
+
+
+def contents(folder: Path) -> dict[str, str]:
+    """Checksum of each published file but the trainers' logs, which hold times."""
+    files = {step: read_record(place)["files"] for step, place in published(folder).items()}
+    return {
+        f"{step}/{name}": file["sha256"]
+        for step, own in files.items()
+        for name, file in own.items()
+        if name != "log.jsonl"
+    }
+
+
+def lost(folder: Path) -> Counter[str]:
+    """Attempts at published steps but the last of each, by step."""
+    counts: Counter[str] = Counter()
+    for step in published(folder):
+        text = (folder / "work" / ".attempts" / step / "log.txt").read_text(encoding="utf-8", errors="replace")
+        counts[step] = text.count(": attempt by process") - 1
+    return +counts
+
+
+def check_same(folder: Path, undisturbed: Path) -> None:
+    good, found = tables(undisturbed), tables(folder)
+    assert [name for name in good if good[name] != found.get(name)] == [] and found.keys() == good.keys()
+    assert contents(folder) == contents(undisturbed)
+    assert list((folder / "work").rglob("*.part")) == []
+
+
+def completed(folder: Path, undisturbed: Path, *more: str) -> str:
+    """Run what is missing, undisturbed; returns what was said."""
+    with driver(folder, *more) as run:
+        assert run.wait() == 0, run.text()
+        text = run.text()
+    check_same(folder, undisturbed)
+    return text
+
+
+def durations(undisturbed: Path) -> dict[str, float]:
+    """Step -> seconds that it took."""
+    return {step: float(read_record(place)["wall_s"]) for step, place in published(undisturbed).items()}
+
+
+def begun(folder: Path) -> dict[tuple[str, int], str]:
+    """Each step that is under way, as its latest note says, with the time of the note -> the step."""
+    found = {}
+    root = folder / "work" / ".attempts"
+    for path in root.glob("*/*/attempt.json"):
+        with contextlib.suppress(FileNotFoundError):
+            changed = path.stat().st_mtime_ns
+            note = read_note(path.parent)
+            step = path.parent.relative_to(root).as_posix()
+            if note and note["outcome"] == "running":
+                found[step, changed] = step
+    return found
+
+
+def moment(run: Driver, rng: random.Random, lasting: dict[str, float]) -> str | None:
+    """Wait for a random moment; returns the step that is under way then, "" if none is, None if the run has ended.
+
+    Mostly within one of the next steps, at any point of it, else at any time of the first seconds, in which a run
+    plans and begins; once all is built, while it writes the tables.
+    """
+    before = set(begun(run.folder))
+    if rng.random() < 0.25 or len(published(run.folder)) == len(lasting):
+        end = time.monotonic() + rng.uniform(0, 3)
+    else:
+        for _ in range(rng.randint(1, 4)):
+            while not (new := begun(run.folder).keys() - before):
+                if run.code() is not None:
+                    return None
+                time.sleep(0.005)
+            before |= new
+        end = time.monotonic() + rng.uniform(0, 1.2) * max(lasting[step] for step, _ in new)
+    while time.monotonic() < end:
+        if run.code() is not None:
+            return None
+        time.sleep(0.002)
+    gone = published(run.folder)
+    return next((step for step in begun(run.folder).values() if step not in gone), "")
+
+
+def kill(run: Driver, kind: str) -> bool:
+    """Kill -9; returns whether there was something to kill."""
+    if run.code() is not None:
+        return False
+    if kind != "worker":
+        run.kill(group=kind != "driver")
+        return True
+    workers = run.workers()
+    for pid in workers:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+    return bool(workers)
+
+
+def test_kills_at_random_moments_lose_the_step_in_progress_at_most(undisturbed: Path, tmp_path: Path) -> None:
+    rng, lasting = random.Random(SEED), durations(undisturbed)
+    kinds: Counter[str] = Counter()
+    stages: Counter[str] = Counter()
+    redone: Counter[str] = Counter()
+    runs = campaigns = 0
+    while kinds.total() < KILLS:
+        campaigns += 1
+        folder, before = tmp_path / f"campaign{campaigns}", kinds.total()
+        kept: dict[str, int] = {}
+        code: int | None = None
+        while code != 0:
+            runs += 1
+            with driver(folder, warm=rng.random() > 0.1) as run:
+                while kinds.total() < KILLS and (step := moment(run, rng, lasting)) is not None:
+                    kind = rng.choice(KINDS)
+                    if kill(run, kind):
+                        kinds[kind] += 1
+                        stages[step.partition("/")[0] or "between steps"] += 1
+                        print(f"kill {kinds.total()}: {kind}, at {step or 'no step'}", flush=True)
+                        if kind != "worker":
+                            break
+                code = run.wait()
+                said = run.text()
+            why = re.findall(r"^  failed: (.*)", said, re.MULTILINE)
+            assert "Traceback" not in said and all(ENDED_BY_KILL in line for line in why), said
+            now = {step: (place / "record.json").stat().st_mtime_ns for step, place in published(folder).items()}
+            assert {step: now.get(step) for step in kept} == kept, "what was published is never built again"
+            kept = now
+        check_same(folder, undisturbed)
+        again = lost(folder)
+        assert again.total() <= kinds.total() - before, again
+        redone.update(step.partition("/")[0] for step in again.elements())
+        shutil.rmtree(folder)
+    print(f"\n{kinds.total()} kills in {campaigns} campaigns of {runs} runs: {dict(kinds)}")
+    print(f"killed at: {dict(stages)}; attempts lost: {redone.total()}: {dict(redone)}")
+
+
+@pytest.mark.parametrize("case", ["together", "one is killed", "joins, and the first is killed"])
+def test_two_drivers_build_each_step_once(undisturbed: Path, tmp_path: Path, case: str) -> None:
+    rng, lasting, folder = random.Random(f"{SEED} {case}"), durations(undisturbed), tmp_path / "two"
+    with driver(folder) as first, contextlib.ExitStack() as stack:
+        if case.startswith("joins"):
+            moment(first, rng, lasting)
+        second = stack.enter_context(driver(folder))
+        killed = False
+        if case != "together":
+            moment(first, rng, lasting)
+            killed = kill(first, "driver and workers")
+        codes = [first.wait(), second.wait()]
+        assert codes == [-signal.SIGKILL if killed else 0, 0], second.text()
+        texts = [first.text(), second.text()]
+    assert lost(folder).total() <= killed
+    check_same(folder, undisturbed)
+    built = [re.findall(r"^\[[ \d]+/\d+\] (\S+): [\d.]+ s", text, re.MULTILINE) for text in texts]
+    assert not set(built[0]) & set(built[1])
+    print(f"\n{case}: built {len(built[0])} and {len(built[1])}, attempts lost {lost(folder).total()}")
+
+
+@pytest.mark.parametrize("target", ["driver", "driver of inline steps", "worker"])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
+def test_signal_ends_the_step_orderly_and_the_next_run_goes_on(
+    undisturbed: Path, tmp_path: Path, number: signal.Signals, target: str
+) -> None:
+    rng, lasting, folder = random.Random(f"{SEED} {number} {target}"), durations(undisturbed), tmp_path / "told"
+    more = ["cluster.executor=inline"] if "inline" in target else []
+
+    def in_training(run: Driver) -> str | None:
+        while not list((folder / "work" / "train").glob("*.part/checkpoints/checkpoint-*")):
+            assert run.code() is None, run.text()
+            time.sleep(0.005)
+        return next(iter(begun(folder).values()))
+
+    waits: list[Callable[[Driver], str | None]] = [in_training, *[lambda run: moment(run, rng, lasting)] * 2]
+    for wait in waits:
+        with driver(folder, *more) as run:
+            while (step := wait(run)) == "":
+                pass
+            if step is None:
+                break
+            told = [run.pid] if target != "worker" else run.workers()
+            for pid in told:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, number)
+            code, said = run.wait(), run.text()
+            assert run.members() == []
+        log = (folder / "work" / ".attempts" / step / "log.txt").read_text(encoding="utf-8", errors="replace")
+        print(f"{number.name} to {target} at {step}: exit code {code}")
+        assert "Traceback" not in said, said
+        if target != "worker":
+            assert code in (128 + number, 0) and ("goes on from here" in said) == (code != 0), said
+        elif step not in published(folder):
+            assert code == 1 and "Interrupted: stopped" in said, said
+        if step not in published(folder):
+            note = read_note(folder / "work" / ".attempts" / step)
+            assert note and note["outcome"] == "interrupted", log
+            if wait is in_training:
+                assert "their checkpoint is kept" in note["error"]
+    completed(folder, undisturbed, *more)
+
+
+@contextlib.contextmanager
+def disk(folder: Path, kilobytes: int) -> Iterator[None]:
+    """A file system of its own in ``folder``; skips the test where none can be mounted."""
+    folder.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", f"size={kilobytes}k", "tmpfs", str(folder)]
+    try:
+        done = subprocess.run(mount, capture_output=True, text=True, check=False)
+    except FileNotFoundError:
+        pytest.skip("a small file system is needed, and there is no mount command")
+    if done.returncode != 0:
+        pytest.skip(f"a small file system can't be mounted: {done.stderr.strip()}")
+    try:
+        yield
+    finally:
+        subprocess.run(["umount", "-l", str(folder)], check=True)
+
+
+@pytest.mark.parametrize("share", [0.15, 0.4, 0.6, 0.8, 0.95])
+def test_full_disk_is_named_and_the_next_run_goes_on(undisturbed: Path, tmp_path: Path, share: float) -> None:
+    used = sum(-(-path.stat().st_size // 4096) * 4 for path in undisturbed.rglob("*") if path.is_file())
+    folder = tmp_path / "small"
+    with disk(folder, int(share * used)):
+        with driver(folder) as run:
+            code, said = run.wait(), run.text()
+        assert code != 0, said
+        assert "Traceback" not in said, said
+        why = re.findall(r"^(?:  failed: |error: )(.*)", said, re.MULTILINE)
+        print(f"\n{int(share * used)} KiB of {used}: {len(published(folder))} steps built; {why}")
+        assert why and all(re.search("no space left", line, re.IGNORECASE) for line in why), said
+        good = contents(undisturbed)
+        assert contents(folder).items() <= good.items()
+        subprocess.run(["mount", "-o", "remount,size=64m", str(folder)], check=True)
+        completed(folder, undisturbed)
+
+
+def flip(path: Path, rng: random.Random) -> None:
+    data = bytearray(path.read_bytes())
+    data[rng.randrange(len(data))] ^= 1 << rng.randrange(8)
+    path.write_bytes(data)
+
+
+def cut(path: Path, rng: random.Random) -> None:
+    data = path.read_bytes()
+    path.write_bytes(data[: rng.randrange(len(data))])
+
+
+def flip_text(path: Path, rng: random.Random) -> None:
+    """Flip a bit of a character that isn't white space: elsewhere, JSON may mean the same."""
+    data = bytearray(path.read_bytes())
+    place = rng.choice([i for i, byte in enumerate(data) if not chr(byte).isspace()])
+    data[place] ^= 1 << rng.randrange(8)
+    path.write_bytes(data)
+
+
+def remove(path: Path, rng: random.Random) -> None:
+    path.unlink()
+
+
+def dependents(folder: Path, damaged: set[str]) -> set[str]:
+    """Published steps that take one of ``damaged`` as an input."""
+    inputs = {step: set(read_record(place)["inputs"].values()) for step, place in published(folder).items()}
+    return {step for step, needed in inputs.items() if needed & damaged}
+
+
+def test_damaged_published_files_are_named_set_aside_and_built_again(undisturbed: Path, tmp_path: Path) -> None:
+    rng = random.Random(SEED)
+    files: dict[str, list[tuple[str, str]]] = {}  # kind of file -> (step, name)
+    for step, place in published(undisturbed).items():
+        for name in (*read_record(place)["files"], "record.json"):
+            if (place / name).stat().st_size:
+                files.setdefault(f"{step.partition('/')[0]} {Path(name).name}", []).append((step, name))
+    left = sorted(files)
+    rng.shuffle(left)
+    harms = 0
+    for number in range(4):
+        folder = tmp_path / f"damaged{number}"
+        shutil.copytree(undisturbed, folder, symlinks=True)
+        chosen: dict[str, str] = {}
+        for kind in left[number::4]:
+            free = [(step, name) for step, name in files[kind] if step not in chosen]
+            if free:
+                step, name = rng.choice(free)
+                chosen[step] = name
+        needing = dependents(folder, set(chosen))
+        for step in sorted(needing - chosen.keys()):
+            shutil.rmtree(published(folder)[step])
+        for step, name in chosen.items():
+            harm: Any = rng.choice((flip_text if name == "record.json" else flip, cut, remove))
+            harm(folder / "work" / step / name, rng)
+            harms += 1
+            print(f"{harm.__name__} {step}/{name}", flush=True)
+        said = completed(folder, undisturbed)
+        for step, name in chosen.items():
+            label = step[: -len("-0123456789ab")]
+            found = re.search(rf"^{re.escape(label)}: (\S.*) \({re.escape(name)}\); .*built again$", said, re.MULTILINE)
+            assert found or (name == "record.json" and f"] {label}: " in said), (label, name, said)
+            if found:
+                assert list((folder / "work").glob(f"{step.partition('/')[0]}/.damaged-*")), step
+    print(f"\n{harms} damaged files, of {len(left)} kinds")
+
+
+def test_damaged_notes_and_results_are_written_anew(undisturbed: Path, tmp_path: Path) -> None:
+    rng, folder = random.Random(SEED), tmp_path / "notes"
+    shutil.copytree(undisturbed, folder, symlinks=True)
+    shutil.rmtree(next((folder / "work" / "score").glob("icon-shard-0001-*")))
+    for path in [*(folder / "work" / ".attempts").glob("*/*/attempt.json"), folder / "work" / ".hashes.json"]:
+        if path.is_file():
+            rng.choice((flip, cut))(path, rng)
+    for name in ("table.csv", "metrics.jsonl", "verdicts.md"):
+        cut(folder / "results" / "smoke_tiny" / name, rng)
+    completed(folder, undisturbed)
+
+
+@pytest.mark.parametrize("stage", ["train", "judge"])
+@pytest.mark.parametrize("harm", [flip, cut])
+def test_damaged_unfinished_work_is_named_and_done_again(
+    undisturbed: Path, tmp_path: Path, stage: str, harm: Callable[[Path, random.Random], None]
+) -> None:
+    rng, folder = random.Random(f"{SEED} {stage}"), tmp_path / "unfinished"
+    shutil.copytree(undisturbed, folder, symlinks=True)
+    name = "full-s0" if stage == "train" else "answers-full-s0-tiny"
+    (place,) = (folder / "work" / stage).glob(f"{name}-[0-9a-f]*")
+    shutil.rmtree(place)
+    step = place.relative_to(folder / "work").as_posix()
+    part = place.with_name(f"{place.name}.part")
+    wanted = "checkpoints/checkpoint-*/sealed.json" if stage == "train" else "parts/*.json"
+    with driver(folder) as run:
+        while not list(part.glob(wanted)):
+            assert run.code() is None, run.text()
+            time.sleep(0.002)
+        run.kill(group=True)
+        run.wait()
+    stored = sorted(part.glob("checkpoints/*/*" if stage == "train" else "parts/*.json"))
+    harmed = rng.choice([path for path in stored if path.stat().st_size])
+    harm(harmed, rng)
+    print(f"\n{harm.__name__} {harmed.relative_to(part)}")
+    completed(folder, undisturbed)
+    log = (folder / "work" / ".attempts" / step / "log.txt").read_text(encoding="utf-8", errors="replace")
+    said = log.rpartition(": attempt by process")[2]
+    assert (harmed.parent.name if stage == "train" else harmed.name) in said and "alter" in said, said

@@ -1,0 +1,250 @@
+"""Claims: each verdict on made-up results, several arms, what isn't there, and claims that can't be checked."""
+
+import csv
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from made_up_runs import result, row, task
+from paper_runs import judged, run
+
+from icon_repro.config import conf_dir
+from icon_repro.report.claims import (
+    Checked,
+    ClaimsError,
+    ClaimVerdict,
+    check_claims,
+    read_claims,
+    statement,
+    summary,
+    write_claims,
+)
+from icon_repro.report.measures import results_of
+from icon_repro.report.published import GROUPS
+from icon_repro.report.runs import lines, sample
+from icon_repro.stats import StatsError, difference
+
+EXPERIMENTS = Path(__file__).resolve().parents[2] / "experiments"
+CLAIM = {"id": "one", "text": "t", "source": "table 1", "measure": "paper_average", "arm": "icon-0.15"}
+
+
+def checked(rows: list[dict[str, Any]], folder: Path, *claims: dict[str, Any]) -> list[Checked]:
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "claims.yaml").write_text(yaml.safe_dump([{**CLAIM, **claim} for claim in claims]), encoding="utf-8")
+    return check_claims(read_claims(folder), results_of(rows))
+
+
+def says(rows: list[dict[str, Any]], folder: Path, **claim: Any) -> str:
+    (found,) = checked(rows, folder, claim)
+    return found.verdict.value
+
+
+GOOD = [run("full", 1.0, 0, 0.4), run("icon", 0.15, 0, 0.7), run("icon", 0.15, 1, 0.72), run("less", 0.15, 0, 0.55)]
+
+
+# ---------------------------------------------------------------- verdicts
+
+
+@pytest.mark.parametrize(
+    "claim, expected",
+    [
+        ({"against": ["full"]}, "reproduced"),
+        ({"against": ["full"], "relation": "below"}, "contradicted"),
+        ({"against": ["full"], "margin": 30.0}, "not distinguishable"),
+        ({"against": ["full"], "margin": 60.0}, "contradicted"),
+        ({"against": ["full"], "margin": 60.0, "relation": "below"}, "reproduced"),
+        ({"against": ["full"], "relation": "about", "margin": 31.0, "tolerance": 30.0}, "reproduced"),
+        ({"against": ["full"], "relation": "about", "margin": 31.0, "tolerance": 1.0}, "not distinguishable"),
+        ({"against": ["full"], "relation": "about", "margin": 80.0, "tolerance": 5.0}, "contradicted"),
+        ({"against": ["full", "less-0.15"]}, "reproduced"),
+        ({"against": ["icon-0.15"]}, "not distinguishable"),
+        ({"against": ["longest-0.15"]}, "not run here"),
+        ({"margin": 50.0}, "reproduced"),
+        ({"arm": "icon-0.01", "against": ["full"]}, "not run here"),
+        ({"model": "qwen25_3b", "against": ["full"]}, "not run here"),
+        ({"measure": "KN", "against": ["full"]}, "reproduced"),
+        ({"measure": "mmlu", "against": ["full"]}, "reproduced"),
+    ],
+    ids=str,
+)
+def test_claim_has_its_verdict(tmp_path: Path, claim: dict[str, Any], expected: str) -> None:
+    assert says(GOOD, tmp_path, **claim) == expected
+
+
+def test_claims_number_and_interval_are_those_of_the_difference(tmp_path: Path) -> None:
+    (found,) = checked(GOOD, tmp_path, {"against": ["full"], "measure": "RS"})
+    by_label = {line.label: line for line in lines(GOOD)}
+    samples = [sample(by_label[name], GROUPS["RS"]) for name in ("icon-0.15", "full")]
+    assert samples[0] is not None and samples[1] is not None
+    estimate = difference(samples[0], samples[1])
+    (finding,) = found.findings
+    assert finding.value == pytest.approx(100 * estimate.value)
+    assert (finding.low, finding.high) == pytest.approx(tuple(100 * end for end in estimate.interval()))
+    assert finding.runs == "2 and 1" and not found.note
+
+
+def test_claim_of_single_runs_says_so(tmp_path: Path) -> None:
+    rows = [run("full", 1.0, 0, 0.4), run("icon", 0.15, 0, 0.7)]
+    (found,) = checked(rows, tmp_path, {"against": ["full"]})
+    assert found.verdict is ClaimVerdict.reproduced and "over items only" in found.note
+
+
+def test_one_contradiction_outweighs_what_is_missing_and_a_missing_arm_a_success(tmp_path: Path) -> None:
+    rows = [GOOD[1], GOOD[3], run("rds", 0.15, 0, 0.95)]
+    assert says(rows, tmp_path, against=["less-0.15", "longest-0.15"]) == "not run here"
+    assert says(rows, tmp_path, against=["longest-0.15", "rds-0.15", "less-0.15"]) == "contradicted"
+    (found,) = checked(rows, tmp_path, {"against": ["less-0.15", "longest-0.15"]})
+    assert found.note == "no 'longest' in this experiment"
+
+
+def test_contradiction_by_one_of_many_arms_needs_a_wider_interval(tmp_path: Path) -> None:
+    shares = [s / 1000 for s in range(700, 1000)]
+    alone = (s for s in shares if says(_both(s), tmp_path, against=["less-0.15"]) == "contradicted")
+    share = next(alone)
+    assert says(_both(share), tmp_path, against=["less-0.15", *["less-0.15"] * 19]) == "not distinguishable"
+
+
+def _both(share: float) -> list[dict[str, Any]]:
+    return [run("icon", 0.15, 0, 0.7), run("less", 0.15, 0, share)]
+
+
+def test_missing_benchmark_leaves_the_average_unchecked(tmp_path: Path) -> None:
+    rows = [run("full", 1.0, 0, 0.4, names=["ifeval", "mmlu"]), run("icon", 0.15, 0, 0.7, names=["ifeval", "mmlu"])]
+    (found,) = checked(rows, tmp_path, {"against": ["full"]})
+    assert found.verdict is ClaimVerdict.not_run and "alpaca_eval: not in this experiment" in found.note
+    assert says(rows, tmp_path, against=["full"], measure="average") == "reproduced"
+
+
+def test_benchmark_of_which_lower_is_better_is_in_its_own_unit(tmp_path: Path) -> None:
+    tasks = {"held_out": task(higher=False), "arc": task()}
+    cells = [{"held_out": result([1 + x + i / 100 for i in range(20)], "nll"), "arc": result("01" * 5)} for x in (0, 1)]
+    rows = [row("full", 1.0, 0, cells[1], tasks=tasks), row("icon", 0.15, 0, cells[0], tasks=tasks)]
+    (found,) = checked(rows, tmp_path, {"against": ["full"], "measure": "held_out", "relation": "below"})
+    assert found.verdict is ClaimVerdict.reproduced and found.findings[0].value == pytest.approx(-1.0)
+
+
+def test_winning_score_is_read_from_either_side(tmp_path: Path) -> None:
+    won = "w" * 60 + "l" * 10 + "t" * 10
+    rows = [
+        run("full", 1.0, 0, 0.5),
+        run("icon", 0.15, 0, 0.5, judged=judged(won, "full")),
+        run("less", 0.15, 0, 0.5),
+    ]
+    claim = {"measure": "winning_score", "margin": 1.0}
+    (found,) = checked(rows, tmp_path, {**claim, "against": ["full"]})
+    assert found.verdict is ClaimVerdict.reproduced and found.findings[0].value == pytest.approx(1 + 50 / 80)
+    (found,) = checked(rows, tmp_path, {**claim, "against": ["less-0.15"]})
+    assert found.verdict is ClaimVerdict.not_run and "the judge compared with full" in found.note
+    rows[1], rows[2] = run("icon", 0.15, 0, 0.5), run("less", 0.15, 0, 0.5, judged=judged(won, "icon"))
+    assert says(rows, tmp_path, **claim, against=["less-0.15"]) == "contradicted"
+
+
+def test_costs_are_shares_of_full_tuning_without_an_interval(tmp_path: Path) -> None:
+    rows = [
+        run("full", 1.0, 0, 0.5, tuning={"tokens": 1, "flops": 10.0}),
+        run("icon", 0.15, 0, 0.5, tuning={"tokens": 1, "flops": 2.0}, selection={"tokens": 1, "flops": 30.0}),
+    ]
+    about = {"relation": "about", "margin": 0.2, "tolerance": 0.01}
+    assert says(rows, tmp_path, measure="tuning_share", **about) == "reproduced"
+    assert says(rows, tmp_path, measure="total_share", relation="below", margin=1.0) == "contradicted"
+    assert says(rows[1:], tmp_path, measure="tuning_share", **about) == "not run here"
+
+
+def test_untestable_claim_says_why(tmp_path: Path) -> None:
+    (found,) = checked(GOOD, tmp_path, {"measure": None, "arm": None, "untestable": "no number is stated"})
+    assert (found.verdict, found.note) == (ClaimVerdict.not_run, "no number is stated")
+
+
+# ---------------------------------------------------------------- files
+
+
+def test_written_claims_count_verdicts_and_name_arms(tmp_path: Path) -> None:
+    found = checked(
+        GOOD,
+        tmp_path / "in",
+        {"against": ["full", "less-0.15"], "published": 5.42},
+        {"id": "two", "against": ["full"], "relation": "below"},
+        {"id": "three", "against": ["rds-0.15"]},
+    )
+    assert summary(found) == "3 claims: 1 reproduced, 1 contradicted, 0 not distinguishable, 1 not run here"
+    write_claims(found, "toy", tmp_path)
+    text = (tmp_path / "claims.md").read_text(encoding="utf-8")
+    assert summary(found) in text and re.search(r"full: \+\d\d\.\d\d \[\+\d\d\.\d\d, \+\d\d\.\d\d\]; less-0.15: \+", text) and "| +5.42 |" in text
+    with (tmp_path / "claims.csv").open(encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [(r["claim"], r["against"], r["verdict"]) for r in rows] == [
+        ("one", "full", "reproduced"),
+        ("one", "less-0.15", "reproduced"),
+        ("two", "full", "contradicted"),
+        ("three", "rds-0.15", "not run here"),
+    ]
+    assert float(rows[0]["low"]) < float(rows[0]["ours"]) < float(rows[0]["high"]) and rows[3]["ours"] == ""
+
+
+def test_statement_says_what_is_checked(tmp_path: Path) -> None:
+    (found,) = checked(GOOD, tmp_path, {"against": ["full"], "relation": "about", "margin": 5.42, "tolerance": 1.0})
+    assert statement(found.claim) == "paper_average of icon-0.15 less that of full: about 5.42 ± 1"
+
+
+# ---------------------------------------------------------------- what is refused
+
+
+@pytest.mark.parametrize(
+    "claim, part",
+    [
+        ({"arm": "icon"}, "one: arm 'icon': must be base, full, or a method and a fraction"),
+        ({"arm": "icon-15"}, "arm 'icon-15'"),
+        ({"relation": "about", "margin": 1.0}, "one: tolerance goes with relation=about"),
+        ({"relation": "abuot"}, r"\[0\]\.relation='abuot': must be one of"),
+        ({"margins": 1.0}, r"\[0\]\.margins: unknown key. Did you mean 'margin'"),
+        ({"margin": float("nan")}, "must be finite"),
+        ({"measure": None}, "one: give measure and arm, or say why it is untestable"),
+        ({"untestable": "x"}, "give one of them"),
+        ({"measure": "winning_score"}, "winning_score needs against"),
+        ({"measure": "total_share", "against": ["full"]}, "leave out against"),
+        ({"measure": "mmul", "against": ["full"]}, "measure 'mmul': unknown. Did you mean 'mmlu'"),
+        ({"measure": "winning_score", "arm": "full", "against": ["base"]}, "needs an arm that is a selection"),
+        ({"measure": "winning_score", "against": ["less-0.1"]}, "the same fraction only"),
+    ],
+)
+def test_claim_that_cant_be_checked_is_refused_by_name(tmp_path: Path, claim: dict[str, Any], part: str) -> None:
+    with pytest.raises(ClaimsError, match=part):
+        checked(GOOD, tmp_path, claim)
+
+
+@pytest.mark.parametrize("text, part", [("{", "isn't YAML"), ("a: 1", "must be a list")])
+def test_claims_file_that_isnt_a_list_is_refused(tmp_path: Path, text: str, part: str) -> None:
+    (tmp_path / "claims.yaml").write_text(text, encoding="utf-8")
+    with pytest.raises(ClaimsError, match=part):
+        read_claims(tmp_path)
+
+
+def test_same_id_twice_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ClaimsError, match="one: is the id of several claims"):
+        checked(GOOD, tmp_path, {}, {})
+
+
+def test_claim_on_different_items_is_refused(tmp_path: Path) -> None:
+    rows = [run("full", 1.0, 0, 0.4), run("icon", 0.15, 0, 0.7)]
+    for name, cell in rows[1]["benchmarks"].items():
+        cell["outcomes"] = {"ids": f"other {name}", "parts": cell["outcomes"]["parts"]}
+    with pytest.raises((StatsError, ValueError), match="which items"):
+        checked(rows, tmp_path, {"against": ["full"]})
+
+
+# ---------------------------------------------------------------- the repository's
+
+
+@pytest.mark.parametrize("path", sorted(EXPERIMENTS.glob("*/claims.yaml")), ids=lambda path: path.parent.name)
+def test_repository_claims_are_valid_and_not_run_without_results(path: Path) -> None:
+    claims = read_claims(path.parent)
+    assert len(claims) >= 4
+    base = run("base", None, None, 0.3)
+    base["tasks"]["held_out"] = task(higher=False)  # of study_cpu
+    found = check_claims(claims, results_of([base]))
+    assert {one.verdict for one in found} == {ClaimVerdict.not_run}
+    assert all(one.note for one in found)
+    experiment = (conf_dir() / "experiment" / f"{path.parent.name}.yaml").read_text(encoding="utf-8")
+    assert f"published: {path.parent.name}\n" in experiment

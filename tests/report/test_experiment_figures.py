@@ -1,0 +1,135 @@
+"""Figures of rows of results: points are those of the tables, shares and fronts those of obvious loops."""
+
+from typing import Any
+
+import pytest
+from made_up_runs import result, row, solved, task
+
+from icon_repro.report.experiment_figures import average, flops, judged, pareto, position, scale
+from icon_repro.report.figures import Bars, Line, Scatter
+from icon_repro.report.material import NotMade
+from icon_repro.report.paper_figures import PaperFigures
+from icon_repro.report.runs import lines
+from icon_repro.report.tables import table
+
+PAPER = PaperFigures({"vicuna": [43, 18, 19]}, [(0.01, 42.91), (1.0, 37.95)])
+
+
+def costs(selection: float, tuning: float) -> dict[str, Any]:
+    return {"selection": {"tokens": 1, "flops": selection}, "tuning": {"tokens": 1, "flops": tuning}}
+
+
+ROWS = [
+    row("base", benchmarks={"arc": result(solved(0.3, 50, 0))}),
+    row("full", 1.0, 0, {"arc": result(solved(0.5, 50, 0))}, **costs(0, 100.0)),
+    *(row("icon", 0.05, s, {"arc": result(solved(0.6, 50, s))}, **costs(900, 5.0)) for s in (0, 1)),
+    *(row("icon", 0.15, s, {"arc": result(solved(0.7, 50, s))}, **costs(900, 15.0)) for s in (0, 1)),
+    row("random", 0.05, 0, {"arc": result(solved(0.4, 50, 0))}, **costs(0, 5.0)),
+    row("random", 0.15, 0, {"arc": result(solved(0.45, 50, 0))}, **costs(0, 15.0)),
+]
+
+
+def comparison(win: int, tie: int, lose: int, **more: Any) -> dict[str, Any]:
+    count = win + tie + lose
+    values = {"win": win, "tie": tie, "lose": lose, "judged": count, "prompts": count, "failed": 0}
+    return {**values, "position_consistency": 0.75, "first_preferred": 0.6, "against": "full", **more}
+
+
+JUDGED = [
+    row("icon", 0.15, 0, judged={"vicuna": comparison(6, 2, 2)}),
+    row("icon", 0.15, 1, judged={"vicuna": comparison(4, 0, 6)}),
+    row("random", 0.15, 0, judged={"vicuna": comparison(1, 1, 2)}),
+]
+
+
+def test_scale_points_are_those_of_the_table() -> None:
+    header, cells = table(ROWS)
+    printed = {(line[0], line[1]): line[header.index("average")] for line in cells}
+    left, right = scale(ROWS, PaperFigures()).panels
+    for series in left.series:
+        assert isinstance(series, Line)
+        if series.low is None or series.high is None:
+            assert series.name == "base (not tuned)" and f"{series.y[0]:.2f}" in printed["base", "-"]
+            continue
+        for x, y, low, high in zip(series.x, series.y, series.low, series.high, strict=True):
+            assert f"{y:.2f} ± {(high - low) / 2:.2f}" == printed[series.name, f"{x / 100:g}"]
+    assert [series.name for series in left.series] == [series.name for series in right.series]
+    icon = next(series for series in right.series if series.name == "icon")
+    assert list(icon.x) == [5, 15] and list(icon.y) == [905, 915]
+
+
+def test_scale_has_the_papers_points_beside_ours() -> None:
+    figure = scale(ROWS, PAPER)
+    paper = next(series for series in figure.panels[0].series if series.name.startswith("paper"))
+    assert list(paper.x) == [1, 100] and list(paper.y) == [42.91, 37.95] and "own benchmarks" in figure.caption
+
+
+def test_pareto_line_goes_through_what_no_other_beats() -> None:
+    panel = pareto(ROWS).panels[0]
+    front = panel.series[0]
+    points = {
+        (x, y): f"{series.name} {label}"
+        for series in panel.series
+        if isinstance(series, Scatter) and series.labels
+        for x, y, label in zip(series.x, series.y, series.labels, strict=True)
+    }
+    best = {  # slow: compare each with each
+        point
+        for point in points
+        if not any(other != point and other[0] <= point[0] and other[1] >= point[1] for other in points)
+    }
+    corners = set(zip(front.x, front.y, strict=True))
+    assert best <= corners and {points[point] for point in best} >= {"random 5 %", "icon 15 %"}
+    assert all(min(front.y) <= y <= max(front.y) for y in front.y) and list(front.x) == sorted(front.x)
+
+
+def test_pareto_names_lines_without_known_cost() -> None:
+    rows = [*ROWS, row("less", 0.05, 0, {"arc": result("01" * 25)}, selection=None)]
+    assert "less 5 %" in pareto(rows).caption
+    assert "left_out" not in pareto(ROWS).caption and "not shown" not in pareto(ROWS).caption
+
+
+def test_judged_bars_are_shares_of_all_runs_and_the_papers() -> None:
+    panel = judged(JUDGED, PAPER).panels[0]
+    shares = {series.name: list(series.y) for series in panel.series if isinstance(series, Bars)}
+    assert shares["win"] == pytest.approx([50, 25, 100 * 43 / 80])
+    assert [sum(parts) for parts in zip(*shares.values(), strict=True)] == pytest.approx([100] * 3)
+    assert panel.stacked and "50.0 % wins" in judged(JUDGED, PAPER).alt
+
+
+def test_position_bars_have_wilson_intervals_around_the_share() -> None:
+    same, first = position(JUDGED).panels[0].series
+    assert isinstance(same, Bars) and same.low is not None and same.high is not None
+    assert list(same.y) == pytest.approx([0.75, 0.75]) and list(first.y) == pytest.approx([0.6, 0.6])
+    widths = [high - low for low, high in zip(same.low, same.high, strict=True)]
+    assert all(low < 0.75 < high for low, high in zip(same.low, same.high, strict=True))
+    assert widths[0] < widths[1]  # 20 prompts against 4
+
+
+@pytest.mark.parametrize(
+    "make, rows, reason",
+    [
+        (lambda rows: judged(rows, PAPER), ROWS, "no comparison by a judge"),
+        (position, ROWS, "no comparison by a judge"),
+        (
+            position,
+            [row("icon", 0.15, 0, judged={"v": comparison(1, 0, 0, position_consistency=None)})],
+            "answers in an order",
+        ),
+        (lambda rows: scale(rows, PaperFigures()), ROWS[:2], "at 1 fraction"),
+        (pareto, ROWS[:2], "costs of 1 lines"),
+        (pareto, [row("base", tasks={"arc": task(higher=False)})], "higher is better"),
+        (lambda rows: scale(rows, PaperFigures()), [], "higher is better"),
+    ],
+)
+def test_figure_without_data_says_why_there_is_none(make: Any, rows: Any, reason: str) -> None:
+    with pytest.raises(NotMade, match=reason):
+        make(rows)
+
+
+def test_average_of_unknown_error_is_a_point_and_flops_of_unknown_cost_none() -> None:
+    from made_up_runs import number
+
+    (line,) = lines([row("icon", 0.15, 0, {"f": number(0.3, None)}, tuning=None)])
+    assert average(line, ["f"]) == (30.0, 30.0, 30.0)
+    assert flops(line) is None
