@@ -3,6 +3,7 @@
 In: Hydra's config from conf/ with overrides.  Out: steps under paths.work, tables under paths.results.
 """
 
+import errno
 import os
 import signal
 import sys
@@ -192,6 +193,11 @@ def _run(raw: DictConfig) -> int:
         return actions[config.action](plan(config), Store(Path(config.paths.work)))
     except problems as error:
         print(f"error: {error}", file=sys.stderr)
+        return 1
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        print(f"error: {error}. Make room and run again: finished steps are kept.", file=sys.stderr)
         return 1
 
 

@@ -1,8 +1,8 @@
 """Every knob of an experiment as a typed schema, and the one place that checks them.
 
 In: the composed Hydra config (conf/ holds the values).  Out: a ``Config``, or one ConfigError with all problems.
-``cluster``, ``paths``, ``tracking``, ``export``, ``action`` and fields marked ``unhashed`` never change results and never enter
-a fingerprint. A knob without a schema here doesn't exist.
+``cluster``, ``paths``, ``tracking``, ``export``, ``action`` and fields marked ``unhashed`` never change results and
+never enter a fingerprint. A knob without a schema here doesn't exist.
 """
 
 import dataclasses
@@ -200,6 +200,10 @@ def _combinations(config: Config) -> list[str]:
     for reserved in {"base", "full"} & set(config.methods):
         problems.append(f"methods.{reserved}: the name is taken by the {reserved} row; choose another.")
     sources = {"data.pool.source": config.data.pool.source, "data.assessment.source": config.data.assessment.source}
+    if config.data.target is not None:
+        sources["data.target.source"] = config.data.target.source
+        if config.select_from is not SelectFrom.pool:
+            problems.append("data.target: is another pool to select from; set select_from=pool, or data.target=null.")
     for name, task in config.evaluation.tasks.items():
         where = f"evaluation.tasks.{name}"
         if task.kind is TaskKind.lm_eval:
@@ -236,7 +240,7 @@ def _combinations(config: Config) -> list[str]:
     for where, source in sources.items():
         if source.fields.response is None and not where.startswith("judge."):
             problems.append(f"{where}.fields.response=null: prompts alone are for judging; name the column.")
-    for where in ("data.pool", "data.assessment"):
+    for where in ("data.pool", "data.assessment", *(["data.target"] if config.data.target is not None else [])):
         if sources[f"{where}.source"].format is RowFormat.multiple_choice:
             problems.append(f"{where}.source.format='multiple_choice': is for benchmarks, not for {where}.")
     for where, model in models.items():

@@ -134,6 +134,13 @@ class DataConfig:
     pool: RowsConfig
     assessment: RowsConfig
     candidates: CandidatesConfig = field(default_factory=CandidatesConfig)
+    # another pool that all methods select from (select_from=pool); ICon's candidates and selection model stay with ``pool``
+    target: RowsConfig | None = None
+
+    @property
+    def selected_from(self) -> RowsConfig:
+        """What select_from=pool means."""
+        return self.pool if self.target is None else self.target
 
 
 class ModelKind(enum.Enum):

@@ -59,6 +59,7 @@ def draw(folder: Path, rows: Sequence[Mapping[str, Any]], material: Material, pa
             continue
         texts = {"name": figure.name, "title": figure.title, "caption": figure.caption, "alt": figure.alt}
         made.append({**texts, "wide": len(figure.panels) > 1})
+    without += [{"name": name, "reason": why} for name, why in material.absent.items() if name not in makers]
     return {"figures": made, "not_made": without}
 
 
@@ -83,8 +84,16 @@ def gathered(
             absent[figure] = str(error)
         return None
 
-    ranked = tried("length", partial(_ranked, experiment, store)) or []
-    rows = tried("length", read) or {}
+    selects: dict[tuple[str, int | None], dict[str, Step]] = {}
+    for arm in experiment.arms:
+        if arm.select is not None and store.complete(arm.select):
+            selects.setdefault((arm.method, arm.selection_seed), {})[arm.select.folder] = arm.select
+    ranked = []
+    for (method, seed), own in selects.items():
+        label = f"scores of {method}" if seed is None else f"scores of {method}-r{seed}"
+        if (found := tried(label, partial(_ranked, method, seed, list(own.values()), store))) is not None:
+            ranked.append(found)
+    rows = tried("rows", read) or {}
     ifd: dict[str, Mapping[str, float]] = {}
     contributions: dict[str, Values] = {}
     vectors = None
@@ -102,22 +111,12 @@ def gathered(
     return Material(rows, ranked, ifd, vectors, contributions, absent)
 
 
-def _ranked(experiment: Experiment, store: Store) -> list[Ranked]:
-    scores: dict[tuple[str, int | None], dict[str, Score]] = {}
-    selected: dict[tuple[str, int | None], dict[float, list[str]]] = {}
-    drawn: set[tuple[str, int | None]] = set()
-    for arm in experiment.arms:
-        if arm.select is None or arm.fraction is None or not store.complete(arm.select):
-            continue
-        key = (arm.method, arm.selection_seed)
-        if key not in scores:
-            given = arm.select.inputs["scores"]
-            scores[key] = {row.id: row for row in read_rows(store.path(given) / "scores.jsonl", Score)}
-            if given.target == _RANDOM:
-                drawn.add(key)
-        if arm.fraction not in selected.setdefault(key, {}):
-            selected[key][arm.fraction] = read_json(store.path(arm.select) / "ids.json")
-    return [Ranked(*key, own, selected[key], random=key in drawn) for key, own in scores.items()]
+def _ranked(method: str, seed: int | None, selects: Sequence[Step], store: Store) -> Ranked:
+    """One method's scores (of its first selection, where fractions have scores of their own) and all selections."""
+    given = selects[0].inputs["scores"]
+    scores = {row.id: row for row in read_rows(store.path(given) / "scores.jsonl", Score)}
+    selected = {select.params.fraction: read_json(store.path(select) / "ids.json") for select in selects}
+    return Ranked(method, seed, scores, selected, random=given.target == _RANDOM)
 
 
 def _ifd(step: Step, store: Store) -> dict[str, float]:

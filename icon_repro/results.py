@@ -30,7 +30,7 @@ from icon_repro.report.published import PublishedError, published_folder, read_p
 from icon_repro.schema import plain
 
 FORMAT = 1  # of run.json
-_OURS = {"name", "description", "paths", "export", "action", "cluster", "tracking"}  # fields of Config that change no result
+_OURS = {"name", "description", "paths", "export", "action", "cluster", "tracking"}  # fields that change no result
 _ASKED = {"paths", "export", "explain", "action"}  # fields that are of one command
 _SHOWN = 10  # differences in a message
 

@@ -57,6 +57,28 @@ def problem(proof: str) -> str | None:
     return None if name in names_of_tests(path) else f"{proof}: no such test"
 
 
+def commands_of(page: str) -> list[str]:
+    """Command lines in the fences of a page, for experiments of conf/."""
+    text = (ROOT / page).read_text(encoding="utf-8").replace("\\\n", " ")
+    fences = re.findall(r"^```\n(.*?)^```$", text, re.M | re.S)
+    lines = [line.partition("  #")[0].strip() for fence in fences for line in fence.splitlines()]
+    return [line for line in lines if line.startswith("python -m icon_repro experiment=")]
+
+
+@pytest.mark.parametrize("page", ["experiments/README.md", "README.md", "slurm/README.md"])
+def test_commands_of_a_page_compose(page: str) -> None:
+    commands = commands_of(page)
+    assert len(commands) >= 3
+    assert [found for command in commands if (found := problem(command))] == []
+
+
+@pytest.mark.parametrize("page", ["README.md", "NEEDS.md", "CHECKLIST.md", "llama31_8b/README.md"])
+def test_links_of_a_page_lead_somewhere(page: str) -> None:
+    path = PAGE.parent / page
+    links = re.findall(r"\]\(([^)#]+)", path.read_text(encoding="utf-8"))
+    assert [link for link in links if not link.startswith("http") and not (path.parent / link).exists()] == []
+
+
 def test_needs_are_all_there_once_and_in_order() -> None:
     assert [need.number for need in needs()] == list(range(1, NEEDS + 1))
     assert len({need.text for need in needs()}) == NEEDS

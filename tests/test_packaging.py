@@ -8,6 +8,7 @@ import zipfile
 from pathlib import Path
 
 import pytest
+import yaml
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 from packaging.version import Version
@@ -93,3 +94,13 @@ def test_lock_antlr_runtime_is_the_one_hydra_can_read() -> None:
     # omegaconf's grammar is compiled for antlr 4.9; lm-eval[math] would bring 4.11, and Hydra then fails at import
     assert locked()["antlr4-python3-runtime"].release[:2] == (4, 9)
     assert {requirement.name for requirement in declared() if requirement.extras} == set()
+
+
+def test_citation_has_the_packages_version_licence_and_paper() -> None:
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    assert {"cff-version", "message", "title", "authors", "type"} <= set(citation)
+    assert (citation["version"], citation["license"]) == (project["version"], project["license"])
+    (paper,) = citation["references"]
+    assert paper["identifiers"][0]["value"] == "arXiv:2505.05327" and len(paper["authors"]) == 5
+    assert f"## {project['version']}" in (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")

@@ -12,7 +12,7 @@ from icon_repro.config_evaluation import EvaluationJob, HeldOutJob, TaskKind
 from icon_repro.config_methods import IconConfig, SelectConfig, SelectFrom, TuningSaved, repetitions
 from icon_repro.cost import forward_flops, tokens_of, training_flops
 from icon_repro.engine.artifact import Cost, Step, ordered
-from icon_repro.engine.plan_icon import icon_scores
+from icon_repro.engine.plan_icon import IconInputs, icon_scores
 from icon_repro.engine.plan_judge import Contestant, judged
 from icon_repro.engine.plan_methods import Methods
 from icon_repro.engine.planner import Planner
@@ -62,12 +62,17 @@ def plan(config: Config) -> Experiment:
     both = {"pool": pool, "assessment": assessment}
     order = planner.step("order", "prepare", "order", data.candidates.order, inputs=both)
     whole = config.select_from is SelectFrom.pool
+    selected_from = order
+    if data.target is not None:
+        target = planner.rows("data.target", f"target-{data.target.source.name}", data.target)
+        both = {"pool": target, "assessment": assessment}
+        selected_from = planner.step("order", "prepare", "order-target", data.candidates.order, inputs=both)
     universe = planner.step(
         "candidates",
         "prepare",
         "universe" if whole else "candidates",
         CandidatesSize(None if whole else data.candidates.size),
-        inputs={"order": order},
+        inputs={"order": selected_from},
     )
     benchmarks = {
         name: planner.step(
@@ -81,7 +86,8 @@ def plan(config: Config) -> Experiment:
         if task.source is not None
     }
     size = planner.expected(whole)
-    row_tokens = tokens_of(data.pool.expected_prompt_chars + data.pool.expected_response_chars)
+    rows = data.selected_from if whole else data.pool
+    row_tokens = tokens_of(rows.expected_prompt_chars + rows.expected_response_chars)
 
     held_out = {
         name: planner.rows(f"evaluation.tasks.{name}.rows", f"bench-{name}", task.rows)
@@ -153,7 +159,8 @@ def plan(config: Config) -> Experiment:
             if isinstance(method, IconConfig):
                 frozen = training.tuning is Tuning.lora
                 saved = TuningSaved(training.epochs, training.max_length, frozen, max(config.fractions))
-                scores = icon_scores(planner, label, method, model, order, assessment, config.fractions, saved)
+                read = IconInputs(model, order, assessment, selected_from)
+                scores = icon_scores(planner, label, method, read, config.fractions, saved)
             else:
                 scores = dict.fromkeys(config.fractions, methods.scores(label, method))
             for fraction in config.fractions:

@@ -59,25 +59,36 @@ class _Sizes:
     rows: int
     row: float
     context: float
+    selected_from: float  # a row of the pool that is selected from
 
     def pairs(self, candidates: float, rows: float) -> float:
         return candidates * (self.context + rows * self.row)
 
 
+@dataclass(frozen=True)
+class IconInputs:
+    """The steps that ICon reads."""
+
+    model: Step
+    order: Step  # of the pool whose first rows are the candidates
+    assessment: Step
+    selected_from: Step  # order of the pool that the selection model scores
+
+
 class _Icon:
     """Builds the steps of one ICon method. Pairs bear no method's name: two methods share those that are the same."""
 
-    def __init__(
-        self, planner: Planner, name: str, icon: IconConfig, model: Step, order: Step, assessment: Step
-    ) -> None:
+    def __init__(self, planner: Planner, name: str, icon: IconConfig, read: IconInputs) -> None:
         self.planner, self.name, self.icon = planner, name, resolved(icon)
-        self.order, self.data = order, {"model": model, "order": order, "assessment": assessment}
+        self.order, self.selected_from = read.order, read.selected_from
+        self.data = {"model": read.model, "order": read.order, "assessment": read.assessment}
         data = planner.config.data
         self.sizes = _Sizes(
             planner.expected(),
             planner.assessment(),
             tokens_of(data.assessment.expected_prompt_chars + data.assessment.expected_response_chars),
             tokens_of(data.pool.expected_prompt_chars + data.pool.expected_response_chars),
+            tokens_of(data.selected_from.expected_prompt_chars + data.selected_from.expected_response_chars),
         )
         self.stop = planner.bound()
         self.inputs: dict[str, Step] = {}  # of the aggregation
@@ -202,12 +213,12 @@ class _Icon:
         assert selector is not None
         tuned = (
             self.planner.expected(whole=True)
-            * min(sizes.context, saved.max_length)
+            * min(sizes.selected_from, saved.max_length)
             * saved.epochs
             * (1 - saved.fraction)
         )
         tuned *= FROZEN_TRAINING if saved.frozen else FULL_TRAINING
-        spent = self.planner.expected(whole=True) * min(sizes.context, selector.pool_max_length) * selector.repeats
+        spent = self.planner.expected(whole=True) * min(sizes.selected_from, selector.pool_max_length) * selector.repeats
         spent += sizes.pairs(icon.auto.pilot_candidates, icon.auto.pilot_rows)
         spent += sizes.rows * sizes.row + sizes.pairs(_BANK_LENGTHS * icon.bank.draws, sizes.rows)
         each = sizes.context * (1 + selector.epochs * FROZEN_TRAINING * selector.repeats) + rows * sizes.row
@@ -247,8 +258,8 @@ class _Icon:
                     "selector_pool",
                     f"{self.name}-{label}{part}",
                     SelectorShard(replace(selector, repeats=1, seed=0, shard_rows=1), first, stop),
-                    {"model": self.data["model"], "selector": trained, "order": self.order},
-                    (end - first) * min(sizes.context, selector.pool_max_length),
+                    {"model": self.data["model"], "selector": trained, "order": self.selected_from},
+                    (end - first) * min(sizes.selected_from, selector.pool_max_length),
                 )
         job = SelectorScores(fractions, selector.repeats)
         return self.step("selector_scores", f"{self.name}-{label}pool", job, {"scores": scores, **parts})
@@ -258,14 +269,12 @@ def icon_scores(
     planner: Planner,
     name: str,
     icon: IconConfig,
-    model: Step,
-    order: Step,
-    assessment: Step,
+    read: IconInputs,
     fractions: Sequence[float],
     saved: TuningSaved,
 ) -> dict[float, Step]:
     """For each fraction the step with the scores that it is selected by."""
-    made = _Icon(planner, name, icon, model, order, assessment)
+    made = _Icon(planner, name, icon, read)
     made.common()
     scores = made.full() if icon.budget is Budget.full else made.adaptive(fractions, saved)
     if icon.selector is None:

@@ -69,9 +69,9 @@ class Methods:
     def __init__(self, planner: Planner, model: Step, universe: Step, assessment: Step, *, whole: bool) -> None:
         self.planner, self.model, self.universe, self.assessment = planner, model, universe, assessment
         self.whole = whole
-        data = planner.config.data
-        self.row_tokens = tokens_of(data.pool.expected_prompt_chars + data.pool.expected_response_chars)
-        self.prompt_tokens = tokens_of(data.pool.expected_prompt_chars)
+        rows = planner.config.data.selected_from if whole else planner.config.data.pool
+        self.row_tokens = tokens_of(rows.expected_prompt_chars + rows.expected_response_chars)
+        self.prompt_tokens = tokens_of(rows.expected_prompt_chars)
 
     def scores(self, name: str, method: Any) -> Step:
         """The step with the scores of ``method``."""

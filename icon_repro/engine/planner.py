@@ -150,14 +150,15 @@ class Planner:
         return self.step("rows", "prepare", name, rows, **self.source(f"{where}.source", rows.source))
 
     def bound(self, whole: bool = False) -> int | None:
-        """At most so many candidates (``whole``: rows of the pool) there are; None if only the data can tell."""
+        """At most so many candidates (``whole``: rows to select from) there are; None if only the data can tell."""
         data = self.config.data
-        sizes = (data.pool.sample, None if whole else data.candidates.size)
+        sizes = (data.selected_from.sample,) if whole else (data.pool.sample, data.candidates.size)
         return min((n for n in sizes if n is not None), default=None)
 
     def expected(self, whole: bool = False) -> int:
-        """As many candidates (``whole``: rows of the pool) as are expected: for estimates only."""
-        bound, rows = self.bound(whole), self.config.data.pool.expected_rows
+        """As many candidates (``whole``: rows to select from) as are expected: for estimates only."""
+        data = self.config.data
+        bound, rows = self.bound(whole), (data.selected_from if whole else data.pool).expected_rows
         return rows if bound is None else min(bound, rows)
 
     def slices(

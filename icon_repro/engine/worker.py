@@ -20,6 +20,7 @@ import multiprocessing
 import os
 import platform
 import resource
+import shutil
 import signal
 import socket
 import sys
@@ -28,7 +29,7 @@ import time
 import traceback
 import typing
 import uuid
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from glob import escape
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
@@ -48,6 +49,7 @@ STOPS = (signal.SIGTERM, signal.SIGUSR1)
 _POLL_S = 1.0
 _SKEW_S = 5.0
 _NOTED = {"host", "pid", "lease_s", "outcome", "error"}  # keys of attempt.json that are read
+_FULL_BYTES = 2**20  # left on a disk that is taken for full when a step fails
 _NAMED = 20  # damaged inputs that one attempt reports at most: what is sent has to fit a pipe
 _PACKAGES = ("torch", "transformers", "tokenizers", "peft", "trl", "accelerate", "lm-eval", "datasets", "numpy")
 
@@ -153,7 +155,8 @@ def work(spec: Mapping[str, Any], terminal: TextIO | None = None, stop: Stop | N
         try:
             if spec["job"]:
                 _await_inputs(spec, root)
-            built = _build(spec, final, cluster, terminal, stop or Stop())
+            with _full_disk_named(root):
+                built = _build(spec, final, cluster, terminal, stop or Stop())
         except (Exception, SystemExit, Interrupted) as error:
             ended = {BLOCKED: "blocked", INTERRUPTED: "interrupted"}.get(failure(error).code, "failed")
             damaged = error.damaged if isinstance(error, DamagedInputError) else {}
@@ -243,6 +246,18 @@ def _note(attempt: Path, note: Mapping[str, Any]) -> None:
     # a full disk must hide neither the error that it caused nor a step that was published
     with contextlib.suppress(OSError):
         write_json(attempt / "attempt.json", note)
+
+
+@contextlib.contextmanager
+def _full_disk_named(root: Path) -> Iterator[None]:
+    """Have an error say that the disk is full: torch's and others' name a position in a file."""
+    try:
+        yield
+    except Exception as error:
+        free = shutil.disk_usage(root).free
+        if free >= _FULL_BYTES or "no space left" in str(error).lower():
+            raise
+        raise StepError(f"{describe(error)} (No space left on the disk of {root}: {free:,} bytes)") from error
 
 
 def _lost(compromise: Any) -> None:

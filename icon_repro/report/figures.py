@@ -7,13 +7,14 @@ Known gap: another version of matplotlib or of its fonts draws other pixels; the
 """
 
 import csv
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.axis import Axis
 
 # Okabe and Ito (2008): told apart with any common colour blindness. Shapes and dashes differ besides.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
@@ -23,6 +24,8 @@ DASHES = ("-", "--", "-.", ":", (0, (5, 1, 1, 1, 1, 1)), (0, (8, 3)))
 
 _ABREAST, _COLUMNS = 4, 3  # up to so many panels stand in one line; more of them in lines of three
 _LEGIBLE = 0.07  # of the axis: the smallest part of a stacked bar that a number fits into
+_DECADES_WITH_MORE = 500  # end over start of a log axis below which 2 and 5 stand between powers of 10
+_BESIDE = 8  # series whose points stand apart in full
 _LEVEL_LABELS = 40  # characters under bars before they are slanted
 
 
@@ -227,7 +230,7 @@ def _draw_panel(axes: "Axes", panel: Panel) -> None:
         _draw_stack(axes, panel)
         return
     for index, series in enumerate(panel.series):
-        colour, marker = COLOURS[index % len(COLOURS)], MARKERS[index % len(MARKERS)]
+        colour, marker = COLOURS[index % len(COLOURS)], MARKERS[(index + index // len(MARKERS)) % len(MARKERS)]
         if isinstance(series, Line):
             dash = DASHES[index % len(DASHES)]
             colour = "#777777" if series.faint else colour
@@ -267,12 +270,12 @@ def _draw_panel(axes: "Axes", panel: Panel) -> None:
         axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
         axes.minorticks_off()
     if panel.decades_x:
-        axes.set_xscale("log")
+        _decades(axes.xaxis, axes.set_xscale, axes.get_xlim)
     if panel.ticks_x is not None:
         axes.set_xticks(list(panel.ticks_x), [f"{tick:g}" for tick in panel.ticks_x])
         axes.minorticks_off()
     if panel.decades_y:
-        axes.set_yscale("log")
+        _decades(axes.yaxis, axes.set_yscale, axes.get_ylim)
     if panel.y_range is not None:
         axes.set_ylim(*panel.y_range)
     axes.set_xlabel(panel.x_label)
@@ -284,12 +287,24 @@ def _draw_panel(axes: "Axes", panel: Panel) -> None:
         axes.legend(fontsize=8, framealpha=0.8, **beside)
 
 
+def _decades(axis: "Axis", scale: Callable[[str], None], limits: Callable[[], tuple[float, float]]) -> None:
+    """A log axis whose numbers are plain: powers are typeset slowly."""
+    from matplotlib.ticker import LogLocator, NullLocator
+
+    scale("log")
+    low, high = limits()
+    few = low > 0 and high / low < _DECADES_WITH_MORE
+    axis.set_major_locator(LogLocator(subs=(1, 2, 5) if few else (1,)))
+    axis.set_minor_locator(NullLocator())
+    axis.set_major_formatter(lambda value, _: f"{value:.3g}")
+
+
 def _beside(series: Line, panel: Panel) -> list[float]:
     """The places of points, those that several series have a little apart: error bars would hide each other."""
     made = []
     for x in series.x:
         here = [other for other in panel.series if isinstance(other, Line) and other.whiskers and x in other.x]
-        step = here.index(series) - (len(here) - 1) / 2
+        step = (here.index(series) - (len(here) - 1) / 2) * min(1, _BESIDE / len(here))
         log = panel.log_x or panel.decades_x
         made.append(x * 1.025**step if log else x + 0.008 * (max(series.x) - min(series.x) or 1) * step)
     return made

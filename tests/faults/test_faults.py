@@ -275,7 +275,7 @@ def test_full_disk_is_named_and_the_next_run_goes_on(undisturbed: Path, tmp_path
             code, said = run.wait(), run.text()
         assert code != 0, said
         assert "Traceback" not in said, said
-        why = re.findall(r"^(?:  failed: |error: )(.*)", said, re.MULTILINE)
+        why = re.findall(r"(?:: FAILED: |^error: )(.*)", said, re.MULTILINE)
         print(f"\n{int(share * used)} KiB of {used}: {len(published(folder))} steps built; {why}")
         assert why and all(re.search("no space left", line, re.IGNORECASE) for line in why), said
         good = contents(undisturbed)

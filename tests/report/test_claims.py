@@ -171,7 +171,11 @@ def test_written_claims_count_verdicts_and_name_arms(tmp_path: Path) -> None:
     assert summary(found) == "3 claims: 1 reproduced, 1 contradicted, 0 not distinguishable, 1 not run here"
     write_claims(found, "toy", tmp_path)
     text = (tmp_path / "claims.md").read_text(encoding="utf-8")
-    assert summary(found) in text and re.search(r"full: \+\d\d\.\d\d \[\+\d\d\.\d\d, \+\d\d\.\d\d\]; less-0.15: \+", text) and "| +5.42 |" in text
+    assert (
+        summary(found) in text
+        and re.search(r"full: \+\d\d\.\d\d \[\+\d\d\.\d\d, \+\d\d\.\d\d\]; less-0.15: \+", text)
+        and "| +5.42 |" in text
+    )
     with (tmp_path / "claims.csv").open(encoding="utf-8", newline="") as file:
         rows = list(csv.DictReader(file))
     assert [(r["claim"], r["against"], r["verdict"]) for r in rows] == [

@@ -31,7 +31,8 @@ ROWS = [
 
 def comparison(win: int, tie: int, lose: int, **more: Any) -> dict[str, Any]:
     count = win + tie + lose
-    values = {"win": win, "tie": tie, "lose": lose, "judged": count, "prompts": count, "failed": 0}
+    values: dict[str, Any] = {"win": win, "tie": tie, "lose": lose, "judged": count, "prompts": count, "failed": 0}
+    values |= {"step": "judge/x", "outcomes": {"ids": "abc", "parts": []}}
     return {**values, "position_consistency": 0.75, "first_preferred": 0.6, "against": "full", **more}
 
 

@@ -41,7 +41,11 @@ def root(tmp_path: Path) -> Path:
 
 def test_explain_from_results_alone_names_all_runs_and_says_what_isnt_known(root: Path) -> None:
     text = told("table1/llama31_8b/icon-0.15/mmlu", root)
-    assert "ours: " in text and "2 runs" in text and "paper: 50 (v1), difference +" in text.replace("difference 1", "difference +1")
+    assert (
+        "ours: " in text
+        and "2 runs" in text
+        and "paper: 50 (v1), difference +" in text.replace("difference 1", "difference +1")
+    )
     for part in (
         "run icon at 0.15, seed 3",
         "run icon at 0.15, seed 4",

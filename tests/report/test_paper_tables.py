@@ -69,9 +69,7 @@ def test_groups_and_average_are_means_of_the_papers_benchmarks(tmp_path: Path) -
 
 def test_group_means_of_the_paper_are_of_its_printed_cells() -> None:
     (table,) = [
-        t
-        for t in paper_tables(results_of(ROWS), read_published(EXPERIMENTS / "llama31_8b"))
-        if t.name == "table1"
+        t for t in paper_tables(results_of(ROWS), read_published(EXPERIMENTS / "llama31_8b")) if t.name == "table1"
     ]
     assert cell(table, "icon-0.15/if_avg").paper == pytest.approx((21.16 + 29.89) / 2)
     assert cell(table, "icon-0.15/flops_share").paper == pytest.approx(8.37 / 40.12)

@@ -331,7 +331,7 @@ def test_write_markdown_and_csv_hold_the_same_cells(tmp_path: Path) -> None:
     assert first == table(ROWS)
     assert {path.name for path in tmp_path.iterdir()} == {
         "metrics.jsonl",
-        *(f"{name}.{kind}" for name in ("table", "verdicts") for kind in ("md", "csv")),
+        *(f"{name}.{kind}" for name in ("table", "verdicts") for kind in ("md", "csv", "tex")),
     }
     for name in ("table", "verdicts"):
         text = (tmp_path / f"{name}.md").read_text(encoding="utf-8")

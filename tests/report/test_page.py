@@ -1,0 +1,199 @@
+"""The page of a results folder: all is in it, nothing is loaded or run, texts of others are escaped and short."""
+
+import base64
+import hashlib
+import json
+import re
+import time
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import pytest
+from made_up_runs import result, row, solved
+
+from icon_repro.records import Example, write_json, write_rows
+from icon_repro.report import page
+from icon_repro.report.figures import Line, Panel, write_figure
+
+SCRIPT = "<script>document.title = 'run'</script><img src=x onerror=\"document.title = 'run'\">"
+SAMPLE = {
+    "method": "icon",
+    "end": "highest",
+    "rank": 1,
+    "of": 9,
+    "id": "abc",
+    "score": 0.123456,
+    "parts": {"variance": 2.0},
+    "characters": 7,
+    "selected_at": [0.15],
+    "excerpt": SCRIPT[:80],
+}
+LOADING = {"script": "src", "img": "src", "link": "href", "iframe": "src", "source": "src", "use": "href"}
+
+
+class Loaded(HTMLParser):
+    """What a browser would load, its tags, and the texts of scripts and styles."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.addresses: list[str] = []
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.inside: dict[str, str] = {}
+        self._open = ""
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        found = dict(attrs)
+        self.tags.append((tag, found))
+        self._open = tag
+        if (name := LOADING.get(tag)) and found.get(name):
+            self.addresses.append(str(found[name]))
+
+    def handle_data(self, data: str) -> None:
+        if self._open in ("script", "style"):
+            self.inside[self._open] = self.inside.get(self._open, "") + data
+
+    def handle_endtag(self, tag: str) -> None:
+        self._open = ""
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """A results folder with some of everything."""
+    out = tmp_path / "toy"
+    (out / "figures").mkdir(parents=True)
+    (out / "table.md").write_text(
+        f"# Title\n\n| method | average |\n|---|---|\n| base | 40.1 |\n| {SCRIPT} | missing |\n\n[x](javascript:run) "
+        "![y](https://example.org/y.png)\n\n- piqa: acc\n"
+        + "".join(f"- missing: icon/0.15 b{i}: no\n" for i in range(6))
+    )
+    (out / "claims.md").write_text("| claim | verdict |\n|---|---|\n| longer | not run here |\n")
+    write_figure(out / "figures", "scale", "Scale", [Panel("x", "y", [Line("icon", [1, 2], [1, 2])])], svg=True)
+    texts = {"name": "scale", "title": "Scale", "caption": SCRIPT, "alt": f'"{SCRIPT}', "wide": False}
+    facts = {"made_of": "0", "experiment": "toy", "description": SCRIPT, "model": "m"}
+    reasons = [{"name": "judged", "reason": f"no judge {SCRIPT}"}]
+    write_json(out / "figures" / "figures.json", {**facts, "figures": [texts], "not_made": reasons})
+    write_rows(out / "samples.jsonl", [SAMPLE])
+    write_rows(out / "metrics.jsonl", [row("base"), row("icon", 0.15, 0), row("icon", 0.15, 1, tuning=None)])
+    run = {
+        "config": {"name": "toy", "description": SCRIPT},
+        "git": [{"commit": "c0ffee", "dirty": True}],
+        "packages": {"torch": ["2.13.0"], "vllm": [None]},
+        "sources": {"prepare/pool": {"source": "ab" * 32}},
+        "steps": ["a", "b"],
+        "results": [],
+    }
+    write_json(out / "run.json", run)
+    return out
+
+
+def test_page_loads_nothing_and_runs_nothing_but_its_own_script(folder: Path) -> None:
+    text = page.render(folder)
+    found = Loaded(text)
+    assert found.addresses and all(address.startswith("data:") for address in found.addresses)
+    assert [tag for tag, _ in found.tags].count("script") == 1
+    assert not any(name.startswith("on") for _, attrs in found.tags for name in attrs)
+    assert not any((attrs.get("href") or "").startswith("javascript") for _, attrs in found.tags)
+    (policy,) = [
+        str(attrs["content"]) for tag, attrs in found.tags if attrs.get("http-equiv") == "Content-Security-Policy"
+    ]
+    assert "default-src 'none'" in policy and "unsafe" not in policy
+    for kind in ("script", "style"):
+        digest = base64.b64encode(hashlib.sha256(found.inside[kind].encode()).digest()).decode()
+        assert f"{kind}-src 'sha256-{digest}'" in policy
+
+
+def test_page_shows_texts_of_others_as_text(folder: Path) -> None:
+    text = page.render(folder)
+    assert "<script>document" not in text and "<img src=x" not in text
+    for part in ("figcaption", "lead", "limits"):
+        assert part in text
+    assert text.count("&lt;script&gt;") >= 5  # table, description, caption, sample, reason
+
+
+def test_page_has_all_sections_and_folds_what_is_missing(folder: Path) -> None:
+    text = page.render(folder)
+    for name in ("table-table", "figures", "claims", "samples", "costs", "environment", "limits"):
+        assert f'id="{name}"' in text and f'href="#{name}"' in text
+    assert "<summary>6 results are missing</summary>" in text and "<li>piqa: acc</li>" in text
+    assert "c0ffee" in text and "with changes that aren&#39;t committed" in text.replace("'", "&#39;")
+    assert "torch" in text and "not installed" in text and "2 (1 known)" in text
+    assert all(attrs.get("alt") is not None for tag, attrs in Loaded(text).tags if tag == "img")
+
+
+def test_page_of_a_folder_with_less_leaves_out_what_isnt_there(tmp_path: Path) -> None:
+    (tmp_path / "summary.md").write_text("# Pilot\n\nText.\n")
+    (tmp_path / "length.png").write_bytes(b"\x89PNG")
+    text = page.render(tmp_path)
+    assert "Not recorded" in text and 'id="samples"' not in text and 'id="figure-length"' in text
+
+
+def test_page_for_the_results_folder_has_no_text_of_a_row_but_its_excerpt(folder: Path) -> None:
+    rows = {"abc": Example("abc", "An instruction.", "", f"The answer. {SCRIPT} " + "long " * 2000)}
+    assert "The answer." not in page.render(folder)
+    whole = page.render(folder, rows=rows)
+    assert "The answer. &lt;script&gt;" in whole and "more characters)" in whole and "Keep it" in whole
+
+
+def test_write_makes_a_page_again_only_if_a_file_has_changed(folder: Path) -> None:
+    out = folder / "index.html"
+    assert page.write(folder, out) and not page.write(folder, out)
+    first = out.read_bytes()
+    (folder / "claims.md").write_text("Other.\n")
+    assert page.write(folder, out) and out.read_bytes() != first
+    (folder / "claims.md").write_text("| claim | verdict |\n|---|---|\n| longer | not run here |\n")
+    assert page.write(folder, out) and out.read_bytes() == first  # the same files, the same bytes
+    assert page.write(folder, folder.parent / "whole.html", dict) and not page.write(folder, out)
+
+
+def test_published_lists_tables_then_figures_without_their_own_notes(folder: Path) -> None:
+    page.write(folder, folder / "index.html")
+    names = [path.relative_to(folder).as_posix() for path in page.published(folder)]
+    assert names == [
+        *["claims.md", "index.html", "metrics.jsonl", "run.json", "samples.jsonl", "table.md"],
+        *["figures/scale.csv", "figures/scale.png", "figures/scale.svg"],
+    ]
+
+
+def test_figures_beyond_the_limit_are_named_instead(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(page, "_MOST_BYTES", 100)
+    text = page.render(folder)
+    assert 'id="figure-scale"' not in text and "too large for this page" in text
+
+
+def runs_500() -> list[dict[str, Any]]:
+    """20 methods at 5 fractions, 5 seeds each, four benchmarks of 200 items."""
+    return [
+        row(
+            f"method{method}",
+            fraction,
+            seed,
+            {f"b{task}": result(solved(0.3 + method / 50, 200, 10 * seed + task)) for task in range(4)},
+            selection={"tokens": 1, "flops": 1e12 * (method + 1)},
+            tuning={"tokens": 1000, "flops": 1e14 * fraction},
+        )
+        for method in range(20)
+        for fraction in (0.01, 0.05, 0.1, 0.15, 0.2)
+        for seed in range(5)
+    ]
+
+
+@pytest.mark.slow
+def test_report_of_500_runs_is_quick_and_its_page_small(tmp_path: Path) -> None:
+    from icon_repro.gathering import draw
+    from icon_repro.report import tables
+    from icon_repro.report.material import Material
+    from icon_repro.report.paper_figures import PaperFigures
+
+    rows = runs_500()
+    start = time.process_time()  # not the time that others take of this machine; all of it runs in one thread
+    tables.write(rows, tmp_path)
+    drawn = draw(tmp_path / "figures", rows, Material(), PaperFigures())
+    write_json(tmp_path / "figures" / "figures.json", {"made_of": "0", **drawn})
+    page.write(tmp_path, tmp_path / "index.html")
+    took, size = time.process_time() - start, (tmp_path / "index.html").stat().st_size
+    print(json.dumps({"seconds": took, "bytes": size, "figures": [one["name"] for one in drawn["figures"]]}))
+    assert {"scale", "pareto"} <= {one["name"] for one in drawn["figures"]}
+    assert took < 10 and size < 5_000_000
+    assert len(re.findall("<tr>", (tmp_path / "index.html").read_text())) > 200
