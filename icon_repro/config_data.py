@@ -134,7 +134,7 @@ class DataConfig:
     pool: RowsConfig
     assessment: RowsConfig
     candidates: CandidatesConfig = field(default_factory=CandidatesConfig)
-    # another pool that all methods select from (select_from=pool); ICon's candidates and selection model stay with ``pool``
+    # another pool that all methods select from (select_from=pool); ICon's candidates and selection model keep ``pool``
     target: RowsConfig | None = None
 
     @property

@@ -57,7 +57,7 @@ def explain(name: str, folder: Path, work: Path, experiments: Path, say: Callabl
     rows = [row for _, row in read_lines(place / "metrics.jsonl")]
     run = read_json(place / "run.json")
     try:
-        results = results_of(rows)
+        results = results_of(rows, run["config"])
         cells = _cells(results, run, experiments)
     except PROBLEMS as error:
         raise ExplainError(f"{place}: {error}") from error
@@ -170,8 +170,12 @@ def _told(cell: Explained, run: Mapping[str, Any], place: Path, work: Path) -> l
             f"  which of these the cell read isn't known, as {work} doesn't hold {unknown[0]} (and all it "
             f"needs; {len(unknown)} steps); the experiment read:"
         )
+        own = {step.rpartition("-")[0] for _, steps in cell.steps for step in steps}
         data = {
-            f"{label}, {name}": str(value) for label, facts in run["sources"].items() for name, value in facts.items()
+            f"{label}, {name}": str(value)
+            for label, facts in run["sources"].items()
+            if label in own or label.partition("/")[0] not in ("evaluate", "judge")  # not those of other cells
+            for name, value in facts.items()
         }
     lines += [f"  {label}: {value}" for label, value in sorted(data.items())] or ["  nothing from outside"]
     if unknown:

@@ -70,7 +70,7 @@ def card(facts: Facts, experiment: Experiment, store: Store, overrides: Sequence
         overrides: of the command line that exports; those that change no result are left out.
     """
     config = experiment.config
-    source = config.data.pool.source
+    source = config.data.selected_from.source
     steps = [*ancestors(facts.select), facts.select]
     scores = facts.select.inputs["scores"]
     settings = yaml.safe_dump(public(config)["methods"][facts.method], sort_keys=False, allow_unicode=True)

@@ -54,6 +54,7 @@ def test_wheel_built_from_checkout_holds_package_and_conf_only(wheel: Path) -> N
     with zipfile.ZipFile(wheel) as archive:
         names = set(archive.namelist())
     assert {"icon_repro/conf/config.yaml", "icon_repro/__main__.py", "icon_repro/py.typed"} <= names
+    assert {f"icon_repro/report/page.{kind}" for kind in ("html", "css", "js")} <= names
     top = {name.split("/")[0] for name in names}
     assert {name for name in top if not name.endswith(".dist-info")} == {"icon_repro"}
     in_repository = {f"icon_repro/{path.relative_to(ROOT).as_posix()}" for path in (ROOT / "conf").rglob("*.yaml")}

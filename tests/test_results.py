@@ -10,7 +10,7 @@ import pytest
 from small import publish_fake, small
 
 from icon_repro.config import load
-from icon_repro.engine.artifact import Step, Store
+from icon_repro.engine.artifact import Step, Store, file_sha256
 from icon_repro.engine.plan import Experiment, plan
 from icon_repro.records import read_json, write_json
 from icon_repro.results import ResultsError, check, public, report
@@ -21,7 +21,10 @@ METRICS: Mapping[str, dict[str, Any]] = {
     "train": {"rows": 6, "tokens": 500, "flops": 700.0},
     "evaluate": {"metric": "acc", "value": 0.5, "stderr": 0.1, "items": 20, "version": "1"},
 }
-FILES = {"table.md", "table.csv", "verdicts.md", "verdicts.csv", "metrics.jsonl", "run.json"}
+FILES = {f"{name}.{kind}" for name in ("table", "verdicts") for kind in ("md", "csv", "tex")} | {
+    "metrics.jsonl",
+    "run.json",
+}
 
 
 def planned(tmp_path: Path, changes: Mapping[str, Any] | None = None) -> Experiment:
@@ -139,7 +142,12 @@ def test_report_of_runs_with_different_items_is_refused(tmp_path: Path, store: S
     experiment = planned(tmp_path)
     finish(experiment, store)
     step = next(step for step in experiment.steps if step.stage == "evaluate")
-    write_json(store.path(step) / "items.json", {"ids": [f"other{i}" for i in range(20)], "values": [0, 1] * 10})
+    folder_of_step = store.path(step)
+    write_json(folder_of_step / "items.json", {"ids": [f"other{i}" for i in range(20)], "values": [0, 1] * 10})
+    record = read_json(folder_of_step / "record.json")
+    changed = folder_of_step / "items.json"
+    record["files"]["items.json"] = {"bytes": changed.stat().st_size, "sha256": file_sha256(changed)}
+    write_json(folder_of_step / "record.json", record)
     with pytest.raises(ResultsError, match="runs differ in which items"):
         written(experiment, store)
     assert not folder.exists()

@@ -138,6 +138,8 @@ def other(kind: Any, default: Any, metadata: Any) -> Any:
     low, high = metadata.get("at_least", metadata.get("above")), metadata.get("at_most", metadata.get("below"))
     if kind is float:
         return (low or 0.0) + 0.25 if high is None else ((low or 0.0) + high) / 2.5
+    if high is not None and (low or 0) + 7 > high:
+        return high if high != default else low
     return (low or 0) + 7
 
 

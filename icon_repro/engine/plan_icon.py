@@ -218,7 +218,9 @@ class _Icon:
             * (1 - saved.fraction)
         )
         tuned *= FROZEN_TRAINING if saved.frozen else FULL_TRAINING
-        spent = self.planner.expected(whole=True) * min(sizes.selected_from, selector.pool_max_length) * selector.repeats
+        spent = (
+            self.planner.expected(whole=True) * min(sizes.selected_from, selector.pool_max_length) * selector.repeats
+        )
         spent += sizes.pairs(icon.auto.pilot_candidates, icon.auto.pilot_rows)
         spent += sizes.rows * sizes.row + sizes.pairs(_BANK_LENGTHS * icon.bank.draws, sizes.rows)
         each = sizes.context * (1 + selector.epochs * FROZEN_TRAINING * selector.repeats) + rows * sizes.row

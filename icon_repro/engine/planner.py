@@ -202,7 +202,7 @@ class FileHashes:
     def __init__(self, path: Path) -> None:
         self.path = path
         self.known: dict[str, Any] = {}
-        with contextlib.suppress(FileNotFoundError, RecordError):  # damaged, or without checksum: they are read again
+        with contextlib.suppress(FileNotFoundError, NotADirectoryError, RecordError):  # damaged, or without checksum: they are read again
             self.known = read_sealed(path)
         self._changed = False
 

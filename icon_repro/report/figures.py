@@ -296,7 +296,7 @@ def _decades(axis: "Axis", scale: Callable[[str], None], limits: Callable[[], tu
     few = low > 0 and high / low < _DECADES_WITH_MORE
     axis.set_major_locator(LogLocator(subs=(1, 2, 5) if few else (1,)))
     axis.set_minor_locator(NullLocator())
-    axis.set_major_formatter(lambda value, _: f"{value:.3g}")
+    axis.set_major_formatter(lambda value, _: f"{value:g}")
 
 
 def _beside(series: Line, panel: Panel) -> list[float]:

@@ -27,19 +27,25 @@ class Results:
     rows: Sequence[Row]
     lines: Mapping[tuple[str, float | None], Line]
     tasks: Mapping[str, Mapping[str, Any]]  # group, chance level and direction of each benchmark
+    against: str | None = None  # whom the judge's sets compare with, as the config says
 
     @property
     def model(self) -> str:
         return str(self.rows[0]["model"])
 
 
-def results_of(rows: Sequence[Row]) -> Results:
+def results_of(rows: Sequence[Row], config: Mapping[str, Any] | None = None) -> Results:
     """The rows by line.
+
+    Args:
+        config: as run.json holds it; says more of what is missing.
 
     Raises:
         RunsError: runs that can't be averaged.
     """
-    return Results(rows, {(line.method, line.fraction): line for line in lines(rows)}, facts(rows))
+    judge = config.get("judge") if config is not None else None  # results of a first version have no judge
+    against = str(judge["against"]) if judge is not None and judge["sets"] else None
+    return Results(rows, {(line.method, line.fraction): line for line in lines(rows)}, facts(rows), against)
 
 
 def line_of(results: Results, method: str, fraction: float | None) -> Line:
@@ -78,6 +84,8 @@ def _lacking(results: Results, line: Line, names: Sequence[str]) -> str:
         for why in dict.fromkeys(str(row["missing"].get(name, "not run yet")) for row in lacking):
             some = f" ({len(lacking)} of {len(line.rows)} runs)" if 0 < len(lacking) < len(line.rows) else ""
             reasons.setdefault(why + some, []).append(name)
+    if len(reasons) == 1 and len(next(iter(reasons.values()))) == len(names):
+        return next(iter(reasons))
     return "; ".join(f"{', '.join(found)}: {why}" for why, found in reasons.items())
 
 
@@ -109,10 +117,12 @@ def score_sample(results: Results, method: str, fraction: float, opponent: str, 
 
 def _unjudged(results: Results, both: Sequence[Line], name: str) -> str:
     against = {one["against"] for row in results.rows for one in row["judged"].values()} - {"reference"}
+    against |= {results.against} if results.against is not None else set()
+    against -= {line.method for line in both}
     missing = {str(row["unjudged"][name]) for line in both for row in line.rows if name in row["unjudged"]}
     if against:
         return (
-            f"the judge compared with {', '.join(sorted(against))}; name=... judge.against={both[0].method} compares "
+            f"the judge compares with {', '.join(sorted(against))}; name=... judge.against={both[0].method} compares "
             f"with {both[0].method}"
         )
     return "; ".join(sorted(missing)) or f"no comparison on {name} by a judge in this experiment (judge=paper)"

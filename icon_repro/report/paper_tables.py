@@ -2,8 +2,8 @@
 
 In: the rows that ``engine.collect`` makes; published lines.  Out: a ``PaperTable`` for each published table.
 Every cell has a name, ``table1/llama31_8b/icon-0.15/mmlu``: table, model, line, column. IF, KN and RS are means of
-the paper's benchmarks of these groups, avg of all twelve; the groups' published means in table 1 are made of its printed
-cells.
+the paper's benchmarks of these groups, avg of all twelve; the groups' published means in table 1 are made of its
+printed cells.
 A difference is ours less the paper's; its interval is as wide as ours, as the paper gives none.
 Lines that the paper doesn't have (the controls random and longest, other methods) follow in tables 2 and 3.
 Known gap: how the paper counts FLOPs isn't published, so theirs and ours are compared as shares of full tuning only.
@@ -167,7 +167,7 @@ def _line(
             else:
                 cells.append(_mean_cell(name, results, line_of(results, method, fraction), column, paper))
         except NotRunError as error:
-            digits = 3 if table == "table3" or column in _COSTS else 2
+            digits = 4 if table == "table3" else 3 if column in _COSTS else 2
             comparable = column not in ("flops_e12", "total_e12")
             cells.append(PaperCell(name, column, digits, paper=paper, missing=str(error), comparable=comparable))
     return PaperLine(model, method, title, fraction, version, cells)
@@ -187,7 +187,7 @@ def _score_cell(
     name: str, results: Results, opponent: str, fraction: float, column: str, paper: float | None
 ) -> PaperCell:
     line, own = score_sample(results, HERO, fraction, opponent, column)
-    return _estimated(name, column, 3, mean(own), 1.0, line.runs, paper, judge_steps(line, column))
+    return _estimated(name, column, 4, mean(own), 1.0, line.runs, paper, judge_steps(line, column))
 
 
 def _estimated(

@@ -218,7 +218,7 @@ def reliable(material: Material) -> Figure:
             continue
         counts = sorted({max(1, round(rows * part)) for part in (1 / 64, 1 / 32, 1 / 16, 1 / 8, 1 / 4, 1 / 2, 1)})
         expected = [reliability(task, count) for count in counts]
-        series.append(Line(f"{name}, expected", counts, expected))
+        series.append(Line(f"{name}, expected", counts, expected, marked=False))
         halves = [count for count in counts if count <= rows // 2]
         observed = [agreement(task, count, generator, _SPLITS) for count in halves]
         series.append(Scatter(f"{name}, of disjoint rows", halves, observed))

@@ -47,7 +47,7 @@ def write_all(rows: Sequence[Row], run: Mapping[str, Any], experiments: Path, fo
     published = read_published(source) if source else {}
     claims = read_claims(source) if source else []
     notes = tables.mixed_versions(run["packages"])
-    results = results_of(rows)
+    results = results_of(rows, run["config"])
     beside = paper_tables(results, published)
     checked = check_claims(claims, results)
     text, table = tables.write(rows, folder, notes)

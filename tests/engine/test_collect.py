@@ -13,7 +13,7 @@ from icon_repro.engine.artifact import Step, Store
 from icon_repro.engine.collect import collect, estimate, portable, provenance
 from icon_repro.engine.plan import Experiment, plan
 from icon_repro.items import ItemsError
-from icon_repro.records import write_json, write_rows
+from icon_repro.records import read_json, write_json, write_rows
 
 TOKENS = {"icon-baseline": 1, "icon-shard-0000": 10, "icon-shard-0001": 100, "icon-shard-0002": 1000}
 
@@ -275,6 +275,9 @@ def test_collect_items_that_contradict_the_value_are_refused(experiment: Experim
     step = step_named(experiment, "evaluate/base-other")
     folder = store.path(step)
     (folder / "items.json").unlink()
+    record = read_json(folder / "record.json")
+    del record["files"]["items.json"]  # as of an evaluation of before there was one
+    write_json(folder / "record.json", record)
     write_json(folder / "results.json", {"results": {}})
     write_rows(folder / "samples.jsonl", [{"doc_id": 0, "doc_hash": "h", "acc": 1.0}])
     with pytest.raises(ItemsError, match=r"base-other.*not its value 0\.5"):

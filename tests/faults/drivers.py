@@ -7,6 +7,7 @@ has them; its workers are forked from it, as a job of Slurm forks them, and not 
 import contextlib
 import multiprocessing
 import os
+import pkgutil
 import signal
 import subprocess
 import sys
@@ -20,6 +21,7 @@ from typing import Any
 
 from cli import command, environment
 
+from icon_repro import report
 from icon_repro.__main__ import main
 from icon_repro.engine.planner import TARGETS
 from icon_repro.engine.worker import follow_parent, read_note
@@ -134,7 +136,9 @@ def driver(folder: Path, *more: str, warm: bool = True) -> Iterator[Driver]:
 
 def _modules() -> list[str]:
     targets = {target.partition(":")[0] for target, _ in TARGETS.values()}
-    return ["icon_repro.__main__", *sorted(name for name in targets if name.split(".")[1] in _STAGES)]
+    stages = sorted(name for name in targets if name.split(".")[1] in _STAGES)
+    reports = [f"icon_repro.report.{module.name}" for module in pkgutil.iter_modules(report.__path__)]
+    return ["icon_repro.__main__", *stages, *reports]
 
 
 def _run(folder: str, arguments: list[str], said: str) -> None:

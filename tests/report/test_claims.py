@@ -136,7 +136,7 @@ def test_winning_score_is_read_from_either_side(tmp_path: Path) -> None:
     (found,) = checked(rows, tmp_path, {**claim, "against": ["full"]})
     assert found.verdict is ClaimVerdict.reproduced and found.findings[0].value == pytest.approx(1 + 50 / 80)
     (found,) = checked(rows, tmp_path, {**claim, "against": ["less-0.15"]})
-    assert found.verdict is ClaimVerdict.not_run and "the judge compared with full" in found.note
+    assert found.verdict is ClaimVerdict.not_run and "the judge compares with full" in found.note
     rows[1], rows[2] = run("icon", 0.15, 0, 0.5), run("less", 0.15, 0, 0.5, judged=judged(won, "icon"))
     assert says(rows, tmp_path, **claim, against=["less-0.15"]) == "contradicted"
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from icon_repro.report.figures import Bars, FigureError, Grid, Line, Panel, Scatter, rounded, write_figure
+from icon_repro.report.figures import Bars, FigureError, Grid, Line, Panel, Scatter, _beside, rounded, write_figure
 
 CURVE = Line("curve", [8, 16], [0.5, 2 / 3], [0.4, 0.6], [0.6, 0.7])
 BARS = [Bars("first", ["x", "y"], [1, 2], [0, 1], [2, 3]), Bars("second", ["x", "y"], [2, 1])]
@@ -105,3 +105,30 @@ def test_write_figure_grid_of_another_shape_or_beside_others_is_refused(
 ) -> None:
     with pytest.raises(FigureError, match=message):
         write_figure(tmp_path, "grid", "Title", [Panel("x", "y", series)])
+
+
+def test_write_figure_of_more_than_four_panels_wraps_into_lines_of_three(tmp_path: Path) -> None:
+    write_figure(tmp_path, "many", "Title", [Panel("x", "y", [CURVE], title=f"{i}") for i in range(5)])
+    png = (tmp_path / "many.png").read_bytes()
+    assert struct.unpack(">II", png[16:24]) == (2070, 1200)  # 3 x 4.6 in wide, 2 x 4 in high
+
+
+def test_write_figure_stacked_bars_are_told_apart_without_colour(tmp_path: Path) -> None:
+    bars = [Bars(name, ["a", "b"], [50, 30]) for name in ("win", "lose")]
+    panels = [Panel("%", "", bars, stacked=True, y_range=(0, 100))]
+    for name in ("one", "two"):
+        write_figure(tmp_path, name, "Title", panels, svg=True)
+    svg = (tmp_path / "one.svg").read_text()
+    assert svg == (tmp_path / "two.svg").read_text() and "<pattern" in svg  # the hatch
+    with pytest.raises(FigureError, match="bars only"):
+        write_figure(tmp_path, "bad", "Title", [Panel("x", "y", [*bars, CURVE], stacked=True)])
+
+
+def test_write_figure_points_of_series_at_one_place_stand_beside_each_other(tmp_path: Path) -> None:
+    series = [Line(name, [10, 100], [1, 2], [0, 1], [2, 3], whiskers=True) for name in ("a", "b")]
+    panel = Panel("x", "y", series, decades_x=True)
+    places = [_beside(one, panel) for one in series]
+    assert places[0][0] < 10 < places[1][0] and places[0][1] < 100 < places[1][1]
+    assert _beside(series[0], Panel("x", "y", series[:1], decades_x=True)) == [10, 100]
+    write_figure(tmp_path, "some", "Title", [panel])
+    assert "a,,10.0,1.0,0.0,2.0" in (tmp_path / "some.csv").read_text()  # the csv has the true place
