@@ -153,6 +153,9 @@ def test_ask_damaged_line_in_the_middle_is_refused(tmp_path: Path) -> None:
         path.write_bytes(lines[0] + lines[1][:20] + b"\n" + lines[2])
         with pytest.raises(RepliesError, match=r"replies.jsonl:2: isn't a reply"):
             ask(questions(3), settings(server.url), tmp_path, number)
+        path.write_bytes(lines[0] + lines[1].replace(b'"text": "', b'"text": "1') + lines[2])
+        with pytest.raises(RepliesError, match=r"replies.jsonl:2: isn't a reply \(altered since it was written\)"):
+            ask(questions(3), settings(server.url), tmp_path, number)
     assert sum(server.asked.values()) == 3
 
 

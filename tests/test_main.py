@@ -1,12 +1,15 @@
 """The command line: help, actions, sweeps, and one clear message for everything that is wrong."""
 
+import errno
 import re
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from cli import Done, icon_repro
 
+from icon_repro import __main__ as command_line
 from icon_repro.__main__ import _si, main, open_overrides
 from icon_repro.config import ConfigError, conf_dir
 from icon_repro.records import read_json, write_json
@@ -173,14 +176,35 @@ def test_results_of_another_configuration_are_refused_before_any_work(
 
 
 def test_damaged_file_of_the_store_is_one_message(tmp_path: Path, inside: Callable[..., Done]) -> None:
-    (tmp_path / "work").mkdir()
-    (tmp_path / "work" / ".hashes.json").write_text("{")
-    text = refused(inside(TINY, "action=plan"))
-    assert ".hashes.json" in text and "not valid JSON" in text
+    (tmp_path / "work" / ".submit").mkdir(parents=True)
+    (tmp_path / "work" / ".submit" / "jobs.json").write_text("{")
+    text = refused(inside(TINY, "action=status"))
+    assert "jobs.json" in text and "not valid JSON" in text
+
+
+@pytest.mark.parametrize("action", ["run", "submit"])
+def test_work_folder_that_cant_be_written_is_refused_before_any_step(
+    tmp_path: Path, inside: Callable[..., Done], action: str
+) -> None:
+    (tmp_path / "file").touch()
+    done = inside(TINY, f"action={action}", "paths.work=file/work", "cluster.slurm.allow_dirty=true")
+    assert done.code == 1 and "Traceback" not in done.error and "] " not in done.out
+    assert "error: paths.work=file/work: can't be written" in done.error and "Not a directory" in done.error
+
+
+def test_report_that_meets_a_full_disk_is_one_message(
+    tmp_path: Path, inside: Callable[..., Done], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: Any) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(command_line, "report", full)
+    text = refused(inside(TINY, "action=report"))
+    assert "No space left on device" in text and "Make room and run again" in text
 
 
 def test_sweep_runs_each_job(tmp_path: Path) -> None:
-    done = icon_repro(tmp_path, TINY, "-m", "action=plan", "seeds=[0],[0,1]")  # the flag may stand anywhere
+    done = icon_repro(tmp_path, TINY, "judge=none", "-m", "action=plan", "seeds=[0],[0,1]")  # the flag may stand anywhere
     assert done.code == 0, done.error
     one, two = (int(number) for number in re.findall(r"^(\d+) steps:", done.out, re.MULTILINE))
     assert two == one + 8  # a tuning and an evaluation of each of full, random, longest, icon

@@ -13,8 +13,10 @@ from icon_repro.records import (
     read_json,
     read_lines,
     read_rows,
+    read_sealed,
     write_json,
     write_rows,
+    write_sealed,
 )
 
 
@@ -78,6 +80,33 @@ def test_read_json_damaged_file_is_named(tmp_path: Path) -> None:
     path.write_text('{"a": 1')
     with pytest.raises(RecordError, match=r"value\.json"):
         read_json(path)
+
+
+def test_sealed_value_comes_back_and_no_flipped_byte_gives_another(tmp_path: Path) -> None:
+    path, value = tmp_path / "value.json", {"b": [1, 0.1, None, "Ü\ud800"[:1]], "a": {"x": True}}
+    write_sealed(path, value)
+    assert read_sealed(path) == value
+    data = path.read_bytes()
+    for place in range(len(data)):
+        path.write_bytes(data[:place] + bytes([data[place] ^ 1]) + data[place + 1 :])
+        try:
+            assert read_sealed(path) == value  # between tokens
+        except RecordError as error:
+            assert str(path) in str(error) and "altered" in str(error)
+            continue
+        assert data[place : place + 1].isspace()
+
+
+def test_sealed_keys_that_arent_texts_are_read_as_texts(tmp_path: Path) -> None:
+    write_sealed(tmp_path / "value.json", {2: "b", 10: "a"})
+    assert read_sealed(tmp_path / "value.json") == {"2": "b", "10": "a"}
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", "{}", '{"value": 1}', '{"checksum": "0", "value": 1}'])
+def test_read_sealed_without_its_checksum_is_refused(tmp_path: Path, text: str) -> None:
+    (tmp_path / "value.json").write_text(text)
+    with pytest.raises(RecordError, match=r"value\.json.*altered.*Delete the file"):
+        read_sealed(tmp_path / "value.json")
 
 
 def test_content_id_equals_released_ids(shared: Path) -> None:

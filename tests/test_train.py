@@ -347,6 +347,29 @@ def test_run_resumed_equals_uninterrupted(tune: Any, tmp_path: Path, tuning: Tun
     assert set(files(part)) == set(files(whole))
 
 
+@pytest.mark.parametrize(
+    "name", ["adapter_model.safetensors", "optimizer.pt", "trainer_state.json", "sealed.json", "../saved_by.json"]
+)
+def test_run_damaged_checkpoint_is_named_and_not_resumed_from(
+    tune: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str
+) -> None:
+    cfg = config(dropout=0.1, global_batch_size=2)  # 4 steps
+    whole, metrics = tune(cfg)
+    part = tmp_path / "part"
+    with pytest.raises(KeyboardInterrupt):
+        tune(cfg, out=part, stop_at=3, checkpoint_steps=1)
+    (checkpoint,) = (part / "checkpoints").glob("checkpoint-*")
+    harmed = (checkpoint / name).resolve()
+    data = harmed.read_bytes()
+    place = len(data) // 2
+    harmed.write_bytes(data[:place] + bytes([data[place] ^ 64]) + data[place + 1 :])
+    capsys.readouterr()
+    _, again = tune(cfg, out=part, checkpoint_steps=1)
+    assert again == metrics and untimed(part) == untimed(whole)
+    said = capsys.readouterr().out
+    assert harmed.name in said and "altered" in said
+
+
 @pytest.mark.parametrize("tuning", Tuning)
 @pytest.mark.parametrize("asked_at", [2, 3])  # stops after 3, an epoch's end, and after 4
 def test_run_asked_to_stop_saves_and_the_next_attempt_gives_the_same_bits(

@@ -182,9 +182,11 @@ def _report_run(
     if not last:
         last = [step for step in steps.values() if step.stage == "select" and store.complete(step)]
     uses = [artifact_of(name, step) for step in last]
+    folders = [folder for folder in (results, results / "figures") if folder.is_dir()]
     files = {
-        path.name: path
-        for path in (sorted(results.iterdir()) if results.is_dir() else ())
+        path.relative_to(results).as_posix(): path
+        for folder in folders
+        for path in sorted(folder.iterdir())
         if path.suffix in _RESULTS and path.is_file() and path.stat().st_size <= _MOST_BYTES
     }
     sums = {file: hashlib.sha256(path.read_bytes()).hexdigest() for file, path in files.items()}

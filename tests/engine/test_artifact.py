@@ -1,6 +1,7 @@
 """Fingerprints cover what changes results and nothing else; a published folder is complete or absent."""
 
 import hashlib
+import json
 import os
 import shutil
 import time
@@ -18,10 +19,15 @@ from icon_repro.engine.artifact import (
     SourceFile,
     Step,
     Store,
+    StoreError,
+    altered,
     ancestors,
+    clear_trash,
     damage,
     differences,
+    discard,
     file_sha256,
+    manifest,
     ordered,
     publish,
     read_record,
@@ -189,6 +195,11 @@ def remove_folder(folder: Path) -> None:
     shutil.rmtree(folder / "nested")
 
 
+def change_record(folder: Path) -> None:
+    path = folder / "record.json"
+    path.write_text(path.read_text().replace('"n": 1', '"n": 3'))
+
+
 def cut_record(folder: Path) -> None:
     (folder / "record.json").write_text((folder / "record.json").read_text()[:20])
 
@@ -205,13 +216,14 @@ def remove_record(folder: Path) -> None:
         (remove, ["missing", "nested/empty.txt"]),
         (remove_folder, ["missing", "nested/empty.txt"]),
         (cut_record, ["altered", "record.json"]),
+        (change_record, ["altered", "record.json"]),
         (remove_record, ["missing", "record.json"]),
         (shutil.rmtree, ["isn't there"]),
     ],
 )
 def test_damage_of_each_kind_is_named(tmp_path: Path, harm: Callable[[Path], None], parts: list[str]) -> None:
     final = tmp_path / "x"
-    publish(made(tmp_path / "x.part"), final, {})
+    publish(made(tmp_path / "x.part"), final, {"metrics": {"n": 1}})
     assert damage(final) is None
     (final / "added.txt").touch()  # no file that anybody reads
     assert damage(final) is None
@@ -232,6 +244,73 @@ def test_damage_contents_are_read_up_to_a_number_of_bytes_and_sizes_always(tmp_p
     (final / "weights").write_text("w" * 100)
     flip(final)  # the smaller file is read although both together are too much
     assert damage(final, hashed_bytes=50) == "altered since it was published (file.txt)"
+
+
+def test_damage_of_some_files_only(tmp_path: Path) -> None:
+    publish(made(tmp_path / "x.part"), tmp_path / "x", {"metrics": {"n": 1}})
+    flip(tmp_path / "x")
+    assert damage(tmp_path / "x", only={"nested/empty.txt", "of-no-step"}) is None
+    assert damage(tmp_path / "x", only={"file.txt"}) == "altered since it was published (file.txt)"
+    change_record(tmp_path / "x")
+    assert damage(tmp_path / "x", only=set()) == "altered since it was published (record.json)"
+
+
+def test_manifest_hashes_what_altered_compares(tmp_path: Path) -> None:
+    folder = made(tmp_path / "x")
+    (folder / "weights").write_text("w" * 100)
+    (folder / "a_weights").write_text("w" * 100)
+    files = manifest(folder, 107)  # the smaller ones and one of the two
+    assert [name for name in sorted(files) if files[name]["sha256"]] == ["a_weights", "file.txt", "nested/empty.txt"]
+    assert altered(folder, files, 107) is None
+    (folder / "weights").write_text("W" * 100)
+    assert altered(folder, files, 107) is None
+    (folder / "a_weights").write_text("W" * 100)
+    assert altered(folder, files, 107) == "altered since it was published (a_weights)"
+    assert altered(folder, manifest(folder)) is None
+
+
+def test_read_record_changed_number_is_refused_and_one_without_checksum_believed(tmp_path: Path) -> None:
+    publish(made(tmp_path / "x.part"), tmp_path / "x", {"metrics": {"n": 1}})
+    change_record(tmp_path / "x")
+    with pytest.raises(ArtifactError, match=r"record\.json: altered since it was published.*run again"):
+        read_record(tmp_path / "x")
+    path = tmp_path / "x" / "record.json"
+    path.write_text(
+        json.dumps({key: value for key, value in json.loads(path.read_text()).items() if key != "checksum"})
+    )
+    assert read_record(tmp_path / "x")["metrics"] == {"n": 3}
+
+
+def test_discard_that_was_killed_is_finished_by_the_next(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def killed(*_: Any, **__: Any) -> None:
+        raise KeyboardInterrupt
+
+    made(tmp_path / "x")
+    with monkeypatch.context() as patched:
+        patched.setattr(shutil, "rmtree", killed)
+        with pytest.raises(KeyboardInterrupt):
+            discard(tmp_path / "x")
+    made(tmp_path / "y")
+    clear_trash(tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["y"]
+
+
+def test_check_writable_makes_the_folder_and_leaves_nothing(tmp_path: Path) -> None:
+    Store(tmp_path / "a" / "b").check_writable()
+    assert list((tmp_path / "a" / "b").iterdir()) == []
+
+
+def test_check_writable_names_paths_work_and_the_reason(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(StoreError, match=rf"paths\.work={tmp_path}/file/work: can't be written .*Not a directory"):
+        Store(tmp_path / "file" / "work").check_writable()
+
+    def refuse(*_: Any, **__: Any) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(Path, "write_text", refuse)  # root may write anywhere
+    with pytest.raises(StoreError, match=r"Permission denied.*Set paths\.work to another folder"):
+        Store(tmp_path / "work").check_writable()
 
 
 def test_damage_of_a_newer_format_isnt_judged(tmp_path: Path) -> None:

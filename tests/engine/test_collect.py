@@ -1,6 +1,7 @@
 """Rows of results: what they hold, what they leave out, and the reason for what is missing."""
 
 import json
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -9,8 +10,8 @@ import pytest
 from small import publish_fake, small
 
 from icon_repro.config_evaluation import PooledSets
-from icon_repro.engine.artifact import Step, Store
-from icon_repro.engine.collect import collect, estimate, portable, provenance
+from icon_repro.engine.artifact import ArtifactError, Step, Store
+from icon_repro.engine.collect import collect, damaged, estimate, portable, provenance
 from icon_repro.engine.plan import Experiment, plan
 from icon_repro.items import ItemsError
 from icon_repro.records import read_json, write_json, write_rows
@@ -276,7 +277,7 @@ def test_collect_items_that_contradict_the_value_are_refused(experiment: Experim
     folder = store.path(step)
     (folder / "items.json").unlink()
     record = read_json(folder / "record.json")
-    del record["files"]["items.json"]  # as of an evaluation of before there was one
+    del record["files"]["items.json"], record["checksum"]  # as of an evaluation of before there was one
     write_json(folder / "record.json", record)
     write_json(folder / "results.json", {"results": {}})
     write_rows(folder / "samples.jsonl", [{"doc_id": 0, "doc_hash": "h", "acc": 1.0}])
@@ -289,3 +290,16 @@ def test_estimate_is_the_sum(experiment: Experiment) -> None:
     total = estimate(shards)
     assert len(shards) == 3
     assert total.tokens == sum(s.cost.tokens for s in shards) and total.flops == sum(s.cost.flops for s in shards) > 0
+
+
+@pytest.mark.parametrize("name", ["items.json", "record.json"])
+def test_collect_damaged_result_is_named_not_shown(experiment: Experiment, store: Store, name: str) -> None:
+    publish_all(experiment, store)
+    step = step_named(experiment, "evaluate/base-other")
+    assert damaged(step, store) is None
+    path = store.path(step) / name
+    path.write_text(path.read_text().replace("5", "7"))
+    found = f"altered since it was published ({name})"
+    assert damaged(step, store) == found
+    with pytest.raises(ArtifactError, match=rf"evaluate/base-other-{step.fingerprint}.*{re.escape(found)}.*run again"):
+        collect(experiment, store)

@@ -19,6 +19,7 @@ from small import composed, small
 import icon_repro
 from icon_repro.config import Until, conf_dir, load
 from icon_repro.engine import planner as planner_module
+from icon_repro.engine.artifact import file_sha256
 from icon_repro.engine.plan import Experiment, plan
 from icon_repro.engine.planner import FileHashes, PlanError
 from icon_repro.records import read_sealed, write_sealed
@@ -524,6 +525,18 @@ def test_file_hashes_untouched_file_isnt_read_again(tmp_path: Path, monkeypatch:
     known[str(path)]["sha256"] = "remembered"
     write_sealed(tmp_path / "work" / "hashes.json", known)
     assert FileHashes(tmp_path / "work" / "hashes.json").of(path).sha256 == "remembered"
+
+
+@pytest.mark.parametrize("text", ["", "{}", '{"checksum": "0", "value": {}}'])
+def test_file_hashes_damaged_memory_is_made_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str) -> None:
+    monkeypatch.setattr(planner_module, "_SETTLED_NS", -1)
+    (tmp_path / "rows").write_text("aaaa")
+    (tmp_path / "hashes.json").write_text(text)
+    hashes = FileHashes(tmp_path / "hashes.json")
+    digest = hashes.of(tmp_path / "rows").sha256
+    hashes.save()
+    assert digest == file_sha256(tmp_path / "rows")
+    assert read_sealed(tmp_path / "hashes.json")[str(tmp_path / "rows")]["sha256"] == digest
 
 
 def test_plan_over_a_work_folder_that_cant_be_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

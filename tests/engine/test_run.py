@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from filelock import SoftFileLease
 from toy_stages import diamond, toy
 
 from icon_repro.config import ClusterConfig, Executor
-from icon_repro.engine.artifact import SourceFile, Step, Store, verify
+from icon_repro.engine.artifact import SourceFile, Step, Store, StoreError, damage, verify
 from icon_repro.engine.run import Summary, git_state, run, status
 from icon_repro.records import read_json
 
@@ -223,10 +224,11 @@ print(run(steps, Store(folder / "work"), ClusterConfig(device="cpu"), folder, pr
     assert "built=['toy/b']" in done.stdout and "'toy/a': 'RuntimeError: broken library'" in done.stdout, done
 
 
-def test_run_store_that_cant_be_written_is_a_failure(tmp_path: Path, cluster: ClusterConfig) -> None:
+def test_run_store_that_cant_be_written_is_refused_at_once(tmp_path: Path, cluster: ClusterConfig) -> None:
     (tmp_path / "work").write_text("a file")
-    summary = go(tmp_path, cluster, [toy(tmp_path, "a"), toy(tmp_path, "b")])
-    assert set(summary.failed) == {"toy/a", "toy/b"} and str(tmp_path / "work") in summary.failed["toy/a"]
+    with pytest.raises(StoreError, match=rf"paths\.work={tmp_path}/work: can't be written"):
+        go(tmp_path, cluster, [toy(tmp_path, "a"), toy(tmp_path, "b")])
+    assert journal(tmp_path) == []
 
 
 def test_run_output_of_all_kinds_is_in_the_log(
@@ -430,6 +432,47 @@ def test_run_cached_result_of_a_damaged_input_stays(tmp_path: Path, cluster: Clu
     assert journal(tmp_path)[5:] == ["a", "b"]
 
 
+def test_run_damaged_result_that_the_caller_looks_at_is_built_again(tmp_path: Path, cluster: ClusterConfig) -> None:
+    steps = diamond(tmp_path)
+    store = Store(tmp_path / "work")
+    go(tmp_path, cluster, steps)
+    flip(store.path(steps[3]) / "text.txt")
+    lines: list[str] = []
+    summary = run(steps, store, cluster, tmp_path, lines.append, lambda step: damage(store.path(step)))
+    assert names(summary.built) == "d" and names(summary.cached) == "abce"
+    assert lines[0] == "toy/d: altered since it was published (text.txt); set aside and built again"
+    assert len(set_aside(tmp_path)) == 1
+    verify(store.path(steps[3]))
+
+
+def test_run_damaged_result_of_another_step_alone_is_looked_at(tmp_path: Path, process: ClusterConfig) -> None:
+    steps = diamond(tmp_path)
+    store = Store(tmp_path / "work")
+    go(tmp_path, process, steps)
+    looked: list[str] = []
+
+    def check(step: Step) -> str | None:
+        looked.append(step.name)
+        return None
+
+    shutil.rmtree(store.path(steps[1]))
+    assert names(run(steps, store, process, tmp_path, print, check).built) == "b"
+    assert looked == ["a", "c", "d", "e"]
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", '{"host": "h"}'])
+def test_run_note_of_an_attempt_that_cant_be_read_is_written_anew(
+    tmp_path: Path, cluster: ClusterConfig, text: str
+) -> None:
+    store, step = Store(tmp_path / "work"), toy(tmp_path, "a")
+    note = store.attempt(step) / "attempt.json"
+    note.parent.mkdir(parents=True)
+    note.write_text(text)
+    assert status(step, store).state == "missing"
+    assert go(tmp_path, cluster, [step]).built == ["toy/a"]
+    assert read_json(note)["outcome"] == "built"
+
+
 def test_run_damaged_input_outside_the_plan_is_named_and_left(tmp_path: Path, cluster: ClusterConfig) -> None:
     a, b, *_ = diamond(tmp_path)
     store = Store(tmp_path / "work")
@@ -539,6 +582,18 @@ def test_run_full_disk_is_named_and_rerun_succeeds(
     assert names(go(tmp_path, cluster, steps).built) == "b"
     verify(store.path(steps[1]))
     assert left_over(tmp_path) == []
+
+
+def test_run_error_on_a_full_disk_that_doesnt_say_so_is_explained(
+    tmp_path: Path, cluster: ClusterConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shut(tmp_path, "a")
+    inline = replace(cluster, executor=Executor.inline)
+    assert go(tmp_path, inline, [toy(tmp_path, "a")]).failed["toy/a"].startswith("ValueError: the gate is shut")
+    free = shutil.disk_usage(tmp_path)._replace(free=4096)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: free)
+    said = go(tmp_path, inline, [toy(tmp_path, "a")]).failed["toy/a"]
+    assert "the gate is shut" in said and f"No space left on the disk of {tmp_path}/work: 4,096 bytes" in said
 
 
 def test_run_interrupt_stops_child_and_passes_on(tmp_path: Path, process: ClusterConfig) -> None:

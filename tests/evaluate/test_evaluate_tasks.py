@@ -414,6 +414,32 @@ def test_run_interrupted_goes_on_with_the_next_task(measure: Measure, tmp_path: 
         assert (out / name).read_bytes() == (whole / name).read_bytes()
 
 
+@pytest.mark.parametrize("suffix", [".json", ".jsonl"])
+def test_run_damaged_finished_task_is_evaluated_again(
+    measure: Measure, tmp_path: Path, monkeypatch: Any, capsys: pytest.CaptureFixture[str], suffix: str
+) -> None:
+    whole, expected = measure(job("musr"))
+    begun: list[str] = []
+
+    def stopping(**arguments: Any) -> Any:
+        begun.append(arguments["tasks"][0].config.task)
+        if len(begun) == 3:
+            raise Interrupted("stopped")
+        return simple_evaluate(**arguments)
+
+    monkeypatch.setattr(evaluate, "simple_evaluate", stopping)
+    part = tmp_path / "part"
+    with pytest.raises(Interrupted):
+        measure(job("musr"), part)
+    harmed = part / "finished" / f"{begun[0]}{suffix}"
+    harmed.write_bytes(harmed.read_bytes().replace(b"0", b"1", 1))
+    out, metrics = measure(job("musr"), part)
+    assert begun[3:] == [begun[0], begun[2]] and metrics == expected
+    assert f"{harmed}: altered since it was written" in capsys.readouterr().out
+    for name in ("items.json", "results.json", "samples.jsonl"):
+        assert (out / name).read_bytes() == (whole / name).read_bytes()
+
+
 # ---------------------------------------------------------------- backends
 
 

@@ -117,6 +117,23 @@ def test_run_after_a_crash_answers_only_what_is_missing(
     assert (out / "answers.jsonl").read_bytes() == (whole / "answers.jsonl").read_bytes()
 
 
+def test_run_damaged_batch_of_a_crashed_attempt_is_answered_again(
+    model_step: Path, prompts: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    inputs, whole, out = {"model": model_step, "prompts": prompts}, fresh(tmp_path), fresh(tmp_path)
+    answers.run(CONFIG, inputs, whole, with_batch(tmp_path, 2))
+    for answer in read(whole):
+        answers._keep(out / "parts", [answer])
+    stored = sorted((out / "parts").glob("*.json"))
+    for path in stored[:2]:
+        text = path.read_text(encoding="utf-8")
+        path.write_text(text.replace('"id": "p', '"id": "q'), encoding="utf-8")
+    answers.run(CONFIG, inputs, out, with_batch(tmp_path, 2))
+    assert (out / "answers.jsonl").read_bytes() == (whole / "answers.jsonl").read_bytes()
+    said = capsys.readouterr().out
+    assert all(f"{path}: altered since it was written" in said for path in stored[:2]) and said.count("altered") == 2
+
+
 def test_reference_takes_the_rows_own_responses(tmp_path: Path, prompts: Path, runtime: Runtime) -> None:
     write_rows(prompts / "rows.jsonl", [replace(row, response=f"answer to {row.id}") for row in ROWS])
     out = fresh(tmp_path)
