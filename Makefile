@@ -1,6 +1,8 @@
 # Everything runs in .venv, which `make install` builds from requirements.lock.
 
 PYTHON ?= $(shell for p in python3.11 python3; do $$p -c '' 2>/dev/null && echo $$p && break; done)
+KILLS ?= 50
+SEED ?= 0
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
@@ -8,7 +10,7 @@ STAMP := $(VENV)/.installed
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-slurm bench lint format clean
+.PHONY: help install demo test test-slurm test-faults bench lint format clean
 
 help:  ## show this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/make \1|\2/p' $(firstword $(MAKEFILE_LIST)) | awk -F'|' '{printf "%-14s %s\n", $$1, $$2}'
@@ -27,6 +29,11 @@ test: lint  ## lint, then run the tests
 test-slurm: install  ## run a real one-node Slurm and submit to it; as root it installs Debian's packages
 	OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 DS_ACCELERATOR=cpu WANDB_MODE=offline TOKENIZERS_PARALLELISM=false \
 		$(BIN)/python -m pytest -m slurm tests/slurm
+
+# KILLS=8 for a short campaign, SEED=1 for other moments; mounts small file systems if it may.
+test-faults: install  ## kill, damage, starve and stop whole runs of a small experiment; tables stay the same bytes
+	OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 DS_ACCELERATOR=cpu WANDB_MODE=offline TOKENIZERS_PARALLELISM=false \
+		KILLS=$(KILLS) SEED=$(SEED) $(BIN)/python -m pytest -s -m faults tests/faults
 
 bench: install  ## what scoring costs at each level, as a ratio to the released scripts' loop; needs ../shared
 	$(BIN)/python -m icon_repro.bench --out results/scoring_cost

@@ -202,7 +202,8 @@ class FileHashes:
     def __init__(self, path: Path) -> None:
         self.path = path
         self.known: dict[str, Any] = {}
-        with contextlib.suppress(FileNotFoundError, NotADirectoryError, RecordError):  # damaged, or without checksum: they are read again
+        # RecordError: it is damaged, or has no checksum; the files are read again
+        with contextlib.suppress(FileNotFoundError, NotADirectoryError, RecordError):
             self.known = read_sealed(path)
         self._changed = False
 

@@ -52,7 +52,10 @@ class SealCheckpoints(TrainerCallback):
 
 
 def checkpoints(out: Path) -> list[Path]:
-    """Trainer checkpoints of earlier attempts that are as they were saved, oldest first; says which aren't."""
+    """Trainer checkpoints of earlier attempts that are as they were saved, oldest first; others are named and removed.
+
+    The trainer keeps as many as it is told to, by number where their times are alike, and would keep one of these.
+    """
     found = (out / "checkpoints").glob("checkpoint-*")
     return [path for path in sorted(found, key=lambda path: int(path.name.split("-")[1])) if _sound(path)]
 
@@ -65,7 +68,8 @@ def _sound(checkpoint: Path) -> bool:
     except RecordError as error:
         problem = str(error)
     if problem:
-        print(f"{checkpoint.name} isn't resumed from: {problem}", flush=True)
+        print(f"{checkpoint.name} isn't resumed from, and removed: {problem}", flush=True)
+        shutil.rmtree(checkpoint, ignore_errors=True)
     return problem is None
 
 

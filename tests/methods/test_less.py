@@ -402,7 +402,7 @@ def planned(work: Path, **options: Any) -> Step:
         ({"dimensions": 4096}, {Direction.adam, Direction.sgd}),
         ({"learning_rate": 0.5}, {Direction.adam, Direction.sgd}),
     ],
-    ids=str,
+    ids=["shot_mean", "adam", "targets", "dimensions", "learning_rate"],  # a set has no order
 )
 def test_plan_option_rebuilds_only_what_it_changes(
     tmp_path: Path, option: dict[str, Any], changed: set[Direction]
