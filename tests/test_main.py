@@ -204,7 +204,8 @@ def test_report_that_meets_a_full_disk_is_one_message(
 
 
 def test_sweep_runs_each_job(tmp_path: Path) -> None:
-    done = icon_repro(tmp_path, TINY, "judge=none", "-m", "action=plan", "seeds=[0],[0,1]")  # the flag may stand anywhere
+    # the flag may stand anywhere
+    done = icon_repro(tmp_path, TINY, "judge=none", "-m", "action=plan", "seeds=[0],[0,1]")
     assert done.code == 0, done.error
     one, two = (int(number) for number in re.findall(r"^(\d+) steps:", done.out, re.MULTILINE))
     assert two == one + 8  # a tuning and an evaluation of each of full, random, longest, icon

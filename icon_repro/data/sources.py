@@ -2,7 +2,8 @@
 
 In: a SourceConfig (file, registry package or hub data set).  Out: rows with the place each came from.
 Formats: alpaca; prompt_response (a finished prompt, no template is applied); turns: the first of a list of a user's
-turns; messages: the last assistant turn is the response and what follows it is left out. A lone user turn before it is the instruction as it stands; with a system
+turns; messages: the last assistant turn is the response and what follows it is left out. A lone user turn before it
+is the instruction as it stands; with a system
 message or earlier turns, all turns are joined by blank lines, each under a line "System:", "User:" or "Assistant:".
 Differs: nothing known.  Known gap: messages with content other than text (images, tool calls) are refused.
 """
