@@ -18,7 +18,7 @@ from cli import Done, command, environment, icon_repro
 from icon_repro.engine.artifact import verify
 from icon_repro.records import read_json
 
-COMMAND = ["experiment=smoke_tiny", "cluster.device=cpu", "cluster.threads=1"]
+COMMAND = ["experiment=smoke_tiny", "judge=none", "cluster.device=cpu", "cluster.threads=1"]
 CANARY = "canary0123456789canary0123456789canary01"
 
 
@@ -60,7 +60,7 @@ def table(folder: Path) -> dict[str, dict[str, str]]:
 
 
 def results(folder: Path) -> dict[str, bytes]:
-    return {path.name: path.read_bytes() for path in (folder / "results" / "smoke_tiny").iterdir()}
+    return {p.name: p.read_bytes() for p in (folder / "results" / "smoke_tiny").iterdir() if p.is_file()}
 
 
 def matrices(folder: Path) -> dict[str, bytes]:
@@ -78,11 +78,12 @@ def test_first_run_builds_all_and_writes_the_table(finished: tuple[Path, Done]) 
     folder, done = finished
     assert done.code == 0, done.out + done.error
     assert f"{steps(finished)} built, 0 cached, 0 failed, 0 blocked" in done.out
-    tables = {f"{name}.{kind}" for name in ("table", "verdicts") for kind in ("md", "csv")}
-    assert set(results(folder)) == {*tables, "metrics.jsonl", "run.json"}
+    tables = {f"{name}.{kind}" for name in ("table", "verdicts") for kind in ("md", "csv", "tex")}
+    shown = results(folder)
+    assert set(shown) == {*tables, "metrics.jsonl", "run.json", "samples.jsonl", "index.html"}
     rows = table(folder / "results" / "smoke_tiny")
     assert list(rows) == ["base", "full", "random", "longest", "icon"]
-    text = b"".join(results(folder).values()).decode()
+    text = b"".join(shown[name] for name in shown if name not in ("index.html", "samples.jsonl")).decode()
     assert "missing" not in text.replace('"missing": {}', "")
     assert [rows[method]["rows"] for method in rows] == ["-", "24", "6", "6", "6"]
     for method, row in rows.items():
