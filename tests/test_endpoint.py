@@ -382,7 +382,12 @@ def test_stored_reply_says_what_came_and_when(tmp_path: Path) -> None:
     with FaultServer() as server:
         ask(questions(1), settings(server.url), tmp_path, number)
     (row,) = stored(tmp_path)
-    assert len(row.pop("digest")) == 32 and abs(row.pop("time") - time.time()) < 60 and 0 < row.pop("seconds") < 10
+    assert (
+        len(row.pop("digest")) == 32
+        and len(row.pop("checksum")) == 64
+        and abs(row.pop("time") - time.time()) < 60
+        and 0 < row.pop("seconds") < 10
+    )
     assert row == {
         "key": "k0",
         "text": "say 0",

@@ -12,6 +12,7 @@ from icon_repro.records import read_json
 ROUNDS = "error: 1.0e-6, first_rows: 4, growth: 2.0"
 OPTIONS = "kind: icon, dtype: float32, shard_candidates: 8, bank: {draws: 1}"
 COMMAND = [
+    "judge=none",
     "experiment=smoke_tiny",
     "base=false",
     "full=false",

@@ -31,7 +31,7 @@ ended = time.process_time()
 print(json.dumps({
     "steps": len(steps), "missing": states.count("missing"), "cached": len(summary.cached),
     "plan_s": planned - begun, "run_s": ended - filled,
-    "peak_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
+    "peak_mb": int(Path("/proc/self/status").read_text().partition("VmHWM:")[2].split()[0]) / 1024,
 }))
 """
 
