@@ -1,6 +1,6 @@
 """``python -m icon_repro.bench_methods``: what perplexity, IFD and LESS's gradients cost, as a ratio to obvious loops.
 
-In: rows of the experiment ``methods_cpu``, its model and a tiny one.  Out: a table; with --out table.md and
+In: rows of the experiment ``study_cpu``, its model and a tiny one.  Out: a table; with --out table.md and
 metrics.jsonl. In one process, with the same model and rows, one loop and the project's code after the other:
 
     perplexity  the response after its prompt. Loop: one row a forward pass, LM head at every position, as the published
@@ -84,8 +84,8 @@ class Prepared:
 
 
 def prepared(overrides: Sequence[str]) -> Prepared:
-    """Model and candidates of ``methods_cpu``, made if they aren't there."""
-    config = composed("methods_cpu", ["cluster.threads=1", *overrides])
+    """Model and candidates of ``study_cpu``, made if they aren't there."""
+    config = composed("study_cpu", ["cluster.threads=1", *overrides])
     less = config.methods["less"]
     assert isinstance(less, LessConfig)
     store, cache = Store(Path(config.paths.work)), Path(config.paths.cache)
@@ -238,7 +238,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="python -m icon_repro.bench_methods", description=str(__doc__).partition("\n\n")[0]
     )
-    parser.add_argument("overrides", nargs="*", help="of the experiment methods_cpu, key=value")
+    parser.add_argument("overrides", nargs="*", help="of the experiment study_cpu, key=value")
     parser.add_argument("--rows", type=int, default=32, help="for perplexity and IFD; of the tiny model, times 4")
     parser.add_argument("--gradient-batches", type=int, default=2, help="4 rows each; of the tiny model, 32")
     parser.add_argument("--tiny", type=Path, default=Path("../shared/golden/tiny_llama"), help="folder of a tiny model")
