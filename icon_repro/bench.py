@@ -33,7 +33,7 @@ from numpy.typing import NDArray
 from icon_repro.__main__ import composed
 from icon_repro.config import Config
 from icon_repro.config_data import Dtype
-from icon_repro.config_methods import Compat, Control, IconConfig, resolved
+from icon_repro.config_icon import Compat, Control, IconConfig, resolved
 from icon_repro.engine.artifact import Store, ordered
 from icon_repro.engine.plan import plan
 from icon_repro.engine.progress import Progress

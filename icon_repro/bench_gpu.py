@@ -20,7 +20,7 @@ import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from icon_repro.config_data import Dtype
-from icon_repro.config_methods import IconConfig, resolved
+from icon_repro.config_icon import IconConfig, resolved
 from icon_repro.lm.budget import TokenBudget, measured_peak
 from icon_repro.lm.load import pick_device
 from icon_repro.lm.tokens import Encoded

@@ -29,8 +29,9 @@ from numpy.typing import NDArray
 from peft import get_peft_model
 
 from icon_repro.__main__ import composed
+from icon_repro.config_common import AnswerPart, AnswersConfig
 from icon_repro.config_data import Dtype
-from icon_repro.config_methods import AnswerPart, AnswersConfig, IfdConfig, LessConfig
+from icon_repro.config_methods import IfdConfig, LessConfig
 from icon_repro.engine.artifact import Store, ordered
 from icon_repro.engine.plan import plan
 from icon_repro.engine.run import run

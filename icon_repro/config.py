@@ -28,20 +28,8 @@ from icon_repro.config_data import (
     endpoint_problems,
 )
 from icon_repro.config_evaluation import EvaluationConfig, JudgeConfig, TaskKind, judge_problems, judge_sources
-from icon_repro.config_methods import (
-    METHOD_KINDS,
-    AlpagasusConfig,
-    Budget,
-    Control,
-    EmptyPair,
-    ExternalConfig,
-    IconConfig,
-    IfdConfig,
-    LessConfig,
-    NoiseUnit,
-    SelectFrom,
-    resolved,
-)
+from icon_repro.config_icon import Budget, Control, EmptyPair, IconConfig, NoiseUnit, resolved
+from icon_repro.config_methods import METHOD_KINDS, AlpagasusConfig, ExternalConfig, IfdConfig, LessConfig, SelectFrom
 from icon_repro.config_unsafe import unsafe
 from icon_repro.schema import SchemaError, build, nearest, number, plain, unhashed
 
@@ -396,8 +384,19 @@ def _icon_combinations(where: str, icon: IconConfig, config: Config) -> list[str
             f"{where}.selector: select_from=pool needs the selection model, which extends the scores to the pool; "
             f"set {where}.selector={{}}, or select_from=candidates."
         )
-    if not pool and icon.selector is not None:
-        problems.append(f"{where}.selector: is for select_from=pool; set {where}.selector=null, or select_from=pool.")
+    if not pool and icon.selector is not None and icon.candidates is None:
+        problems.append(
+            f"{where}.selector: select_from=candidates scores them all; set {where}.candidates to how many it scores "
+            f"(the selection model ranks the rest), {where}.selector=null, or select_from=pool."
+        )
+    if icon.candidates is not None and icon.selector is None:
+        problems.append(
+            f"{where}.candidates={icon.candidates}: the others have no score without the selection model; set "
+            f"{where}.selector={{}}, or {where}.candidates=null."
+        )
+    size = config.data.candidates.size
+    if icon.candidates is not None and size is not None and icon.candidates > size:
+        problems.append(f"{where}.candidates={icon.candidates}: is more than data.candidates.size={size}; lower it.")
     if icon.control is Control.bank and not icon.bank.lengths:
         problems.append(f"{where}.bank.lengths=[]: give at least one length in tokens.")
     if icon.selector is not None and icon.selector.dtype is Dtype.float16:

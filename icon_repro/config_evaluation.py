@@ -5,6 +5,7 @@ import re
 from collections.abc import Collection
 from dataclasses import dataclass, field
 
+from icon_repro.config_common import Template
 from icon_repro.config_data import (
     Dtype,
     EndpointConfig,
@@ -14,7 +15,6 @@ from icon_repro.config_data import (
     SourceConfig,
     endpoint_problems,
 )
-from icon_repro.config_methods import Template
 from icon_repro.schema import nearest, number, unhashed
 
 

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from icon_repro.config_methods import IconConfig, resolved
+from icon_repro.config_icon import IconConfig, resolved
 from icon_repro.engine.artifact import Step, Store
 from icon_repro.engine.plan import Experiment
 from icon_repro.intervals import IntervalError

@@ -18,7 +18,7 @@ import torch
 from numpy.typing import NDArray
 
 from icon_repro.config_data import Dtype
-from icon_repro.config_methods import Compat, IconConfig, ScoreDtype, resolved
+from icon_repro.config_icon import Compat, IconConfig, ScoreDtype, resolved
 from icon_repro.lm.budget import TokenBudget
 from icon_repro.lm.load import load_model, load_tokenizer
 from icon_repro.methods.icon.layout import Layout

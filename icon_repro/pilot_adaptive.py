@@ -8,7 +8,7 @@ from statistics import fmean
 
 import numpy as np
 
-from icon_repro.config_methods import AdaptiveConfig
+from icon_repro.config_icon import AdaptiveConfig
 from icon_repro.methods.icon.adaptive import replay
 from icon_repro.pilot_findings import SHARE, TOP, Finding, Matrix, Tasks
 from icon_repro.records import selected_count

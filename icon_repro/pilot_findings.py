@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from icon_repro.config_methods import IconConfig
+from icon_repro.config_icon import IconConfig
 from icon_repro.methods.icon.control import bank_control
 from icon_repro.methods.icon.matrices import task_scores
 from icon_repro.reliability import (

@@ -7,7 +7,7 @@ Sources: ``scoring_prompt``: arXiv 2505.05327, released scoring scripts; ``alpac
 
 from collections.abc import Callable
 
-from icon_repro.config_methods import Template
+from icon_repro.config_common import Template
 from icon_repro.records import Example
 
 _ALPACA_INPUT = (

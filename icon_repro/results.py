@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from icon_repro.config import Config
-from icon_repro.config_methods import IconConfig, resolved
+from icon_repro.config_icon import IconConfig, resolved
 from icon_repro.engine.artifact import Store, differences
 from icon_repro.engine.collect import collect, provenance, results, sources
 from icon_repro.engine.plan import Experiment

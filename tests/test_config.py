@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 
 from icon_repro.config import Config, ConfigError, load
-from icon_repro.config_methods import AdaptiveConfig, IconConfig, RandomConfig, round_ends
+from icon_repro.config_icon import AdaptiveConfig, IconConfig, round_ends
+from icon_repro.config_methods import RandomConfig
 
 HUB = {"kind": "hub", "name": "h"}  # without an id and a revision
 TINY = {"kind": "random", "name": "t", "random": {}}
@@ -198,6 +199,7 @@ POOL = {"select_from": "pool", "methods.icon.selector": {}}
         POOL,
         {**POOL, "methods.icon.budget": "auto"},
         {"methods.icon.budget": "adaptive"},
+        {"methods.icon.candidates": 3, "methods.icon.selector": {}},
         {"methods.icon.budget": "adaptive", "methods.icon.control": "none"},
         {"methods.icon.budget": "auto", "methods.icon.dtype": "auto"},
         {"methods.icon.compat": "official"},
@@ -220,7 +222,12 @@ def test_load_icon_options_that_go_together_are_accepted(changes: dict[str, Any]
     "changes, parts",
     [
         ({"select_from": "pool"}, ["methods.icon.selector", "select_from=pool needs"]),
-        ({"methods.icon.selector": {}}, ["methods.icon.selector", "is for select_from=pool"]),
+        ({"methods.icon.selector": {}}, ["methods.icon.selector", "methods.icon.candidates", "select_from=pool"]),
+        ({"methods.icon.candidates": 1}, ["methods.icon.candidates=1", "methods.icon.selector={}"]),
+        (
+            {"methods.icon.candidates": 100, "methods.icon.selector": {}, "data.candidates.size": 99},
+            ["methods.icon.candidates=100", "data.candidates.size=99"],
+        ),
         (
             {**POOL, "methods.icon.selector": {"dtype": "float16"}},
             ["methods.icon.selector.dtype='float16'", "loss scaling"],

@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 
+from icon_repro.config_common import Template
 from icon_repro.config_evaluation import Protocol
-from icon_repro.config_methods import Template
 from icon_repro.data.benchmark import multiple_choice
 from icon_repro.engine.planner import TARGETS
 from icon_repro.judge import protocols

@@ -2,7 +2,7 @@
 
 import pytest
 
-from icon_repro.config_methods import Template
+from icon_repro.config_common import Template
 from icon_repro.prompts import PROMPTS, alpaca_prompt, labelled_prompt, plain_prompt, scoring_prompt
 from icon_repro.records import Example
 

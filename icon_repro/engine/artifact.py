@@ -17,7 +17,7 @@ import os
 import re
 import shutil
 import uuid
-from collections.abc import Container, Iterable, Iterator, Mapping
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -244,11 +244,17 @@ def publish(part: Path, final: Path, record: Mapping[str, Any]) -> bool:
     return True
 
 
-def damage(folder: Path, hashed_bytes: float = HASHED_BYTES, only: Container[str] | None = None) -> str | None:
+def damage(
+    folder: Path,
+    hashed_bytes: float = HASHED_BYTES,
+    only: Container[str] | None = None,
+    lacking: Container[str] = (),
+    sha256: Callable[[Path], str] = file_sha256,
+) -> str | None:
     """How a published folder differs from its record; None if it doesn't. Files that it doesn't name don't count.
 
     Args:
-        hashed_bytes: see ``altered``.
+        hashed_bytes, lacking, sha256: see ``altered``.
         only: names of the files that count; None: all.
 
     Raises:
@@ -262,7 +268,8 @@ def damage(folder: Path, hashed_bytes: float = HASHED_BYTES, only: Container[str
         return "file missing (record.json)" if folder.exists() else MISSING
     except (ArtifactError, RecordError):
         return "altered since it was published (record.json)"
-    return altered(folder, {name: file for name, file in files.items() if only is None or name in only}, hashed_bytes)
+    counted = {name: file for name, file in files.items() if only is None or name in only}
+    return altered(folder, counted, hashed_bytes, lacking, sha256)
 
 
 def manifest(folder: Path, hashed_bytes: float = math.inf) -> dict[str, dict[str, Any]]:
@@ -279,19 +286,29 @@ def manifest(folder: Path, hashed_bytes: float = math.inf) -> dict[str, dict[str
     return files
 
 
-def altered(folder: Path, files: Mapping[str, Mapping[str, Any]], hashed_bytes: float = HASHED_BYTES) -> str | None:
+def altered(
+    folder: Path,
+    files: Mapping[str, Mapping[str, Any]],
+    hashed_bytes: float = HASHED_BYTES,
+    lacking: Container[str] = (),
+    sha256: Callable[[Path], str] = file_sha256,
+) -> str | None:
     """How ``folder`` differs from a manifest; None if it doesn't.
 
     Args:
         hashed_bytes: names and sizes are compared always; contents of the smallest files first, up to so many bytes
             together. Of the rest (a model's weights) a change that leaves the size as it was goes unseen.
+        lacking: names of files that needn't be there.
+        sha256: gives a file's checksum.
     """
     hashed = _first(files, hashed_bytes)
     for name, expected in sorted(files.items(), key=lambda item: item[1]["bytes"]):
         try:
             same = (folder / name).stat().st_size == expected["bytes"]
-            same = same and (name not in hashed or file_sha256(folder / name) == expected["sha256"])
+            same = same and (name not in hashed or sha256(folder / name) == expected["sha256"])
         except (FileNotFoundError, NotADirectoryError):
+            if name in lacking:
+                continue
             return f"file missing ({name})"
         if not same:
             return f"altered since it was published ({name})"

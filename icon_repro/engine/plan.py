@@ -9,7 +9,8 @@ from dataclasses import dataclass, field
 from icon_repro.config import Config, Until
 from icon_repro.config_data import CandidatesSize, TrainJob, Tuning
 from icon_repro.config_evaluation import EvaluationJob, HeldOutJob, TaskKind
-from icon_repro.config_methods import IconConfig, SelectConfig, SelectFrom, TuningSaved, repetitions
+from icon_repro.config_icon import IconConfig, TuningSaved
+from icon_repro.config_methods import SelectConfig, SelectFrom, repetitions
 from icon_repro.cost import forward_flops, tokens_of, training_flops
 from icon_repro.engine.artifact import Cost, Step, ordered
 from icon_repro.engine.plan_icon import IconInputs, icon_scores

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from icon_repro.config_methods import (
+from icon_repro.config_icon import (
     AdaptiveConfig,
     AutoConfig,
     Budget,
@@ -27,6 +27,7 @@ from icon_repro.config_methods import (
     resolved,
     round_ends,
 )
+from icon_repro.config_methods import SelectFrom
 from icon_repro.cost import FROZEN_TRAINING, FULL_TRAINING, forward_flops, tokens_of, training_flops
 from icon_repro.engine.artifact import Cost, Step
 from icon_repro.engine.planner import Planner
@@ -83,14 +84,16 @@ class _Icon:
         self.order, self.selected_from = read.order, read.selected_from
         self.data = {"model": read.model, "order": read.order, "assessment": read.assessment}
         data = planner.config.data
+        self.whole = planner.config.select_from is SelectFrom.pool
         self.sizes = _Sizes(
-            planner.expected(),
+            min(planner.expected(), icon.candidates or planner.expected()),
             planner.assessment(),
             tokens_of(data.assessment.expected_prompt_chars + data.assessment.expected_response_chars),
             tokens_of(data.pool.expected_prompt_chars + data.pool.expected_response_chars),
             tokens_of(data.selected_from.expected_prompt_chars + data.selected_from.expected_response_chars),
         )
-        self.stop = planner.bound()
+        self.stop = planner.bound()  # of the rows that dtype and bank are checked on and made for
+        self.scored = min((n for n in (self.stop, icon.candidates) if n is not None), default=None)
         self.inputs: dict[str, Step] = {}  # of the aggregation
         self.check: dict[str, Step] = {}
 
@@ -131,7 +134,7 @@ class _Icon:
         share: float = 1.0,
         sequence: Step | None = None,
     ) -> dict[str, Step]:
-        """Shards ``<part>-NNNN`` over the ``first`` candidates (None: all), of which a ``share`` meets ``rows`` rows.
+        """Shards ``<part>-NNNN`` over the ``first`` candidates (None: all scored); a ``share`` meets ``rows`` rows.
 
         A shard holds about as many pairs as ``shard_candidates`` candidates have with all assessment rows. Some are
         empty if fewer candidates are there than expected; without a bound the last is open.
@@ -143,7 +146,8 @@ class _Icon:
             icon.shard_candidates if sequence is None else math.ceil(icon.shard_candidates * sizes.rows / max(rows, 1))
         )
         made = {}
-        for number, (begin, end, stop) in enumerate(self.planner.slices(size, head=first)):
+        head = icon.candidates if first is None else first
+        for number, (begin, end, stop) in enumerate(self.planner.slices(size, head=head)):
             tokens = sizes.pairs((end - begin) * share, rows) if rows and share else 0.0
             label = f"{part}-{number:04d}"
             made[label] = self.step(target, f"icon-{label}", IconShard(pairs, begin, stop), inputs, tokens)
@@ -174,7 +178,7 @@ class _Icon:
             chosen = replace(chosen, auto=replace(icon.auto, expected_rows=AutoConfig().expected_rows))
         if saved is not None:
             chosen = replace(chosen, selector=icon.selector)
-        job = IconRound(chosen, self.stop, sorted(fractions), rounds, saved)
+        job = IconRound(chosen, self.scored, sorted(fractions), rounds, saved)
         texts = {"order": self.order, "assessment": self.data["assessment"]}
         # neither the pilot nor the first round needs the fractions or the error
         order = AdaptiveConfig(seed=icon.adaptive.seed)
@@ -184,12 +188,12 @@ class _Icon:
         if auto:
             size = icon.auto.pilot_candidates
             sampled = AutoConfig(pilot_candidates=size, pilot_rows=icon.auto.pilot_rows)
-            params = IconRound(replace(_only(icon), adaptive=order, auto=sampled), self.stop, [], 0)
+            params = IconRound(replace(_only(icon), adaptive=order, auto=sampled), self.scored, [], 0)
             block = self.step("icon_pilot", "icon-pilot", params, texts)
             width = min(icon.auto.pilot_rows, sizes.rows)
             needed |= {**self._read(), **self.shards("pilot", "icon_shard", width, first=size, sequence=block)}
             begun = replace(chosen, adaptive=paced)
-        begin = self.step("icon_start", "icon-start", IconRound(begun, self.stop, [], rounds, saved), needed)
+        begin = self.step("icon_start", "icon-start", IconRound(begun, self.scored, [], rounds, saved), needed)
         candidates = self._affordable(rows, saved) if saved is not None else sizes.candidates
         known = {"start": begin, **self._read()}
         ends = round_ends(rows, icon.adaptive, rounds)
@@ -212,14 +216,14 @@ class _Icon:
         selector = icon.selector
         assert selector is not None
         tuned = (
-            self.planner.expected(whole=True)
+            self.planner.expected(self.whole)
             * min(sizes.selected_from, saved.max_length)
             * saved.epochs
             * (1 - saved.fraction)
         )
         tuned *= FROZEN_TRAINING if saved.frozen else FULL_TRAINING
         spent = (
-            self.planner.expected(whole=True) * min(sizes.selected_from, selector.pool_max_length) * selector.repeats
+            self.planner.expected(self.whole) * min(sizes.selected_from, selector.pool_max_length) * selector.repeats
         )
         spent += sizes.pairs(icon.auto.pilot_candidates, icon.auto.pilot_rows)
         spent += sizes.rows * sizes.row + sizes.pairs(_BANK_LENGTHS * icon.bank.draws, sizes.rows)
@@ -254,7 +258,7 @@ class _Icon:
                 cost=Cost(learned, training_flops(parameters, learned, frozen=True)),
                 resumable=True,
             )
-            for number, (first, end, stop) in enumerate(planner.slices(selector.shard_rows, whole=True)):
+            for number, (first, end, stop) in enumerate(planner.slices(selector.shard_rows, whole=self.whole)):
                 part = f"pool-s{repeat}-{number:04d}"
                 parts[part] = self.step(
                     "selector_pool",

@@ -3,19 +3,24 @@
 Steps of NLLs and embeddings bear no method's name: methods that need the same share them.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from icon_repro.config_data import ModelConfig, TrainConfig, TrainJob, Tuning
-from icon_repro.config_methods import (
-    AdamFormula,
-    AlpagasusConfig,
-    AlpagasusRatings,
+from icon_repro.config_common import (
     AnswerPart,
     AnswersConfig,
-    AnswersShard,
+    EmbeddedText,
+    EmbeddingConfig,
+    EmbeddingShard,
+    PoolingKind,
+)
+from icon_repro.config_data import ModelConfig, TrainConfig, TrainJob, Tuning
+from icon_repro.config_methods import (
+    AlpagasusConfig,
+    AlpagasusRatings,
     ArmormConfig,
     ArmormScores,
     ArmormShard,
@@ -23,55 +28,42 @@ from icon_repro.config_methods import (
     DeitaFilter,
     DeitaQuestion,
     DeitaShard,
-    Direction,
     DiversityConfig,
-    EmbeddedText,
-    EmbeddingConfig,
-    EmbeddingShard,
     ExternalConfig,
     IfdConfig,
     LessConfig,
-    LessShard,
     NuggetsConfig,
     NuggetsShard,
     OrderByDiversity,
     PerplexityConfig,
-    PoolingKind,
     PreExperiencedConfig,
-    RandomConfig,
     RdsConfig,
     RewardArchitecture,
-    SelectConfig,
     SelectitConfig,
     SelectitShard,
     ShareConfig,
-    ShotMean,
 )
-from icon_repro.cost import forward_flops, tokens_of, training_flops
+from icon_repro.cost import tokens_of, training_flops
 from icon_repro.engine.artifact import Cost, Step
+from icon_repro.engine.plan_less import less_scores
+from icon_repro.engine.plan_shards import Shards
 from icon_repro.engine.planner import PlanError, Planner
 
-# of a row's tokens, about
-_PASSES = {AnswerPart.conditioned: 1.0, AnswerPart.direct: 0.8, AnswerPart.whole: 1.0, AnswerPart.prompt: 0.4}
 _QUESTIONS, _QUESTION_TOKENS = 5, 30  # of SelectIT
 _ALPAGASUS_TOKENS = 110  # of its question
 _DEITA_TOKENS, _CHAT_TOKENS = 35, 15  # around a row in DEITA's questions and in a chat, about
 
 
-class Methods:
+class Methods(Shards):
     """Builds the steps of methods over the same rows.
 
     Args:
-        universe: the rows that all methods rank.
-        whole: they are the pool, not the candidates.
+        assessment: the rows that a selection should help with.
     """
 
     def __init__(self, planner: Planner, model: Step, universe: Step, assessment: Step, *, whole: bool) -> None:
-        self.planner, self.model, self.universe, self.assessment = planner, model, universe, assessment
-        self.whole = whole
-        rows = planner.config.data.selected_from if whole else planner.config.data.pool
-        self.row_tokens = tokens_of(rows.expected_prompt_chars + rows.expected_response_chars)
-        self.prompt_tokens = tokens_of(rows.expected_prompt_chars)
+        super().__init__(planner, model, universe, whole=whole)
+        self.assessment = assessment
 
     def scores(self, name: str, method: Any) -> Step:
         """The step with the scores of ``method``."""
@@ -81,7 +73,7 @@ class Methods:
             RdsConfig: self._rds,
             NuggetsConfig: self._nuggets,
             SelectitConfig: self._selectit,
-            LessConfig: self._less,
+            LessConfig: partial(less_scores, self, self.assessment),
             DeitaConfig: self._deita,
             ArmormConfig: self._armorm,
             AlpagasusConfig: self._alpagasus,
@@ -93,7 +85,7 @@ class Methods:
 
     def _perplexity(self, name: str, method: PerplexityConfig) -> Step:
         answers = AnswersConfig([method.text], method.template, "", method.max_length, method.dtype)
-        shards = self._answers(answers, self.planner.config.model, self.model, method.shard_rows)
+        shards = self.answers(answers, self.planner.config.model, self.model, method.shard_rows)
         # what only the shards use is set to the default: another value of it is in their fingerprints
         own = PerplexityConfig(best=method.best, text=method.text)
         return self.planner.step("perplexity", "score", name, own, inputs=shards)
@@ -107,7 +99,7 @@ class Methods:
         tuned = None
         if method.pre_experienced is not None:
             tuned = self._pre_experienced(name, method, method.pre_experienced, config, model)
-        shards = self._answers(answers, config, model, method.shard_rows, tuned)
+        shards = self.answers(answers, config, model, method.shard_rows, tuned)
         own = IfdConfig(ratio=method.ratio, drop_above_one=method.drop_above_one)
         if method.diversity is None:
             return self.planner.step("ifd", "score", name, own, inputs=shards)
@@ -127,10 +119,10 @@ class Methods:
             max_length=experience.prompt_tokens,
             dtype=method.dtype,
         )
-        scored = self._answers(prompts, config, model, method.shard_rows)
-        inputs = self._embeddings(embedding, method.shard_rows, method.proxy, f"methods.{name}.proxy")
+        scored = self.answers(prompts, config, model, method.shard_rows)
+        inputs = self.embeddings(embedding, method.shard_rows, method.proxy, f"methods.{name}.proxy")
         inputs |= {label.replace("shard", "prompt"): step for label, step in scored.items()}
-        chosen = self._step("pre_experienced", f"experience-{config.name}-rows", experience.choice, inputs)
+        chosen = self.step("pre_experienced", f"experience-{config.name}-rows", experience.choice, inputs)
         training = TrainConfig(
             experience.tuning,
             experience.learning_rate,
@@ -158,7 +150,7 @@ class Methods:
         self, name: str, method: IfdConfig, diversity: DiversityConfig, scores: Step, tuned: Step | None
     ) -> Step:
         """The best rows of ``scores``, those first that represent the others."""
-        best = self._step(
+        best = self.step(
             "ifd_share", f"{name}-share", ShareConfig(diversity.share), {"scores": scores, "candidates": self.universe}
         )
         embedding = EmbeddingConfig(
@@ -174,7 +166,7 @@ class Methods:
             config, where = method.proxy, f"methods.{name}.proxy"
         else:
             tuned = None
-        vectors = self._embeddings(
+        vectors = self.embeddings(
             embedding, method.shard_rows, config, where, rows=best, share=diversity.share, tuned=tuned
         )
         order = OrderByDiversity(diversity.max_gib)
@@ -186,14 +178,14 @@ class Methods:
         )
         data = self.planner.config.data.assessment
         length = tokens_of(data.expected_prompt_chars + data.expected_response_chars)
-        query = self._step(
+        query = self.step(
             "embeddings",
             "embeddings-queries",
             EmbeddingShard(embedding, 0, None),
             {"model": self.model, "rows": self.assessment},
             self.planner.assessment() * min(length, method.max_length),
         )
-        inputs = {**self._embeddings(embedding, method.shard_rows), "query-0000": query}
+        inputs = {**self.embeddings(embedding, method.shard_rows), "query-0000": query}
         return self.planner.step("rds", "score", name, RdsConfig(), inputs=inputs)
 
     def _nuggets(self, name: str, method: NuggetsConfig) -> Step:
@@ -205,8 +197,8 @@ class Methods:
             max_length=method.max_length,
             dtype=method.dtype,
         )
-        vectors = self._embeddings(embedding, 2048)
-        anchors = self._step(
+        vectors = self.embeddings(embedding, 2048)
+        anchors = self.step(
             "nuggets_anchors", f"{name}-anchors", method.anchors, {"candidates": self.universe, **vectors}
         )
         inputs = {"model": self.model, "candidates": self.universe, "anchors": anchors}
@@ -216,9 +208,7 @@ class Methods:
         for number, (first, end, stop) in enumerate(self.planner.slices(method.shard_rows, self.whole)):
             tokens = (end - first) * (min(self.row_tokens, method.shot_tokens) + method.anchors.count * anchor)
             label = f"part-{number:04d}"
-            parts[label] = self._step(
-                "nuggets_shard", f"{name}-{label}", NuggetsShard(own, first, stop), inputs, tokens
-            )
+            parts[label] = self.step("nuggets_shard", f"{name}-{label}", NuggetsShard(own, first, stop), inputs, tokens)
         return self.planner.step("nuggets", "score", name, NuggetsConfig(), inputs=parts)
 
     def _selectit(self, name: str, method: SelectitConfig) -> Step:
@@ -229,90 +219,14 @@ class Methods:
             tokens = (end - first) * _QUESTIONS * (self.row_tokens + _QUESTION_TOKENS)
             label = f"part-{number:04d}"
             params = SelectitShard(own, first, stop)
-            parts[label] = self._step("selectit_shard", f"{name}-{label}", params, inputs, tokens)
+            parts[label] = self.step("selectit_shard", f"{name}-{label}", params, inputs, tokens)
         return self.planner.step("selectit", "score", name, SelectitConfig(alpha=method.alpha), inputs=parts)
-
-    def _less(self, name: str, method: LessConfig) -> Step:
-        planner, parameters = self.planner, self.planner.config.model.parameters
-        ranked = planner.step(
-            "random",
-            "score",
-            f"{name}-warmup",
-            RandomConfig(seed=method.warmup_seed),
-            inputs={"candidates": self.universe},
-        )
-        chosen = planner.step(
-            "select",
-            "select",
-            f"{name}-warmup",
-            SelectConfig(method.warmup_fraction),
-            inputs={"scores": ranked, "universe": self.universe},
-        )
-        training = TrainConfig(
-            Tuning.lora,
-            method.learning_rate,
-            epochs=float(method.epochs),
-            global_batch_size=method.global_batch_size,
-            max_length=method.max_length,
-            dtype=method.dtype,
-            lora=method.lora,
-            keep_epochs=True,
-        )
-        length = min(self.row_tokens, method.max_length)
-        tokens = planner.expected(self.whole) * method.warmup_fraction * length * method.epochs
-        warmup = planner.step(
-            "train",
-            "score",
-            f"{name}-warmup-training",
-            TrainJob(training, method.warmup_seed),
-            inputs={"model": self.model, "candidates": self.universe, "ids": chosen},
-            cost=Cost(tokens, training_flops(parameters, tokens, frozen=True)),
-            resumable=True,
-        )
-        # what other steps use is set to a fixed value: another value of it is in their fingerprints
-        own = replace(
-            method,
-            targets={},
-            shot_mean=ShotMean.cosines,
-            warmup_fraction=1.0,
-            warmup_seed=0,
-            epochs=1,
-            learning_rate=1.0,
-            global_batch_size=1,
-            shard_rows=1,
-        )
-        plain = LessShard(replace(own, adam=AdamFormula.code), Direction.sgd, 1, 0, None)
-        parts: list[tuple[str, LessShard, Step, float]] = []
-        for task, rows in (method.targets or {"": planner.config.data.assessment}).items():
-            row = min(tokens_of(rows.expected_prompt_chars + rows.expected_response_chars), method.max_length)
-            count = min(rows.sample or rows.expected_rows, rows.expected_rows) * row
-            where = f"methods.{name}.targets.{task}"
-            step = planner.rows(where, f"{name}-target-{task}", rows) if task else self.assessment
-            parts.append((f"target-{task}" if task else "assessment", plain, step, count))
-        for number, (first, end, stop) in enumerate(planner.slices(method.shard_rows, self.whole)):
-            adam = LessShard(own, Direction.adam, 1, first, stop)
-            parts.append((f"shard-{number:04d}", adam, self.universe, (end - first) * length))
-        steps: dict[str, Step] = {"warmup": warmup}
-        for epoch in range(1, method.epochs + 1):
-            for label, params, needed, count in parts:
-                steps[f"epoch{epoch}-{label}"] = planner.step(
-                    "less_shard",
-                    "score",
-                    f"{name}-epoch{epoch}-{label}",
-                    replace(params, epoch=epoch),
-                    inputs={"model": self.model, "warmup": warmup, "rows": needed},
-                    cost=Cost(count, training_flops(parameters, count, frozen=True)),
-                )
-        final = LessConfig(
-            adam=AdamFormula.code, shot_mean=method.shot_mean, epochs=method.epochs, dimensions=method.dimensions
-        )
-        return planner.step("less", "score", name, final, inputs=steps)
 
     def _deita(self, name: str, method: DeitaConfig) -> Step:
         embedding = EmbeddingConfig(
             EmbeddedText.row, PoolingKind.last, method.template, max_length=method.max_length, dtype=method.dtype
         )
-        inputs = self._embeddings(embedding, method.shard_rows, method.embedding, f"methods.{name}.embedding")
+        inputs = self.embeddings(embedding, method.shard_rows, method.embedding, f"methods.{name}.embedding")
         scorers = {
             DeitaQuestion.complexity: (method.complexity, self.prompt_tokens),
             DeitaQuestion.quality: (method.quality, self.row_tokens),
@@ -324,7 +238,7 @@ class Methods:
                 tokens = (end - first) * min(row_tokens + _DEITA_TOKENS, method.max_length)
                 label = f"{question.value}-{number:04d}"
                 params = DeitaShard(question, method.max_length, method.dtype, first, stop)
-                inputs[label] = self._step("deita_shard", f"{name}-{label}", params, both, tokens, config)
+                inputs[label] = self.step("deita_shard", f"{name}-{label}", params, both, tokens, config)
         return self.planner.step("deita", "score", name, DeitaFilter(method.threshold), inputs=inputs)
 
     def _armorm(self, name: str, method: ArmormConfig) -> Step:
@@ -336,7 +250,7 @@ class Methods:
             label = f"part-{number:04d}"
             params = ArmormShard(method.architecture, end_of_prompt, method.max_length, method.dtype, first, stop)
             both = {"model": model, "candidates": self.universe}
-            parts[label] = self._step("armorm_shard", f"{name}-{label}", params, both, tokens, method.reward)
+            parts[label] = self.step("armorm_shard", f"{name}-{label}", params, both, tokens, method.reward)
         return self.planner.step("armorm", "score", name, ArmormScores(), inputs=parts)
 
     def _alpagasus(self, name: str, method: AlpagasusConfig) -> Step:
@@ -369,62 +283,3 @@ class Methods:
         inputs = {"model": self.model, "candidates": self.universe, "assessment": self.assessment}
         files = {"method": self.planner.hashes.of(path)}
         return self.planner.step("external", "score", name, method, inputs=inputs, files=files)
-
-    def _step(
-        self,
-        target: str,
-        name: str,
-        params: Any,
-        inputs: Mapping[str, Step],
-        tokens: float = 0.0,
-        model: ModelConfig | None = None,
-    ) -> Step:
-        parameters = (model or self.planner.config.model).parameters
-        cost = Cost(tokens, forward_flops(parameters, tokens))
-        return self.planner.step(target, "score", name, params, inputs=inputs, cost=cost)
-
-    def _answers(
-        self, answers: AnswersConfig, config: ModelConfig, model: Step, size: int, tuned: Step | None = None
-    ) -> dict[str, Step]:
-        """Shards of NLLs over all rows, under a model or what a training made of it."""
-        passes = sum(_PASSES[part] for part in answers.parts)
-        owner = config.name if tuned is None else f"{config.name}-tuned"
-        label = f"answers-{owner}-{'-'.join(part.value for part in answers.parts)}"
-        inputs = {"model": model, "candidates": self.universe, **({"tuned": tuned} if tuned else {})}
-        made = {}
-        for number, (first, end, stop) in enumerate(self.planner.slices(size, self.whole)):
-            tokens = (end - first) * min(self.row_tokens, answers.max_length) * passes
-            params = AnswersShard(answers, first, stop)
-            made[f"shard-{number:04d}"] = self._step("answers", f"{label}-{number:04d}", params, inputs, tokens, config)
-        return made
-
-    def _embeddings(
-        self,
-        embedding: EmbeddingConfig,
-        size: int,
-        config: ModelConfig | None = None,
-        where: str = "",
-        *,
-        tuned: Step | None = None,
-        rows: Step | None = None,
-        share: float = 1.0,
-    ) -> dict[str, Step]:
-        """Shards of vectors over all rows, of the model that is tuned or of ``config``, named by its key ``where``.
-
-        Args:
-            tuned: the training that the model comes from.
-            rows: in place of all rows; as many as ``share`` selects of them.
-        """
-        model = self.model if config is None else self.planner.model(config, where)
-        owner = "" if config is None else f"{config.name}-"
-        owner += "tuned-" if tuned else ""
-        owner += "prompts-" if embedding.text is EmbeddedText.prompt else "share-" if rows else ""
-        length = self.prompt_tokens if embedding.text is EmbeddedText.prompt else self.row_tokens
-        inputs = {"model": model, "rows": rows or self.universe, **({"tuned": tuned} if tuned else {})}
-        made = {}
-        for number, (first, end, stop) in enumerate(self.planner.slices(size, self.whole, share=share)):
-            tokens = (end - first) * min(length, embedding.max_length)
-            name = f"embeddings-{owner}{embedding.pooling.value}-{number:04d}"
-            params = EmbeddingShard(embedding, first, stop)
-            made[f"shard-{number:04d}"] = self._step("embeddings", name, params, inputs, tokens, config)
-        return made

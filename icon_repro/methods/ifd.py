@@ -14,7 +14,8 @@ from typing import Any
 
 import numpy as np
 
-from icon_repro.config_methods import AnswerPart, IfdConfig, Ratio
+from icon_repro.config_common import AnswerPart
+from icon_repro.config_methods import IfdConfig, Ratio
 from icon_repro.engine.runtime import Runtime
 from icon_repro.methods.common.answers import joined, scored
 from icon_repro.methods.common.outcome import write_scores

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from small import small
 
-from icon_repro.config_methods import IconShard, SelectorShard, round_ends
+from icon_repro.config_icon import IconRound, IconShard, SelectorShard, round_ends
 from icon_repro.engine.artifact import Step
 from icon_repro.engine.plan import Experiment, plan
 
@@ -328,3 +328,18 @@ def test_candidates_that_are_scored_stay_bounded_when_the_pool_is_selected_from(
     found = steps(icon(tmp_path, {**POOL, "data.candidates.size": 20}))
     scored = [s.params for s in part(found, "shard").values()]
     assert all(isinstance(params, IconShard) for params in scored) and scored[-1].stop == 20
+
+
+@pytest.mark.parametrize("budget", ["full", "adaptive"])
+def test_fewer_scored_candidates_are_the_first_and_the_selection_model_ranks_all(tmp_path: Path, budget: str) -> None:
+    few = {"candidates": 16, "selector": {"shard_rows": 20}, "budget": budget}
+    every, found = (steps(icon(tmp_path, {"data.candidates.size": 50, **more})) for more in ({"budget": budget}, few))
+    name = "shard" if budget == "full" else "round00"
+    scored, pairs = part(found, name), part(every, name)
+    assert max(step.params.stop for step in scored.values()) == 16
+    if budget == "full":  # those of the same candidates are the same steps
+        assert prints(scored) == {n: pairs[n].fingerprint for n in scored} and len(scored) == 2 < len(pairs)
+    ranked = [(s.params.start, s.params.stop) for s in found.values() if isinstance(s.params, SelectorShard)]
+    assert ranked == [(0, 20), (20, 40), (40, 50)]
+    ends = [step for step in found.values() if isinstance(step.params, IconRound)]
+    assert {step.params.stop for step in ends} == ({16} if budget == "adaptive" else set())

@@ -10,9 +10,9 @@ import torch
 from judge_folders import answered, fresh, prompts
 
 from icon_repro.config import ClusterConfig
+from icon_repro.config_common import Template
 from icon_repro.config_data import Dtype
 from icon_repro.config_evaluation import LocalJudge, LocalReading, NllJudge, Protocol
-from icon_repro.config_methods import Template
 from icon_repro.engine.runtime import Runtime
 from icon_repro.judge import likelihood, local
 from icon_repro.judge.answers import Failure

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from icon_repro.config_data import Dtype
-from icon_repro.config_methods import BankConfig, Control, IconConfig, IconShard
+from icon_repro.config_icon import BankConfig, Control, IconConfig, IconShard
 from icon_repro.engine.runtime import Runtime
 from icon_repro.lm import batched, load
 from icon_repro.lm.budget import OutOfMemoryError

@@ -10,7 +10,7 @@ import torch
 
 from icon_repro import parity
 from icon_repro.config_data import Dtype
-from icon_repro.config_methods import Compat, Control, IconConfig, NoiseUnit, resolved
+from icon_repro.config_icon import Compat, Control, IconConfig, NoiseUnit, resolved
 from icon_repro.lm.budget import TokenBudget
 from icon_repro.lm.load import load_model, load_tokenizer
 from icon_repro.lm.tokens import TokenError

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from icon_repro.config_data import Dtype
-from icon_repro.config_methods import Control, IconConfig, resolved
+from icon_repro.config_icon import Control, IconConfig, resolved
 from icon_repro.lm.budget import TokenBudget
 from icon_repro.lm.load import load_model, load_tokenizer
 from icon_repro.lm.tokens import Encoded

@@ -11,7 +11,7 @@ import torch
 from icon_folders import write_texts
 
 from icon_repro.config_data import Dtype
-from icon_repro.config_methods import Control, EmptyPair, FidelityConfig, IconConfig, IconShard, ScoreDtype
+from icon_repro.config_icon import Control, EmptyPair, FidelityConfig, IconConfig, IconShard, ScoreDtype
 from icon_repro.engine.runtime import Runtime
 from icon_repro.lm import load
 from icon_repro.lm.load import load_model

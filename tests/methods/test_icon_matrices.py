@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from icon_folders import write_bank, write_baseline, write_shard
 
-from icon_repro.config_methods import Compat, Control, EmptyPair, IconConfig, resolved
+from icon_repro.config_icon import Compat, Control, EmptyPair, IconConfig, resolved
 from icon_repro.engine.runtime import Runtime
 from icon_repro.methods.icon import score
 from icon_repro.methods.icon.control import bank_control

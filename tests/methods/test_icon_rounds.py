@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from icon_folders import write_bank, write_baseline, write_shard, write_texts
 
-from icon_repro.config_methods import (
+from icon_repro.config_icon import (
     AdaptiveConfig,
     AutoConfig,
     Budget,

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 from slow_baselines import ROWS, Ran, SlowModel, planned, run_method, shards_of, step_of
 
-from icon_repro.config_methods import Best, IfdConfig, PerplexityConfig, Ratio, Template
+from icon_repro.config_common import Template
+from icon_repro.config_methods import Best, IfdConfig, PerplexityConfig, Ratio
 from icon_repro.engine.runtime import Runtime
 from icon_repro.methods import ifd, perplexity
 from icon_repro.methods.common.answers import AnswersError

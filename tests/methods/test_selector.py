@@ -18,7 +18,7 @@ from transformers import set_seed
 
 from icon_repro.config import ClusterConfig
 from icon_repro.config_data import Dtype, LoraConfig
-from icon_repro.config_methods import (
+from icon_repro.config_icon import (
     SelectorConfig,
     SelectorHead,
     SelectorJob,

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from icon_repro.config_methods import AnswerPart, AnswersConfig, AnswersShard
+from icon_repro.config_common import AnswerPart, AnswersConfig, AnswersShard
 from icon_repro.cost import forward_flops
 from icon_repro.engine.runtime import Runtime
 from icon_repro.lm.batched import mean_nll_alone

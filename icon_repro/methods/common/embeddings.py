@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from icon_repro.config_methods import EmbeddedText, EmbeddingConfig, EmbeddingShard
+from icon_repro.config_common import EmbeddedText, EmbeddingConfig, EmbeddingShard
 from icon_repro.cost import forward_flops
 from icon_repro.engine.runtime import Runtime
 from icon_repro.lm.hidden import Pooling, pooled

@@ -27,7 +27,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
 
-from icon_repro.config_methods import AdaptiveConfig, round_ends
+from icon_repro.config_icon import AdaptiveConfig, round_ends
 from icon_repro.records import selected_count
 
 Matrix = NDArray[np.float64]

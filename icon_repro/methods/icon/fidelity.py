@@ -21,7 +21,7 @@ import torch
 from numpy.typing import NDArray
 
 from icon_repro.config_data import Dtype
-from icon_repro.config_methods import Control, FidelityConfig, IconConfig, IconShard, ScoreDtype, resolved
+from icon_repro.config_icon import Control, FidelityConfig, IconConfig, IconShard, ScoreDtype, resolved
 from icon_repro.cost import forward_flops
 from icon_repro.engine.progress import Progress
 from icon_repro.engine.runtime import Runtime

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from transformers import PreTrainedTokenizerBase
 
-from icon_repro.config_methods import EmptyPair, IconConfig
+from icon_repro.config_icon import EmptyPair, IconConfig
 from icon_repro.lm.tokens import Encoded, TokenError, bos_ids, encode, text_ids
 from icon_repro.prompts import scoring_prompt
 from icon_repro.records import Example

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from transformers import PreTrainedModel
 
 from icon_repro.config_data import Dtype
-from icon_repro.config_methods import Control, IconConfig, IconShard, NoiseUnit, ScoreDtype, resolved
+from icon_repro.config_icon import Control, IconConfig, IconShard, NoiseUnit, ScoreDtype, resolved
 from icon_repro.cost import forward_flops
 from icon_repro.engine.progress import Progress
 from icon_repro.engine.runtime import Runtime

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from icon_repro.config_methods import Budget, IconConfig, IconRound, TuningSaved, resolved
+from icon_repro.config_icon import Budget, IconConfig, IconRound, TuningSaved, resolved
 from icon_repro.cost import FROZEN_TRAINING, FULL_TRAINING
 from icon_repro.engine.runtime import Runtime
 from icon_repro.methods.icon.adaptive import Race, row_sequence

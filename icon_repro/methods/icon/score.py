@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from icon_repro.config_methods import EmptyPair, IconConfig, IconRound, resolved
+from icon_repro.config_icon import EmptyPair, IconConfig, IconRound, resolved
 from icon_repro.engine.runtime import Runtime
 from icon_repro.methods.icon.matrices import IconScoreError, Matrices
 from icon_repro.methods.icon.rounds import replayed

@@ -25,7 +25,7 @@ from torch.nn.functional import cross_entropy, mse_loss
 from transformers import PreTrainedModel, Trainer, TrainingArguments, set_seed
 
 from icon_repro.config_data import Dtype
-from icon_repro.config_methods import (
+from icon_repro.config_icon import (
     SelectorConfig,
     SelectorHead,
     SelectorJob,

@@ -16,7 +16,7 @@ import numpy as np
 from scipy.stats import rankdata
 from transformers import PreTrainedTokenizerBase
 
-from icon_repro.config_methods import SelectorJob, SelectorTarget
+from icon_repro.config_icon import SelectorJob, SelectorTarget
 from icon_repro.lm.tokens import bos_ids, text_ids
 from icon_repro.methods.icon.pairs import candidate_text
 from icon_repro.records import Example, Score, best_first, read_json, read_rows, selected_count

@@ -1,0 +1,200 @@
+"""Results of mixed versions: the runs of one method aren't averaged over them, and compared methods are marked.
+
+In: rows of runs; ``made_with`` and ``mixed_versions`` of run.json (``engine.made_with``).
+Out: rows in which cells of mixed versions are missing, with the reason; notes below tables.
+What counts are the packages that compute (``engine.made_with``) by major and minor version, stage by stage: a training
+under one version that another evaluates is fine where all runs are so. Devices are only noted.
+Versions of this project's own stages need no look here: they are in the fingerprints that cells resolve to.
+Known gap: results of before ``made_with`` was stored say nothing of their cells' versions, and are averaged; the note on
+the experiment's packages is all there is.
+"""
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from icon_repro.report.runs import Line, Row, lines
+
+DEVICE = "device"
+MIXED = "mixed versions: "  # begins the reason of a cell that is missing for them
+AND = " and "  # between several versions behind one cell
+_PARTS = (("benchmarks", "missing"), ("judged", "unjudged"))
+_WORDS = {"train": "trained", "evaluate": "evaluated", "judge": "judged"}
+
+Facts = Mapping[tuple[str, str], str]  # (stage, package) -> version
+
+
+@dataclass(frozen=True)
+class Versions:
+    """What made each cell."""
+
+    of_steps: Mapping[str, Facts]  # by the cell's step
+    of_others: Facts  # of all other cells
+
+    def of(self, step: str) -> Facts:
+        return self.of_steps[step] if step in self.of_steps else self.of_others
+
+
+def versions_of(run: Mapping[str, Any]) -> Versions | None:
+    """What run.json says of its cells; None if it is older than that."""
+    if "made_with" not in run:
+        return None
+    by_step: dict[str, Facts] = {}
+    others: Facts = {}
+    for group in run["made_with"]:
+        facts = {(stage, name): value for stage, own in group["with"].items() for name, value in own.items()}
+        if group["cells"] is None:
+            others = facts
+        else:
+            by_step |= dict.fromkeys(group["cells"], facts)
+    return Versions(by_step, others)
+
+
+def separated(rows: Sequence[Row], run: Mapping[str, Any]) -> tuple[list[Row], list[str]]:
+    """The rows, without the cells that may not be averaged; and notes that say which these are.
+
+    Args:
+        run: the content of run.json; ``mixed_versions`` of its config says whether cells are left out or only noted.
+
+    Raises:
+        RunsError: runs that can't be averaged for another reason.
+    """
+    versions = versions_of(run)
+    if versions is None:
+        return list(rows), []
+    refuse = run["config"]["mixed_versions"] == "refuse"
+    refused: dict[int, dict[str, dict[str, str]]] = {}  # id of a row -> part -> name -> reason
+    notes = []
+    for line in lines(rows):
+        devices: dict[str, None] = {}
+        for part, _ in _PARTS:
+            found: dict[str, tuple[list[Row], list[str]]] = {}
+            for name in dict.fromkeys(name for row in line.rows for name in row[part]):
+                own = [row for row in line.rows if name in row[part]]
+                facts = [versions.of(row[part][name]["step"]) for row in own]
+                if text := _differing(own, facts, device=True):
+                    devices[text] = None
+                if text := _differing(own, facts, device=False):
+                    found.setdefault(text, (_odd(own, facts), []))[1].append(name)
+            for text, (again, names) in found.items():
+                redo = ", ".join(_seeds(row) for row in again)
+                if not refuse:
+                    notes.append(f"{line.label}, {', '.join(names)}: {text}; averaged, as mixed_versions=note says")
+                    continue
+                notes.append(
+                    f"missing: {line.label} {', '.join(names)}: {MIXED}{text}, not averaged. Redo {redo}: delete "
+                    f"{', '.join(_folders(again, part, text))} in the work folder and run again with the versions of "
+                    "the others; or set mixed_versions=note"
+                )
+                for row in line.rows:
+                    own_reasons = refused.setdefault(id(row), {}).setdefault(part, {})
+                    own_reasons |= {name: f"{MIXED}{text}; redo {redo}" for name in names if name in row[part]}
+        notes += [f"{line.label}: {text}" for text in devices]
+    return [_without(row, refused[id(row)]) if id(row) in refused else row for row in rows], notes
+
+
+def _without(row: Row, refused: Mapping[str, Mapping[str, str]]) -> Row:
+    changed = dict(row)
+    for part, lacking in _PARTS:
+        if part in refused:
+            changed[part] = {name: cell for name, cell in row[part].items() if name not in refused[part]}
+            changed[lacking] = {**row[lacking], **refused[part]}
+    return changed
+
+
+def _differing(rows: Sequence[Row], facts: Sequence[Facts], *, device: bool) -> str:
+    """``trained with torch 2.11 (s0), 2.13 (s1, s2)`` for what differs between runs of one cell; empty if nothing."""
+    said: dict[str, list[str]] = {}  # versions -> stages
+    for stage, name in dict.fromkeys(key for own in facts for key in own):
+        if (name == DEVICE) != device:
+            continue
+        seeds: dict[str, list[str]] = {}
+        for row, own in zip(rows, facts, strict=True):
+            seeds.setdefault(own[stage, name] if (stage, name) in own else "unknown", []).append(_seeds(row))
+        if len(seeds) > 1:
+            ordered = sorted(seeds.items(), key=lambda item: _order(item[0]))
+            text = f"{name} " + ", ".join(f"{value} ({', '.join(whose)})" for value, whose in ordered)
+            said.setdefault(text, []).append(stage)
+    return "; ".join(f"{AND.join(_WORDS[stage] for stage in stages)} with {text}" for text, stages in said.items())
+
+
+def _odd(rows: Sequence[Row], facts: Sequence[Facts]) -> list[Row]:
+    """The runs to be done again: all but the largest group of the same versions; of equal ones the newest stays."""
+    groups: dict[tuple[Any, ...], list[Row]] = {}
+    for row, own in zip(rows, facts, strict=True):
+        key = sorted((name, value) for name, value in own.items() if name[1] != DEVICE)
+        groups.setdefault(tuple(key), []).append(row)
+    kept = max(groups, key=lambda key: (len(groups[key]), [_order(value) for _, value in key]))
+    return [row for key, own in groups.items() if key != kept for row in own]
+
+
+def _order(version: str) -> list[int]:
+    return [int(number) for number in re.findall(r"\d+", version)]
+
+
+def _seeds(row: Row) -> str:
+    """``s0``, or ``r1/s0`` with a selection seed."""
+    repeat = f"r{row['selection_seed']}/" if row["selection_seed"] is not None else ""
+    return f"{repeat}s{row['seed']}"
+
+
+def _folders(rows: Sequence[Row], part: str, text: str) -> Iterator[str]:
+    """What to delete so that the cells of ``rows`` are made again: the training with all that was made of it."""
+    for row in rows:
+        name = str(row["steps"]["train"]).partition("/")[2].rpartition("-")[0]
+        if _WORDS["train"] in text:
+            yield f"train/{name}-*"
+            yield f"evaluate/{name}-*"
+            yield f"judge/*-{name}-*"
+        else:
+            yield f"evaluate/{name}-*" if part == "benchmarks" else f"judge/*-{name}-*"
+
+
+def _together(versions: Versions, line: Line, part: str, names: Sequence[str]) -> Facts:
+    """What made the cells of a line."""
+    found: dict[tuple[str, str], set[str]] = {}
+    for row in line.rows:
+        for name in names:
+            if name in row[part]:
+                for key, value in versions.of(row[part][name]["step"]).items():
+                    found.setdefault(key, set()).update(value.split(AND))
+    return {key: AND.join(sorted(values, key=_order)) for key, values in found.items()}
+
+
+def compared(versions: Versions, one: Line, other: Line, names: Sequence[str]) -> str | None:
+    """A note if the benchmarks of two lines weren't made with the same versions; None if they were."""
+    first, second = (_together(versions, line, "benchmarks", names) for line in (one, other))
+    keys = [key for key in first if key in second and first[key] != second[key]]
+    if not keys:
+        return None
+    shown = []
+    for line, own in ((one, first), (other, second)):
+        texts: dict[str, list[str]] = {}
+        for stage, name in keys:
+            texts.setdefault(f"{name} {own[stage, name]}", []).append(stage)
+        told = "; ".join(f"{AND.join(_WORDS[s] for s in stages)} with {text}" for text, stages in texts.items())
+        shown.append(f"{line.label} ({told})")
+    return f"other versions: {shown[0]} and {shown[1]}: a part of their difference may be the versions'"
+
+
+def of_verdicts(versions: Versions, found: Sequence[tuple[Line, Line, Sequence[str]]]) -> list[str]:
+    """Notes on compared lines, each once.
+
+    Args:
+        found: two lines and the benchmarks in which they are compared.
+    """
+    notes = [compared(versions, *one) for one in found]
+    return list(dict.fromkeys(note for note in notes if note is not None))
+
+
+def of_judged(versions: Versions, rows: Sequence[Row]) -> list[str]:
+    """Notes on comparisons by a judge in which one side was made with other versions than the other."""
+    notes: dict[str, None] = {}
+    for line in lines(rows):
+        for name in dict.fromkeys(name for row in line.rows for name in row["judged"]):
+            facts = _together(versions, line, "judged", [name])
+            if several := [f"{_WORDS[s]} with {p} {v}" for (s, p), v in facts.items() if AND in v and s != "judge"]:
+                against = AND.join(dict.fromkeys(str(row["judged"][name]["against"]) for row in line.rows))
+                notes[f"other versions: {line.label} and {against}: {'; '.join(several)}"] = None
+    return list(notes)
