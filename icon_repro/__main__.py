@@ -23,7 +23,8 @@ from icon_repro.config import Action, Config, ConfigError, Until, conf_dir, load
 from icon_repro.config_data import ModelConfig, SourceConfig
 from icon_repro.config_unsafe import unsafe_files
 from icon_repro.engine.artifact import ArtifactError, Cost, Step, Store
-from icon_repro.engine.collect import cost_ratios, damaged, estimate
+from icon_repro.engine.collect import cost_ratios, estimate
+from icon_repro.engine.intact import Intact
 from icon_repro.engine.jobs import SubmitError, living, read_jobs, with_job
 from icon_repro.engine.plan import Experiment, plan
 from icon_repro.engine.plan_judge import expected_calls
@@ -58,7 +59,7 @@ Change any value with key=value, any group with group=option:
 
   python -m icon_repro name=mine data.candidates.size=48 fractions=[0.05,0.15] seeds=[0,1,2]
   python -m icon_repro methods.icon.control=none      remove the random control
-  python -m icon_repro -m name=a,b                    a sweep
+  python -m icon_repro -m seed=0,1,2                  a sweep: an experiment for each training seed, <name>_s0 ...
 
 A step is computed once: the same command again uses what is there, a changed value rebuilds what depends on it.
 
@@ -217,15 +218,17 @@ def _action_run(experiment: Experiment, store: Store) -> int:
     )
     for line in [*expected_calls(missing), *_licences(missing)]:
         print(line)
+    intact = Intact(store)
     try:
         with stoppable():
             cache = Path(config.paths.cache)
-            summary = run(experiment.steps, store, config.cluster, cache, print, lambda step: damaged(step, store))
+            summary = run(experiment.steps, store, config.cluster, cache, print, intact.damaged)
     except Interrupted as stop:
         print(f"{stop}; the same command goes on from here", file=sys.stderr)
         if stop.number == signal.SIGUSR1:
             print(requeue(config.cluster.slurm.max_requeues), file=sys.stderr)
         return 128 + stop.number
+    intact.save()
     finished = _action_report(experiment, store)
     print(
         f"{len(summary.built)} built, {len(summary.cached)} cached, {len(summary.failed)} failed, "

@@ -110,6 +110,11 @@ class ExportConfig:
     path: str | None = None  # gets a folder a selection; None: export/<name> in paths.work
 
 
+class MixedVersions(enum.Enum):
+    refuse = "refuse"  # runs of packages of other versions aren't averaged: the cell is missing
+    note = "note"  # they are, and a note says so
+
+
 class Until(enum.Enum):
     select = "select"  # scores and selections only, to compare methods
     evaluate = "evaluate"
@@ -126,6 +131,8 @@ class Config:
     evaluation: EvaluationConfig
     fractions: list[float] = number(above=0, at_most=1)
     seeds: list[int] = number([0], at_least=0)
+    # for sweeps (-m seed=1,2,3): the only one of ``seeds``, and _s<seed> ends the name
+    seed: int | None = field(default=None, metadata={"hash": False, "at_least": 0})
     select_from: SelectFrom = SelectFrom.candidates  # what every method ranks, and "full" tunes on
     until: Until = Until.evaluate  # where the experiment ends
     base: bool = True  # evaluate the model without tuning
@@ -136,6 +143,7 @@ class Config:
     paths: PathsConfig = field(default_factory=PathsConfig)
     export: ExportConfig = field(default_factory=ExportConfig)
     published: str | None = unhashed(None)  # folder in paths.experiments with paper_table*.csv, claims.yaml
+    mixed_versions: MixedVersions = unhashed(MixedVersions.refuse)  # among the runs of one method, in a report
     explain: str | None = unhashed(None)  # a cell of a table, for action=report: what it is made of
     action: Action = Action.run
 
@@ -167,6 +175,8 @@ def load(data: Mapping[str, Any]) -> Config:
     except SchemaError as error:
         problems += error.problems
     else:
+        if config.seed is not None:
+            config.name, config.seeds, config.seed = f"{config.name}_s{config.seed}", [config.seed], None
         problems += _combinations(config)
     if problems:
         head = f"{len(problems)} problem{'s' if len(problems) > 1 else ''} in the configuration:"

@@ -188,6 +188,11 @@ def test_load_reports_all_wrong_combinations_at_once() -> None:
     assert text.startswith("3 problems")
 
 
+def test_load_seed_of_a_sweep_is_the_only_one_and_ends_the_name() -> None:
+    config = load(changed({"seed": 3, "seeds": [0, 1], "name": "trial"}))
+    assert (config.name, config.seeds, config.seed) == ("trial_s3", [3], None)
+
+
 # ---------------------------------------------------------------- ICon
 
 POOL = {"select_from": "pool", "methods.icon.selector": {}}

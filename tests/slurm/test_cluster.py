@@ -207,3 +207,16 @@ def test_array_script_shares_the_steps_of_an_experiment(cluster: Path, tmp_path:
     steps = plan(composed("smoke_tiny", [f"paths.work={tmp_path / 'unused'}"])).steps
     expected = f"{len(steps)} steps: 0 cached"
     assert len(found) == 2 and all(expected in text for text in found), found
+
+
+def test_sweep_over_seeds_by_the_launcher_is_an_experiment_a_seed(cluster: Path, tmp_path: Path) -> None:
+    pytest.importorskip("hydra_plugins.hydra_submitit_launcher", reason="needs the extra: pip install -e '.[slurm]'")
+    launcher = ["hydra/launcher=submitit_slurm", "hydra.launcher.partition=debug", "hydra.launcher.timeout_min=20"]
+    only = ["fractions=[0.25]", "base=false", "full=false", "~methods.icon", "judge=none"]
+    ended = icon_repro(tmp_path, "-m", *TINY, *only, "seed=1,2", *launcher, PYTHONPATH=PATHS)
+    assert ended.code == 0, ended.out + ended.error
+    for seed in (1, 2):
+        table = (tmp_path / "results" / f"smoke_tiny_s{seed}" / "table.md").read_text()
+        assert "random" in table and "missing" not in table, table
+    assert len(list((tmp_path / "work" / "train").glob("random-f0.25-s[12]-*"))) == 2
+    assert len(list((tmp_path / "work" / "select").glob("random-*"))) == 1  # selected once for both
