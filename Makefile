@@ -30,10 +30,11 @@ test-slurm: install  ## run a real one-node Slurm and submit to it; as root it i
 	OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 DS_ACCELERATOR=cpu WANDB_MODE=offline TOKENIZERS_PARALLELISM=false \
 		$(BIN)/python -m pytest -m slurm tests/slurm
 
-# KILLS=8 for a short campaign, SEED=1 for other moments; mounts small file systems if it may.
+# KILLS=6 for one case of each fault, SEED=1 for other moments, RECORD=file to keep the counts; mounts small file
+# systems if it may.
 test-faults: install  ## kill, damage, starve and stop whole runs of a small experiment; tables stay the same bytes
 	OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 DS_ACCELERATOR=cpu WANDB_MODE=offline TOKENIZERS_PARALLELISM=false \
-		KILLS=$(KILLS) SEED=$(SEED) $(BIN)/python -m pytest -s -m faults tests/faults
+		KILLS=$(KILLS) SEED=$(SEED) RECORD=$(RECORD) $(BIN)/python -m pytest -s -m faults tests/faults
 
 bench: install  ## what scoring costs at each level, as a ratio to the released scripts' loop; needs ../shared
 	$(BIN)/python -m icon_repro.bench --out results/scoring_cost

@@ -20,7 +20,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from icon_repro.config import Action, Config, ConfigError, Until, conf_dir, load
-from icon_repro.config_data import ModelConfig, SourceConfig
+from icon_repro.config_data import EndpointConfig, ModelConfig, SourceConfig
 from icon_repro.config_unsafe import unsafe_files
 from icon_repro.engine.artifact import ArtifactError, Cost, Step, Store
 from icon_repro.engine.collect import cost_ratios, estimate
@@ -211,6 +211,12 @@ def _action_run(experiment: Experiment, store: Store) -> int:
     missing = [step for step in experiment.steps if not store.complete(step)]
     if lacking := missing_for(missing, Path(experiment.config.paths.cache)):
         raise PlanError("\n".join(lacking))
+    asked = [e for step in missing if isinstance(e := getattr(step.params, "endpoint", None), EndpointConfig)]
+    if asked:
+        from icon_repro.endpoint_http import unreachable  # httpx takes a while to import
+
+        if silent := unreachable(asked):
+            raise PlanError("\n".join(silent))
     expected = estimate(missing)
     print(
         f"{len(experiment.steps)} steps, {len(missing)} to do"

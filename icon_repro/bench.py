@@ -31,6 +31,7 @@ import torch
 from numpy.typing import NDArray
 
 from icon_repro.__main__ import composed
+from icon_repro.bench_tables import of_levels
 from icon_repro.config import Config
 from icon_repro.config_data import Dtype
 from icon_repro.config_icon import Compat, Control, IconConfig, resolved
@@ -49,7 +50,6 @@ from icon_repro.methods.icon.pairs import Engine, candidate_text, make_engine
 from icon_repro.pilot import load as load_pilot
 from icon_repro.pilot_findings import tasks_of
 from icon_repro.records import Example, read_rows, write_json
-from icon_repro.report.tables import markdown
 
 _EQUAL = 1e-5  # nats per token, between levels that must agree
 _REPLAYS = 20
@@ -307,16 +307,6 @@ def _alone(engine: Engine, picked: Sample, candidate: int, row: int) -> float:
     return float(sums[0] / counts[0])
 
 
-def table(result: dict[str, Any]) -> str:
-    """The levels as a Markdown table."""
-    lines = [["level", "what", "pairs timed", "tokens timed", "seconds", "hours of the whole job", "speed-up"]]
-    for level in result["levels"]:
-        ratio = result.get(level["name"], 1.0)
-        line = [level["name"], level["what"], str(level["pairs"]), str(level["tokens"]), f"{level['sample_s']:.1f}"]
-        lines.append([*line, f"{level['job_s'] / 3600:.1f}", f"{ratio:.2f}"])
-    return markdown(lines[0], lines[1:])
-
-
 def main(arguments: list[str] | None = None) -> int:
     """Time the levels and print them."""
     parser = argparse.ArgumentParser(prog="python -m icon_repro.bench", description=str(__doc__).partition("\n\n")[0])
@@ -331,7 +321,7 @@ def main(arguments: list[str] | None = None) -> int:
     except ValueError as error:
         sys.stderr.write(f"error: {error}\n")
         return 1
-    text = table(result)
+    text = of_levels(result)
     if given.out is not None:
         given.out.mkdir(parents=True, exist_ok=True)
         write_json(given.out / "bench.json", result)

@@ -29,6 +29,7 @@ from numpy.typing import NDArray
 from peft import get_peft_model
 
 from icon_repro.__main__ import composed
+from icon_repro.bench_tables import of_timings
 from icon_repro.config_common import AnswerPart, AnswersConfig
 from icon_repro.config_data import Dtype
 from icon_repro.config_methods import IfdConfig, LessConfig
@@ -44,7 +45,6 @@ from icon_repro.lm.supervised import tokenise
 from icon_repro.lm.tokens import Encoded, mask_labels
 from icon_repro.methods.common.answers import encoded
 from icon_repro.records import Example, read_rows, write_rows
-from icon_repro.report.tables import markdown
 
 _EQUAL = 1e-5
 _NEIGHBOURS = 8
@@ -226,12 +226,12 @@ def agree(what: str, difference: float) -> float:
 
 def table(timings: Sequence[Timing]) -> str:
     """The timings as a Markdown table."""
-    header = ["what", "model", "rows", "tokens", "loop, s", "ours, s", "ratio", "largest difference"]
-    lines = []
-    for t in timings:
-        seconds = [f"{t.loop_s:.2f}", f"{t.ours_s:.2f}", f"{t.ratio:.2f}"]
-        lines.append([t.what, t.model, str(t.rows), str(t.tokens), *seconds, f"{t.difference:.1e}"])
-    return markdown(header, lines)
+    return of_timings([stored(one) for one in timings])
+
+
+def stored(timing: Timing) -> dict[str, Any]:
+    """As a line of metrics.jsonl."""
+    return {**asdict(timing), "ratio": timing.ratio}
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -257,7 +257,7 @@ def main(arguments: list[str] | None = None) -> int:
     text = table(timings)
     if given.out is not None:
         given.out.mkdir(parents=True, exist_ok=True)
-        write_rows(given.out / "metrics.jsonl", ({**asdict(t), "ratio": t.ratio} for t in timings))
+        write_rows(given.out / "metrics.jsonl", (stored(one) for one in timings))
         (given.out / "table.md").write_text(text, encoding="utf-8")
     print(f"\n{text}")
     return 0

@@ -14,6 +14,7 @@ from typing import Any
 
 from icon_repro.config import Until
 from icon_repro.engine.artifact import Step, Store, ancestors
+from icon_repro.engine.intact import Intact
 from icon_repro.engine.plan import Experiment
 from icon_repro.presentation import present
 from icon_repro.records import Example, Score, read_json, read_rows
@@ -33,7 +34,11 @@ def compare(experiment: Experiment, store: Store, say: Callable[[str], None], *,
 
     Raises:
         CompareError: fewer than two methods have scores.
+        ArtifactError: steps are damaged in what is read of them.
     """
+    selects = [arm.select for arm in experiment.arms if arm.select is not None and store.complete(arm.select)]
+    read = [step for select in selects for step in (select, select.inputs["scores"], select.inputs["universe"])]
+    Intact(store).check(read, experiment.steps)
     scores: dict[str, dict[str, float]] = {}
     selected: dict[str, dict[float, list[str]]] = {}
     steps: dict[str, Step] = {}
@@ -58,14 +63,34 @@ def compare(experiment: Experiment, store: Store, say: Callable[[str], None], *,
     pairs = [_pair(a, b, scores, selected) for a, b in itertools.combinations(scores, 2)]
     _write(folder / "methods.csv", each)
     _write(folder / "methods_agreement.csv", pairs)
-    text = (
-        f"# Methods of `{experiment.config.name}`, `{experiment.config.model.name}`\n\n{_table(each)}\n"
-        f"Spearman and overlap of the selections:\n\n{_table(pairs)}"
-    )
+    text = as_text(experiment.config.name, experiment.config.model.name, each, pairs)
     (folder / "methods.md").write_text(text, encoding="utf-8")
     say(f"{text}\n{folder}/methods.md, methods.csv, methods_agreement.csv")
     if figures and experiment.config.until is Until.select:  # else they come with the results
         present(experiment, store, [], folder, say)
+
+
+def as_text(name: str, model: str, each: Sequence[dict[str, Any]], pairs: Sequence[dict[str, Any]]) -> str:
+    """methods.md, from the lines of methods.csv and methods_agreement.csv."""
+    head = f"# Methods of `{name}`, `{model}`"
+    return f"{head}\n\n{_table(each)}\nSpearman and overlap of the selections:\n\n{_table(pairs)}"
+
+
+def read_lines_of(path: Path) -> list[dict[str, Any]]:
+    """What ``compare`` wrote to a csv, with its numbers as they were."""
+
+    def value(text: str) -> Any:
+        if not text:
+            return None
+        for kind in (int, float):
+            try:
+                return kind(text)
+            except ValueError:
+                continue
+        return text
+
+    with path.open(encoding="utf-8", newline="") as file:
+        return [{name: value(text) for name, text in line.items()} for line in csv.DictReader(file)]
 
 
 def _method(

@@ -228,15 +228,16 @@ class EndpointConfig:
     max_tokens: int = number(512, at_least=1)  # of a reply
     seed: int | None = number(None, at_least=0)  # sent along, one higher with each time that a request is asked again
     reasks: int = number(2, at_least=0)  # a reply that can't be read is asked for again so often
-    max_unanswered: float = number(0.0, at_least=0, at_most=1)  # share without any reply that doesn't end the step
     base_url: str = unhashed("https://api.openai.com/v1")
     api_key_env: str = unhashed("OPENAI_API_KEY")  # environment variable that holds the key; never the key itself
     concurrency: int = field(default=8, metadata={"hash": False, "at_least": 1})  # requests at a time
     timeout_s: float = field(default=120.0, metadata={"hash": False, "above": 0})  # of a try, from start to end
     retries: int = field(default=8, metadata={"hash": False, "at_least": 0})  # tries of a request after its first
     backoff_s: float = field(default=1.0, metadata={"hash": False, "above": 0})  # before the first; doubles each time
+    # share of the requests without any reply that doesn't end the step
+    max_unanswered: float = field(default=0.0, metadata={"hash": False, "at_least": 0, "at_most": 1})
     max_wait_s: float = field(default=300.0, metadata={"hash": False, "above": 0})  # longest pause before a try
-    max_cost: float | None = field(default=None, metadata={"hash": False, "at_least": 0})
+    max_cost: float | None = field(default=None, metadata={"hash": False, "at_least": 0})  # of one step
     price_in: float = field(default=0.0, metadata={"hash": False, "at_least": 0})
     price_out: float = field(default=0.0, metadata={"hash": False, "at_least": 0})
 

@@ -3,7 +3,8 @@
 In: requests, settings, a function that reads a reply, the folder of a resumable step.  Out: answers in the order of the
 requests; replies.jsonl in the folder, from which another call asks only for what is missing.
 Rate limits, failures of the server, time-outs, cut connections and damaged replies are tried again, after the pause
-that the server asks for or an exponentially growing, seeded one. A wrong key, model or request ends the call at once.
+that the server asks for, or an exponentially growing, seeded one if that is longer. A wrong key, model or request ends
+the call at once.
 Known gap: ``max_cost`` counts replies; requests under way when it is reached are still paid for, and so are tries whose
 reply got lost.
 """
@@ -312,12 +313,11 @@ class _Client:
     def _pause(self, fault: Fault, digest: str, tries: int) -> float:
         """Seconds before the next try, after ``tries`` of them."""
         longest = self._endpoint.max_wait_s
-        if fault.wait_s is not None:
-            if fault.wait_s > longest:
-                raise EndpointError(
-                    f"{self._endpoint.base_url} asks to wait {fault.wait_s:.0f} s ({fault.what}), more than max_wait_s="
-                    f"{longest:g}. The replies so far are stored: run again later, or raise max_wait_s."
-                )
-            return fault.wait_s
+        if fault.wait_s is not None and fault.wait_s > longest:
+            raise EndpointError(
+                f"{self._endpoint.base_url} asks to wait {fault.wait_s:.6g} s ({fault.what}), more than max_wait_s="
+                f"{longest:g}. The replies so far are stored: run again later, or raise max_wait_s."
+            )
         jitter = random.Random(f"{digest}:{tries}").uniform(0.5, 1.0)
-        return min(longest, self._endpoint.backoff_s * 2.0 ** min(tries - 1, 60)) * jitter
+        own = min(longest, self._endpoint.backoff_s * 2.0 ** min(tries - 1, 60)) * jitter
+        return max(own, fault.wait_s or 0.0)  # "Retry-After: 0" would else use up all tries at once

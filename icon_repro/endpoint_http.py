@@ -8,7 +8,7 @@ import asyncio
 import json
 import os
 import ssl
-from collections.abc import Generator
+from collections.abc import Generator, Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
@@ -169,6 +169,37 @@ class Connection:
         }
         text = remedy.get(status, f"not understood ({said}).")
         return f"{endpoint.base_url}: HTTP {status}: {text} The replies so far are stored."
+
+
+def unreachable(endpoints: Iterable[EndpointConfig]) -> list[str]:
+    """A line for each of ``endpoints`` that takes no connection; sends no key, and nothing that costs.
+
+    Any answer, an error too, or a connection that is cut says that somebody is there.
+    """
+    found: dict[str, str | None] = {}
+    for endpoint in endpoints:
+        if endpoint.base_url not in found:
+            found[endpoint.base_url] = _no_connection(endpoint)
+    return [
+        f"{url} can't be reached ({why}). Check base_url, and that the server runs; or leave out what asks it until "
+        "then (judge=none, ~methods.alpagasus): what is finished is kept."
+        for url, why in found.items()
+        if why is not None
+    ]
+
+
+def _no_connection(endpoint: EndpointConfig) -> str | None:
+    why = None
+    with httpx.Client(timeout=min(_CONNECT_S, endpoint.timeout_s), trust_env=not endpoint.local) as client:
+        for _ in range(2):
+            try:
+                client.get(endpoint.base_url.rstrip("/") + "/models")
+                return None
+            except (httpx.ConnectError, httpx.ConnectTimeout) as error:
+                why = f"{type(error).__name__}{f': {error}' if str(error) else ''}"
+            except httpx.RequestError:
+                return None
+    return why
 
 
 def connections(endpoint: EndpointConfig, key: Key, count: int) -> list[Connection]:

@@ -22,6 +22,7 @@ from icon_repro.report.paper_tables import PaperCell
 from icon_repro.report.paper_text import tidy
 from icon_repro.report.runs import Line, Row
 from icon_repro.report.tables import grouped, table
+from icon_repro.report.versions import separated
 from icon_repro.report.written import PROBLEMS, beside_the_paper
 from icon_repro.schema import nearest
 
@@ -57,7 +58,7 @@ def explain(name: str, folder: Path, work: Path, experiments: Path, say: Callabl
     rows = [row for _, row in read_lines(place / "metrics.jsonl")]
     run = read_json(place / "run.json")
     try:
-        results = results_of(rows, run["config"])
+        results = results_of(separated(rows, run)[0], run["config"])
         cells = _cells(results, run, experiments)
     except PROBLEMS as error:
         raise ExplainError(f"{place}: {error}") from error

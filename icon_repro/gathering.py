@@ -42,13 +42,10 @@ def draw(folder: Path, rows: Sequence[Mapping[str, Any]], material: Material, pa
     """Write all figures that there is something for; which these are, and why the others aren't there."""
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
-    makers: dict[str, Callable[[], Figure]] = {
-        "judged": partial(experiment_figures.judged, rows, paper),
-        "scale": partial(experiment_figures.scale, rows, paper),
-        "pareto": partial(experiment_figures.pareto, rows),
-    }
+    makers = experiment_figures.makers(rows, paper)
+    position = makers.pop("position")
     makers |= {name: partial(make, material) for name, make in _OF_MATERIAL.items()}
-    makers["position"] = partial(experiment_figures.position, rows)
+    makers["position"] = position
     made, without = [], []
     for name, make in makers.items():
         try:

@@ -39,7 +39,7 @@ from icon_repro.pilot_findings import (
     tasks_of,
 )
 from icon_repro.records import read_json, write_json
-from icon_repro.report.figures import rounded, write_figure
+from icon_repro.report.figures import rounded, write_figure, write_points
 
 Indices = NDArray[np.intp]
 Matrix = NDArray[np.float64]
@@ -159,8 +159,12 @@ def _array(path: Path, axes: str, *shape: int | None) -> Matrix:
     return np.asarray(found, np.float64)
 
 
-def analyse(folder: Path) -> str:
-    """Write every finding's figure and csv, summary.json and summary.md; returns the summary as text."""
+def analyse(folder: Path, *, pictures: bool = True) -> str:
+    """Write every finding's figure and csv, summary.json and summary.md; returns the summary as text.
+
+    Args:
+        pictures: False leaves out the png files.
+    """
     pilot = load(folder)
     tasks = tasks_of(pilot)
     block, seeds = pilot.bfloat16, np.random.SeedSequence(SEED).spawn(5)
@@ -177,7 +181,10 @@ def analyse(folder: Path) -> str:
     for suffix in ("png", "csv") if block is None else ():
         (folder / f"bfloat16.{suffix}").unlink(missing_ok=True)  # of an earlier export
     for finding in findings:
-        write_figure(folder, finding.name, finding.title, finding.panels)
+        if pictures:
+            write_figure(folder, finding.name, finding.title, finding.panels)
+        else:
+            write_points(folder, finding.name, finding.panels)
     c, n, (bins, draws) = len(pilot.candidates), len(pilot.assessment), pilot.bank.shape[:2]
     write_json(
         folder / "summary.json",

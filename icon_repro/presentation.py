@@ -1,9 +1,10 @@
 """What of an experiment is looked at: figures, samples and the page, in the folder of its tables.
 
 In: the plan, its store, the rows of results, and the folder where the tables already are.
-Out: figures/ (png, svg, csv; figures.json: their texts, what they were made of, which weren't made and why),
+Out: figures/ (png, svg, csv; figures.json: their texts, checksums, what they were made of, which weren't made and why),
 samples.jsonl, index.html; the same page with whole texts of the samples in the work folder, pages/<name>.html.
-Nothing is made again that would come out the same: figures.json and the page say what they were made of.
+Nothing is made again that would come out the same: figures.json and the page say what they were made of. A file that is
+gone or altered is made again; figures.json from before it held checksums tells only that files are there.
 Known gap: if a change of matplotlib or of this code should change figures, ``_VERSION`` has to be raised by hand.
 """
 
@@ -15,9 +16,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from icon_repro.engine.artifact import Step, Store, ordered
+from icon_repro.engine.artifact import Step, Store, file_sha256, ordered
 from icon_repro.engine.plan import Experiment
-from icon_repro.records import Example, read_json, read_rows, write_json, write_rows
+from icon_repro.records import Example, RecordError, checksum, read_json, read_rows, write_json, write_rows
 from icon_repro.report import page
 from icon_repro.report.paper_figures import PaperFigures, read_paper_figures
 
@@ -45,7 +46,7 @@ def present(
     made = [_VERSION, rows, sorted(step.folder for step in steps), dataclasses.asdict(beside)]
     text = json.dumps(made, sort_keys=True, ensure_ascii=True)
     made_of = hashlib.sha256(text.encode()).hexdigest()[:16]
-    if not _current(folder / "figures", made_of):
+    if not _current(folder, made_of):
         from icon_repro.gathering import draw, gathered  # take seconds to import, which a cached run does without
         from icon_repro.report.samples import samples
 
@@ -54,7 +55,9 @@ def present(
         described = draw(folder / "figures", rows, material, beside)
         about = {"experiment": experiment.config.name, "description": experiment.config.description.strip()}
         about["model"] = experiment.config.model.name
-        write_json(folder / "figures" / "figures.json", {"made_of": made_of, **about, **described})
+        files = {name: file_sha256(folder / name) for name in _files(described["figures"])}
+        whole = {"made_of": made_of, "files": files, **about, **described}
+        write_json(folder / "figures" / "figures.json", {**whole, "checksum": checksum(whole)})
         missing = "".join(f"\n  no {one['name']}: {one['reason']}" for one in described["not_made"])
         say(f"{folder}/figures: {len(described['figures'])} figures{missing}")
     if page.write(folder, folder / "index.html"):
@@ -74,11 +77,26 @@ def _selections(experiment: Experiment) -> list[Step]:
 
 
 def _current(folder: Path, made_of: str) -> bool:
-    if not (folder / "figures.json").is_file():
+    """Whether what is there was made of this, and is as it was made."""
+    try:
+        stored = read_json(folder / "figures" / "figures.json")
+    except (FileNotFoundError, RecordError):
         return False
-    stored = read_json(folder / "figures.json")
-    names = [f"{one['name']}.{suffix}" for one in stored["figures"] for suffix in ("png", "svg", "csv")]
-    return stored["made_of"] == made_of and all((folder / name).is_file() for name in names)
+    if not isinstance(stored, dict) or not {"made_of", "figures"} <= set(stored) or stored["made_of"] != made_of:
+        return False
+    names = _files(stored["figures"])
+    if not all((folder / name).is_file() for name in names):
+        return False
+    if "checksum" not in stored:
+        return True
+    whole = checksum({key: value for key, value in stored.items() if key != "checksum"})
+    return stored["checksum"] == whole and all(file_sha256(folder / name) == stored["files"][name] for name in names)
+
+
+def _files(figures: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Names of the samples and of each figure's files, below the results folder."""
+    names = [f"figures/{one['name']}.{suffix}" for one in figures for suffix in ("png", "svg", "csv")]
+    return ["samples.jsonl", *names]
 
 
 def _texts(experiment: Experiment, store: Store) -> dict[str, Example]:

@@ -54,6 +54,11 @@ def alpaca_prompt(example: Example) -> str:
     return template.format(instruction=example.instruction, input=example.input)
 
 
+def tuning_template() -> dict[str, str]:
+    """The texts that ``alpaca_prompt`` fills in; for who uses a tuned model elsewhere."""
+    return {"with_input": _ALPACA_INPUT, "without_input": _ALPACA_NO_INPUT}
+
+
 def plain_prompt(example: Example) -> str:
     """Instruction and input, a line each; a ready prompt stays as it is, on a line."""
     return f"{request(example)}\n"

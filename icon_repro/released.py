@@ -10,58 +10,21 @@ Known gap: t-SNE is computed once, where the steps are; another processor would 
 """
 
 import argparse
-import csv
-import math
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from sklearn.manifold import TSNE
 
 from icon_repro.__main__ import composed
-from icon_repro.engine.artifact import Step, Store, file_sha256
+from icon_repro.engine.artifact import Step, Store
 from icon_repro.engine.plan import plan
-from icon_repro.intervals import Interval
-from icon_repro.records import read_json, write_json
-from icon_repro.released_data import (
-    POOL,
-    load,
-    read_embeddings,
-    read_measures,
-    scores_step,
-    store_embeddings,
-    store_measures,
-)
-from icon_repro.released_figures import length_panels, map_panels, overlap_panels, score_panels
-from icon_repro.released_findings import (
-    SEED,
-    Finding,
-    find_contents,
-    find_duplicates,
-    find_length,
-    find_models,
-    find_nesting,
-    find_tasks,
-)
-from icon_repro.released_scores import centred, find_diversity, find_scores
-from icon_repro.report.figures import Panel, rounded, write_figure
-from icon_repro.report.tables import markdown
-
-SCORES, EMBEDDINGS = (
-    "released_selections",
-    ("released_embeddings", "study_cpu"),
-)  # of the latter the first that is there
-NOT_RUN = "Not run: the steps of experiment={} aren't there."
-NOTE = f"""\
-Intervals are 95 %: Wilson's for shares, DeLong's for AUCs, normal for means; of what is drawn (200 times at random) the
-range of the draws. They treat rows as drawn at random. "By chance": two random selections from the {POOL:,} rows of the
-pool, or as many random rows of the union. The union holds the released selections' rows and no others, so that "the
-rest" isn't the rest of the pool; and a mixture of unlike selections is more varied than each of them. Lengths are in
-characters. Numbers: the csv files; made by `python -m icon_repro.released`.
-"""
+from icon_repro.released_data import DATA, scores_step, store_embeddings, store_measures
+from icon_repro.released_findings import SEED
+from icon_repro.released_report import EMBEDDINGS, SCORES, analyse
+from icon_repro.released_scores import centred
 
 
 def collect(overrides: Sequence[str], out: Path, say: Callable[[str], None]) -> None:
@@ -95,113 +58,13 @@ def coordinates(vectors: NDArray[np.float32]) -> NDArray[np.float64]:
     return np.asarray(found, np.float64)
 
 
-def analyse(data: Path, out: Path) -> str:
-    """Write every finding and figure; returns the summary as text."""
-    released = load(data)
-    measures, embedded = read_measures(out, released), read_embeddings(out, released)
-    length = find_length(released)
-    found = [
-        find_contents(released),
-        find_nesting(released),
-        find_models(released),
-        length,
-        find_tasks(released),
-        _missing("diversity", "Do selections lose kinds of texts?", EMBEDDINGS[0])
-        if embedded is None
-        else find_diversity(released, embedded),
-        _missing("scores", "What are IFD and perplexity of the selected rows?", SCORES)
-        if measures is None
-        else find_scores(released, measures),
-        find_duplicates(released),
-    ]
-    figures: dict[str, tuple[str, list[Panel]]] = {
-        "overlap": ("Share of one released selection (row) that is in another (column)", overlap_panels(released)),
-        "lengths": ("Length of released selections", length_panels(released, length)),
-    }
-    if measures is not None:
-        figures["ifd"] = ("IFD and perplexity under SmolLM2-135M", score_panels(released, measures))
-    if embedded is not None:
-        figures["tsne"] = (f"{len(embedded.places):,} rows: selected and the rest", map_panels(released, embedded))
-    for name, (title, panels) in figures.items():
-        write_figure(out, name, title, panels, svg=True)
-    for finding in found:
-        _write_table(out / f"{finding.name}.csv", finding)
-    stored = [path for path in (out / "measures.csv", out / "embeddings.npy", out / "embeddings.csv") if path.is_file()]
-    inputs = [data / "released_subsets.csv", data / "alpaca_released_union.jsonl", *stored]
-    steps = read_json(out / "steps.json") if (out / "steps.json").is_file() else {}
-    write_json(
-        out / "summary.json",
-        {
-            "seed": SEED,
-            "pool": POOL,
-            "inputs": {path.name: file_sha256(path) for path in inputs},
-            "steps": steps,
-            "findings": {finding.name: finding.text for finding in found},
-        },
-    )
-    parts = [f"# The authors' released selections, {len(released.rows):,} rows\n\n{NOTE}"]
-    for finding in found:
-        table = f"\n{_table(finding)}" if finding.lines else ""
-        parts.append(f"## {finding.question}\n\n{finding.text}\n{table}")
-    parts.append("## Figures\n\n" + "\n".join(f"![{title}]({name}.png)" for name, (title, _) in figures.items()) + "\n")
-    text = "\n".join(parts)
-    (out / "summary.md").write_text(text, encoding="utf-8")
-    return text
-
-
-def _missing(name: str, question: str, experiment: str) -> Finding:
-    return Finding(name, question, [], NOT_RUN.format(experiment))
-
-
-def _columns(finding: Finding) -> list[str]:
-    return list(dict.fromkeys(name for line in finding.lines for name in line))
-
-
-def _table(finding: Finding) -> str:
-    names = _columns(finding)
-    return markdown(names, [[_cell(line.get(name)) for name in names] for line in finding.lines])
-
-
-def _cell(value: Any) -> str:
-    if value is None:
-        return "-"
-    if isinstance(value, Interval):
-        if math.isnan(value.value):
-            return "-"
-        ends = "unknown" if math.isnan(value.low) else f"{value.low:.3g}, {value.high:.3g}"
-        return f"{value.value:.3g} [{ends}]"
-    return f"{value:.3g}" if isinstance(value, float) else str(value)
-
-
-def _write_table(path: Path, finding: Finding) -> None:
-    """A line a row; an interval has three columns."""
-    names = _columns(finding)
-    wide = {name for line in finding.lines for name, value in line.items() if isinstance(value, Interval)}
-    header = [part for n in names for part in ([n, f"{n} low", f"{n} high"] if n in wide else [n])]
-
-    def cells(value: Any, name: str) -> list[Any]:
-        if isinstance(value, Interval):
-            ends = (value.value, value.low, value.high)
-            return ["" if math.isnan(end) else rounded(end) for end in ends]
-        return [rounded(value) if isinstance(value, float) else "" if value is None else value] + (
-            ["", ""] if name in wide else []
-        )
-
-    with path.open("w", encoding="utf-8", newline="") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        if not names:
-            writer.writerow([finding.text])
-            return
-        writer.writerows([header, *([c for n in names for c in cells(line.get(n), n)] for line in finding.lines)])
-
-
 def main(arguments: list[str] | None = None) -> int:
     """Take over what is finished, and analyse; 0 if the data could be read, 2 if not."""
     parser = argparse.ArgumentParser(
         prog="python -m icon_repro.released", description=str(__doc__).partition("\n\n")[0]
     )
     parser.add_argument("overrides", nargs="*", help="of both experiments, key=value: paths.work=...")
-    parser.add_argument("--data", type=Path, default=Path("../shared/data"), help="folder with csv and union")
+    parser.add_argument("--data", type=Path, default=DATA, help="folder with csv and union")
     parser.add_argument("--out", type=Path, default=Path("results/released_selections"))
     parser.add_argument("--stored", action="store_true", help="don't look for steps: use what is in --out")
     given = parser.parse_args(arguments)

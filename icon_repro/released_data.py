@@ -24,6 +24,7 @@ from icon_repro.engine.plan import Experiment
 from icon_repro.records import Score, content_id, read_json, read_rows, write_json
 from icon_repro.report.figures import rounded
 
+DATA = Path("../shared/data")  # where released_subsets.csv and alpaca_released_union.jsonl are looked for
 POOL = 52001  # rows that the authors selected from: their sizes are int(share * 52001)
 SHARES = {520: "1 %", 2600: "5 %", 5200: "10 %", 7800: "15 %"}
 MEASURES = ("ifd", "direct", "nll")  # IFD; NLL of the response without its prompt, and after it, nats a token

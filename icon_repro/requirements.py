@@ -16,7 +16,7 @@ from functools import cache
 from pathlib import Path
 
 from icon_repro.config_data import EndpointConfig
-from icon_repro.config_evaluation import Backend, EvaluationJob, TaskKind
+from icon_repro.config_evaluation import Backend, EndpointJudge, EvaluationJob, ServedAnswers, TaskKind
 from icon_repro.engine.artifact import Step
 from icon_repro.records import RecordError, read_json, write_json
 from icon_repro.schema import nearest
@@ -90,17 +90,18 @@ def missing(job: EvaluationJob, files: Sequence[str], commit: str | None, index:
 
 
 def missing_for(steps: Iterable[Step], cache: Path) -> list[str]:
-    """What the evaluations among ``steps`` lack, and keys of endpoints that they ask, each thing once.
+    """What the evaluations among ``steps`` lack, keys of endpoints, budgets that are too small; each thing once.
 
     Args:
         cache: folder for an index of lm-eval's tasks.
     """
     index = cache.expanduser() / "lm_eval_tasks.json"
     found: dict[str, None] = {}
-    seen = set()
+    seen, steps = set(), list(steps)
     for step in steps:
         endpoint = getattr(step.params, "endpoint", None)
-        if isinstance(endpoint, EndpointConfig) and not endpoint.local and not os.environ.get(endpoint.api_key_env):
+        key = isinstance(endpoint, EndpointConfig) and os.environ.get(endpoint.api_key_env, "").strip()
+        if isinstance(endpoint, EndpointConfig) and not endpoint.local and not key:
             found[
                 f"{step.stage}: {endpoint.model} at {endpoint.base_url} needs a key: set the environment variable "
                 f"{endpoint.api_key_env}, or leave out what asks it (judge=none, ~methods.alpagasus)."
@@ -109,7 +110,26 @@ def missing_for(steps: Iterable[Step], cache: Path) -> list[str]:
             seen.add((step.params.name, step.params.task.task))
             files = [name.removeprefix("rows.") for name in step.files]
             found |= dict.fromkeys(missing(step.params, files, step.extra.get("commit"), index))
-    return list(found)
+    return [*found, *_short_budgets(steps)]
+
+
+def _short_budgets(steps: Iterable[Step]) -> list[str]:
+    """A line for each ``max_cost`` below what a step is expected to cost at most; asking would refuse it, but late."""
+    short: dict[str, list[tuple[float, str]]] = {}
+    for step in steps:
+        params = step.params
+        if isinstance(params, (EndpointJudge, ServedAnswers)) and (limit := params.endpoint.max_cost) is not None:
+            endpoint, out = params.endpoint, params.expected_calls * params.endpoint.max_tokens
+            cost = (params.expected_tokens_in * endpoint.price_in + out * endpoint.price_out) / 1e6
+            if cost > limit:
+                where = "judge.endpoint" if isinstance(params, EndpointJudge) else "judge.served"
+                text = f"{step.name}, {params.expected_calls:,} calls, at most {cost:.4g}"
+                short.setdefault(f"{where}.max_cost={limit:g}", []).append((cost, text))
+    return [
+        f"{where}: {len(found)} steps are expected to take more (most: {max(found)[1]}). Raise max_cost, which is that "
+        "of one step, or lower max_tokens or the number of prompts (sample)."
+        for where, found in short.items()
+    ]
 
 
 @cache

@@ -3,7 +3,8 @@
 In: a plan and its store.  Out: table and verdicts (md, csv, tex), judged where a judge was asked, tables beside the
 paper's and claims where ``published`` names them, metrics.jsonl, run.json; a copy to W&B.
 The folder holds complete tables only: one with missing cells goes to ``incomplete/`` in it, which the next complete one
-removes. run.json says what made the table: config, sources, steps, commits, package versions; no times, hosts, folders.
+removes. run.json says what made the table: config, sources, steps, commits, package versions, also by cell; no times,
+hosts, folders.
 
 The folder belongs to one configuration. A later report may add seeds, fractions, methods, benchmarks and the base and
 full rows, and may replace numbers that a change of code or of what doesn't change results has made anew. It is refused
@@ -19,7 +20,7 @@ from typing import Any
 
 from icon_repro.config import Config
 from icon_repro.config_icon import IconConfig, resolved
-from icon_repro.engine.artifact import Store, differences
+from icon_repro.engine.artifact import Step, Store, differences
 from icon_repro.engine.collect import collect, provenance, results, sources
 from icon_repro.engine.plan import Experiment
 from icon_repro.engine.tracked import log_experiment
@@ -79,6 +80,22 @@ def check(experiment: Experiment) -> None:
         )
 
 
+class ReadOnce(Store):
+    """A store of which each record is read once: while a report is made, no step is built here.
+
+    Records are shared: they aren't to be changed.
+    """
+
+    def __init__(self, root: Path) -> None:
+        super().__init__(root)
+        self._records: dict[str, dict[str, Any]] = {}
+
+    def record(self, step: Step) -> dict[str, Any]:
+        if step.folder not in self._records:
+            self._records[step.folder] = super().record(step)
+        return self._records[step.folder]
+
+
 def report(experiment: Experiment, store: Store, say: Callable[[str], None], *, figures: bool = True) -> bool:
     """Write tables, figures and page from what is stored, and log them.
 
@@ -92,21 +109,25 @@ def report(experiment: Experiment, store: Store, say: Callable[[str], None], *, 
     Raises:
         ResultsError: see ``check``; or stored outcomes contradict each other.
     """
+    from icon_repro.engine.made_with import made_with
     from icon_repro.report import written  # scipy takes a second to import, and other actions don't need it
     from icon_repro.report.tables import complete as no_cell_missing
+    from icon_repro.report.versions import separated
 
     check(experiment)
-    config = experiment.config
+    config, store = experiment.config, ReadOnce(store.root)
     try:
         rows = collect(experiment, store)
     except ItemsError as error:
         raise ResultsError(f"{config.name}: {error}") from error
     folder = Path(config.paths.results) / config.name
-    complete = no_cell_missing(rows)
-    target = folder if complete else folder / "incomplete"
     settings = {key: value for key, value in public(_filled(config)).items() if key not in {"cluster", "tracking"}}
     run = {"format": FORMAT, "config": settings, **provenance(experiment, store)}
+    run["made_with"] = made_with(experiment, store)
     try:
+        shown, _ = separated(rows, run)
+        complete = no_cell_missing(shown)
+        target = folder if complete else folder / "incomplete"
         made = written.write_all(rows, run, Path(config.paths.experiments), target)
     except written.PROBLEMS as error:
         raise ResultsError(f"{config.name}: {error}") from error
@@ -122,10 +143,10 @@ def report(experiment: Experiment, store: Store, say: Callable[[str], None], *, 
     if figures:
         try:
             paper = published_folder(settings, Path(config.paths.experiments))
-            present(experiment, store, rows, target, say, paper)
+            present(experiment, store, shown, target, say, paper)
         except written.PROBLEMS as error:
             raise ResultsError(f"{config.name}: {error}") from error
-    say(log_experiment(experiment, store, public(config), rows, made.table, target))
+    say(log_experiment(experiment, store, public(config), shown, made.table, target))
     return complete
 
 

@@ -187,6 +187,34 @@ def bootstrap(
     return float(low), float(high)
 
 
+def clustered(sample: Sample, groups: Sequence[Hashable]) -> Sample:
+    """``sample`` with the parts of each group as one unit that is drawn whole: groups are a sample, not strata.
+
+    Its means and differences are those of ``sample``; their variance is that between groups (benchmarks, tasks of one),
+    so it is about other groups too, not about other items of these alone.
+
+    Args:
+        groups: the group of each part; at least two different ones.
+
+    Raises:
+        StatsError: see ``mean``; one group, of which nothing can be said.
+    """
+    labels = list(dict.fromkeys(groups))
+    if len(labels) < 2:
+        raise StatsError(f"{len(labels)} groups of parts: at least two are needed to see how they differ.")
+    _by_selection(sample)  # checks
+    weights, sums = dict.fromkeys(labels, 0.0), dict[Hashable, Any](dict.fromkeys(labels, 0.0))
+    for part, label in zip(sample.parts, groups, strict=True):
+        weights[label] += part.weight
+        sums[label] = sums[label] + part.weight * (
+            part.values.mean(axis=-1) if isinstance(part, Items) else part.values
+        )
+    value: Any = sum(sums.values())
+    # a group's own part of the whole, linear in the outcomes so that differences stay paired; the units' mean is value
+    units = [value + len(labels) * (sums[k] - weights[k] / sum(weights.values()) * value) for k in labels]
+    return Sample([Items("groups", np.stack(units, axis=-1), span=math.inf)], sample.selections)
+
+
 def holm(p_values: Sequence[float]) -> list[float]:
     """P values of several tests, adjusted such that the chance of any false finding stays below a level (Holm).
 

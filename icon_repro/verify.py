@@ -1,10 +1,10 @@
-"""``action=verify``: every stored table made again from the stored rows, and compared byte by byte.
+"""``action=verify``: every stored table made again from the stored numbers, and compared byte by byte.
 
-In: the folders below paths.results that hold metrics.jsonl and run.json; published numbers and claims.
-Out: a line for each difference (file, line, both texts) and for each file that nothing here can make again.
+In: the folders below paths.results; published numbers and claims; the authors' released selections, if they are there.
+Out: a line for each difference (file, line, both texts) and for what nothing here can make again, with the reason.
 What comes of a report is covered: table, verdicts, judged, tables beside the paper's, claims (md, csv, tex), the rows
-themselves as they are written, and the page. Tables and figures of other commands need stored scores, matrices or
-texts: they are listed as not covered. A table without rows to make it of is a difference.
+themselves as they are written, the page, and the points of the figures that rows give. Of other commands what
+``icon_repro.rebuilt`` lists. A table without rows to make it of is a difference.
 Known gap: that the rows are what the steps gave isn't looked at here; their folders' names and hashes are in them.
 """
 
@@ -15,12 +15,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from icon_repro import rebuilt
 from icon_repro.records import RecordError, read_json, read_lines
+from icon_repro.released_data import DATA
 from icon_repro.report import page, written
 
 _ROWS, _RUN, _PAGE = "metrics.jsonl", "run.json", "index.html"
 _ROW = {"experiment", "method", "benchmarks", "steps"}  # fields that a row of a report had from the first version on
 _NEEDED = {"tasks", "judged", "unjudged", "selection_seed"}  # and later ones
+_TEXTS = (".md", ".csv", ".tex")
 _LONGEST = 160  # characters of a line that is shown
 
 
@@ -34,18 +37,33 @@ class Verified:
     not_covered: list[str] = field(default_factory=list)
 
 
-def verify(results: Path, experiments: Path, say: Callable[[str], None]) -> bool:
-    """Compare everything below ``results``; returns whether nothing differs and there was something to compare."""
+def verify(
+    results: Path, experiments: Path, say: Callable[[str], None], data: Path = DATA, *, quick: bool = False
+) -> bool:
+    """Compare everything below ``results``.
+
+    Args:
+        data: the folder with the authors' released selections.
+        quick: leave out what takes longer than some seconds.
+
+    Returns:
+        Whether nothing differs and there was something to compare.
+    """
     found = Verified()
     folders = sorted({path.parent for path in results.rglob("*") if path.is_file() and _result(path)})
     for folder in folders:
-        _folder(folder, experiments, found)
+        if folder.name == "figures" and (folder.parent / _RUN).is_file() and (folder.parent / _ROWS).is_file():
+            _figures(folder, experiments, found)
+        elif not (folder / _RUN).is_file():
+            _of_other(folder, data, found, quick=quick)
+        else:
+            _folder(folder, experiments, found)
     for line in found.not_covered:
         say(f"not covered: {line}")
     for line in found.differences:
         say(f"differs: {line}")
     if not found.folders:
-        say(f"{results}: no folder with {_ROWS} and {_RUN}; nothing was verified")
+        say(f"{results}: no folder with tables that can be made again; nothing was verified")
     say(
         f"{found.folders} results folders, {found.files} files made again, {len(found.differences)} differences, "
         f"{len(found.not_covered)} not covered"
@@ -54,17 +72,79 @@ def verify(results: Path, experiments: Path, say: Callable[[str], None]) -> bool
 
 
 def _result(path: Path) -> bool:
-    return path.name in (_ROWS, _RUN) or path.suffix in (".md", ".csv", ".tex", ".html")
+    return path.name in (_ROWS, _RUN) or path.suffix in (*_TEXTS, ".html")
+
+
+def _of_other(folder: Path, data: Path, found: Verified, *, quick: bool) -> None:
+    """A folder of another command than a report."""
+    rows = _rows(folder, found) if (folder / _ROWS).is_file() else []
+    if rows and set(rows[0]) >= _ROW:
+        found.differences.append(f"{folder}: rows without {_RUN}; make both anew with action=report")
+        return
+    kind = rebuilt.kind(folder, data)
+    if isinstance(kind, str):
+        found.not_covered.append(f"{folder}: {kind}")
+        return
+    if quick and kind.takes_long:
+        found.not_covered.append(f"{folder}: left out, as it takes long; action=verify makes it again")
+        return
+    found.folders += 1
+    with tempfile.TemporaryDirectory() as temporary:
+        made = Path(temporary)
+        try:
+            names = rebuilt.made_again(kind, made)
+        except (ValueError, KeyError, TypeError, OSError) as error:
+            found.differences.append(f"{folder}: can't be made again: {type(error).__name__}: {error}")
+            return
+        if (folder / _PAGE).is_file():
+            page.write(folder, made / _PAGE)
+            names.append(_PAGE)
+        _compare(folder, made, names, found)
+    found.not_covered += [f"{folder}: {some}: {why}" for some, why in kind.others.items()]
+    if pictures := len([path for path in folder.iterdir() if path.suffix in rebuilt.PICTURES]):
+        found.not_covered.append(f"{folder}: {pictures} pictures: {rebuilt.WHY_NO_PICTURES}")
+    given = {path.name for pattern in kind.inputs for path in folder.glob(pattern)}
+    others = {name for some in kind.others for pattern in some.split(", ") for name in _matching(folder, pattern)}
+    _too_many(folder, {*names, *given, *others}, found)
+
+
+def _matching(folder: Path, pattern: str) -> list[str]:
+    return [path.name for path in folder.glob(pattern)]
+
+
+def _too_many(folder: Path, known: set[str], found: Verified) -> None:
+    for path in sorted(folder.iterdir()):
+        if path.is_file() and path.name not in known and path.suffix in _TEXTS:
+            found.differences.append(f"{path}: stored, and what is stored beside it gives none. Delete it")
+
+
+def _figures(folder: Path, experiments: Path, found: Verified) -> None:
+    """The points of a report's figures, as far as its rows give them."""
+    rows = _rows(folder.parent, found)
+    if not rows or _NEEDED - set(rows[0]):
+        return  # said of the report itself
+    with tempfile.TemporaryDirectory() as temporary:
+        made = Path(temporary)
+        try:
+            rebuilt.figures_of_rows(rows, read_json(folder.parent / _RUN), experiments, made)
+        except (*written.PROBLEMS, RecordError, KeyError, TypeError) as error:
+            found.differences.append(f"{folder}: its points can't be made again: {type(error).__name__}: {error}")
+            return
+        names = sorted(path.name for path in made.iterdir())
+        _compare(folder, made, names, found)
+    stored = sorted(path.name for path in folder.iterdir() if path.suffix == ".csv")
+    for name in sorted({f"{one}.csv" for one in rebuilt.OF_ROWS} & set(stored) - set(names)):
+        found.differences.append(f"{folder / name}: stored, and a report of these rows has none. Delete it")
+    if rest := [name for name in stored if name.removesuffix(".csv") not in rebuilt.OF_ROWS]:
+        found.not_covered.append(
+            f"{folder}: {', '.join(rest)}: need scores, selections or vectors in the work folder; action=report "
+            "makes them"
+        )
+    if pictures := len([path for path in folder.iterdir() if path.suffix in rebuilt.PICTURES]):
+        found.not_covered.append(f"{folder}: {pictures} pictures: {rebuilt.WHY_NO_PICTURES}")
 
 
 def _folder(folder: Path, experiments: Path, found: Verified) -> None:
-    if not (folder / _RUN).is_file():
-        rows = _rows(folder, found) if (folder / _ROWS).is_file() else []
-        if rows and set(rows[0]) >= _ROW:
-            found.differences.append(f"{folder}: rows without {_RUN}; make both anew with action=report")
-        else:
-            found.not_covered.append(f"{folder}: not a report's tables; its own command makes it")
-        return
     if not (folder / _ROWS).is_file():
         if (folder / "table.md").is_file():
             found.differences.append(f"{folder}/{_ROWS}: isn't there, and table.md is; run action=report")
@@ -94,7 +174,7 @@ def _folder(folder: Path, experiments: Path, found: Verified) -> None:
         _compare(folder, made, names, found)
     known = {*names, _RUN, _PAGE}
     for path in sorted(folder.iterdir()):
-        if not path.is_file() or path.name in known or path.suffix not in (".md", ".csv", ".tex"):
+        if not path.is_file() or path.name in known or path.suffix not in _TEXTS:
             continue
         if path.stem in ("table", "verdicts", "judged", "claims") or path.stem.startswith("paper_table"):
             found.differences.append(f"{path}: stored, and a report of these rows has none. Delete it")

@@ -22,7 +22,7 @@ from fault_server import BABBLE, LINE_FAULTS, REPLY_FAULTS, Body, FaultServer, c
 
 from icon_repro.config_data import EndpointConfig, endpoint_problems
 from icon_repro.endpoint import Answer, BudgetError, Request, ask, estimate, spent
-from icon_repro.endpoint_http import EndpointError, retry_after
+from icon_repro.endpoint_http import EndpointError, retry_after, unreachable
 from icon_repro.replies import RepliesError
 from icon_repro.schema import plain
 
@@ -231,7 +231,7 @@ def test_ask_keeps_to_the_number_at_a_time(tmp_path: Path) -> None:
     assert server.most_at_once == 3
 
 
-@pytest.mark.parametrize("kind", ["limit", "hang"])
+@pytest.mark.parametrize("kind", ["limit", "limit_wait", "limit_date", "hang"])
 def test_ask_waits_longer_each_time(tmp_path: Path, kind: str) -> None:
     with FaultServer(kinds=[kind], rate=1.0) as server:
         changes = {"retries": 4, "backoff_s": 0.05, "timeout_s": 0.1, "max_unanswered": 1.0}
@@ -251,7 +251,7 @@ def test_ask_waits_as_the_server_asks_and_ends_when_that_is_too_long(tmp_path: P
         failing = [i for i in range(20) if server.fault(f"say {i}", 0) and not server.fault(f"say {i}", 1)]
         ask(questions(1, start=failing[0]), settings(server.url), tmp_path, number)
         assert server.arrivals[1][1] - server.arrivals[0][1] >= 0.29
-        with pytest.raises(EndpointError, match=r"asks to wait 0 s \(HTTP 429\), more than max_wait_s=0.1"):
+        with pytest.raises(EndpointError, match=r"asks to wait 0.3 s \(HTTP 429\), more than max_wait_s=0.1"):
             ask(questions(1, start=failing[1]), settings(server.url, max_wait_s=0.1), tmp_path, number)
 
 
@@ -305,6 +305,17 @@ def test_ask_endpoint_that_cant_be_reached_ends_early(tmp_path: Path) -> None:
     with closed_port() as url, pytest.raises(EndpointError, match=r"127.0.0.1:\d+/v1 can't be reached \(ConnectError"):
         ask(questions(2000), settings(url, backoff_s=0.05), tmp_path, number)
     assert time.monotonic() - started < 5
+
+
+def test_unreachable_names_each_address_that_takes_no_connection_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", CANARY)
+    started = time.monotonic()
+    with FaultServer(token="another") as server, FaultServer(rate=1.0, kinds=["reset"]) as cut, closed_port() as url:
+        assert unreachable([settings(server.url), settings(cut.url)]) == []  # an error says that it is there
+        (text,) = unreachable([settings(url), settings(server.url), settings(url, "other")])
+        assert not server.asked
+    assert text.startswith(f"{url} can't be reached (ConnectError") and "judge=none" in text
+    assert time.monotonic() - started < 5 and CANARY not in text
 
 
 def test_ask_endpoint_that_answers_no_longer_ends_before_all_are_tried(tmp_path: Path) -> None:
@@ -461,7 +472,8 @@ def test_endpoint_problems_are_found_without_repeating_a_key(
 
 def test_settings_that_change_no_reply_arent_hashed() -> None:
     hashed = plain(EndpointConfig("toy"), hashed_only=True)
-    assert sorted(hashed) == ["max_tokens", "max_unanswered", "model", "reasks", "seed", "temperature"]
+    # max_unanswered too: raising it, as the message about missing replies says, must find those that are there
+    assert sorted(hashed) == ["max_tokens", "model", "reasks", "seed", "temperature"]
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 from cli import Done, icon_repro
+from fault_server import closed_port
 
 from icon_repro import __main__ as command_line
 from icon_repro.__main__ import _si, main, open_overrides
@@ -33,12 +34,22 @@ def inside(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.Captur
     return call
 
 
-def refused(done: Done) -> str:
-    """The message of a command that ended without doing anything."""
+def refused(done: Done, title: str = "") -> str:
+    """The message of a command that ended without doing anything but saying ``title``."""
     assert done.code != 0
     assert "Traceback" not in done.error + done.out
-    assert done.out == ""
+    assert done.out == "" or (title and done.out.startswith(title) and done.out.count("\n") == 1)
     return done.error
+
+
+def test_run_endpoint_that_cant_be_reached_is_refused_before_any_work(
+    inside: Callable[..., Done], tmp_path: Path
+) -> None:
+    with closed_port() as url:
+        judge = ["judge.kind=endpoint", f"judge.endpoint={{model:toy,base_url:'{url}'}}"]
+        error = refused(inside(TINY, f"paths.work={tmp_path / 'work'}", *judge), f"{TINY[11:]}: ")
+    assert f"{url} can't be reached" in error
+    assert not list((tmp_path / "work").glob("*/*"))
 
 
 def test_help_is_quick_and_names_actions_groups_and_examples(tmp_path: Path) -> None:

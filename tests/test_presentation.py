@@ -1,5 +1,9 @@
 """Figures, samples and page of an experiment from its store: what is read is what was stored, and once is enough."""
 
+import contextlib
+import shutil
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -7,11 +11,13 @@ import numpy as np
 import pytest
 from small import publish_fake, small
 
+from icon_repro.compare import compare
 from icon_repro.engine.artifact import Step, Store, ancestors
+from icon_repro.engine.intact import DRAWN, NEEDED
 from icon_repro.engine.plan import Experiment, plan
 from icon_repro.gathering import gathered
-from icon_repro.presentation import _behind, present
-from icon_repro.records import Example, Score, read_json, write_json, write_rows
+from icon_repro.presentation import _behind, _current, present
+from icon_repro.records import Example, Score, read_json, read_lines, write_json, write_rows
 from icon_repro.results import report
 
 ROWS = [Example(f"r{i}", "Say it.", "", "word " * (i + 1)) for i in range(12)]
@@ -48,6 +54,10 @@ def fill(step: Step, folder: Path) -> None:
         names = IDS[start:stop]
         np.save(folder / "candidate.npy", candidate((12, 8))[start:stop][:, order])
         write_json(folder / "ids.json", {"candidates": names, "assessment": [ASSESSMENT[i] for i in order]})
+    elif kind == "methods.icon.pairs:bank":
+        np.save(folder / "bank.npy", np.full((1, 1, len(ASSESSMENT)), 2.5))
+        write_json(folder / "bank.json", {"lengths": [8], "contexts": dict.fromkeys(IDS, 8)})
+        write_json(folder / "ids.json", {"assessment": ASSESSMENT})
     elif kind == "methods.common.answers:shard":
         write_json(folder / "ids.json", {"rows": IDS, "reasons": {"r0": "no token"}})
         np.save(folder / "conditioned.npy", np.array([np.nan, *np.linspace(1, 3, 11)]))
@@ -111,6 +121,36 @@ def test_gathered_file_that_is_gone_is_a_reason_not_an_error(tmp_path: Path) -> 
     assert found.absent["scores of longest"].endswith("scores.jsonl is no longer in the work folder")
 
 
+@contextlib.contextmanager
+def opened() -> Iterator[list[Path]]:
+    """The files that this process opens."""
+    found: list[Path] = []
+    active = True
+
+    def hook(event: str, given: tuple[Any, ...]) -> None:  # can't be removed again
+        if active and event == "open" and isinstance(given[0], str):
+            found.append(Path(given[0]))
+
+    sys.addaudithook(hook)
+    try:
+        yield found
+    finally:
+        active = False
+
+
+def test_report_and_comparison_read_of_a_step_what_is_compared_with_its_checksum(tmp_path: Path) -> None:
+    experiment, store = made(tmp_path, {"methods.icon.control": "bank"})
+    with opened() as files:
+        gathered_from = material(experiment, store)
+        compare(experiment, store, lambda line: None, figures=False)
+        report(experiment, store, lambda line: None, figures=False)
+    assert gathered_from.contributions and gathered_from.ifd
+    steps = {store.path(step) for step in experiment.steps}
+    read = {path.name for path in files if path.parent in steps}
+    assert {"scores.jsonl", "rows.jsonl", "ids.json", "items.json", "candidate.npy", "bank.npy", "direct.npy"} <= read
+    assert read <= NEEDED | DRAWN | {"record.json"}
+
+
 @pytest.fixture(scope="module")
 def reported(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Experiment, Store, list[str]]:
     """A report with figures, which takes seconds."""
@@ -168,3 +208,28 @@ def test_present_with_a_lost_picture_or_other_rows_draws_again(
     )
     present(experiment, store, [{"missing": {}}], out, lambda line: None)
     assert len(drawn) == 3
+
+
+def test_present_makes_altered_figures_samples_and_texts_again(
+    reported: tuple[Path, Experiment, Store, list[str]], tmp_path: Path
+) -> None:
+    folder, experiment, store, _ = reported
+    results = tmp_path / "smoke_tiny"
+    shutil.copytree(folder / "results" / "smoke_tiny", results)
+    made_of = read_json(results / "figures" / "figures.json")["made_of"]
+    first = {path: path.read_bytes() for path in results.rglob("*") if path.is_file()}
+    names = ("figures/scale.png", "figures/overlap.csv", "samples.jsonl", "figures/figures.json")
+    altered = {}
+    for name in names:
+        data = bytearray(first[results / name])
+        data[len(data) // 2] ^= 1
+        (results / name).write_bytes(data)
+        assert not _current(results, made_of), name
+        altered[name] = bytes(data)
+        (results / name).write_bytes(first[results / name])
+        assert _current(results, made_of)
+    for name in names:
+        (results / name).write_bytes(altered[name])
+    rows = [row for _, row in read_lines(results / "metrics.jsonl")]
+    present(experiment, store, rows, results, lambda line: None)
+    assert {path: path.read_bytes() for path in results.rglob("*") if path.is_file()} == first

@@ -137,6 +137,54 @@ def test_missing_for_steps_says_each_thing_once(tmp_path: Path) -> None:
     assert missing_for((step for step in experiment.steps if step.stage != "evaluate"), tmp_path) == []
 
 
+JUDGE = {
+    "kind": "endpoint",
+    "methods": ["random", "icon"],
+    "sets": {
+        "tiny": {
+            "source": {
+                "kind": "file",
+                "format": "alpaca",
+                "name": "tiny_prompts",
+                "path": str(Path(requirements.__file__).with_name("data") / "tiny" / "assessment.jsonl"),
+                "fields": {"response": None},
+            },
+            "sample": 4,
+            "expected_rows": 4,
+            "expected_prompt_chars": 40,
+        }
+    },
+}
+PRICES = {"model": "toy", "price_in": 10.0, "price_out": 30.0, "max_tokens": 100}
+
+
+@pytest.mark.parametrize("key", [None, "", " \n", "sk-x"])
+def test_missing_for_key_of_an_endpoint_is_named_by_its_variable(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, key: str | None
+) -> None:
+    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
+    if key is not None:
+        monkeypatch.setenv("OPENAI_API_KEY", key)
+    steps = plan(small(tmp_path, {"judge": {**JUDGE, "endpoint": PRICES}})).steps
+    found = missing_for(steps, tmp_path)
+    assert len(found) == (key != "sk-x")
+    assert all("toy at https://api.openai.com/v1 needs a key" in text and "OPENAI_API_KEY" in text for text in found)
+
+
+def test_missing_for_budget_below_the_estimate_is_said_before_any_work(tmp_path: Path) -> None:
+    # of a step: 8 calls, each with 10 tokens of the prompt, two answers of 200 and 300 of ours, and 100 out
+    cost = 8 * ((10 + 2 * 200 + 300) * 10.0 + 100 * 30.0) / 1e6
+
+    def lacking(limit: float | None) -> list[str]:
+        local = {**PRICES, "base_url": "http://127.0.0.1:1/v1", "max_cost": limit}
+        return missing_for(plan(small(tmp_path, {"judge": {**JUDGE, "endpoint": local}})).steps, tmp_path)
+
+    assert lacking(None) == lacking(cost * 1.001) == []
+    (text,) = lacking(cost * 0.999)
+    for part in (f"judge.endpoint.max_cost={cost * 0.999:g}: 2 steps", "8 calls", f"{cost:.4g}", "Raise max_cost"):
+        assert part in text
+
+
 def test_requirements_import_neither_torch_nor_lm_eval() -> None:
     code = (
         "import sys\nfrom icon_repro.requirements import task_files, _has_punkt\ntask_files(), _has_punkt()\n"

@@ -18,6 +18,7 @@ from icon_repro.stats import (
     Summary,
     Verdict,
     bootstrap,
+    clustered,
     difference,
     holm,
     mean,
@@ -133,6 +134,47 @@ def test_clusters_count_as_units(generator: np.random.Generator) -> None:
     assert found.items > 2 * mean(sample(groups.reshape(1, -1))).items
     alone = mean(sample(groups.reshape(1, -1), clusters=np.arange(40)))
     assert alone.items == pytest.approx(mean(sample(groups.reshape(1, -1))).items, rel=1e-9)
+
+
+def test_clustered_is_the_same_mean_with_the_variance_between_groups(generator: np.random.Generator) -> None:
+    parts = [generator.random((2, size)) + level for size, level in ((8, 0.0), (20, 1.0), (5, 3.0), (9, 0.5))]
+    own = sample(*parts, span=math.inf)
+    found = mean(clustered(own, ["a", "b", "b", "c"]))
+    assert found.value == pytest.approx(mean(own).value, rel=1e-12)
+    means = np.array([part.mean() for part in parts])
+    # a group of two of the four parts counts twice: deviations of the sums from what the weights give
+    sums, shares = np.array([means[0], means[1] + means[2], means[3]]) / 4, np.array([0.25, 0.5, 0.25])
+    expected = sum((sums - shares * means.mean()) ** 2) * 3 / 2
+    assert found.items == pytest.approx(expected, rel=1e-9) and found.items_freedom == 2
+    with pytest.raises(StatsError, match="1 groups of parts"):
+        clustered(own, ["a"] * 4)
+
+
+def test_coverage_of_a_difference_by_benchmark_where_methods_differ_by_benchmark() -> None:
+    generator, right, wrong = np.random.default_rng(7), [], []
+    for _ in range(REPLICATIONS // BATCH):
+        parts: list[list[Items]] = [[], []]
+        for index in range(12):
+            hard = generator.standard_normal((BATCH, 1, 100), np.float32)
+            gain = 0.3 * generator.standard_normal((BATCH, 1, 1), np.float32)  # of one method on this benchmark
+            for own, effect in zip(parts, (gain, np.zeros_like(gain)), strict=True):
+                values = outcomes(generator, hard, effect, 0.0, 0.2, 0.0)
+                own.append(Items(f"b{index}", values, weight=1 / 12))
+        one, two = (Sample(own, [0]) for own in parts)
+        for found, by in ((right, [clustered(own, range(12)) for own in (one, two)]), (wrong, [one, two])):
+            made = difference(*by)
+            found.append(np.abs(made.value) <= made.half_width())
+    assert share(right) == pytest.approx(0.95, abs=0.015)
+    assert share(wrong) < 0.9  # items alone say nothing of other benchmarks
+
+
+def test_coverage_of_the_bootstrap_of_a_winning_score() -> None:
+    generator, covered = np.random.default_rng(8), []
+    for _ in range(1500):
+        points = generator.choice([2.0, 1.0, 0.0], (1, 180), p=[0.45, 0.3, 0.25])
+        low, high = bootstrap(sample(points, span=2.0), generator, draws=1000)
+        covered.append(np.array([low <= 1.2 <= high]))
+    assert share(covered) == pytest.approx(0.95, abs=0.015)
 
 
 def test_clusters_noise_of_cells_is_counted_by_cluster(generator: np.random.Generator) -> None:

@@ -427,6 +427,15 @@ def test_run_interrupted_after_the_last_step_is_finished(tune: Any, tmp_path: Pa
 
 
 @pytest.mark.parametrize("tuning", Tuning)
+def test_run_keeps_the_template_beside_the_weights(tune: Any, tuning: Tuning) -> None:
+    out, _ = tune(config(tuning))
+    stored = read_json(out / ("adapter" if tuning is Tuning.lora else "weights") / "prompt.json")
+    for row in ROWS:
+        text = stored["with_input" if row.input else "without_input"]
+        assert text.format(instruction=row.instruction, input=row.input) == alpaca_prompt(row)
+
+
+@pytest.mark.parametrize("tuning", Tuning)
 def test_run_leaves_no_pickle_no_checkpoint_and_no_path(tune: Any, tmp_path: Path, tuning: Tuning) -> None:
     out, _ = tune(config(tuning), checkpoint_steps=1)
     assert {path.suffix for path in out.rglob("*") if path.is_file()} <= {".json", ".jsonl", ".safetensors", ".jinja"}

@@ -12,13 +12,11 @@ from pathlib import Path
 from typing import Any
 
 from icon_repro.config_evaluation import TaskKind
-from icon_repro.engine.artifact import ArtifactError, Cost, Step, Store, ancestors, damage, ordered
+from icon_repro.engine.artifact import Cost, Step, Store, ancestors, ordered
+from icon_repro.engine.intact import Intact
 from icon_repro.engine.plan import Arm, Experiment
 from icon_repro.engine.run import status
-from icon_repro.items import FILE, of_evaluation, of_verdicts, win_rate
-
-# what tables and comparisons read of a step
-_READ = frozenset({FILE, "verdicts.jsonl", "failures.jsonl", "scores.jsonl", "ids.json", "rows.jsonl"})
+from icon_repro.items import of_evaluation, of_verdicts, win_rate
 
 
 def collect(experiment: Experiment, store: Store) -> list[dict[str, Any]]:
@@ -26,24 +24,16 @@ def collect(experiment: Experiment, store: Store) -> list[dict[str, Any]]:
     ``unjudged``.
 
     Raises:
-        ArtifactError: a result is damaged.
+        ArtifactError: steps are damaged in what tables and figures read of them.
         ItemsError: a step's outcomes contradict its value.
     """
+    Intact(store).check(results(experiment), experiment.steps)
     return [_row(experiment, arm, store) for arm in experiment.arms]
 
 
 def results(experiment: Experiment) -> list[Step]:
     """The steps that cells of tables show."""
     return [step for arm in experiment.arms for step in (*arm.evaluations.values(), *arm.judged.values())]
-
-
-def damaged(step: Step, store: Store) -> str | None:
-    """How a finished step differs from what was published, in what tables and comparisons read of it.
-
-    Raises:
-        NewerFormatError: this version can't tell.
-    """
-    return damage(store.path(step), only=_READ)
 
 
 def provenance(experiment: Experiment, store: Store) -> dict[str, Any]:
@@ -80,17 +70,11 @@ def sources(experiment: Experiment) -> dict[str, dict[str, str]]:
     return found
 
 
-def _look(step: Step, store: Store) -> None:
-    if found := damaged(step, store):
-        raise ArtifactError(f"{store.path(step)}: {found}. Delete it and run again.")
-
-
 def _row(experiment: Experiment, arm: Arm, store: Store) -> dict[str, Any]:
     benchmarks: dict[str, Any] = {}
     missing: dict[str, str] = {}
     for name, step in arm.evaluations.items():
         if store.complete(step):
-            _look(step, store)
             metrics = store.record(step)["metrics"]
             outcomes = of_evaluation(store.path(step), metrics)
             benchmarks[name] = {**metrics, "step": step.folder, "outcomes": outcomes}
@@ -101,7 +85,6 @@ def _row(experiment: Experiment, arm: Arm, store: Store) -> dict[str, Any]:
     unjudged: dict[str, str] = {}
     for name, step in arm.judged.items():
         if store.complete(step):
-            _look(step, store)
             outcomes = of_verdicts(store.path(step))
             against = "reference" if name in judge.references else judge.against
             metrics = store.record(step)["metrics"]

@@ -46,18 +46,22 @@ class Intact:
         Raises:
             NewerFormatError: this version can't tell.
         """
-        folder = self.store.path(step)
-        old = step.stage == "evaluate" and not (folder / FILE).is_file()
-        return damage(folder, only=NEEDED | DRAWN | (OUTCOMES if old else set()), lacking=DRAWN, sha256=self._sha256)
+        return self._damage(step, DRAWN)
 
-    def check(self, steps: Iterable[Step]) -> None:
+    def check(self, needed: Iterable[Step], others: Iterable[Step]) -> None:
         """Refuse to read damaged steps; those that aren't finished are passed over.
+
+        Args:
+            needed: all of their files have to be there.
+            others: what is gone of them isn't read.
 
         Raises:
             ArtifactError: names each damaged one and its file.
             NewerFormatError: a step was made by a newer version.
         """
-        looked = ((step, self.damaged(step)) for step in steps if self.store.complete(step))
+        lacking = {step.folder: (step, NEEDED | DRAWN) for step in others}
+        lacking |= {step.folder: (step, DRAWN) for step in needed}
+        looked = [(step, self._damage(step, gone)) for step, gone in lacking.values() if self.store.complete(step)]
         found = [f"{self.store.path(step)}: {how}." for step, how in looked if how]
         self.save()
         if found:
@@ -68,6 +72,12 @@ class Intact:
     def save(self) -> None:
         """Keep the checksums of large files for the next time."""
         self.hashes.save()
+
+    def _damage(self, step: Step, lacking: frozenset[str]) -> str | None:
+        folder = self.store.path(step)
+        old = step.stage == "evaluate" and not (folder / FILE).is_file()
+        only = NEEDED | DRAWN | (OUTCOMES if old else frozenset())
+        return damage(folder, only=only, lacking=lacking, sha256=self._sha256)
 
     def _sha256(self, path: Path) -> str:
         return file_sha256(path) if path.stat().st_size < _LARGE_BYTES else self.hashes.of(path).sha256

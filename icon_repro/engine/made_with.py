@@ -4,6 +4,7 @@ In: a plan and its store.  Out: ``made_with`` of run.json, which ``report.versio
 Of a cell the steps count that train, evaluate or judge it: of a comparison by a judge those of both sides. Versions are
 cut to major and minor: a patch or a build (``+cpu``) changes the last digits at most. Packages that read rows or hold
 arrays (datasets, numpy) don't count, nor how rows were scored: the selection is what it is.
+Packages that aren't installed or aren't recorded say nothing.
 Known gap: a device is what was configured; ``auto`` says nothing and is left out.
 """
 
@@ -57,16 +58,15 @@ def made_with(experiment: Experiment, store: Store) -> list[dict[str, Any]]:
 def _facts(step: Step, record: Mapping[str, Any]) -> dict[str, str]:
     """Versions, and the kind of device if it is known."""
     packages = record["packages"]
-    found = {name: _short(packages[name]) for name in _COMPUTE[step.stage] if name in packages}
+    known = [name for name in _COMPUTE[step.stage] if name in packages and packages[name] is not None]
+    found = {name: _short(packages[name]) for name in known}
     if "cluster" in record and record["cluster"]["device"] != "auto":  # records of tests' own steps have none
         found[DEVICE] = str(record["cluster"]["device"]).partition(":")[0]
     return found
 
 
-def _short(version: str | None) -> str:
+def _short(version: str) -> str:
     """``2.11`` for ``2.11.0+cpu``."""
-    if version is None:
-        return "none"
     found = re.match(r"\d+(\.\d+)?", version)
     return found[0] if found else version
 

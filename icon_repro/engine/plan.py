@@ -180,9 +180,11 @@ def plan(config: Config) -> Experiment:
     planner.hashes.save()
     steps = [(arm.select, arm.train, *arm.evaluations.values(), *arm.judged.values()) for arm in arms]
     wanted = [step for some in steps for step in some if step is not None]
+    # all that is read from outside comes first: what is wrong with it shows before anything is trained
+    sources = [step for step in ordered(wanted) if step.stage in ("model", "prepare")]
     return Experiment(
         config,
-        ordered([model, pool, assessment, universe, *wanted]),
+        ordered([model, pool, assessment, universe, *sources, *wanted]),
         arms,
         tune("full", 0, None, size).cost,
         planner.warnings,

@@ -67,8 +67,9 @@ TARGETS = {
     "judge_answers": ("icon_repro.judge.answers:run", 1),
     "judge_served": ("icon_repro.judge.answers:served", 1),
     "judge_reference": ("icon_repro.judge.answers:reference", 1),
-    "judge_endpoint": ("icon_repro.judge.pairwise:endpoint", 1),
-    "judge_local": ("icon_repro.judge.local:run", 1),
+    # 2: numbers after other words and a colon aren't scores; a reason or sentence may follow them
+    "judge_endpoint": ("icon_repro.judge.pairwise:endpoint", 2),
+    "judge_local": ("icon_repro.judge.local:run", 2),
     "judge_nll": ("icon_repro.judge.likelihood:run", 1),
     "judge_pooled": ("icon_repro.judge.pairwise:pooled", 1),
     "held_out": ("icon_repro.held_out:run", 1),

@@ -51,7 +51,18 @@ _SKEW_S = 5.0
 _NOTED = {"host", "pid", "lease_s", "outcome", "error"}  # keys of attempt.json that are read
 _FULL_BYTES = 2**20  # left on a disk that is taken for full when a step fails
 _NAMED = 20  # damaged inputs that one attempt reports at most: what is sent has to fit a pipe
-_PACKAGES = ("torch", "transformers", "tokenizers", "peft", "trl", "accelerate", "lm-eval", "datasets", "numpy")
+_PACKAGES = (
+    "torch",
+    "transformers",
+    "tokenizers",
+    "peft",
+    "trl",
+    "accelerate",
+    "deepspeed",
+    "lm-eval",
+    "datasets",
+    "numpy",
+)
 
 
 class StepError(RuntimeError):

@@ -6,7 +6,8 @@ Forms of scores that are read, once emphasis, quotes, tables and fullwidth signs
    without a sentence after it; or two such lines with one number each;
 2. else lines that name what they give, anywhere: "Assistant 1: 8" and "Assistant 2 score: 9", "Final scores: 8, 9", or
    "Scores:" with "8 9" on the next line. They must agree with each other.
-Numbers within sentences are never read. "8/10" on its own may be two scores or one of ten, so it is refused.
+Numbers within sentences are never read: before a colon stands a word for scores, the assistants, or "Here", "Answer"
+and the like alone. "8/10" on its own may be two scores or one of ten, so it is refused.
 Differs: the scale that is asked for is 1 to 10; 0 is read too, as GPT-4 gives it to an answer that isn't there (14
 of the 1,040 scores of the stored reviews). Everything else outside 1 to 10 is refused.
 Known gap: words for numbers, and decimal commas, aren't read.
@@ -28,7 +29,7 @@ _LONE = re.compile(rf"(?P<score>{_SCORE})(?:{_TEN})?{_POINTS}", re.I)
 _WHO = r"(?:assistant|model|response|answer|chatbot|system)\s*#?\s*(?:1|2|[AB]\b)(?!\d|\.\d)"
 _TITLE = r"(?:(?:overall|final|total)\s+)?(?:scores?|ratings?|grades?)"
 _ITEM = re.compile(
-    rf"(?:{_TITLE}\s+(?:for|of|to)\s+)?(?:the\s+)?(?:AI\s+)?(?P<who>{_WHO})(?:['’]s)?(?:\s+(?:response|answer))?"
+    rf"(?:(?:the\s+)?{_TITLE}\s+(?:for|of|to)\s+)?(?:the\s+)?(?:AI\s+)?(?P<who>{_WHO})(?:['’]s)?(?:\s+(?:response|answer))?"
     rf"(?:\s+{_TITLE})?(?:\s+(?:is|gets|receives))?\s*(?:[:=|→]|[-–—](?=\s))?\s*"
     rf"(?P<score>{_SCORE})(?:{_TEN})?{_POINTS}(?![\w/])",
     re.I,
@@ -36,11 +37,18 @@ _ITEM = re.compile(
 _LABELS = re.compile(rf"{_WHO}(?:\s*(?:,|and|&|/|vs\.?)\s*(?:[12]|[AB]\b)(?!\w))?", re.I)
 _LIST_MARK = re.compile(r"^(?:[-•]\s+|\d+[.)]\s+(?=[^\W\d]))")
 _SIGNS: dict[int, int | None] = {code: code - 0xFEE0 for code in range(0xFF01, 0xFF5F)}  # fullwidth forms
-_SIGNS |= {0x3000: 0x20, 0xA0: 0x20, 0x3001: 0x2C, 0x200B: None, 0x2060: None, 0xFEFF: None}  # spaces, comma, no width
+_SIGNS |= {0x3000: 0x20, 0xA0: 0x20, 0x3001: 0x2C, 0x3002: 0x2E}  # spaces, comma, full stop
+_SIGNS |= dict.fromkeys([0, 0xFEFF, *range(0x200B, 0x2010), *range(0x202A, 0x202F), *range(0x2060, 0x206A)])  # unseen
 _BRACKETS = str.maketrans("[](){}", " " * 6)
-_SENTENCE = re.compile(r"(?:\s*[.:;,]|\s+[-–—])?\s+[\"'“(]?[^\W\d_a-z]")  # what may follow a pair: a new sentence
+# what may follow a pair: a new sentence (in scripts without spaces right after the full stop), or the reason
+_SENTENCE = re.compile(r"(?:(?:\s*[.:;,]|\s+[-–—])?\s+[\"'“(]?[^\W\d_a-z]|\.[^\W\d_A-Za-z]|,?\s+because\s)")
 _LONGEST = 200  # characters of a line that gives scores and nothing else
 _ANNOUNCED = re.compile(r"\b(?:scores?|ratings?|grades?)\b", re.I)
+_HEAD = re.compile(
+    r"(?:here(?:\s+(?:it\s+is|you\s+go|they\s+are))?|(?:(?:my|the)\s+)?(?:final\s+|overall\s+)?"
+    r"(?:answer|output|results?|evaluation|assessment|verdict|judge?ment|points))",
+    re.I,
+)
 
 _VERDICT = re.compile(r"\[\[\s*([ABC])\s*\]\]", re.I)
 
@@ -65,7 +73,7 @@ def parse_scores(text: str) -> tuple[float, float]:
     found = _pair(lines[at], announced=False)
     if found is None:
         found = _two_lines(lines[at : at + 3]) or _named(lines)
-    elif not re.match(rf"\W*{_SCORE}", lines[at]):  # with words before it, it may be one of several pairs
+    elif at > 0 or not re.match(rf"\W*{_SCORE}", lines[at]):  # after other words, it may be one of several pairs
         found = found if {_pair(line, announced=False) for line in lines[at:]} <= {found, None} else None
     if found is None:
         raise VerdictError(
@@ -136,7 +144,7 @@ def _pair(line: str, *, announced: bool) -> tuple[float, float] | None:
     if not colon or _numbered(lead):  # "8 : 9" has no lead
         lead, rest = "", line
     named = [_side(label) for label in re.findall(r"(?<!\w)[12AB](?!\w)", " ".join(_LABELS.findall(lead)), re.I)]
-    if announced and not (named or _ANNOUNCED.search(lead)):
+    if not (named or _ANNOUNCED.search(lead)) and (announced or not (lead == "" or _HEAD.fullmatch(lead.strip()))):
         return None
     if named not in ([], ["1", "2"], ["2", "1"]):
         return None
@@ -162,19 +170,26 @@ def _side(label: str) -> str:
 
 
 def _labelled(line: str) -> dict[str, float]:
-    """Score by assistant ("1", "2") of a line that holds nothing but assistants with their scores; else empty."""
-    if len(line) > _LONGEST:
-        return {}
+    """Score by assistant ("1", "2") of a line that holds nothing but assistants with their scores; else empty.
+
+    A sentence may follow the scores of both.
+    """
+    long, line = len(line) > _LONGEST, line[:_LONGEST]
     plain = re.sub(rf"^{_TITLE}\s*[:=]\s*", "", " ".join(line.translate(_BRACKETS).split()), flags=re.I)
     found: dict[str, float] = {}
     rest = plain
     while match := _ITEM.match(rest):
+        end = len(plain) - len(rest) + match.end()
         side = _side(match["who"])
         if side in found:
             return {}
         found[side] = float(match["score"])
         rest = re.sub(r"^(?:\s*[,;|.&/])*\s*(?:(?:and|while|vs\.?)\s+)?", "", rest[match.end() :])
-    return {} if rest.strip() else found
+    if not rest.strip():
+        return {} if long else found
+    # a sentence may follow both, which gives no score to a third
+    sentence = len(found) == 2 and plain[end] not in ",;" and _SENTENCE.match(plain, end)
+    return found if sentence and not re.search(r":\s*\d", rest) else {}
 
 
 def _announces(line: str) -> bool:

@@ -109,8 +109,9 @@ def mean_nll(
     limit = getattr(model.config, "max_position_embeddings", longest)
     if longest > limit:
         raise TokenError(
-            f"context and assessment row take {longest} tokens, the model has {limit} positions. Lower "
-            "max_context_tokens, max_prompt_tokens or max_response_tokens of the method."
+            f"a row, with what stands before it, takes {longest} tokens, the model has {limit} positions. Lower "
+            "max_length of the method (icon: max_context_tokens, max_prompt_tokens or max_response_tokens; nuggets: "
+            "shot_tokens or anchor_tokens)."
         )
     cache = make_prefix(model, shared)
     indices = list(present)

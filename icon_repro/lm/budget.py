@@ -48,8 +48,9 @@ class TokenBudget:
         """
         if rows <= 1:
             raise OutOfMemoryError(
-                "a single pair doesn't fit into memory. Lower max_context_tokens, max_prompt_tokens or "
-                "max_response_tokens of the method, score in bfloat16, or use a device with more memory."
+                "a single row doesn't fit into memory. Lower max_length of the method (icon: max_context_tokens, "
+                "max_prompt_tokens or max_response_tokens; nuggets: shot_tokens), score in bfloat16, or use a device "
+                "with more memory."
             ) from error
         self.tokens = max(1, self.tokens // 2)
         print(f"out of memory: batches of at most {self.tokens} tokens from here on", flush=True)

@@ -5,11 +5,17 @@ Source: per-sample gradients by torch.func (vmap of grad); Rademacher projection
 2303.14186), which LESS uses: a matrix of random signs, never held as a whole.
 """
 
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+import collections
+import inspect
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
+from peft import PeftModel
 from torch import Tensor
 from torch.func import functional_call, grad, vmap
 from torch.nn.functional import cross_entropy
@@ -17,7 +23,9 @@ from torch.nn.functional import cross_entropy
 from icon_repro.lm.tokens import IGNORED
 
 _CHUNK = 4096  # weights whose signs are made at a time
+_SIGNS = 2 * torch.from_numpy(np.unpackbits(np.arange(256, dtype=np.uint8)[:, None], axis=1)).float() - 1  # of a byte
 _BETAS = (0.9, 0.999)  # of Adam, as training takes them
+T = TypeVar("T")
 
 
 def row_gradients(model: torch.nn.Module) -> Callable[[Sequence[Mapping[str, Sequence[int]]]], Tensor]:
@@ -25,58 +33,111 @@ def row_gradients(model: torch.nn.Module) -> Callable[[Sequence[Mapping[str, Seq
 
     Returns:
         rows with ``input_ids`` and ``labels`` -> (rows, trainable weights) float32, weights flattened in the order of
-        their sorted names. Rows are padded on the right; attention is causal, so padding has no influence.
+        their sorted names. Rows are padded on the right; attention is causal, so padding has no influence. Logits
+        are made at places that predict a scored token only, if the model can be told so.
     """
     device = next(model.parameters()).device
+    keeps = keeps_logits(model)
     trainable = {name: p.detach() for name, p in sorted(model.named_parameters()) if p.requires_grad}
     fixed = {name: p.detach() for name, p in model.named_parameters() if not p.requires_grad}
     fixed |= dict(model.named_buffers())
 
-    def loss(weights: dict[str, Tensor], ids: Tensor, labels: Tensor) -> Tensor:
-        output = functional_call(model, {**weights, **fixed}, kwargs={"input_ids": ids[None], "use_cache": False})
-        logits = output.logits[0, :-1].float()
-        total = cross_entropy(logits, labels[1:], ignore_index=IGNORED, reduction="sum")
-        return total / (labels[1:] != IGNORED).sum()
+    def loss(weights: dict[str, Tensor], ids: Tensor, places: Tensor, targets: Tensor) -> Tensor:
+        kept = {"logits_to_keep": places} if keeps else {}
+        given = {"input_ids": ids[None], "use_cache": False, **kept}
+        logits = functional_call(model, {**weights, **fixed}, kwargs=given).logits[0]
+        logits = logits if keeps else logits[places]
+        total = cross_entropy(logits.float(), targets, ignore_index=IGNORED, reduction="sum")
+        return total / (targets != IGNORED).sum()
 
-    each: Callable[..., dict[str, Tensor]] = vmap(grad(loss), in_dims=(None, 0, 0))
+    each: Callable[..., dict[str, Tensor]] = vmap(grad(loss), in_dims=(None, 0, 0, 0))
 
     def gradients(rows: Sequence[Mapping[str, Sequence[int]]]) -> Tensor:
-        width = max(len(row["input_ids"]) for row in rows)
+        def filled(lists: Sequence[Sequence[int]], fill: int) -> Tensor:
+            width = max(map(len, lists))
+            return torch.tensor([[*given, *[fill] * (width - len(given))] for given in lists], device=device)
 
-        def filled(key: str, fill: int) -> Tensor:
-            return torch.tensor([[*row[key], *[fill] * (width - len(row[key]))] for row in rows], device=device)
-
-        made = each(trainable, filled("input_ids", 0), filled("labels", IGNORED))
+        scored = [[i for i, label in enumerate(row["labels"]) if label != IGNORED and i > 0] for row in rows]
+        ids = filled([row["input_ids"] for row in rows], 0)
+        places = filled([[i - 1 for i in some] for some in scored], 0)
+        targets = filled([[row["labels"][i] for i in some] for row, some in zip(rows, scored, strict=True)], IGNORED)
+        made = each(trainable, ids, places, targets)
         return torch.cat([made[name].flatten(1).float() for name in trainable], dim=1)
 
     return gradients
 
 
+def keeps_logits(model: torch.nn.Module) -> bool:
+    """Whether the model can be told at which positions logits are wanted."""
+    base = model.get_base_model() if isinstance(model, PeftModel) else model
+    return "logits_to_keep" in inspect.signature(base.forward).parameters
+
+
 class Projection:
     """Multiplies with a seeded matrix of random signs, (weights, dimensions), scaled to keep lengths on average.
 
-    The same seed gives the same matrix everywhere; it is made again, a part at a time, for each call.
+    The same seed gives the same matrix everywhere; it is made again, a part at a time, for each call: the more rows a
+    call has, the less of it a row takes.
+
+    Args:
+        dimensions: a multiple of 8.
     """
 
     def __init__(self, weights: int, dimensions: int, seed: int) -> None:
         self.weights, self.dimensions, self.seed = weights, dimensions, seed
+        self._chunks = range(-(-weights // _CHUNK))
+
+    def _bytes(self, chunk: int) -> NDArray[np.uint8]:
+        """The signs of a chunk, eight to a byte."""
+        generator = np.random.Generator(np.random.Philox(key=[self.seed, chunk]))
+        return np.frombuffer(bytearray(generator.bytes(_CHUNK * self.dimensions // 8)), np.uint8)
+
+    def _signs(self, packed: NDArray[np.uint8], out: Tensor) -> Tensor:
+        """``packed`` as (4096, dimensions) float32 of -1 and 1, in the memory of ``out``: eight signs at a time."""
+        codes = torch.from_numpy(packed).to(out.device).int()
+        torch.index_select(_SIGNS.to(out.device), 0, codes, out=out)
+        return out.view(_CHUNK, self.dimensions)
+
+    def _memory(self, device: torch.device) -> Tensor:
+        return torch.empty(_CHUNK * self.dimensions // 8, 8, device=device)
 
     def signs(self, chunk: int) -> Tensor:
         """(up to 4096, dimensions) float32 of -1 and 1: the rows of the matrix from ``chunk * 4096`` on."""
-        rows = min(_CHUNK, self.weights - chunk * _CHUNK)
-        bits = np.frombuffer(
-            np.random.Generator(np.random.Philox(key=[self.seed, chunk])).bytes(_CHUNK * self.dimensions // 8), np.uint8
-        )
-        values = torch.from_numpy(np.unpackbits(bits)[: rows * self.dimensions]).view(rows, self.dimensions)
-        return values.float().mul_(2).sub_(1)
+        made = self._signs(self._bytes(chunk), self._memory(torch.device("cpu")))
+        return made[: self.weights - chunk * _CHUNK]
 
-    def __call__(self, gradients: Tensor) -> Tensor:
-        """(rows, weights) to (rows, dimensions), float32."""
-        result = torch.zeros(len(gradients), self.dimensions, device=gradients.device)
-        for chunk in range(-(-self.weights // _CHUNK)):
-            part = gradients[:, chunk * _CHUNK : (chunk + 1) * _CHUNK]
-            result += part @ self.signs(chunk).to(gradients.device)
+    def __call__(self, *blocks: Tensor, change: Callable[[Tensor, slice], Tensor] | None = None) -> Tensor:
+        """Blocks of (rows, weights) to (all rows, dimensions), float32.
+
+        Args:
+            change: what is projected in place of some weights' gradients, from these and the place of the weights.
+        """
+        device = blocks[0].device
+        result = torch.zeros(sum(map(len, blocks)), self.dimensions, device=device)
+        memory = self._memory(device)
+        # a GPU waits for random bits: they come from several threads
+        threads = len(os.sched_getaffinity(0)) if device.type == "cuda" else 0
+        for chunk, packed in zip(self._chunks, _ahead(self._bytes, self._chunks, threads), strict=True):
+            place = slice(chunk * _CHUNK, min((chunk + 1) * _CHUNK, self.weights))
+            part = torch.cat([block[:, place] for block in blocks])
+            part = part if change is None else change(part, place)
+            result += part @ self._signs(packed, memory)[: part.shape[1]]
         return result / self.dimensions**0.5
+
+
+def _ahead(make: Callable[[int], T], numbers: Iterable[int], threads: int) -> Iterator[T]:
+    """What ``make`` gives for each number, in order, a few of them made in advance; without threads none is."""
+    if not threads:
+        yield from map(make, numbers)
+        return
+    with ThreadPoolExecutor(threads) as pool:
+        waiting = collections.deque[Future[T]]()
+        for number in numbers:
+            waiting.append(pool.submit(make, number))
+            if len(waiting) > 2 * threads:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
 
 
 def adam_direction(gradients: Tensor, mean: Tensor, square: Tensor, step: int | None = None) -> Tensor:

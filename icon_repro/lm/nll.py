@@ -6,8 +6,9 @@ The prefix's keys and values are computed once and reused; the LM head runs only
 """
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -17,6 +18,7 @@ from transformers import Cache, PreTrainedModel
 from icon_repro.lm.tokens import IGNORED, Encoded, TokenError, mask_labels
 
 _HEAD_ROWS = 512  # positions in one call of the LM head: bounds the size of the logits
+_CPU_LOGITS = 3_000_000  # in one call on a CPU, if that is 64 positions or more: more leave its caches
 
 
 class NonFiniteError(ValueError):
@@ -76,20 +78,38 @@ def answer_nll(
     # Rows are padded on the right and attention is causal: no token of a row sees its padding, no mask is needed.
     arguments = {"input_ids": ids, "past_key_values": cache, "use_cache": cache is not None}
     sums = torch.zeros(len(rows), dtype=torch.float64)
-    if head_is_plain(model):
-        hidden = model.get_decoder()(**arguments).last_hidden_state[row_index, position - 1]
-        head = model.get_output_embeddings()
-        assert head is not None
-        chunks = (head(part) for part in hidden.split(_HEAD_ROWS))
-    else:
-        chunks = iter(model(**arguments).logits[row_index, position - 1].split(_HEAD_ROWS))
-    for logits, index, target in zip(chunks, row_index.split(_HEAD_ROWS), targets.split(_HEAD_ROWS), strict=True):
+    size = _head_rows(model)
+    chunks = logits_at(model, row_index, position - 1, arguments)
+    for logits, index, target in zip(chunks, row_index.split(size), targets.split(size), strict=True):
         losses = cross_entropy(logits.float(), target, reduction="none")
         sums.index_add_(0, index.cpu(), losses.double().cpu())
     if not torch.isfinite(sums).all():
         bad = torch.nonzero(~torch.isfinite(sums)).flatten().tolist()
         raise NonFiniteError(f"rows {bad}: NaN or infinite NLL from {model.dtype}; use float32 or bfloat16.")
     return sums, torch.tensor([row.answer_tokens for row in rows])
+
+
+def _head_rows(model: PreTrainedModel) -> int:
+    """Positions in one call of the LM head."""
+    if model.device.type != "cpu":
+        return _HEAD_ROWS
+    return min(_HEAD_ROWS, max(64, _CPU_LOGITS // model.config.get_text_config().vocab_size))
+
+
+def logits_at(model: PreTrainedModel, row: Tensor, position: Tensor, arguments: Mapping[str, Any]) -> Iterator[Tensor]:
+    """The logits at some places of a forward pass, a few hundred at a time; the LM head runs at no others.
+
+    Args:
+        row, position: (places,) int64.
+        arguments: of the forward pass.
+    """
+    if head_is_plain(model):
+        hidden = model.get_decoder()(**arguments).last_hidden_state[row, position]
+        head = model.get_output_embeddings()
+        assert head is not None
+        yield from (head(part) for part in hidden.split(_head_rows(model)))
+    else:
+        yield from model(**arguments).logits[row, position].split(_head_rows(model))
 
 
 @torch.inference_mode()

@@ -35,7 +35,8 @@ from icon_repro.lm.supervised import tokenise
 from icon_repro.methods.common.outcome import write_scores
 from icon_repro.records import Example, Score, read_json, read_rows, write_json
 
-_GATHERED = 100_000_000  # numbers of gradients that are held before they are projected
+_GATHERED = 400_000_000  # numbers of gradients that are held before they are projected, on a CPU
+_SHARE = 0.4  # of a GPU's free memory that they may take
 
 
 class LessError(ValueError):
@@ -127,6 +128,14 @@ def warmed(cfg: LessConfig, model_step: Path, warmup: Path, epoch: int, runtime:
     return Warmed(model, mean, square, step)
 
 
+def gathered_numbers(device: torch.device) -> int:
+    """Numbers of gradients that are held: each time, the whole matrix of the projection is made anew."""
+    if device.type != "cuda":
+        return _GATHERED
+    fits = int(_SHARE * torch.cuda.mem_get_info(device)[0] / 4)
+    return int(2 ** (fits.bit_length() - 1))  # small changes of the free memory change nothing
+
+
 def shard(cfg: LessShard, inputs: Mapping[str, Path], out: Path, runtime: Runtime) -> dict[str, Any]:
     """Write vectors.npy and ids.json of rows ``start`` to ``stop``. Needs inputs model, warmup, rows."""
     less = cfg.less
@@ -143,9 +152,15 @@ def shard(cfg: LessShard, inputs: Mapping[str, Path], out: Path, runtime: Runtim
         parameters = at.model.get_base_model().num_parameters()
         gradients = row_gradients(at.model)
         project = Projection(len(at.mean), less.dimensions, less.projection_seed)
+        taken = at.step if less.adam is AdamFormula.paper else None
+
+        def adam(part: Tensor, place: slice) -> Tensor:
+            return adam_direction(part, at.mean[place], at.square[place], taken)
+
+        change = adam if cfg.direction is Direction.adam else None
         # rows of similar length together; the order depends on the rows only
         places = sorted((i for i, item in enumerate(made) if item), key=lambda i: (len(made[i][0]["input_ids"]), i))
-        gathered = max(1, _GATHERED // len(at.mean))
+        gathered = max(1, gathered_numbers(at.mean.device) // len(at.mean))
         micro = min(runtime.cluster.micro_batch_size, gathered)
         with runtime.progress(len(places), "row") as progress:
             for first in range(0, len(places), gathered):
@@ -155,11 +170,7 @@ def shard(cfg: LessShard, inputs: Mapping[str, Path], out: Path, runtime: Runtim
                     batch = [made[i][0] for i in block[begin : begin + micro]]
                     found.append(gradients(batch))
                     progress.advance(len(batch), sum(len(item["input_ids"]) for item in batch))
-                stacked = torch.cat(found)
-                if cfg.direction is Direction.adam:
-                    taken = at.step if less.adam is AdamFormula.paper else None
-                    stacked = adam_direction(stacked, at.mean, at.square, taken)
-                projected = project(stacked)
+                projected = project(*found, change=change)
                 length = projected.norm(dim=1, keepdim=True)
                 values = (projected / length).cpu().numpy()
                 for place, value, size in zip(block, values, length[:, 0].tolist(), strict=True):

@@ -277,6 +277,20 @@ def _higher(results: Results, name: str) -> bool:
     return name not in results.tasks or bool(results.tasks[name]["higher_is_better"])
 
 
+def compared_lines(found: Sequence[Checked], results: Results) -> list[tuple[Line, Line, Sequence[str]]]:
+    """The lines that claims about benchmarks compare, and the benchmarks; those with a number only."""
+    pairs = []
+    for one in found:
+        claim = one.claim
+        if claim.measure is None or claim.arm is None or claim.measure in (*_SHARES, "winning_score"):
+            continue
+        for finding in one.findings:
+            if finding.against and not finding.why:
+                lines = [line_of(results, *_arm(name)) for name in (claim.arm, finding.against)]
+                pairs.append((lines[0], lines[1], _benchmarks(claim, results)))
+    return pairs
+
+
 def _verdict(claim: Claim, finding: Finding, estimate: Estimate | None) -> ClaimVerdict:
     """Of one comparison; a contradiction at the level that several comparisons need."""
     if finding.low is None or finding.high is None:
@@ -354,9 +368,10 @@ side; not distinguishable: neither. Over several arms: reproduced for all, or co
 """
 
 
-def write_claims(found: Sequence[Checked], experiment: str, folder: Path) -> str:
-    """Write claims.md and claims.csv; returns the summary."""
+def write_claims(found: Sequence[Checked], experiment: str, folder: Path, notes: Sequence[str] = ()) -> str:
+    """Write claims.md, with ``notes`` below it, and claims.csv; returns the summary."""
     text = f"Experiment `{experiment}`. {summary(found)}.\n\n{markdown(HEADER, grid(found))}\n{_CAPTION}"
+    text += "".join(f"- {note}\n" for note in notes)
     (folder / "claims.md").write_text(text, encoding="utf-8")
     rows = []
     for one in found:

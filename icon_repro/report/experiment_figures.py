@@ -4,7 +4,8 @@ In: the rows that ``engine.collect`` makes.  Out: ``Figure``s, or ``NotMade`` wi
 Intervals are those of the tables (``icon_repro.stats``). Known gap: none.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from statistics import fmean
 from typing import Any
 
@@ -21,6 +22,16 @@ _SHARES = ("win", "tie", "lose")
 _COST = "FLOPs, selection and one tuning"
 _NAMED = 40  # points that have their share beside them
 Point = tuple[float, float, float]  # value, both ends of its interval; all three equal where the error is unknown
+
+
+def makers(rows: Sequence[Row], paper: PaperFigures) -> dict[str, Callable[[], Figure]]:
+    """Every figure that rows alone give, by name."""
+    return {
+        "judged": partial(judged, rows, paper),
+        "scale": partial(scale, rows, paper),
+        "pareto": partial(pareto, rows),
+        "position": partial(position, rows),
+    }
 
 
 def judged(rows: Sequence[Row], paper: PaperFigures) -> Figure:

@@ -117,6 +117,16 @@ def write_figure(folder: Path, name: str, title: str, panels: Sequence[Panel], *
     Raises:
         FigureError: nothing to draw, or a series whose parts differ in length.
     """
+    write_points(folder, name, panels)
+    _draw([folder / f"{name}.{suffix}" for suffix in ("png", *(["svg"] if svg else []))], title, panels)
+
+
+def write_points(folder: Path, name: str, panels: Sequence[Panel]) -> None:
+    """Write <name>.csv alone: what the figure shows.
+
+    Raises:
+        FigureError: see ``write_figure``.
+    """
     if not panels or not all(panel.series for panel in panels):
         raise FigureError(f"figure {name!r}: needs panels with at least one series each.")
     lines = [
@@ -125,7 +135,6 @@ def write_figure(folder: Path, name: str, title: str, panels: Sequence[Panel], *
     with (folder / f"{name}.csv").open("w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerows([["panel", "series", "label", "x", "y", "low", "high"], *lines])
-    _draw([folder / f"{name}.{suffix}" for suffix in ("png", *(["svg"] if svg else []))], title, panels)
 
 
 def _rows(panel: int, series: Series) -> list[list[Any]]:

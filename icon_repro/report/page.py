@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from icon_repro.records import Example, read_json, read_lines
+from icon_repro.report.versions import separated
 
 _VERSION = 1  # of what a page looks like, beside its template, style and script
 _ASSETS = ("page.html", "page.css", "page.js")
@@ -33,6 +34,7 @@ _TITLES = {
     "summary": "Summary",
 }
 _CLAIMS = "claims"
+_SEAL = b"<!-- page"
 _MOST_BYTES = 3_200_000  # of figures, before they become text, which takes a third more
 _LARGE_SVG = 200_000  # bytes; the png of such a figure is shown instead
 _TEXT = 4_000  # characters of each text of a sample
@@ -49,7 +51,7 @@ def published(folder: Path) -> list[Path]:
 
 
 def write(folder: Path, page: Path, texts: Callable[[], Mapping[str, Example]] | None = None) -> bool:
-    """Write the page of ``folder``, unless there is one that was made of the same files.
+    """Write the page of ``folder``, unless there is one that was made of the same files and is as it was written.
 
     Args:
         page: the file to write.
@@ -59,13 +61,24 @@ def write(folder: Path, page: Path, texts: Callable[[], Mapping[str, Example]] |
         Whether it was written.
     """
     made_of = _made_of(folder, page, whole=texts is not None)
-    if page.is_file() and f'name="made-of" content="{made_of}"' in page.read_text(encoding="utf-8")[:2000]:
+    if page.is_file() and _current(page.read_bytes(), made_of):
         return False
     page.parent.mkdir(parents=True, exist_ok=True)
     temporary = page.with_name(f".{page.name}.tmp")
-    temporary.write_text(render(folder, made_of, texts() if texts else None), encoding="utf-8", errors="replace")
+    text = render(folder, made_of, texts() if texts else None)
+    temporary.write_bytes(_sealed(text.encode("utf-8", errors="replace")))
     temporary.replace(page)
     return True
+
+
+def _current(page: bytes, made_of: str) -> bool:
+    """Whether a stored page was made of this, and is as it was written."""
+    return f'name="made-of" content="{made_of}"'.encode() in page[:2000] and page == _sealed(page.rpartition(_SEAL)[0])
+
+
+def _sealed(page: bytes) -> bytes:
+    """``page`` with its checksum in a comment at the end."""
+    return page + _SEAL + f" sha256 {hashlib.sha256(page).hexdigest()} -->\n".encode()
 
 
 def render(folder: Path, made_of: str = "", rows: Mapping[str, Example] | None = None) -> str:
@@ -76,7 +89,10 @@ def render(folder: Path, made_of: str = "", rows: Mapping[str, Example] | None =
     template, style, script = (_asset(name) for name in _ASSETS)
     described = _json(folder / "figures" / "figures.json", {"figures": [], "not_made": []})
     run = _json(folder / "run.json", {})
-    runs = [row for _, row in read_lines(folder / "metrics.jsonl")] if (folder / "metrics.jsonl").is_file() else []
+    rows_of_runs = (
+        [row for _, row in read_lines(folder / "metrics.jsonl")] if (folder / "metrics.jsonl").is_file() else []
+    )
+    runs, _ = separated(rows_of_runs, run)
     shown, left_out = _figures(folder, described)
     texts = {path.stem: path.read_text(encoding="utf-8") for path in folder.glob("*.md")}
     order = [*(name for name in _FIRST if name in texts), *sorted(set(texts) - {*_FIRST, _CLAIMS})]
@@ -91,7 +107,7 @@ def render(folder: Path, made_of: str = "", rows: Mapping[str, Example] | None =
         name=described.get("experiment") or config.get("name") or folder.name,
         description=described.get("description") or config.get("description") or "",
         model=described.get("model") or config.get("model", {}).get("name") or "",
-        tables=[(name, _TITLES.get(name, _title(name)), Markup(_html(texts[name]))) for name in order],
+        tables=[(name, _TITLES.get(name, _title(name)), Markup(_linked(_html(texts[name]), order))) for name in order],
         claims=Markup(_html(texts[_CLAIMS])) if _CLAIMS in texts else None,
         figures=shown,
         not_made=[*described["not_made"], *left_out],
@@ -148,6 +164,17 @@ def _html(text: str) -> str:
     )
 
 
+def _linked(made: str, order: Sequence[str]) -> str:
+    """A table's text, in which the name of another table's file leads to that table."""
+    return re.sub(
+        r"(?<=[ :])(\w+)\.md\b",
+        lambda match: (
+            f'<a href="#table-{match[1]}">{_TITLES.get(match[1], match[0])}</a>' if match[1] in order else match[0]
+        ),
+        made,
+    )
+
+
 def _folded(match: re.Match[str]) -> str:
     """A long list of what is missing, shown when it is asked for."""
     count = match[0].count("<li>")
@@ -192,7 +219,8 @@ def _samples(folder: Path, rows: Mapping[str, Example] | None) -> list[dict[str,
             parts = {"instruction": row.instruction, "input": row.input, "response": row.response}
             texts = {name: _cut(text) for name, text in parts.items() if text}
         found.setdefault(sample["method"], []).append({**sample, "texts": texts})
-    return [{"method": method, "samples": own} for method, own in found.items()]
+    groups = [{"method": method, "samples": own} for method, own in found.items()]
+    return sorted(groups, key=lambda group: not any(one["parts"] for one in group["samples"]))  # random, longest: last
 
 
 def _cut(text: str) -> str:

@@ -172,6 +172,12 @@ def sample(line: Line, names: Sequence[str]) -> Sample | None:
     return Sample(parts, line.selections)
 
 
+def clusters(line: Line, names: Sequence[str]) -> list[str]:
+    """The group of each part of ``sample``: its benchmark; of one benchmark alone, its task."""
+    parts = [(name, part["name"]) for name in names for part in line.rows[0]["benchmarks"][name]["outcomes"]["parts"]]
+    return [name if len(names) > 1 else task for name, task in parts]
+
+
 def decoded(values: str | Sequence[float]) -> Values:
     """Stored outcomes as an array."""
     if isinstance(values, str):

@@ -18,6 +18,7 @@ from icon_repro.records import write_rows
 from icon_repro.report import verdicts
 from icon_repro.report.latex import latex
 from icon_repro.report.runs import Line, Row, averaged, facts, judged_sample, lines, lower, sample
+from icon_repro.report.versions import MIXED, Versions, of_judged, of_pairs
 from icon_repro.stats import bootstrap, mean
 
 Table = tuple[list[str], list[list[str]]]
@@ -85,6 +86,11 @@ def _runs(line: Line) -> str:
 
 JUDGED = ["method", "fraction", "runs", "prompts of", "against", "prompts", "win", "tie", "lose", "failed"]
 JUDGED += ["winning score", "95 % interval", "length-controlled", "same in both orders", "longer wins"]
+JUDGED += ["winners' length", "losers' length"]
+
+
+_SHOWN = {"length_controlled_score": 3, "position_consistency": 2, "longer_wins": 2}  # digits, in JUDGED's order
+_SHOWN |= {"length_winners": 0, "length_losers": 0}
 
 
 def judged(rows: Sequence[Row]) -> Table:
@@ -104,7 +110,7 @@ def judged(rows: Sequence[Row]) -> Table:
             own = judged_sample(line, name)
             low, high = bootstrap(own, np.random.default_rng(0))
             cell += [f"{mean(own).value:.3f}", f"[{low:.3f}, {high:.3f}]"]
-            for key, digits in (("length_controlled_score", 3), ("position_consistency", 2), ("longer_wins", 2)):
+            for key, digits in _SHOWN.items():
                 known = [one[key] for one in found if one[key] is not None]
                 cell.append(f"{fmean(known):.{digits}f}" if known else "-")
             cells.append(cell)
@@ -194,8 +200,22 @@ def caption(rows: Sequence[Row], notes: Sequence[str] = ()) -> str:
             str(x) for x in (row["method"], row["fraction"], row["selection_seed"], row["seed"]) if x is not None
         )
         for task, why in {**row["missing"], **row["unjudged"]}.items():
+            if why.startswith(MIXED):
+                continue  # a note says it of all runs
             text.append(f"- missing: {label} {task}: {why}")
     return "\n".join(text) + "\n"
+
+
+def across(versions: Versions | None, found: Sequence[verdicts.Comparison]) -> list[str]:
+    """Notes on compared lines that were made with other versions."""
+    if versions is None:
+        return []
+    pairs = [(one.method, one.baseline, one.names) for one in found if one.found is not None]
+    return of_pairs(versions, pairs)
+
+
+def _listed(notes: Sequence[str]) -> str:
+    return "".join(f"- {note}\n" for note in notes)
 
 
 def _seeds(rows: Sequence[Row]) -> str:
@@ -212,14 +232,26 @@ Winning score: 1 + (wins - losses) / judged prompts, of the method against the o
 bootstrap over prompts, and seeds where there are several. Failed prompts (no readable verdict) are in no other share.
 length-controlled: the score at answers of equal length. same in both orders: share of prompts where the judge prefers
 the same answer whichever is shown first. longer wins: share of decided prompts that the longer answer wins.
+Lengths of the answers that won and lost: mean, in characters. Half of a score is the win rate, ties counting half.
 """
 
 
 _TITLES = {"table": "Results", "verdicts": "Differences from the controls", "judged": "Comparisons by a judge"}
 
 
-def write(rows: Sequence[Row], folder: Path, notes: Sequence[str] = ()) -> tuple[str, Table]:
+def write(
+    rows: Sequence[Row],
+    folder: Path,
+    notes: Sequence[str] = (),
+    versions: Versions | None = None,
+    stored: Sequence[Row] | None = None,
+) -> tuple[str, Table]:
     """Write metrics.jsonl and the tables.
+
+    Args:
+        notes: lines below the first table.
+        versions: what made the cells: comparisons over several are marked.
+        stored: what metrics.jsonl gets, if not ``rows``.
 
     Returns:
         All tables as text, and the first.
@@ -231,12 +263,12 @@ def write(rows: Sequence[Row], folder: Path, notes: Sequence[str] = ()) -> tuple
     compared = verdicts.comparisons(rows)
     made = {
         "table": (table(rows), caption(rows, notes)),
-        "verdicts": (verdicts.table(compared), verdicts.caption(rows, compared)),
+        "verdicts": (verdicts.table(compared), verdicts.caption(rows, compared) + _listed(across(versions, compared))),
     }
     if any(row["judged"] or row["unjudged"] for row in rows):
-        made["judged"] = (judged(rows), _JUDGED_CAPTION)
+        made["judged"] = (judged(rows), _JUDGED_CAPTION + _listed(of_judged(versions, rows) if versions else []))
     folder.mkdir(parents=True, exist_ok=True)
-    write_rows(folder / "metrics.jsonl", [dict(row) for row in rows])
+    write_rows(folder / "metrics.jsonl", [dict(row) for row in (stored if stored is not None else rows)])
     for name, ((header, cells), below) in made.items():
         (folder / f"{name}.md").write_text(f"{markdown(header, cells)}\n{below}", encoding="utf-8")
         with (folder / f"{name}.csv").open("w", encoding="utf-8", newline="") as file:

@@ -5,12 +5,12 @@ Out: rows in which cells of mixed versions are missing, with the reason; notes b
 What counts are the packages that compute (``engine.made_with``) by major and minor version, stage by stage: a training
 under one version that another evaluates is fine where all runs are so. Devices are only noted.
 Versions of this project's own stages need no look here: they are in the fingerprints that cells resolve to.
-Known gap: results of before ``made_with`` was stored say nothing of their cells' versions, and are averaged; the note on
-the experiment's packages is all there is.
+Known gap: results of before ``made_with`` was stored say nothing of their cells' versions, and are averaged; the note
+on the experiment's packages is all there is.
 """
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,6 +19,7 @@ from icon_repro.report.runs import Line, Row, lines
 DEVICE = "device"
 MIXED = "mixed versions: "  # begins the reason of a cell that is missing for them
 AND = " and "  # between several versions behind one cell
+_NAMED = 4  # runs whose folders a note names
 _PARTS = (("benchmarks", "missing"), ("judged", "unjudged"))
 _WORDS = {"train": "trained", "evaluate": "evaluated", "judge": "judged"}
 
@@ -33,7 +34,7 @@ class Versions:
     of_others: Facts  # of all other cells
 
     def of(self, step: str) -> Facts:
-        return self.of_steps[step] if step in self.of_steps else self.of_others
+        return self.of_steps.get(step, self.of_others)
 
 
 def versions_of(run: Mapping[str, Any]) -> Versions | None:
@@ -43,7 +44,8 @@ def versions_of(run: Mapping[str, Any]) -> Versions | None:
     by_step: dict[str, Facts] = {}
     others: Facts = {}
     for group in run["made_with"]:
-        facts = {(stage, name): value for stage, own in group["with"].items() for name, value in own.items()}
+        made = group["with"]
+        facts = {(stage, name): made[stage][name] for stage in _WORDS if stage in made for name in sorted(made[stage])}
         if group["cells"] is None:
             others = facts
         else:
@@ -83,9 +85,9 @@ def separated(rows: Sequence[Row], run: Mapping[str, Any]) -> tuple[list[Row], l
                     notes.append(f"{line.label}, {', '.join(names)}: {text}; averaged, as mixed_versions=note says")
                     continue
                 notes.append(
-                    f"missing: {line.label} {', '.join(names)}: {MIXED}{text}, not averaged. Redo {redo}: delete "
-                    f"{', '.join(_folders(again, part, text))} in the work folder and run again with the versions of "
-                    "the others; or set mixed_versions=note"
+                    f"missing: {line.label} {', '.join(names)}: {MIXED}{text}, not averaged. Redo {redo} with the "
+                    f"versions of the others: delete {_folders(again, part, text)} in the work folder and run again; "
+                    "or set mixed_versions=note"
                 )
                 for row in line.rows:
                     own_reasons = refused.setdefault(id(row), {}).setdefault(part, {})
@@ -106,26 +108,33 @@ def _without(row: Row, refused: Mapping[str, Mapping[str, str]]) -> Row:
 def _differing(rows: Sequence[Row], facts: Sequence[Facts], *, device: bool) -> str:
     """``trained with torch 2.11 (s0), 2.13 (s1, s2)`` for what differs between runs of one cell; empty if nothing."""
     said: dict[str, list[str]] = {}  # versions -> stages
-    for stage, name in dict.fromkeys(key for own in facts for key in own):
-        if (name == DEVICE) != device:
-            continue
+    for stage, name in _keys(facts, device=device):
         seeds: dict[str, list[str]] = {}
         for row, own in zip(rows, facts, strict=True):
-            seeds.setdefault(own[stage, name] if (stage, name) in own else "unknown", []).append(_seeds(row))
-        if len(seeds) > 1:
-            ordered = sorted(seeds.items(), key=lambda item: _order(item[0]))
-            text = f"{name} " + ", ".join(f"{value} ({', '.join(whose)})" for value, whose in ordered)
-            said.setdefault(text, []).append(stage)
+            if (stage, name) in own:
+                seeds.setdefault(own[stage, name], []).append(_seeds(row))
+        ordered = sorted(seeds.items(), key=lambda item: _order(item[0]))
+        text = f"{name} " + ", ".join(f"{value} ({', '.join(whose)})" for value, whose in ordered)
+        said.setdefault(text, []).append(stage)
     return "; ".join(f"{AND.join(_WORDS[stage] for stage in stages)} with {text}" for text, stages in said.items())
+
+
+def _keys(facts: Sequence[Facts], *, device: bool) -> list[tuple[str, str]]:
+    """Stages and packages of which several versions are known."""
+    values: dict[tuple[str, str], set[str]] = {}
+    for own in facts:
+        for key, value in own.items():
+            values.setdefault(key, set()).add(value)
+    return [key for key, found in values.items() if len(found) > 1 and (key[1] == DEVICE) == device]
 
 
 def _odd(rows: Sequence[Row], facts: Sequence[Facts]) -> list[Row]:
     """The runs to be done again: all but the largest group of the same versions; of equal ones the newest stays."""
-    groups: dict[tuple[Any, ...], list[Row]] = {}
+    keys = _keys(facts, device=False)
+    groups: dict[tuple[str, ...], list[Row]] = {}
     for row, own in zip(rows, facts, strict=True):
-        key = sorted((name, value) for name, value in own.items() if name[1] != DEVICE)
-        groups.setdefault(tuple(key), []).append(row)
-    kept = max(groups, key=lambda key: (len(groups[key]), [_order(value) for _, value in key]))
+        groups.setdefault(tuple(own.get(key, "") for key in keys), []).append(row)
+    kept = max(groups, key=lambda values: (len(groups[values]), [_order(value) for value in values]))
     return [row for key, own in groups.items() if key != kept for row in own]
 
 
@@ -139,16 +148,17 @@ def _seeds(row: Row) -> str:
     return f"{repeat}s{row['seed']}"
 
 
-def _folders(rows: Sequence[Row], part: str, text: str) -> Iterator[str]:
-    """What to delete so that the cells of ``rows`` are made again: the training with all that was made of it."""
-    for row in rows:
+def _folders(rows: Sequence[Row], part: str, text: str) -> str:
+    """What to delete so that the cells of ``rows`` are made again: a training with all that was made of it."""
+    found = []
+    for row in rows[:_NAMED]:
         name = str(row["steps"]["train"]).partition("/")[2].rpartition("-")[0]
-        if _WORDS["train"] in text:
-            yield f"train/{name}-*"
-            yield f"evaluate/{name}-*"
-            yield f"judge/*-{name}-*"
-        else:
-            yield f"evaluate/{name}-*" if part == "benchmarks" else f"judge/*-{name}-*"
+        trained = _WORDS["train"] in text
+        found += [f"train/{name}-*"] if trained else []
+        found += [f"evaluate/{name}-*"] if trained or part == "benchmarks" else []
+        found += [f"judge/*-{name}-*"] if (trained and (row["judged"] or row["unjudged"])) or part == "judged" else []
+    more = len(rows) - _NAMED
+    return ", ".join(found) + (f" and the same of the other {more}" if more > 0 else "")
 
 
 def _together(versions: Versions, line: Line, part: str, names: Sequence[str]) -> Facts:
@@ -178,7 +188,7 @@ def compared(versions: Versions, one: Line, other: Line, names: Sequence[str]) -
     return f"other versions: {shown[0]} and {shown[1]}: a part of their difference may be the versions'"
 
 
-def of_verdicts(versions: Versions, found: Sequence[tuple[Line, Line, Sequence[str]]]) -> list[str]:
+def of_pairs(versions: Versions, found: Sequence[tuple[Line, Line, Sequence[str]]]) -> list[str]:
     """Notes on compared lines, each once.
 
     Args:

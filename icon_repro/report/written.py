@@ -12,12 +12,13 @@ from pathlib import Path
 from typing import Any
 
 from icon_repro.report import tables
-from icon_repro.report.claims import ClaimsError, check_claims, read_claims, write_claims
+from icon_repro.report.claims import ClaimsError, check_claims, compared_lines, read_claims, write_claims
 from icon_repro.report.measures import Results, results_of
 from icon_repro.report.paper_tables import PaperTable, paper_tables
 from icon_repro.report.paper_text import write_paper_tables
 from icon_repro.report.published import PublishedError, published_folder, read_published
 from icon_repro.report.runs import Row, RunsError
+from icon_repro.report.versions import of_pairs, separated, versions_of
 from icon_repro.stats import StatsError
 
 PROBLEMS = (RunsError, StatsError, PublishedError, ClaimsError)
@@ -46,16 +47,19 @@ def write_all(rows: Sequence[Row], run: Mapping[str, Any], experiments: Path, fo
     source = published_folder(run["config"], experiments)
     published = read_published(source) if source else {}
     claims = read_claims(source) if source else []
-    notes = tables.mixed_versions(run["packages"])
-    results = results_of(rows, run["config"])
+    shown, mixed = separated(rows, run)
+    versions = versions_of(run)
+    notes = [*tables.mixed_versions(run["packages"]), *mixed]
+    results = results_of(shown, run["config"])
     beside = paper_tables(results, published)
     checked = check_claims(claims, results)
-    text, table = tables.write(rows, folder, notes)
+    text, table = tables.write(shown, folder, notes, versions, stored=rows)
     experiment = str(rows[0]["experiment"])
     if beside:
         text += "\n" + write_paper_tables(beside, experiment, folder)
     if checked:
-        text += "\n" + write_claims(checked, experiment, folder) + " (claims.md)\n"
+        other = of_pairs(versions, compared_lines(checked, results)) if versions else []
+        text += "\n" + write_claims(checked, experiment, folder, other) + " (claims.md)\n"
     return Written(text, table, notes)
 
 

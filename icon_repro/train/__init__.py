@@ -1,8 +1,8 @@
 """Instruction tuning on selected rows through TRL: LoRA or all weights, in this process or in several.
 
 In: model, candidates, and the selected ids (none: all candidates).  Out: adapter/ (LoRA) or weights/ (full), both
-safetensors; log.jsonl with loss and tokens of each step; report.json; with ``keep_epochs`` epochs/epoch-N/, what a
-gradient in the direction of Adam needs.
+safetensors, with tokenizer and prompt.json, the template of tuning; log.jsonl with loss and tokens of each step;
+report.json; with ``keep_epochs`` epochs/epoch-N/, what a gradient in the direction of Adam needs.
 Source: Stanford Alpaca's recipe as arXiv 2505.05327 uses it: its template, loss on the response and eos only; all
 weights with DeepSpeed ZeRO-3 and offload.
 Differs: rows without a response token within ``max_length`` are dropped and counted; Alpaca trains on nothing there.

@@ -23,6 +23,7 @@ from icon_repro.lm.load import load_model, load_tokenizer, prepare_device
 from icon_repro.lm.processes import pin
 from icon_repro.lm.stopping import StopOnRequest, end_if_stopped
 from icon_repro.lm.supervised import tokenise
+from icon_repro.prompts import tuning_template
 from icon_repro.records import Example, read_json, read_rows, write_json, write_rows
 from icon_repro.train.batches import CheckedCollator, TrainError, TuningTrainer, filler, fillers
 from icon_repro.train.callbacks import KeepEpochs, Report
@@ -89,6 +90,9 @@ def tune(cfg: TrainJob, inputs: Mapping[str, Path], out: Path, runtime: Runtime)
         model.config.use_cache = True
         trainer.model.save_pretrained(target, **({"state_dict": whole} if deepspeed else {}))
         tokenizer.save_pretrained(target)
+        write_json(
+            target / "prompt.json", tuning_template()
+        )  # the tokenizer's own chat template isn't what was tuned on
         if train.tuning is Tuning.lora:
             tidy(target, read_json(inputs["model"] / "model.json")["hub_id"])
         write_json(out / "model.json", {"hub_id": None, "commit": None})  # where lm.load finds a fully tuned model

@@ -34,6 +34,7 @@ from icon_repro.engine.artifact import (
     set_aside,
     verify,
 )
+from icon_repro.records import read_json
 from icon_repro.schema import number, unhashed
 
 
@@ -230,6 +231,26 @@ def test_damage_of_each_kind_is_named(tmp_path: Path, harm: Callable[[Path], Non
     harm(final)
     found = damage(final)
     assert found and all(part in found for part in parts)
+
+
+def test_damage_of_any_byte_of_a_record_is_seen(tmp_path: Path) -> None:
+    publish(made(tmp_path / "x.part"), tmp_path / "x", {"metrics": {"n": 1}})
+    path = tmp_path / "x" / "record.json"
+    data, value = path.read_bytes(), read_json(path)
+    for place in range(0, 8 * len(data), 5):  # a bit or two of each byte
+        flipped = bytearray(data)
+        flipped[place // 8] ^= 1 << place % 8
+        path.write_bytes(flipped)
+        try:
+            same = json.loads(flipped) == value
+        except ValueError:
+            same = False
+        assert same == (damage(tmp_path / "x") is None), bytes(flipped)
+
+
+def test_record_without_a_checksum_is_believed(tmp_path: Path) -> None:
+    (tmp_path / "record.json").write_text('{"format": 1, "files": {}, "metrics": {"n": 1}}')
+    assert read_record(tmp_path)["metrics"] == {"n": 1}
 
 
 def test_damage_contents_are_read_up_to_a_number_of_bytes_and_sizes_always(tmp_path: Path) -> None:

@@ -11,7 +11,8 @@ from small import publish_fake, small
 
 from icon_repro.config_evaluation import PooledSets
 from icon_repro.engine.artifact import ArtifactError, Step, Store
-from icon_repro.engine.collect import collect, damaged, estimate, portable, provenance
+from icon_repro.engine.collect import collect, estimate, portable, provenance
+from icon_repro.engine.intact import Intact
 from icon_repro.engine.plan import Experiment, plan
 from icon_repro.items import ItemsError
 from icon_repro.records import read_json, write_json, write_rows
@@ -296,10 +297,11 @@ def test_estimate_is_the_sum(experiment: Experiment) -> None:
 def test_collect_damaged_result_is_named_not_shown(experiment: Experiment, store: Store, name: str) -> None:
     publish_all(experiment, store)
     step = step_named(experiment, "evaluate/base-other")
-    assert damaged(step, store) is None
+    assert Intact(store).damaged(step) is None
     path = store.path(step) / name
     path.write_text(path.read_text().replace("5", "7"))
     found = f"altered since it was published ({name})"
-    assert damaged(step, store) == found
-    with pytest.raises(ArtifactError, match=rf"evaluate/base-other-{step.fingerprint}.*{re.escape(found)}.*run again"):
+    assert Intact(store).damaged(step) == found
+    named = rf"evaluate/base-other-{step.fingerprint}: {re.escape(found)}(?s:.*)run again"
+    with pytest.raises(ArtifactError, match=named):
         collect(experiment, store)

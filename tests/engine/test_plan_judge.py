@@ -73,6 +73,14 @@ def test_plan_answers_are_made_once_for_all_comparisons(tmp_path: Path) -> None:
     }
 
 
+def test_plan_prompts_are_read_before_anything_is_trained(tmp_path: Path) -> None:
+    """Two prompts of one id, say, are to be known then, not days later."""
+    stages = [step.stage for step in plan(judging(tmp_path, {**NLL, "references": {"r": REFERENCE}})).steps]
+    assert stages.count("prepare") >= 6
+    last = max(place for place, stage in enumerate(stages) if stage == "prepare")
+    assert last < min(place for place, stage in enumerate(stages) if stage in ("train", "score", "evaluate", "judge"))
+
+
 def test_plan_filters_of_methods_and_fractions(tmp_path: Path) -> None:
     judge = {**NLL, "methods": ["random"], "fractions": [0.5]}
     found = arms(judging(tmp_path, judge, fractions=[0.25, 0.5]))

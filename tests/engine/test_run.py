@@ -109,7 +109,7 @@ def test_run_record_says_what_was_run(tmp_path: Path, process: ClusterConfig) ->
     record = Store(tmp_path / "work").record(b)
     assert record["label"] == "toy/b" and record["fingerprint"] == b.fingerprint and record["hashed"] == b.hashed
     assert record["inputs"] == {"a": a.folder} and record["metrics"] == {"tokens": 12.0}
-    assert record["packages"]["torch"] and record["python"] and record["host"]
+    assert record["packages"]["torch"] and record["python"] and record["host"] and "deepspeed" in record["packages"]
 
 
 def test_run_changed_step_rebuilds_it_and_what_needs_it(tmp_path: Path, process: ClusterConfig) -> None:

@@ -74,10 +74,14 @@ class Driver:
     def text(self) -> str:
         return self.said.read_text(encoding="utf-8")
 
-    def workers(self) -> list[int]:
-        """Processes of this run that are at a step."""
-        notes = [read_note(path.parent) for path in self.folder.glob("work/.attempts/*/*/attempt.json")]
-        return [note["pid"] for note in notes if note and note["outcome"] == "running" and self._has(note["pid"])]
+    def at(self) -> dict[str, int]:
+        """Each step that a process of this run is at -> the process."""
+        root = self.folder / "work" / ".attempts"
+        notes = {
+            path.parent.relative_to(root).as_posix(): read_note(path.parent) for path in root.glob("*/*/attempt.json")
+        }
+        running = {step: note["pid"] for step, note in notes.items() if note and note["outcome"] == "running"}
+        return {step: pid for step, pid in running.items() if self._has(pid)}
 
     def members(self) -> list[int]:
         """All processes of this run that live."""

@@ -52,7 +52,7 @@ def test_halve_stops_at_one_token_and_at_one_row(model: Any, tmp_path: Path) -> 
         budget.halve(2, MemoryError())
         assert budget.tokens == expected
     error = torch.OutOfMemoryError("CUDA out of memory")
-    with pytest.raises(OutOfMemoryError, match=r"single pair.*max_context_tokens.*bfloat16") as caught:
+    with pytest.raises(OutOfMemoryError, match=r"single row.*max_context_tokens.*bfloat16") as caught:
         budget.halve(1, error)
     assert caught.value.__cause__ is error
 
@@ -126,7 +126,7 @@ def test_in_batches_a_row_that_doesnt_fit_and_other_errors_end_it(model: Any) ->
         raise error
 
     error: Exception = MemoryError()
-    with pytest.raises(OutOfMemoryError, match="single pair"):
+    with pytest.raises(OutOfMemoryError, match="single row"):
         in_batches([5, 5, 5], TokenBudget(model, 100), work)
     error = RuntimeError("device-side assert")
     budget = TokenBudget(model, 100)

@@ -83,6 +83,17 @@ def test_answer_nll_batch_and_order_have_no_influence(loaded: tuple[Any, Any]) -
     torch.testing.assert_close(together, alone, rtol=0, atol=1e-4)
 
 
+def test_answer_nll_size_of_a_call_of_the_head_has_no_influence(
+    loaded: tuple[Any, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, tokenizer = loaded
+    rows = rows_of(tokenizer)
+    together, _ = answer_nll(model, rows, tokenizer.pad_token_id)
+    monkeypatch.setattr("icon_repro.lm.nll._HEAD_ROWS", 3)
+    apart, _ = answer_nll(model, rows, tokenizer.pad_token_id)
+    torch.testing.assert_close(apart, together, rtol=1e-6, atol=1e-5)
+
+
 def test_answer_nll_pad_id_has_no_influence(loaded: tuple[Any, Any]) -> None:
     model, tokenizer = loaded
     rows = rows_of(tokenizer)

@@ -291,7 +291,7 @@ def test_out_of_memory_of_a_single_row_says_what_to_lower(
     inputs: dict[str, Path], tmp_path: Path, runtime: Runtime, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     sizes = limited(monkeypatch, 0, torch.OutOfMemoryError("CUDA out of memory"))
-    with pytest.raises(OutOfMemoryError, match=r"single pair.*max_context_tokens"):
+    with pytest.raises(OutOfMemoryError, match=r"single row.*max_context_tokens"):
         run_shard(inputs, tmp_path / "shard", runtime, CONFIG, 0, 3)
     assert sizes[-1] == 1
 

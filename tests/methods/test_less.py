@@ -20,7 +20,8 @@ from icon_repro.config_methods import AdamFormula, Direction, LessConfig, LessSh
 from icon_repro.engine.artifact import Step
 from icon_repro.engine.plan import plan
 from icon_repro.engine.runtime import Runtime
-from icon_repro.lm.gradients import Projection, adam_direction, row_gradients
+from icon_repro.lm import gradients as lm_gradients
+from icon_repro.lm.gradients import Projection, _ahead, adam_direction, row_gradients
 from icon_repro.lm.load import load_tokenizer
 from icon_repro.lm.supervised import tokenise
 from icon_repro.lm.tokens import IGNORED
@@ -109,6 +110,17 @@ def test_row_gradients_do_not_depend_on_other_rows_or_padding(inputs: dict[str, 
     torch.testing.assert_close(gradients(rows)[3:4], gradients(rows[3:4]), rtol=1e-4, atol=1e-7)
 
 
+def test_row_gradients_of_a_model_that_makes_all_logits_are_the_same(
+    inputs: dict[str, Path], runtime: Runtime, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = warmed(LESS, inputs["model"], inputs["warmup"], 2, runtime).model
+    rows, _ = tokenise(POOL, load_tokenizer(inputs["model"]), 256)
+    assert lm_gradients.keeps_logits(model)
+    found = row_gradients(model)(rows)
+    monkeypatch.setattr(lm_gradients, "keeps_logits", lambda model: False)
+    torch.testing.assert_close(row_gradients(model)(rows), found, rtol=1e-4, atol=1e-7)
+
+
 @pytest.mark.parametrize("taken", [None, 3])
 def test_adam_direction_is_the_formula_of_code_or_paper(taken: int | None) -> None:
     generator = torch.Generator().manual_seed(0)
@@ -155,6 +167,43 @@ def test_projection_is_a_product_with_one_matrix_of_signs() -> None:
     torch.testing.assert_close(project(rows), rows @ matrix / 192**0.5, rtol=1e-4, atol=1e-3)
     assert torch.equal(project(rows), Projection(5000, 192, seed=7)(rows))
     assert not torch.allclose(project(rows), Projection(5000, 192, seed=8)(rows))
+
+
+def test_projection_signs_are_the_bits_of_seeded_generators() -> None:
+    project = Projection(5000, 192, seed=7)
+    for chunk, rows in ((0, 4096), (1, 904)):
+        packed = np.random.Generator(np.random.Philox(key=[7, chunk])).bytes(4096 * 192 // 8)
+        bits = np.unpackbits(np.frombuffer(packed, np.uint8)).reshape(4096, 192)[:rows]
+        assert np.array_equal(project.signs(chunk).numpy(), np.where(bits == 1, 1, -1))
+
+
+def test_projection_of_blocks_and_of_what_they_change_to() -> None:
+    project = Projection(5000, 192, seed=7)
+    rows = torch.randn(4, 5000, generator=torch.Generator().manual_seed(1))
+    weights = torch.rand(5000, generator=torch.Generator().manual_seed(2))
+    found = project(rows[:1], rows[1:], change=lambda part, place: part * weights[place])
+    torch.testing.assert_close(found, project(rows * weights), rtol=1e-5, atol=1e-5)
+
+
+def test_ahead_by_threads_gives_all_in_order_and_passes_errors_on() -> None:
+    assert list(_ahead(lambda n: 10 // n, range(1, 30), 3)) == [10 // n for n in range(1, 30)]
+    with pytest.raises(ZeroDivisionError):
+        list(_ahead(lambda n: 10 // n, range(5), 3))
+
+
+def test_rows_beyond_what_is_held_at_once_change_nothing(
+    inputs: dict[str, Path], tmp_path: Path, runtime: Runtime, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stored = []
+    for held in (400_000_000, 10_000):
+        monkeypatch.setattr("icon_repro.methods.less._GATHERED", held)
+        out = tmp_path / str(held)
+        out.mkdir()
+        needed = {"model": inputs["model"], "warmup": inputs["warmup"], "rows": inputs["pool"]}
+        shard(LessShard(LESS, Direction.adam, 1, 0, None), needed, out, runtime)
+        stored.append(np.load(out / "vectors.npy").astype(np.float32))
+    assert len(stored[0]) == len(POOL) and np.isfinite(stored[0]).all()
+    np.testing.assert_allclose(stored[0], stored[1], rtol=0, atol=2e-4)  # vectors are stored with 11 bits
 
 
 def scored(

@@ -147,6 +147,16 @@ def test_write_makes_a_page_again_only_if_a_file_has_changed(folder: Path) -> No
     assert page.write(folder, folder.parent / "whole.html", dict) and not page.write(folder, out)
 
 
+def test_write_makes_an_altered_page_again(folder: Path) -> None:
+    out = folder / "index.html"
+    page.write(folder, out)
+    first = out.read_bytes()
+    place = len(first) // 2
+    for harmed in (first[:place] + b"\xff" + first[place + 1 :], first[:-1], first[:3000], first[: len(first) - 200]):
+        out.write_bytes(harmed)
+        assert page.write(folder, out) and out.read_bytes() == first
+
+
 def test_published_lists_tables_then_figures_without_their_own_notes(folder: Path) -> None:
     page.write(folder, folder / "index.html")
     names = [path.relative_to(folder).as_posix() for path in page.published(folder)]

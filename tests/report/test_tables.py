@@ -272,6 +272,8 @@ def compared(values: str, against: str = "full", **more: Any) -> dict[str, Any]:
         "length_controlled_score": 1.05,
         "position_consistency": 0.75,
         "longer_wins": None,
+        "length_winners": 120.6,
+        "length_losers": 80.0,
         "against": against,
         "step": "judge/x",
         "outcomes": {"ids": "abc", "parts": [{"name": "", "weight": 1.0, "values": values}]},
@@ -284,7 +286,7 @@ def test_judged_line_holds_score_interval_and_shares() -> None:
     _, (line,) = judged([row("icon", 0.15, 0, judged={"koala": compared(values)})])
     assert line[:6] == ["icon", "0.15", "1", "koala", "full", "100"]
     assert line[6:10] == ["33.3 %", "44.4 %", "22.2 %", "10.0 %"]
-    assert line[10] == "1.111" and line[12:] == ["1.050", "0.75", "-"]
+    assert line[10] == "1.111" and line[12:] == ["1.050", "0.75", "-", "121", "80"]
     low, high = (float(end) for end in line[11].strip("[]").split(","))
     error = math.sqrt((50 / 90 - (10 / 90) ** 2) / 90)  # of the 90 judged prompts
     assert (low, high) == pytest.approx((10 / 9 - 1.96 * error, 10 / 9 + 1.96 * error), abs=0.02)

@@ -2,9 +2,11 @@
 
 from typing import Any
 
+import numpy as np
 import pytest
 from made_up_runs import number, result, row, solved, task
 from scipy.stats import ttest_rel
+from statsmodels.regression.linear_model import OLS
 
 from icon_repro.report.verdicts import HEADER, caption, comparisons, table
 from icon_repro.stats import holm
@@ -47,6 +49,45 @@ def test_difference_is_paired_by_item_and_adjusted_over_all_comparisons() -> Non
         assert line["verdict"] == ("better" if p < 0.05 else "not distinguishable")
     assert {line["verdict"] for line in found} == {"better"}  # the same items are hard for all: small differences show
     assert float(found[0]["detectable"]) > float(found[0]["difference"]) * 0.5
+
+
+def test_p_by_benchmark_is_the_paired_test_of_their_means() -> None:
+    generator = np.random.default_rng(0)
+    names = [f"b{i}" for i in range(6)]
+    shares = {"random": 0.5 + 0.3 * generator.random(6), "longest": 0.5 + 0.3 * generator.random(6)}
+    shares["icon"] = shares["random"] + 0.06 + 0.02 * generator.random(6)
+    means: dict[str, list[float]] = {}
+    rows = []
+    for method, own in shares.items():
+        items = [solved(share, 200 + 50 * i, i) for i, share in enumerate(own)]
+        means[method] = [text.count("1") / len(text) for text in items]
+        rows.append(row(method, 0.15, 0, {n: result(text) for n, text in zip(names, items, strict=True)}))
+    found = lines(rows)
+    tests = [ttest_rel(means[line["method"]], means[line["against"]]).pvalue for line in found]
+    adjusted = [f"{p:.3f}" if p >= 0.001 else "<0.001" for p in holm([float(p) for p in tests])]
+    assert [line["p by benchmark (Holm)"] for line in found] == adjusted
+    assert len(set(adjusted)) > 1 and [line["p (Holm)"] for line in found] != adjusted
+
+
+def test_p_by_benchmark_of_a_single_benchmark_is_by_its_tasks() -> None:
+    def group(shares: list[float]) -> dict[str, Any]:
+        items = [solved(share, 40 * (i + 1), i) for i, share in enumerate(shares)]
+        total = sum(map(len, items))
+        parts = [{"name": f"t{i}", "weight": len(x) / total, "values": x} for i, x in enumerate(items)]
+        return {**result("".join(items)), "outcomes": {"ids": "abc", "parts": parts}}
+
+    rows = [
+        row("random", 0.15, 0, {"mmlu": group([0.4, 0.5, 0.6])}),
+        row("icon", 0.15, 0, {"mmlu": group([0.5, 0.65, 0.7])}),
+    ]
+    (line,) = lines(rows)
+    values = [[float(x) for x in part["values"]] for r in rows for part in r["benchmarks"]["mmlu"]["outcomes"]["parts"]]
+    gains = np.concatenate([np.subtract(b, a) for a, b in zip(values[:3], values[3:], strict=True)])
+    tasks = np.repeat([0, 1, 2], [40, 80, 120])  # each item weighs the same: the sandwich estimate over tasks
+    fitted = OLS(gains, np.ones(240)).fit(cov_type="cluster", cov_kwds={"groups": tasks}, use_t=True)
+    assert line["p by benchmark (Holm)"] == f"{fitted.pvalues[0]:.3f}"
+    (single,) = lines([row("random", 0.15, 0), row("icon", 0.15, 0)])
+    assert single["p by benchmark (Holm)"] == "-"
 
 
 def test_worse_and_not_distinguishable_are_said() -> None:
@@ -94,7 +135,7 @@ def test_measure_of_which_lower_is_better_has_verdicts_and_a_correction_of_its_o
 def test_missing_result_is_missing_and_no_part_of_the_correction() -> None:
     rows = [*runs("random", 0.5), *runs("icon", 0.56), row("ifd", 0.15, 0, {}, {"arc": "failed"})]
     icon, ifd = lines(rows)
-    assert [ifd[name] for name in HEADER[6:]] == ["missing"] * 5
+    assert [ifd[name] for name in HEADER[6:]] == ["missing"] * 6
     (alone,) = lines(rows[:2])
     assert icon == alone
     assert "- average: 2 comparisons, 1 with results\n" in caption(rows, comparisons(rows))

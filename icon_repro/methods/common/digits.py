@@ -12,6 +12,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from icon_repro.engine.progress import Progress
 from icon_repro.lm.budget import TokenBudget, in_batches
+from icon_repro.lm.nll import logits_at
 from icon_repro.lm.tokens import TokenError, text_ids
 
 
@@ -70,9 +71,9 @@ def digit_probabilities(
         lengths = torch.tensor([len(rows[i]) for i in batch], device=model.device)
         width = int(lengths.max())
         ids = torch.tensor([[*rows[i], *[0] * (width - len(rows[i]))] for i in batch], device=model.device)
-        logits = model(input_ids=ids, use_cache=False).logits
-        last = logits[torch.arange(len(batch), device=model.device), lengths - 1].double()
-        result[batch] = last.softmax(dim=-1)[:, list(digits)].cpu().numpy()
+        row = torch.arange(len(batch), device=model.device)
+        logits = torch.cat(list(logits_at(model, row, lengths - 1, {"input_ids": ids, "use_cache": False})))
+        result[batch] = logits.double().softmax(dim=-1)[:, list(digits)].cpu().numpy()
         progress.advance(len(batch), int(lengths.sum()))
 
     in_batches([len(row) for row in rows], budget, work)
