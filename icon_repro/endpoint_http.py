@@ -5,6 +5,7 @@ The key is put into the request's header and nowhere else, and taken out of all 
 """
 
 import asyncio
+import contextlib
 import json
 import os
 import ssl
@@ -91,11 +92,15 @@ class Connection:
     """
 
     def __init__(self, endpoint: EndpointConfig, key: Key, tls: ssl.SSLContext) -> None:
-        self._endpoint, self._key = endpoint, key
+        self._endpoint, self._key, self._tls = endpoint, key, tls
         self._url = endpoint.base_url.rstrip("/") + "/chat/completions"
-        self._client = httpx.AsyncClient(
-            auth=key,
-            verify=tls,
+        self._client = self._made()
+
+    def _made(self) -> httpx.AsyncClient:
+        endpoint = self._endpoint
+        return httpx.AsyncClient(
+            auth=self._key,
+            verify=self._tls,
             limits=httpx.Limits(max_connections=1),
             timeout=httpx.Timeout(endpoint.timeout_s, connect=min(_CONNECT_S, endpoint.timeout_s)),
             trust_env=not endpoint.local,  # proxies
@@ -103,6 +108,12 @@ class Connection:
 
     async def close(self) -> None:
         await self._client.aclose()
+
+    async def _renew(self) -> None:
+        """Take another client: one whose request was given up may hold its only place for good."""
+        old, self._client = self._client, self._made()
+        with contextlib.suppress(Exception):  # it may be in any state
+            await old.aclose()
 
     async def send(self, body: bytes) -> Said | Fault:
         """Send ``body`` once.
@@ -116,10 +127,13 @@ class Connection:
                     self._url, content=body, headers={"Content-Type": "application/json"}
                 )
         except (TimeoutError, httpx.ReadTimeout, httpx.WriteTimeout, httpx.PoolTimeout):
+            await self._renew()
             return Fault("time-out")
         except (httpx.ConnectError, httpx.ConnectTimeout) as error:
+            await self._renew()
             return Fault(f"{type(error).__name__}{f': {error}' if str(error) else ''}", unconnected=True)
         except httpx.RequestError:
+            await self._renew()
             return Fault("connection cut")
         try:
             content = json.loads(self._key.redact(response.content))  # a server may repeat what it was given

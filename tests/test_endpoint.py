@@ -16,6 +16,7 @@ from email.utils import formatdate
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 from ask_driver import number
 from fault_server import BABBLE, LINE_FAULTS, REPLY_FAULTS, Body, FaultServer, closed_port
@@ -59,6 +60,23 @@ def result(process: subprocess.Popen[str]) -> tuple[str, dict[str, Any]]:
     out, _ = process.communicate()
     assert process.returncode == 0
     return out, json.loads(out.splitlines()[-1])
+
+
+def test_ask_connection_that_stays_taken_after_a_time_out_is_replaced(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    post, stuck = httpx.AsyncClient.post, list[httpx.AsyncClient]()
+
+    async def taken(self: httpx.AsyncClient, *arguments: Any, **named: Any) -> httpx.Response:
+        stuck.append(self) if not stuck else None
+        if self is stuck[0]:
+            raise httpx.PoolTimeout("its only place is taken")
+        return await post(self, *arguments, **named)
+
+    monkeypatch.setattr(httpx.AsyncClient, "post", taken)
+    with FaultServer() as server:
+        answers = ask(questions(2), settings(server.url, concurrency=1, retries=2), tmp_path, number)
+    assert [answer.value for answer in answers] == [0.0, 1.0] and stuck[0].is_closed
 
 
 def test_ask_2000_requests_at_30_percent_faults_lose_nothing_and_repeat_nothing(tmp_path: Path) -> None:

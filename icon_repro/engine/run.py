@@ -10,12 +10,14 @@ import contextlib
 import math
 import multiprocessing
 import os
+import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -212,6 +214,27 @@ def _speed(record: dict[str, Any]) -> str:
     return f"{seconds:.1f} s" + (f", {tokens:,} tokens, {tokens / max(seconds, 1e-9):,.0f}/s" if tokens else "")
 
 
+@contextlib.contextmanager
+def _held() -> Iterator[None]:
+    """Keep signals that would end this process back until the end of the block. Handlers run in the main thread only.
+
+    A mask of the thread won't do: the fork server would inherit it, and the steps from it.
+    """
+    came: list[int] = []
+    before = {}
+    if threading.current_thread() is threading.main_thread():
+        for number in (signal.SIGINT, *worker.STOPS):
+            if callable(signal.getsignal(number)):
+                before[number] = signal.signal(number, lambda number, _: came.append(number))
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+        if came:
+            os.kill(os.getpid(), came[0])  # answered by the handler that is back
+
+
 def _execute(spec: dict[str, Any], attempt: Path, cluster: ClusterConfig, stages: Sequence[str]) -> worker.Outcome:
     """Run one step; returns how the attempt ended.
 
@@ -228,19 +251,22 @@ def _execute(spec: dict[str, Any], attempt: Path, cluster: ClusterConfig, stages
     context.set_forkserver_preload([worker.__name__, *stages])
     receiver, sender = context.Pipe(duplex=False)
     process = context.Process(target=worker.child, args=(spec, sender), name=spec["label"])
-    for pause_s in (0.1, 0.5, 2.0, None):
-        try:
-            process.start()
-            break
-        except (EOFError, OSError):  # the fork server died of an import; the step that needs it will say so in its log
-            if pause_s is None:
-                raise
-            context.set_forkserver_preload([worker.__name__])
-            time.sleep(pause_s)  # until it has ended, it isn't replaced
-    sender.close()
     try:
+        with _held():  # a child that is only half known to this process couldn't be stopped
+            for pause_s in (0.1, 0.5, 2.0, None):
+                try:
+                    process.start()
+                    break
+                except (EOFError, OSError):  # the fork server died of an import; the step's log will say so
+                    if pause_s is None:
+                        raise
+                    context.set_forkserver_preload([worker.__name__])
+                    time.sleep(pause_s)  # until it has ended, it isn't replaced
+            sender.close()
         process.join()
     except BaseException:  # Interrupted, KeyboardInterrupt: a resumable step saves what it has
+        if process.pid is None:  # it never started
+            raise
         process.terminate()
         try:
             process.join(_STOP_S)

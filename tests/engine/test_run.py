@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import multiprocessing
 import os
 import shutil
 import signal
@@ -11,6 +12,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
+from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 from typing import Any
 
@@ -606,6 +608,23 @@ def test_run_interrupt_stops_child_and_passes_on(tmp_path: Path, process: Cluste
         until(lambda: not runs(child))
     step = toy(tmp_path, "a", trouble="wait")
     until(lambda: status(step, Store(tmp_path / "work")).state == "interrupted")
+
+
+def test_run_interrupt_while_a_child_starts_leaves_nobody(
+    tmp_path: Path, process: ClusterConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shut(tmp_path, "a")
+    start = ForkServerProcess.start
+
+    def interrupted(self: ForkServerProcess) -> None:
+        start(self)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    monkeypatch.setattr(ForkServerProcess, "start", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        go(tmp_path, process, [toy(tmp_path, "a", trouble="wait")])
+    assert multiprocessing.active_children() == []
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
 def test_run_and_status_of_2000_cached_or_changed_steps_take_under_2_seconds(
