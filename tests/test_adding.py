@@ -5,6 +5,7 @@ The page's own files are taken from it and run as they stand; only the rows and 
 
 import csv
 import json
+import logging
 import re
 from pathlib import Path
 
@@ -71,6 +72,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         patch.setattr("sys.argv", [*command.split(), *icon, *quick])
+        patch.setattr(logging, "_handlerList", [])  # Hydra closes them all; absl's would close pytest's stderr
         with pytest.raises(SystemExit) as left:
             main()
     assert left.value.code == 0

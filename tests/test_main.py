@@ -1,6 +1,7 @@
 """The command line: help, actions, sweeps, and one clear message for everything that is wrong."""
 
 import errno
+import logging
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -25,6 +26,7 @@ def inside(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.Captur
     def call(*arguments: str) -> Done:
         monkeypatch.chdir(tmp_path)
         monkeypatch.setattr("sys.argv", ["icon_repro", *arguments])
+        monkeypatch.setattr(logging, "_handlerList", [])  # Hydra closes them all; absl's would close pytest's stderr
         with pytest.raises(SystemExit) as left:
             main()
         code = left.value.code

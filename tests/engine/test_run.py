@@ -598,6 +598,15 @@ def test_run_error_on_a_full_disk_that_doesnt_say_so_is_explained(
     assert "the gate is shut" in said and f"No space left on the disk of {tmp_path}/work: 4,096 bytes" in said
 
 
+@pytest.fixture
+def interruptible() -> Iterator[None]:
+    """Ctrl-C as at a terminal: a shell's background jobs, and what they start, ignore it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("interruptible")
 def test_run_interrupt_stops_child_and_passes_on(tmp_path: Path, process: ClusterConfig) -> None:
     shut(tmp_path, "a")
     with driver(tmp_path, "wait") as started:
@@ -610,6 +619,7 @@ def test_run_interrupt_stops_child_and_passes_on(tmp_path: Path, process: Cluste
     until(lambda: status(step, Store(tmp_path / "work")).state == "interrupted")
 
 
+@pytest.mark.usefixtures("interruptible")
 def test_run_interrupt_while_a_child_starts_leaves_nobody(
     tmp_path: Path, process: ClusterConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
