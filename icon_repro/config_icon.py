@@ -188,12 +188,13 @@ class IconShard:
 
 @dataclass
 class TuningSaved:
-    """What selection saves, for budget auto: tuning on all of the pool but the largest fraction selected."""
+    """What selection saves, for budget auto: tuning on all rows that are selected from but the largest fraction."""
 
     epochs: float
     max_length: int
     frozen: bool  # LoRA
     fraction: float
+    rows: int | None = field(default=None, metadata={"legacy": None})  # the first of the order; None: all
 
 
 @dataclass

@@ -159,7 +159,8 @@ def plan(config: Config) -> Experiment:
             label = name if selection_seed is None else f"{name}-r{selection_seed}"
             if isinstance(method, IconConfig):
                 frozen = training.tuning is Tuning.lora
-                saved = TuningSaved(training.epochs, training.max_length, frozen, max(config.fractions))
+                among = None if whole else planner.bound()
+                saved = TuningSaved(training.epochs, training.max_length, frozen, max(config.fractions), among)
                 read = IconInputs(model, order, assessment, selected_from)
                 scores = icon_scores(planner, label, method, read, config.fractions, saved)
             else:

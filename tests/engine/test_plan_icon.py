@@ -343,3 +343,12 @@ def test_fewer_scored_candidates_are_the_first_and_the_selection_model_ranks_all
     assert ranked == [(0, 20), (20, 40), (40, 50)]
     ends = [step for step in found.values() if isinstance(step.params, IconRound)]
     assert {step.params.stop for step in ends} == ({16} if budget == "adaptive" else set())
+
+
+@pytest.mark.parametrize("changes, rows", [({}, 50), ({"select_from": "pool"}, None)], ids=["candidates", "pool"])
+def test_auto_saves_the_tuning_on_what_is_selected_from(
+    tmp_path: Path, changes: dict[str, Any], rows: int | None
+) -> None:
+    few = {"data.candidates.size": 50, "candidates": 16, "selector": {}, "budget": "auto", **changes}
+    start = steps(icon(tmp_path, few))["icon-start"]
+    assert isinstance(start.params, IconRound) and start.params.saved is not None and start.params.saved.rows == rows

@@ -360,15 +360,18 @@ def affordable(tmp_path: Path, runtime: Runtime, ratio: float, saved: TuningSave
     return job, job.begin()
 
 
+@pytest.mark.parametrize("among", [None, 24])
 @pytest.mark.parametrize("frozen", [False, True])
-def test_auto_affords_what_the_tuning_that_it_saves_pays_for(tmp_path: Path, runtime: Runtime, frozen: bool) -> None:
-    saved = TuningSaved(epochs=60.0, max_length=16, frozen=frozen, fraction=0.3)
+def test_auto_affords_what_the_tuning_that_it_saves_pays_for(
+    tmp_path: Path, runtime: Runtime, frozen: bool, among: int | None
+) -> None:
+    saved = TuningSaved(epochs=60.0, max_length=16, frozen=frozen, fraction=0.3, rows=among)
     job, metrics = affordable(tmp_path, runtime, 0.9, saved)
     chars = [len(row.instruction) + len(row.response) for row in job.texts]
-    lengths = [sum(job.contexts.values()) / sum(chars) * c for c in chars]
+    lengths = [sum(job.contexts.values()) / sum(chars) * c for c in chars[:among]]
     tuned = 0.7 * 60 * (FROZEN_TRAINING if frozen else FULL_TRAINING) * sum(min(length, 16) for length in lengths)
     spent = 1000 + 6000 + 12 * 320 + 3 * sum(min(length, 10) for length in lengths)  # baseline, bank, pilot; the pool
-    each = 12 * metrics["rows"] + 3 * 2 * FROZEN_TRAINING * sum(lengths) / COUNT
+    each = 12 * metrics["rows"] + 3 * 2 * FROZEN_TRAINING * sum(lengths) / len(lengths)
     assert metrics["candidates_affordable"] == int((0.9 * tuned - spent) / each) > 10
     assert len(job.sequence("start")["candidates"]) == min(COUNT, metrics["candidates_affordable"])
 

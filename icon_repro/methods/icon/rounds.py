@@ -120,7 +120,7 @@ def _affordable(
     contexts = read_json(inputs["bank"] / "bank.json")["contexts"]
     chars = {row.id: len(row.instruction + row.input + row.response) for row in pool}
     per_char = sum(contexts.values()) / sum(count for identifier, count in chars.items() if identifier in contexts)
-    lengths = [per_char * count for count in chars.values()]
+    lengths = [per_char * chars[row.id] for row in pool[: saved.rows]]
     training = FROZEN_TRAINING if saved.frozen else FULL_TRAINING
     tuned = sum(min(length, saved.max_length) for length in lengths) * saved.epochs * training * (1 - saved.fraction)
     spent += sum(min(length, selector.pool_max_length) for length in lengths) * selector.repeats
