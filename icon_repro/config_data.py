@@ -250,6 +250,10 @@ class EndpointConfig:
         except ValueError:
             return False
 
+    def cost(self, tokens_in: float, tokens_out: float) -> float:
+        """Money for so many tokens; 0 where no prices are set."""
+        return (tokens_in * self.price_in + tokens_out * self.price_out) / 1e6
+
 
 def endpoint_problems(where: str, endpoint: EndpointConfig) -> list[str]:
     """What no single value's type or range shows. Values that may be keys aren't repeated."""

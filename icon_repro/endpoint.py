@@ -71,23 +71,19 @@ def estimate(requests: Sequence[Request], endpoint: EndpointConfig) -> Estimate:
     """Calls, tokens (from characters) and cost of asking each request once."""
     tokens_in = round(sum(_tokens(request) for request in requests))
     tokens_out = len(requests) * endpoint.max_tokens
-    return Estimate(len(requests), tokens_in, tokens_out, _cost(endpoint, tokens_in, tokens_out))
+    return Estimate(len(requests), tokens_in, tokens_out, endpoint.cost(tokens_in, tokens_out))
 
 
 def spent(folder: Path, endpoint: EndpointConfig) -> Estimate:
     """What the replies stored in ``folder`` took."""
     replies = Replies(folder / "replies.jsonl")
     replies.close()
-    cost = _cost(endpoint, replies.tokens_in, replies.tokens_out)
+    cost = endpoint.cost(replies.tokens_in, replies.tokens_out)
     return Estimate(replies.calls, replies.tokens_in, replies.tokens_out, cost)
 
 
 def _tokens(request: Request) -> float:
     return sum(tokens_of(len(message["content"])) + _MESSAGE_TOKENS for message in request.messages)
-
-
-def _cost(endpoint: EndpointConfig, tokens_in: float, tokens_out: float) -> float:
-    return (tokens_in * endpoint.price_in + tokens_out * endpoint.price_out) / 1e6
 
 
 def _nothing(done: int) -> None:
@@ -132,7 +128,7 @@ def ask(
         if missing:
             key = Key.read(endpoint)
             expected = estimate([one.request for one in missing], endpoint)
-            before = _cost(endpoint, store.tokens_in, store.tokens_out)
+            before = endpoint.cost(store.tokens_in, store.tokens_out)
             print(f"{endpoint.model} at {endpoint.base_url}: {expected}; {store.calls:,} replies are there", flush=True)
             if endpoint.max_cost is not None and before + expected.cost > endpoint.max_cost:
                 raise BudgetError(
@@ -270,7 +266,7 @@ class _Client:
             self._advance(1)
 
     def _spent(self) -> float:
-        return _cost(self._endpoint, self._store.tokens_in, self._store.tokens_out)
+        return self._endpoint.cost(self._store.tokens_in, self._store.tokens_out)
 
     def _over_budget(self) -> bool:
         return self._endpoint.max_cost is not None and self._spent() > self._endpoint.max_cost

@@ -32,7 +32,7 @@ from icon_repro.report.versions import separated
 
 PICTURES = (".png", ".svg")
 WHY_NO_PICTURES = "drawn from the csv files; their bytes depend on the installed matplotlib and fonts"
-OF_ROWS = ("judged", "scale", "pareto", "position")  # figures that the rows of a report give
+OF_ROWS = tuple(makers((), PaperFigures()))  # figures that the rows of a report give
 _MATRICES = ("*.npy", "ids.json", "bank_lengths.json")
 _COPIED = ("measures.csv", "embeddings.npy", "embeddings.csv", "steps.json")  # of steps, in a folder of released ones
 

@@ -119,8 +119,8 @@ def _short_budgets(steps: Iterable[Step]) -> list[str]:
     for step in steps:
         params = step.params
         if isinstance(params, (EndpointJudge, ServedAnswers)) and (limit := params.endpoint.max_cost) is not None:
-            endpoint, out = params.endpoint, params.expected_calls * params.endpoint.max_tokens
-            cost = (params.expected_tokens_in * endpoint.price_in + out * endpoint.price_out) / 1e6
+            tokens_out = params.expected_calls * params.endpoint.max_tokens
+            cost = params.endpoint.cost(params.expected_tokens_in, tokens_out)
             if cost > limit:
                 where = "judge.endpoint" if isinstance(params, EndpointJudge) else "judge.served"
                 text = f"{step.name}, {params.expected_calls:,} calls, at most {cost:.4g}"

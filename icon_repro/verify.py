@@ -101,8 +101,7 @@ def _of_other(folder: Path, data: Path, found: Verified, *, quick: bool) -> None
             names.append(_PAGE)
         _compare(folder, made, names, found)
     found.not_covered += [f"{folder}: {some}: {why}" for some, why in kind.others.items()]
-    if pictures := len([path for path in folder.iterdir() if path.suffix in rebuilt.PICTURES]):
-        found.not_covered.append(f"{folder}: {pictures} pictures: {rebuilt.WHY_NO_PICTURES}")
+    _pictures(folder, found)
     given = {path.name for pattern in kind.inputs for path in folder.glob(pattern)}
     others = {name for some in kind.others for pattern in some.split(", ") for name in _matching(folder, pattern)}
     _too_many(folder, {*names, *given, *others}, found)
@@ -110,6 +109,11 @@ def _of_other(folder: Path, data: Path, found: Verified, *, quick: bool) -> None
 
 def _matching(folder: Path, pattern: str) -> list[str]:
     return [path.name for path in folder.glob(pattern)]
+
+
+def _pictures(folder: Path, found: Verified) -> None:
+    if pictures := len([path for path in folder.iterdir() if path.suffix in rebuilt.PICTURES]):
+        found.not_covered.append(f"{folder}: {pictures} pictures: {rebuilt.WHY_NO_PICTURES}")
 
 
 def _too_many(folder: Path, known: set[str], found: Verified) -> None:
@@ -140,8 +144,7 @@ def _figures(folder: Path, experiments: Path, found: Verified) -> None:
             f"{folder}: {', '.join(rest)}: need scores, selections or vectors in the work folder; action=report "
             "makes them"
         )
-    if pictures := len([path for path in folder.iterdir() if path.suffix in rebuilt.PICTURES]):
-        found.not_covered.append(f"{folder}: {pictures} pictures: {rebuilt.WHY_NO_PICTURES}")
+    _pictures(folder, found)
 
 
 def _folder(folder: Path, experiments: Path, found: Verified) -> None:

@@ -10,7 +10,7 @@ from icon_repro.config import Config, Until
 from icon_repro.config_data import CandidatesSize, TrainJob, Tuning
 from icon_repro.config_evaluation import EvaluationJob, HeldOutJob, TaskKind
 from icon_repro.config_icon import IconConfig, TuningSaved
-from icon_repro.config_methods import SelectConfig, SelectFrom, repetitions
+from icon_repro.config_methods import SelectConfig, repetitions
 from icon_repro.cost import forward_flops, tokens_of, training_flops
 from icon_repro.engine.artifact import Cost, Step, ordered
 from icon_repro.engine.plan_icon import IconInputs, icon_scores
@@ -62,7 +62,7 @@ def plan(config: Config) -> Experiment:
     assessment = planner.rows("data.assessment", f"assessment-{data.name}", data.assessment)
     both = {"pool": pool, "assessment": assessment}
     order = planner.step("order", "prepare", "order", data.candidates.order, inputs=both)
-    whole = config.select_from is SelectFrom.pool
+    whole = planner.whole
     selected_from = order
     if data.target is not None:
         target = planner.rows("data.target", f"target-{data.target.source.name}", data.target)
@@ -153,7 +153,7 @@ def plan(config: Config) -> Experiment:
         for seed in config.seeds:
             train = tune(f"full-s{seed}", seed, None, size)
             arms.append(Arm("full", 1.0, seed, None, train, evaluate(f"full-s{seed}", train)))
-    methods = Methods(planner, model, universe, assessment, whole=whole)
+    methods = Methods(planner, model, universe, assessment)
     for name, configured in config.methods.items():
         for selection_seed, method in repetitions(configured):
             label = name if selection_seed is None else f"{name}-r{selection_seed}"

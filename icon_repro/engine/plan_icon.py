@@ -27,7 +27,6 @@ from icon_repro.config_icon import (
     resolved,
     round_ends,
 )
-from icon_repro.config_methods import SelectFrom
 from icon_repro.cost import FROZEN_TRAINING, FULL_TRAINING, forward_flops, tokens_of, training_flops
 from icon_repro.engine.artifact import Cost, Step
 from icon_repro.engine.planner import Planner
@@ -84,7 +83,6 @@ class _Icon:
         self.order, self.selected_from = read.order, read.selected_from
         self.data = {"model": read.model, "order": read.order, "assessment": read.assessment}
         data = planner.config.data
-        self.whole = planner.config.select_from is SelectFrom.pool
         self.sizes = _Sizes(
             min(planner.expected(), icon.candidates or planner.expected()),
             planner.assessment(),
@@ -216,14 +214,16 @@ class _Icon:
         selector = icon.selector
         assert selector is not None
         tuned = (
-            self.planner.expected(self.whole)
+            self.planner.expected(self.planner.whole)
             * min(sizes.selected_from, saved.max_length)
             * saved.epochs
             * (1 - saved.fraction)
         )
         tuned *= FROZEN_TRAINING if saved.frozen else FULL_TRAINING
         spent = (
-            self.planner.expected(self.whole) * min(sizes.selected_from, selector.pool_max_length) * selector.repeats
+            self.planner.expected(self.planner.whole)
+            * min(sizes.selected_from, selector.pool_max_length)
+            * selector.repeats
         )
         spent += sizes.pairs(icon.auto.pilot_candidates, icon.auto.pilot_rows)
         spent += sizes.rows * sizes.row + sizes.pairs(_BANK_LENGTHS * icon.bank.draws, sizes.rows)
@@ -258,7 +258,7 @@ class _Icon:
                 cost=Cost(learned, training_flops(parameters, learned, frozen=True)),
                 resumable=True,
             )
-            for number, (first, end, stop) in enumerate(planner.slices(selector.shard_rows, whole=self.whole)):
+            for number, (first, end, stop) in enumerate(planner.slices(selector.shard_rows, whole=planner.whole)):
                 part = f"pool-s{repeat}-{number:04d}"
                 parts[part] = self.step(
                     "selector_pool",

@@ -74,8 +74,8 @@ def expected_calls(steps: Iterable[Step]) -> list[str]:
         if isinstance(params, (EndpointJudge, ServedAnswers)):
             endpoint = params.endpoint
             totals = found.setdefault((endpoint.model, endpoint.base_url), [0.0, 0.0, 0.0, 0.0])
-            cost = params.expected_tokens_in * endpoint.price_in + params.expected_tokens_out * endpoint.price_out
-            more = (params.expected_calls, params.expected_tokens_in, params.expected_tokens_out, cost / 1e6)
+            tokens = (params.expected_tokens_in, params.expected_tokens_out)
+            more = (params.expected_calls, *tokens, endpoint.cost(*tokens))
             for place, value in enumerate(more):
                 totals[place] += value
     return [

@@ -61,8 +61,8 @@ class Methods(Shards):
         assessment: the rows that a selection should help with.
     """
 
-    def __init__(self, planner: Planner, model: Step, universe: Step, assessment: Step, *, whole: bool) -> None:
-        super().__init__(planner, model, universe, whole=whole)
+    def __init__(self, planner: Planner, model: Step, universe: Step, assessment: Step) -> None:
+        super().__init__(planner, model, universe)
         self.assessment = assessment
 
     def scores(self, name: str, method: Any) -> Step:

@@ -29,12 +29,11 @@ class Shards:
     Args:
         model: the one that is tuned.
         universe: the rows that all methods rank.
-        whole: they are the pool, not the candidates.
     """
 
-    def __init__(self, planner: Planner, model: Step, universe: Step, *, whole: bool) -> None:
-        self.planner, self.model, self.universe, self.whole = planner, model, universe, whole
-        rows = planner.config.data.selected_from if whole else planner.config.data.pool
+    def __init__(self, planner: Planner, model: Step, universe: Step) -> None:
+        self.planner, self.model, self.universe, self.whole = planner, model, universe, planner.whole
+        rows = planner.config.data.selected_from if self.whole else planner.config.data.pool
         self.row_tokens = tokens_of(rows.expected_prompt_chars + rows.expected_response_chars)
         self.prompt_tokens = tokens_of(rows.expected_prompt_chars)
 

@@ -15,6 +15,7 @@ from typing import Any
 from icon_repro.config import Config
 from icon_repro.config_data import ModelConfig, ModelKind, RowsConfig, SourceConfig, SourceKind
 from icon_repro.config_evaluation import TaskConfig
+from icon_repro.config_methods import SelectFrom
 from icon_repro.engine.artifact import SourceFile, Step, file_sha256
 from icon_repro.records import RecordError, read_sealed, selected_count, write_sealed
 
@@ -149,6 +150,11 @@ class Planner:
 
     def rows(self, where: str, name: str, rows: RowsConfig) -> Step:
         return self.step("rows", "prepare", name, rows, **self.source(f"{where}.source", rows.source))
+
+    @property
+    def whole(self) -> bool:
+        """Whether methods rank the pool, not the candidates."""
+        return self.config.select_from is SelectFrom.pool
 
     def bound(self, whole: bool = False) -> int | None:
         """At most so many candidates (``whole``: rows to select from) there are; None if only the data can tell."""
