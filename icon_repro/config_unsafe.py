@@ -45,7 +45,7 @@ def unsafe(value: Any, where: str = "") -> list[str]:
 def unsafe_files(arguments: Sequence[str]) -> list[str]:
     """Problems of the YAML files in folders that ``--config-dir`` or ``--config-path`` add, before Hydra reads them."""
     folders = []
-    for argument, following in zip(arguments, [*arguments[1:], ""], strict=True):
+    for argument, following in zip(arguments, [*arguments, ""][1:], strict=True):
         flag, equals, value = argument.partition("=")
         if flag in ("--config-dir", "-cd", "--config-path", "-cp"):
             folders.append(Path(value if equals else following))

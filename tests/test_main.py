@@ -13,7 +13,7 @@ from fault_server import closed_port
 
 from icon_repro import __main__ as command_line
 from icon_repro.__main__ import _si, main, open_overrides
-from icon_repro.config import ConfigError, conf_dir
+from icon_repro.config import Config, ConfigError, conf_dir
 from icon_repro.records import read_json, write_json
 
 TINY = "experiment=smoke_tiny"
@@ -52,6 +52,16 @@ def test_run_endpoint_that_cant_be_reached_is_refused_before_any_work(
         error = refused(inside(TINY, f"paths.work={tmp_path / 'work'}", *judge), f"{TINY[11:]}: ")
     assert f"{url} can't be reached" in error
     assert not list((tmp_path / "work").glob("*/*"))
+
+
+def test_no_argument_at_all_runs_the_default_experiment(
+    inside: Callable[..., Done], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[Config] = []
+    monkeypatch.setattr(command_line, "_run", lambda raw: asked.append(command_line.typed(raw)) or 0)
+    assert inside().code == 0
+    (config,) = asked
+    assert (config.name, config.action.value) == ("smoke", "run")
 
 
 def test_help_is_quick_and_names_actions_groups_and_examples(tmp_path: Path) -> None:
