@@ -3,7 +3,8 @@
 In: model, optionally a tuned adapter or weights; for tasks of ours the prepared rows.
 Out: results.json (lm-eval's numbers of each task, without samples, and ours), samples.jsonl (every item of every task:
 ``task``, lm-eval's record, and ``outcome``, what it adds to the task's value), items.json (the outcomes alone).
-A group's finished tasks are kept in finished/ until all are there; an interrupted attempt goes on with the next.
+A group's finished tasks are kept in finished/ until all are there, and parts of the one at work in finished/parts/; an
+interrupted attempt goes on with the next.
 Source: lm-eval 0.4.13. Tasks of kind multiple_choice rank the choices by log-likelihood, as lm-eval's own do.
 Known gap: none.
 """
@@ -26,6 +27,7 @@ from icon_repro.engine.artifact import file_sha256
 from icon_repro.engine.runtime import Interrupted, Runtime
 from icon_repro.evaluate.backends import open_backend
 from icon_repro.evaluate.combine import combined, plain, subtask
+from icon_repro.evaluate.parts import InParts
 from icon_repro.evaluate.tasks import EvaluationError, load
 from icon_repro.items import write_items
 from icon_repro.records import RecordError, read_sealed, write_json, write_rows, write_sealed
@@ -33,6 +35,7 @@ from icon_repro.requirements import code_allowed, missing
 
 __all__ = ["EvaluationError", "run"]
 
+_PARTS = "parts"
 _DRAWS = 1000  # of lm-eval's bootstrap, for the error of metrics that aren't means
 
 
@@ -56,7 +59,7 @@ def run(cfg: EvaluationJob, inputs: Mapping[str, Path], out: Path, runtime: Runt
         for name, task in tasks.items():
             if not _is_finished(finished, name):
                 if model is None:
-                    model = open_backend(cfg, inputs, runtime, stack)
+                    model = InParts(open_backend(cfg, inputs, runtime, stack), finished / _PARTS)
                 _evaluate(cfg, model, name, task, finished)
             progress.advance()
     made = {name: read_sealed(finished / f"{name}.json") for name in tasks}
@@ -130,3 +133,4 @@ def _evaluate(cfg: EvaluationJob, model: Any, name: str, task: Any, finished: Pa
         write_rows(finished / f"{name}.jsonl", rows)
     made = {"lm_eval": importlib.metadata.version("lm-eval"), "results": plain(values), "facts": facts}
     write_sealed(finished / f"{name}.json", {**made, "samples": file_sha256(finished / f"{name}.jsonl")})
+    shutil.rmtree(finished / _PARTS, ignore_errors=True)

@@ -16,6 +16,7 @@ import benchmark_rows
 import datasets
 import pytest
 import torch
+from lm_eval.api.instance import Instance
 from lm_eval.api.model import LM
 from lm_eval.evaluator import simple_evaluate
 from lm_eval.models.huggingface import HFLM
@@ -27,7 +28,7 @@ from icon_repro.config import ClusterConfig, load
 from icon_repro.config_data import Dtype
 from icon_repro.config_evaluation import Aggregate, Backend, EvaluationJob, HubData, TaskConfig, TaskKind
 from icon_repro.engine.runtime import Interrupted, Runtime
-from icon_repro.evaluate import EvaluationError, backends, tasks
+from icon_repro.evaluate import EvaluationError, backends, parts, tasks
 from icon_repro.lm.load import load_model, load_tokenizer
 from icon_repro.records import RecordError, read_json, read_lines, write_json
 
@@ -438,6 +439,75 @@ def test_run_damaged_finished_task_is_evaluated_again(
     assert f"{harmed}: altered since it was written" in capsys.readouterr().out
     for name in ("items.json", "results.json", "samples.jsonl"):
         assert (out / name).read_bytes() == (whole / name).read_bytes()
+
+
+@pytest.mark.parametrize("name, size", [("truthfulqa", 4), ("ifeval", 1)])
+def test_run_interrupted_within_a_task_asks_only_what_is_missing(
+    measure: Measure, punkt: Path, tmp_path: Path, monkeypatch: Any, name: str, size: int
+) -> None:
+    monkeypatch.setenv("NLTK_DATA", str(punkt))
+    monkeypatch.setattr(parts, "_RANKED", size)
+    monkeypatch.setattr(parts, "_GENERATED", size)
+    kind = "generate_until" if name == "ifeval" else "loglikelihood"
+    asked: list[list[Any]] = []
+    real = getattr(HFLM, kind)
+
+    def counting(self: HFLM, requests: Any, *more: Any) -> Any:
+        if len(asked) == 1 and not (tmp_path / "again").exists():
+            (tmp_path / "again").touch()
+            raise Interrupted("stopped")
+        asked.append([request.args for request in requests])
+        return real(self, requests, *more)
+
+    whole, expected = measure(job(name, max_length=2048))
+    monkeypatch.setattr(HFLM, kind, counting)
+    part = tmp_path / "part"
+    with pytest.raises(Interrupted):
+        measure(job(name, max_length=2048), part)
+    (kept,) = (part / "finished" / "parts").iterdir()
+    out, metrics = measure(job(name, max_length=2048), part)
+    flat = [repr(args) for requests in asked for args in requests]
+    assert len(asked) > 1 and len(asked[0]) == size and kept.suffix == ".json"
+    assert len(flat) == len(set(flat)) == sum(len(sample["resps"]) for sample in samples(whole))  # over both attempts
+    assert metrics == expected
+    assert {path.name for path in out.iterdir()} == {"items.json", "results.json", "samples.jsonl"}
+    for file in ("items.json", "results.json", "samples.jsonl"):
+        assert (out / file).read_bytes() == (whole / file).read_bytes()
+
+
+def test_in_parts_damaged_part_is_asked_again_and_other_requests_get_none(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    asked: list[Any] = []
+
+    class Counting(LM):
+        def loglikelihood(self, requests: Any) -> list[tuple[float, bool]]:
+            asked.extend(request.args for request in requests)
+            return [(-float(len(request.args[1])), False) for request in requests]
+
+        def loglikelihood_rolling(self, requests: Any) -> list[float]:
+            raise AssertionError
+
+        def generate_until(self, requests: Any) -> list[str]:
+            raise AssertionError
+
+    def requests(*texts: str) -> list[Any]:
+        return [Instance("loglikelihood", {}, ("context", text), 0) for text in texts]
+
+    model = parts.InParts(Counting(), tmp_path / "parts")
+    assert model.loglikelihood(requests("a", "bc")) == [(-1.0, False), (-2.0, False)]
+    assert model.loglikelihood(requests("a", "bc")) == [(-1.0, False), (-2.0, False)] and len(asked) == 2
+    assert model.loglikelihood(requests("a", "bcd")) == [(-1.0, False), (-3.0, False)] and len(asked) == 4
+    for file in (tmp_path / "parts").iterdir():
+        file.write_text(file.read_text().replace("-1.0", "-9.0"))
+    assert model.loglikelihood(requests("a", "bc")) == [(-1.0, False), (-2.0, False)] and len(asked) == 6
+    assert "altered since it was written" in capsys.readouterr().out
+
+
+def test_run_likelihood_that_is_not_finite_is_named(measure: Measure, monkeypatch: Any) -> None:
+    monkeypatch.setattr(HFLM, "loglikelihood", lambda self, requests, *_: [(math.nan, False) for _ in requests])
+    with pytest.raises(EvaluationError, match=r"arc_challenge, item 0: the log-likelihood of .* is nan"):
+        measure(job("arc"))
 
 
 # ---------------------------------------------------------------- backends

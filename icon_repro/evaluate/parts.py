@@ -1,0 +1,85 @@
+"""lm-eval's model, asked a task's requests in parts that are kept on disk, so that an interrupted task goes on.
+
+In: requests of lm-eval.  Out: the same results as the model's own; a sealed JSON file a finished part.
+A part's file is named after the texts in it and the version of lm-eval, so that other requests never get its results.
+Parts depend on the task alone, not on where it was interrupted: an interrupted task ends with the same numbers.
+Known gap: one process.
+"""
+
+import hashlib
+import importlib.metadata
+import json
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from lm_eval.api.instance import Instance
+from lm_eval.api.model import LM
+
+from icon_repro.evaluate.tasks import EvaluationError
+from icon_repro.records import RecordError, read_sealed, write_sealed
+
+_RANKED = 2048  # requests of a part: choices, of which the model reads each once
+_GENERATED = 128  # and texts that it writes
+
+
+class InParts(LM):
+    """``model``, with what it answered in ``folder``.
+
+    Raises:
+        EvaluationError: a log-likelihood isn't finite: choices would be ranked by it, the value look like any other.
+    """
+
+    def __init__(self, model: LM, folder: Path) -> None:
+        super().__init__()
+        self._model, self._folder = model, folder
+
+    def loglikelihood(self, requests: Sequence[Instance]) -> list[tuple[float, bool]]:
+        return [(float(value), bool(greedy)) for value, greedy in self._ask("loglikelihood", requests, _RANKED)]
+
+    def loglikelihood_rolling(self, requests: Sequence[Instance]) -> list[float]:
+        return self._ask("loglikelihood_rolling", requests, _RANKED)
+
+    def generate_until(self, requests: Sequence[Instance]) -> list[str]:
+        return self._ask("generate_until", requests, _GENERATED)
+
+    def _ask(self, kind: str, requests: Sequence[Instance], size: int) -> list[Any]:
+        made: list[Any] = []
+        for start in range(0, len(requests), size):
+            part = list(requests[start : start + size])
+            path = self._folder / f"{_name(kind, part)}.json"
+            found = _stored(path)
+            if found is None:
+                found = getattr(self._model, kind)(part)
+                _check_finite(part, found)
+                self._folder.mkdir(exist_ok=True)
+                write_sealed(path, found)
+            made += found
+        return made
+
+
+def _name(kind: str, requests: Sequence[Instance]) -> str:
+    texts = [kind, importlib.metadata.version("lm-eval"), [request.args for request in requests]]
+    return hashlib.sha256(json.dumps(texts, default=str).encode()).hexdigest()[:32]
+
+
+def _check_finite(requests: Sequence[Instance], found: Sequence[Any]) -> None:
+    for request, result in zip(requests, found, strict=True):
+        value = result[0] if isinstance(result, tuple) else result
+        if isinstance(value, float) and not math.isfinite(value):
+            raise EvaluationError(
+                f"{request.task_name}, item {request.doc_id}: the log-likelihood of {request.args[-1]!r} is {value}. "
+                "Look at the model's weights, or set evaluation.dtype=float32."
+            )
+
+
+def _stored(path: Path) -> list[Any] | None:
+    """What an earlier attempt got; None if nothing, or if it was altered, which is said."""
+    try:
+        return list(read_sealed(path))
+    except FileNotFoundError:
+        return None
+    except RecordError as error:
+        print(f"{error} The requests are asked again.", flush=True)
+        return None
