@@ -103,6 +103,16 @@ class EvaluationJob:
     allow_code_execution: bool = field(default=False, kw_only=True, metadata={"hash": False})
 
 
+@dataclass
+class SharedTextJob:
+    """Which items of a benchmark share text with the rows that are selected from."""
+
+    name: str = unhashed()
+    ngram: int = number(at_least=1)
+    limit: int | None = None  # first items of each task
+    evaluation: EvaluationJob | None = None  # of lm-eval's own tasks
+
+
 class JudgeKind(enum.Enum):
     none = "none"
     endpoint = "endpoint"  # a chat model behind an OpenAI-compatible server

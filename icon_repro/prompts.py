@@ -31,6 +31,8 @@ _QUALITY = (
     " #Question#:\n{request}\n#Response#:\n{response} \n##Quality: "
 )
 
+QUESTION = ("Question: ", "\nAnswer:")  # before and after a multiple-choice question, as in lm-eval's PIQA
+
 
 def request(example: Example) -> str:
     """What is asked, without a template: instruction and input, each on its lines; a ready prompt as it is."""

@@ -19,6 +19,7 @@ from typing import Any
 import pytest
 
 from icon_repro.config import ClusterConfig
+from icon_repro.engine.artifact import Store
 from icon_repro.engine.runtime import Runtime
 
 _LINES = [
@@ -154,3 +155,15 @@ def model_step(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPath
     (folder / "weights").symlink_to(weights)
     (folder / "model.json").write_text('{"hub_id": null, "commit": null}', encoding="utf-8")
     return folder
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    """The store of an experiment as ``small`` configures it."""
+    return Store(tmp_path / "work")
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Its results folder."""
+    return tmp_path / "results" / "smoke_tiny"

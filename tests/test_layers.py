@@ -24,6 +24,7 @@ LAYERS = {
     "config_evaluation": 0,
     "records": 0,
     "prompts": 0,
+    "overlap": 1,
     "stats": 1,
     "reliability": 1,
     "items": 1,

@@ -50,16 +50,6 @@ def contents(folder: Path) -> dict[str, bytes]:
     return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
-@pytest.fixture
-def store(tmp_path: Path) -> Store:
-    return Store(tmp_path / "work")
-
-
-@pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    return tmp_path / "results" / "smoke_tiny"
-
-
 def step_named(experiment: Experiment, label: str) -> Step:
     (found,) = [step for step in experiment.steps if step.label == label]
     return found

@@ -16,6 +16,7 @@ from typing import Any
 from icon_repro.config_data import SourceConfig
 from icon_repro.data.sources import SourceError, group_of, read_raw
 from icon_repro.engine.runtime import Runtime
+from icon_repro.prompts import QUESTION
 from icon_repro.records import Example, content_id, write_json, write_rows
 from icon_repro.schema import nearest
 
@@ -83,7 +84,7 @@ def multiple_choice(raw: Mapping[str, Any], place: str) -> dict[str, Any]:
     if choices.count(choices[gold]) > 1:
         raise BenchmarkError("right choice stands twice")
     text = " ".join(part for part in (passage.strip(), question.strip()) if part)
-    query = f"Question: {text}\nAnswer:"
+    query = f"{QUESTION[0]}{text}{QUESTION[1]}"
     return {
         "id": content_id(query, "\n".join(choices), choices[gold]),
         "query": query,

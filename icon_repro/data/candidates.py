@@ -9,7 +9,6 @@ Differs: the authors draw with pandas' ``sample`` and don't look for overlap; ``
 Known gap: template text that stands in the prompts of both sets (finished prompts) counts as shared.
 """
 
-import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import fmean
@@ -19,12 +18,11 @@ import numpy as np
 
 from icon_repro.config_data import CandidatesSize, OrderConfig, Overlap
 from icon_repro.engine.runtime import Runtime
+from icon_repro.overlap import Words, runs, words
 from icon_repro.prompts import scoring_prompt
 from icon_repro.records import Example, read_rows, write_json, write_rows
 
 _NAMED_PAIRS = 1000  # in overlap.json
-_WORD = re.compile(r"[^\W_]+")
-Words = tuple[str, ...]
 
 
 class CandidatesError(ValueError):
@@ -100,37 +98,31 @@ def overlaps(
         Two disjoint dicts: exact overlap (the whole prompt or response), and those that share ``ngram`` words only.
     """
     whole: dict[tuple[str, Words], set[str]] = {}
-    runs: dict[Words, set[str]] = {}
+    parts: dict[Words, set[str]] = {}
     for row in assessment:
         for key in _whole_texts(row, ngram):
             whole.setdefault(key, set()).add(row.id)
         for run_of_words in _runs(row, ngram):
-            runs.setdefault(run_of_words, set()).add(row.id)
+            parts.setdefault(run_of_words, set()).add(row.id)
     exact, shared = {}, {}
     for row in pool:
         found = set().union(*(whole.get(key, ()) for key in _whole_texts(row, ngram)))
         if found:
             exact[row.id] = sorted(found)
             continue
-        found = set().union(*(runs[r] for r in runs.keys() & _runs(row, ngram)))
+        found = set().union(*(parts[run] for run in parts.keys() & _runs(row, ngram)))
         if found:
             shared[row.id] = sorted(found)
     return exact, shared
 
 
-def _words(text: str) -> Words:
-    return tuple(_WORD.findall(text.lower()))
-
-
 def _whole_texts(row: Example, ngram: int) -> set[tuple[str, Words]]:
     """Prompt, bare and in the scoring template (the authors' assessment prompts stand in it), and a long response."""
-    keys = {("prompt", _words(f"{row.instruction} {row.input}")), ("prompt", _words(scoring_prompt(row)))}
+    keys = {("prompt", words(f"{row.instruction} {row.input}")), ("prompt", words(scoring_prompt(row)))}
     keys.discard(("prompt", ()))
-    response = _words(row.response)
+    response = words(row.response)
     return keys | {("response", response)} if len(response) >= ngram else keys
 
 
 def _runs(row: Example, ngram: int) -> set[Words]:
-    """All runs of ``ngram`` consecutive words."""
-    words = _words(f"{row.instruction} {row.input} {row.response}")
-    return {words[i : i + ngram] for i in range(len(words) - ngram + 1)}
+    return runs(words(f"{row.instruction} {row.input} {row.response}"), ngram)

@@ -17,6 +17,8 @@ from icon_repro.engine.intact import Intact
 from icon_repro.engine.plan import Arm, Experiment
 from icon_repro.engine.run import status
 from icon_repro.items import of_evaluation, of_verdicts, win_rate
+from icon_repro.overlap import SHARED
+from icon_repro.records import read_json
 
 
 def collect(experiment: Experiment, store: Store) -> list[dict[str, Any]]:
@@ -28,7 +30,11 @@ def collect(experiment: Experiment, store: Store) -> list[dict[str, Any]]:
         ItemsError: a step's outcomes contradict its value.
     """
     Intact(store).check(results(experiment), experiment.steps)
-    return [_row(experiment, arm, store) for arm in experiment.arms]
+    rows = [_row(experiment, arm, store) for arm in experiment.arms]
+    if all(arm.evaluations for arm in experiment.arms):
+        for row, found in zip(rows, _shared_text(experiment, store), strict=True):
+            row["shared_text"] = found
+    return rows
 
 
 def results(experiment: Experiment) -> list[Step]:
@@ -46,6 +52,7 @@ def provenance(experiment: Experiment, store: Store) -> dict[str, Any]:
     """
     shown = results(experiment)
     steps = [step for step in ordered(shown) if store.complete(step)]
+    compared = [step.folder for step in ordered(experiment.shared_text.values()) if store.complete(step)]
     records = [store.record(step) for step in steps]
     packages: dict[str, set[str | None]] = {}
     for record in records:
@@ -54,7 +61,7 @@ def provenance(experiment: Experiment, store: Store) -> dict[str, Any]:
     git = {json.dumps({"commit": record["git"]["commit"], "dirty": record["git"]["dirty"]}) for record in records}
     return {
         "results": sorted(step.folder for step in shown if store.complete(step)),
-        "steps": sorted(step.folder for step in steps),
+        "steps": sorted({*compared, *(step.folder for step in steps)}),
         "git": [json.loads(state) for state in sorted(git)],
         "packages": {name: sorted(found, key=str) for name, found in packages.items()},
         "sources": sources(experiment),
@@ -120,6 +127,34 @@ def _row(experiment: Experiment, arm: Arm, store: Store) -> dict[str, Any]:
         "tuning": _total([arm.train] if arm.train else [], store),
         "steps": {"select": arm.select and arm.select.folder, "train": arm.train and arm.train.folder},
     }
+
+
+def _shared_text(experiment: Experiment, store: Store) -> list[dict[str, dict[str, int] | None] | None]:
+    """By arm and benchmark how many items share text with the rows that were tuned on; None where that isn't known.
+
+    An arm without tuning, or whose selection isn't there, has None instead. A store may have been copied without files.
+    """
+    known: dict[str, tuple[dict[str, Any], dict[str, list[str]]]] = {}
+    for name, step in experiment.shared_text.items():
+        if store.complete(step) and (path := store.path(step) / SHARED).is_file():
+            known[name] = (store.record(step)["metrics"], read_json(path))
+    made: list[dict[str, dict[str, int] | None] | None] = []
+    for arm in experiment.arms:
+        chosen = None if arm.select is None else store.path(arm.select) / "ids.json"
+        if arm.train is None or (chosen is not None and not chosen.is_file()):
+            made.append(None)
+            continue
+        ids = None if chosen is None else set(read_json(chosen))
+        found: dict[str, dict[str, int] | None] = {}
+        for name in experiment.shared_text:
+            if name not in known:
+                found[name] = None
+                continue
+            metrics, items = known[name]
+            count = sum(ids is None or not ids.isdisjoint(rows) for rows in items.values())
+            found[name] = {"items": metrics["items"], "too_short": metrics["too_short"], "shared": count}
+        made.append(found)
+    return made
 
 
 def _win_rate(judged: dict[str, Any]) -> dict[str, Any]:

@@ -14,8 +14,9 @@ from pathlib import Path
 from icon_repro.engine.artifact import ArtifactError, Step, Store, damage, file_sha256
 from icon_repro.engine.planner import FileHashes
 from icon_repro.items import FILE
+from icon_repro.overlap import SHARED
 
-NEEDED = frozenset({FILE, "verdicts.jsonl", "failures.jsonl", "scores.jsonl", "ids.json", "rows.jsonl"})
+NEEDED = frozenset({FILE, "verdicts.jsonl", "failures.jsonl", "scores.jsonl", "ids.json", "rows.jsonl", SHARED})
 OUTCOMES = frozenset({"results.json", "samples.jsonl"})  # of an evaluation that was made before items.json was
 DRAWN = frozenset(  # read for figures alone
     {

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 from icon_repro.config import Config, Until
 from icon_repro.config_data import CandidatesSize, TrainJob, Tuning
-from icon_repro.config_evaluation import EvaluationJob, HeldOutJob, TaskKind
+from icon_repro.config_evaluation import EvaluationJob, HeldOutJob, SharedTextJob, TaskConfig, TaskKind
 from icon_repro.config_icon import IconConfig, TuningSaved
 from icon_repro.config_methods import SelectConfig, repetitions
 from icon_repro.cost import forward_flops, tokens_of, training_flops
@@ -43,6 +43,7 @@ class Experiment:
     arms: list[Arm]
     full_tuning: Cost  # of one model on all rows, whether or not that is among the arms
     warnings: list[str] = field(default_factory=list)
+    shared_text: dict[str, Step] = field(default_factory=dict)  # by benchmark: what it has in common with the rows
 
 
 def _contestant(arm: Arm) -> Contestant:
@@ -96,6 +97,30 @@ def plan(config: Config) -> Experiment:
         if task.kind is TaskKind.nll and task.rows is not None
     }
 
+    def job(name: str, task: TaskConfig) -> EvaluationJob:
+        evaluation = config.evaluation
+        return EvaluationJob(
+            name=name,
+            task=task,
+            dtype=evaluation.dtype,
+            max_length=evaluation.max_length,
+            seed=evaluation.seed,
+            backend=evaluation.backend,
+            allow_code_execution=evaluation.allow_code_execution,
+        )
+
+    def shared_text(name: str, task: TaskConfig) -> Step:
+        own = benchmarks.get(name) or held_out.get(name)
+        known = {"assessment": assessment} if name in held_out else {}
+        return planner.step(
+            "shared_text",
+            "prepare",
+            f"shared-{name}",
+            SharedTextJob(name, data.candidates.order.ngram, task.limit, None if own else job(name, task)),
+            inputs={"candidates": universe, **({"rows": own, **known} if own else {})},
+            **({} if own else planner.task_data(f"evaluation.tasks.{name}", task)),
+        )
+
     def evaluate(label: str, train: Step | None) -> dict[str, Step]:
         evaluation, made = config.evaluation, {}
         for name, task in evaluation.tasks.items():
@@ -118,18 +143,9 @@ def plan(config: Config) -> Experiment:
                 )
                 continue
             inputs = {"model": model, "tuned": train, "rows": benchmarks.get(name)}
-            job = EvaluationJob(
-                name=name,
-                task=task,
-                dtype=evaluation.dtype,
-                max_length=evaluation.max_length,
-                seed=evaluation.seed,
-                backend=evaluation.backend,
-                allow_code_execution=evaluation.allow_code_execution,
-            )
             needed = {key: step for key, step in inputs.items() if step is not None}
             more = {"cost": cost, "resumable": True, **planner.task_data(f"evaluation.tasks.{name}", task)}
-            made[name] = planner.step("evaluate", "evaluate", f"{label}-{name}", job, inputs=needed, **more)
+            made[name] = planner.step("evaluate", "evaluate", f"{label}-{name}", job(name, task), inputs=needed, **more)
         return made
 
     def tune(label: str, seed: int, select: Step | None, rows: float) -> Step:
@@ -178,6 +194,7 @@ def plan(config: Config) -> Experiment:
     if not ends_early:
         for arm, verdicts in zip(arms, judged(planner, model, [_contestant(arm) for arm in arms]), strict=True):
             arm.judged.update(verdicts)
+    compared = {} if ends_early else {name: shared_text(name, task) for name, task in config.evaluation.tasks.items()}
     planner.hashes.save()
     steps = [(arm.select, arm.train, *arm.evaluations.values(), *arm.judged.values()) for arm in arms]
     wanted = [step for some in steps for step in some if step is not None]
@@ -185,8 +202,9 @@ def plan(config: Config) -> Experiment:
     sources = [step for step in ordered(wanted) if step.stage in ("model", "prepare")]
     return Experiment(
         config,
-        ordered([model, pool, assessment, universe, *sources, *wanted]),
+        ordered([model, pool, assessment, universe, *sources, *compared.values(), *wanted]),
         arms,
         tune("full", 0, None, size).cost,
         planner.warnings,
+        compared,
     )

@@ -1,7 +1,7 @@
 """The results tables of an experiment: methods x benchmarks with cost, verdicts, comparisons by a judge.
 
 In: the rows that ``engine.collect`` makes (also stored as metrics.jsonl, one a run).  Out: table, verdicts and, where a
-judge was asked, judged, each as Markdown, csv and LaTeX; metrics.jsonl.
+judge was asked, judged, where texts were compared, contamination, each as Markdown, csv and LaTeX; metrics.jsonl.
 A line is a method at a fraction. A cell is the mean over its runs and half of its 95 % interval (``icon_repro.stats``).
 Known gap: none.
 """
@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from icon_repro.records import write_rows
-from icon_repro.report import verdicts
+from icon_repro.report import contamination, verdicts
 from icon_repro.report.latex import latex
 from icon_repro.report.runs import Line, Row, averaged, facts, judged_sample, lines, lower, sample
 from icon_repro.report.versions import MIXED, Versions, of_judged, of_pairs
@@ -237,6 +237,7 @@ Lengths of the answers that won and lost: mean, in characters. Half of a score i
 
 
 _TITLES = {"table": "Results", "verdicts": "Differences from the controls", "judged": "Comparisons by a judge"}
+_TITLES["contamination"] = contamination.TITLE
 
 
 def write(
@@ -267,6 +268,8 @@ def write(
     }
     if any(row["judged"] or row["unjudged"] for row in rows):
         made["judged"] = (judged(rows), _JUDGED_CAPTION + _listed(of_judged(versions, rows) if versions else []))
+    if contamination.known(rows):
+        made["contamination"] = (contamination.table(rows), contamination.caption(rows))
     folder.mkdir(parents=True, exist_ok=True)
     write_rows(folder / "metrics.jsonl", [dict(row) for row in (stored if stored is not None else rows)])
     for name, ((header, cells), below) in made.items():

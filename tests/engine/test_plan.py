@@ -160,7 +160,9 @@ def test_plan_of_2000_steps_takes_under_2_seconds(tmp_path: Path) -> None:
 
 # ---------------------------------------------------------------- fingerprints
 
-ORDER = "prepare/order prepare/candidates score/random score/longest score/icon score/icon-bank score/icon-shard-* "
+ARC_EASY = {"kind": "lm_eval", "metric": "acc", "task": "arc_easy"}
+ORDER = "prepare/order prepare/candidates prepare/shared-* score/random score/longest score/icon score/icon-bank "
+ORDER += "score/icon-shard-* "
 POOL = f"prepare/pool-tiny {ORDER}"
 SCORED = "select/* train/* evaluate/*-s0-tiny"  # what every tuned arm needs
 ICON = "score/icon select/icon-* train/icon-* evaluate/icon-*"
@@ -229,7 +231,7 @@ CHANGES: list[tuple[Mapping[str, Any], Mapping[str, Any], str]] = [
     ({}, {"training.tuning": "full"}, "train/* evaluate/*-s0-tiny"),
     ({}, {"training.lora.r": 4}, "train/* evaluate/*-s0-tiny"),
     ({}, {"training.lora.targets": ["q_proj"]}, "train/* evaluate/*-s0-tiny"),
-    ({}, {"evaluation.tasks.tiny.limit": 5}, "evaluate/*"),
+    ({}, {"evaluation.tasks.tiny.limit": 5}, "prepare/shared-tiny evaluate/*"),
     ({}, {"evaluation.tasks.tiny.metric": "acc_norm"}, "evaluate/*"),
     ({}, {"evaluation.tasks.tiny.num_fewshot": 1}, "evaluate/*"),
     ({}, {"evaluation.dtype": "bfloat16"}, "evaluate/*"),
@@ -239,9 +241,9 @@ CHANGES: list[tuple[Mapping[str, Any], Mapping[str, Any], str]] = [
     ({}, {"evaluation.tasks.tiny.filter": "strict-match"}, "evaluate/*"),
     ({}, {"evaluation.tasks.tiny.metrics": {"tiny": "acc_norm"}}, "evaluate/*"),
     ({}, {"evaluation.tasks.tiny.aggregate": "mean"}, "evaluate/*"),
-    (hub_task(COMMIT), hub_task("f" * 40), "evaluate/*-more"),
-    ({}, {"evaluation.tasks.tiny.source.fields.group": "g"}, "prepare/bench-tiny evaluate/*"),
-    ({}, {"evaluation.tasks.more": {"kind": "lm_eval", "metric": "acc", "task": "arc_easy"}}, "evaluate/*-more"),
+    (hub_task(COMMIT), hub_task("f" * 40), "prepare/shared-more evaluate/*-more"),
+    ({}, {"evaluation.tasks.tiny.source.fields.group": "g"}, "prepare/bench-tiny prepare/shared-tiny evaluate/*"),
+    ({}, {"evaluation.tasks.more": ARC_EASY}, "prepare/shared-more evaluate/*-more"),
 ]  # fmt: skip
 
 
@@ -259,7 +261,7 @@ def test_plan_changed_value_makes_exactly_its_dependents_new(
     [
         ("pool", POOL + SCORED),
         ("assessment", f"prepare/assessment-tiny score/icon-baseline {ORDER} {SCORED}"),
-        ("benchmark", "prepare/bench-tiny evaluate/*"),
+        ("benchmark", "prepare/bench-tiny prepare/shared-tiny evaluate/*"),
     ],
 )
 def test_plan_changed_byte_of_a_file_makes_its_dependents_new(
@@ -399,7 +401,8 @@ def test_plan_folder_without_model_is_named_with_its_key(tmp_path: Path) -> None
 
 def test_plan_benchmark_reads_its_hub_data_at_a_commit(tmp_path: Path) -> None:
     steps = [step for step in plan(small(tmp_path, hub_task(COMMIT))).steps if step.label.endswith("-more")]
-    assert steps and all(step.extra == {"commit": COMMIT} and step.resumable for step in steps)
+    assert steps and all(step.extra == {"commit": COMMIT} for step in steps)
+    assert {step.stage for step in steps if not step.resumable} == {"prepare"}
 
 
 def test_plan_benchmarks_rows_in_files_are_hashed_by_content(tmp_path: Path) -> None:

@@ -26,16 +26,6 @@ OLD = {**NEW, "torch": "2.11.0"}
 TASK = {"kind": "lm_eval", "metric": "acc", "task": "arc_easy"}
 
 
-@pytest.fixture
-def store(tmp_path: Path) -> Store:
-    return Store(tmp_path / "work")
-
-
-@pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    return tmp_path / "results" / "smoke_tiny"
-
-
 def finished(tmp_path: Path, store: Store, **changes: Any) -> Experiment:
     """Three seeds and two benchmarks, all of it made with ``NEW``."""
     experiment = planned(tmp_path, {"seeds": [0, 1, 2], "evaluation.tasks.other": TASK, **changes})
