@@ -168,7 +168,11 @@ def find_models(released: Released) -> Finding:
             f"{min(times):.1f} to {max(times):.1f} times what chance gives."
         )
     if within:
-        text += f" {max(line['in both'] for line in within)} rows are among the best and the worst of one model."
+        twice = [np.intersect1d(released.selections[a], released.selections[b]) for a, b in pairs if a[0] == b[0]]
+        text += (
+            f" {len(np.unique(np.concatenate(twice)))} rows are in a selection of the best and in one of the worst of "
+            "the same model."
+        )
     return Finding("models", "Do models select the same rows?", lines, text)
 
 

@@ -2,8 +2,8 @@
 
 In: the folders below paths.results; published numbers and claims; the authors' released selections, if they are there.
 Out: a line for each difference (file, line, both texts) and for what nothing here can make again, with the reason.
-What comes of a report is covered: table, verdicts, judged, tables beside the paper's, claims (md, csv, tex), the rows
-themselves as they are written, the page, and the points of the figures that rows give. Of other commands what
+What comes of a report is covered: table, verdicts, judged, contamination, tables beside the paper's, claims (md, csv,
+tex), the rows themselves as they are written, the page, and the points of the figures that rows give. Of other commands what
 ``icon_repro.rebuilt`` lists. A table without rows to make it of is a difference.
 Known gap: that the rows are what the steps gave isn't looked at here; their folders' names and hashes are in them.
 """
@@ -23,6 +23,7 @@ from icon_repro.report import page, written
 _ROWS, _RUN, _PAGE = "metrics.jsonl", "run.json", "index.html"
 _ROW = {"experiment", "method", "benchmarks", "steps"}  # fields that a row of a report had from the first version on
 _NEEDED = {"tasks", "judged", "unjudged", "selection_seed"}  # and later ones
+_OF_ROWS = {"table", "verdicts", "judged", "contamination", "claims"}
 _TEXTS = (".md", ".csv", ".tex")
 _LONGEST = 160  # characters of a line that is shown
 
@@ -179,7 +180,7 @@ def _folder(folder: Path, experiments: Path, found: Verified) -> None:
     for path in sorted(folder.iterdir()):
         if not path.is_file() or path.name in known or path.suffix not in _TEXTS:
             continue
-        if path.stem in ("table", "verdicts", "judged", "claims") or path.stem.startswith("paper_table"):
+        if path.stem in _OF_ROWS or path.stem.startswith("paper_table"):
             found.differences.append(f"{path}: stored, and a report of these rows has none. Delete it")
         else:
             found.not_covered.append(f"{path}: needs more than the rows; its own command makes it")

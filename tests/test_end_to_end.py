@@ -78,7 +78,7 @@ def test_first_run_builds_all_and_writes_the_table(finished: tuple[Path, Done]) 
     folder, done = finished
     assert done.code == 0, done.out + done.error
     assert f"{steps(finished)} built, 0 cached, 0 failed, 0 blocked" in done.out
-    tables = {f"{name}.{kind}" for name in ("table", "verdicts") for kind in ("md", "csv", "tex")}
+    tables = {f"{name}.{kind}" for name in ("table", "verdicts", "contamination") for kind in ("md", "csv", "tex")}
     shown = results(folder)
     assert set(shown) == {*tables, "metrics.jsonl", "run.json", "samples.jsonl", "index.html"}
     rows = table(folder / "results" / "smoke_tiny")

@@ -57,6 +57,7 @@ LAYERS = {
     "engine.made_with": 4,
     "engine.intact": 4,
     "engine.tracked": 4,
+    "shared_text": 4,
     "results": 5,
     "presentation": 4,
     "gathering": 4,

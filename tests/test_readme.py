@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from icon_repro.report import tables
+from icon_repro.report import written
 
 ROOT = Path(__file__).resolve().parents[1]
 COMMITTED = sorted(path.parent.name for path in (ROOT / "results").glob("*/run.json"))
@@ -20,9 +20,8 @@ def test_results_of_the_main_job_are_committed() -> None:
 def test_committed_table_is_what_the_rows_give(name: str, tmp_path: Path) -> None:
     folder = ROOT / "results" / name
     rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
-    run = folder / "run.json"  # the first tables have none
-    notes = tables.mixed_versions(json.loads(run.read_text(encoding="utf-8"))["packages"]) if run.is_file() else []
-    tables.write(rows, tmp_path, notes)
+    run = json.loads((folder / "run.json").read_text(encoding="utf-8"))
+    written.write_all(rows, run, ROOT / "experiments", tmp_path)
     made = sorted(path.name for path in tmp_path.iterdir())
     assert {"table.md", "table.csv", "verdicts.md", "verdicts.csv", "metrics.jsonl"} <= set(made)
     for file in made:
@@ -30,10 +29,12 @@ def test_committed_table_is_what_the_rows_give(name: str, tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize("name", COMMITTED)
-def test_committed_rows_hold_every_method_and_no_gap(name: str) -> None:
+def test_committed_rows_hold_every_method_and_seed_and_no_gap(name: str) -> None:
     folder = ROOT / "results" / name
     rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
-    assert [row["method"] for row in rows] == ["base", "full", "random", "longest", "icon"]
+    config = json.loads((folder / "run.json").read_text(encoding="utf-8"))["config"]
+    assert list(dict.fromkeys(row["method"] for row in rows)) == ["base", "full", *config["methods"]]
+    assert {row["seed"] for row in rows if row["method"] != "base"} == set(config["seeds"])
     assert not any(row["missing"] for row in rows)
 
 

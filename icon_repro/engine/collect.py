@@ -46,8 +46,8 @@ def provenance(experiment: Experiment, store: Store) -> dict[str, Any]:
     """What the finished steps behind the table say of themselves; a list for what may differ from step to step.
 
     Returns:
-        ``results``: folders of the finished steps that cells show; ``steps``: these and all that they need;
-        ``git``, ``packages`` (with python): every state and version found in the steps' records;
+        ``results``: folders of the finished steps that cells show; ``steps``: these, all that they need, and those of
+        shared text; ``git``, ``packages`` (with python): every state and version found in the steps' records;
         ``sources``: label of a step that reads from outside -> sha256 of its files, commits.
     """
     shown = results(experiment)

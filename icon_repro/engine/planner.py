@@ -65,7 +65,7 @@ TARGETS = {
     "select": ("icon_repro.select:run", 2),  # 2: the fraction is of all rows, not of those that have a score
     "train": ("icon_repro.train:run", 1),
     "evaluate": ("icon_repro.evaluate:run", 1),
-    "shared_text": ("icon_repro.evaluate.shared_text:run", 1),
+    "shared_text": ("icon_repro.shared_text:run", 1),
     "judge_answers": ("icon_repro.judge.answers:run", 1),
     "judge_served": ("icon_repro.judge.answers:served", 1),
     "judge_reference": ("icon_repro.judge.answers:reference", 1),

@@ -4,7 +4,7 @@ In: model, optionally a tuned adapter or weights; for tasks of ours the prepared
 Out: results.json (lm-eval's numbers of each task, without samples, and ours), samples.jsonl (every item of every task:
 ``task``, lm-eval's record, and ``outcome``, what it adds to the task's value), items.json (the outcomes alone).
 A group's finished tasks are kept in finished/ until all are there, and parts of the one at work in finished/parts/; an
-interrupted attempt goes on with the next.
+interrupted attempt goes on with the next part.
 Source: lm-eval 0.4.13. Tasks of kind multiple_choice rank the choices by log-likelihood, as lm-eval's own do.
 Known gap: none.
 """

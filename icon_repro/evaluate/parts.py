@@ -2,8 +2,10 @@
 
 In: requests of lm-eval.  Out: the same results as the model's own; a sealed JSON file a finished part.
 A part's file is named after the texts in it and the version of lm-eval, so that other requests never get its results.
-Parts depend on the task alone, not on where it was interrupted: an interrupted task ends with the same numbers.
-Known gap: one process.
+Parts depend on the task alone, not on where it was interrupted: an interrupted task ends with the same numbers, if
+batch size and device stay the same. Texts that are sampled are asked for at once and not kept: a part would be drawn
+from the random numbers of another.
+Known gap: one process. No more than a part's requests are in flight.
 """
 
 import hashlib
@@ -21,7 +23,8 @@ from icon_repro.evaluate.tasks import EvaluationError
 from icon_repro.records import RecordError, read_sealed, write_sealed
 
 _RANKED = 2048  # requests of a part: choices, of which the model reads each once
-_GENERATED = 128  # and texts that it writes
+_SHOWN = 80  # characters of a text in a message
+_GENERATED = 256  # and texts that it writes
 
 
 class InParts(LM):
@@ -45,6 +48,8 @@ class InParts(LM):
         return self._ask("generate_until", requests, _GENERATED)
 
     def _ask(self, kind: str, requests: Sequence[Instance], size: int) -> list[Any]:
+        if kind == "generate_until" and any(request.args[1].get("do_sample") for request in requests):
+            return list(self._model.generate_until(list(requests)))
         made: list[Any] = []
         for start in range(0, len(requests), size):
             part = list(requests[start : start + size])
@@ -69,8 +74,8 @@ def _check_finite(requests: Sequence[Instance], found: Sequence[Any]) -> None:
         value = result[0] if isinstance(result, tuple) else result
         if isinstance(value, float) and not math.isfinite(value):
             raise EvaluationError(
-                f"{request.task_name}, item {request.doc_id}: the log-likelihood of {request.args[-1]!r} is {value}. "
-                "Look at the model's weights, or set evaluation.dtype=float32."
+                f"{request.task_name}, item {request.doc_id}: the log-likelihood of {request.args[-1][:_SHOWN]!r} is "
+                f"{value}. Look at the model's weights; a 16-bit evaluation.dtype may be too narrow for them."
             )
 
 

@@ -7,7 +7,9 @@ In: the rows that all methods rank, options from the config.  Out: scores.jsonl;
         return {row.id: len(row.instruction) * options["sign"] for row in rows}
 
 ``inputs`` has the folders of the steps ``model``, ``candidates`` and ``assessment``; ``runtime`` device and progress.
-The file's content is part of the step's fingerprint; modules that it imports from elsewhere are not.
+Only the file knows what scoring costs: ``return scores, {"tokens": .., "flops": ..}`` says it, else it counts as 0.
+The file's content is part of the step's fingerprint; modules that it imports from elsewhere are not: after a change
+there, change the file too, e.g. a version in its options.
 """
 
 import importlib.util
@@ -40,11 +42,13 @@ def run(cfg: ExternalConfig, inputs: Mapping[str, Path], out: Path, runtime: Run
     if not callable(function):
         raise ExternalError(f"{path.name}: has no function score(rows, options, inputs, runtime).")
     rows = sorted(read_rows(inputs["candidates"] / "rows.jsonl", Example), key=lambda row: row.id)
-    found = function(rows, dict(cfg.options), dict(inputs), runtime)
+    given = function(rows, dict(cfg.options), dict(inputs), runtime)
+    found, cost = given if isinstance(given, tuple) and len(given) == 2 else (given, {})
     if not isinstance(found, Mapping):
         raise ExternalError(f"{path.name}: score() gave {type(found).__name__}; it must give a dict of id to score.")
     if unknown := sorted(set(found) - {row.id for row in rows}, key=str):
         raise ExternalError(f"{path.name}: score() gave {len(unknown)} ids that no row has (first: {unknown[0]!r}).")
+    cost = _cost(path.name, cost)
     scores, reasons = list[Score](), dict[str, str]()
     for row in rows:
         value = found.get(row.id)
@@ -56,4 +60,13 @@ def run(cfg: ExternalConfig, inputs: Mapping[str, Path], out: Path, runtime: Run
             reasons[row.id] = "score isn't finite"
         else:
             scores.append(Score(row.id, float(value)))
-    return {**write_scores(out, scores, reasons), "tokens": 0, "flops": 0}
+    return {**write_scores(out, scores, reasons), **cost}
+
+
+def _cost(name: str, given: Any) -> dict[str, float]:
+    """Tokens and operations as the file states them; 0 where it doesn't."""
+    if not isinstance(given, Mapping) or set(given) - {"tokens", "flops"}:
+        raise ExternalError(f"{name}: score() gave the cost {given!r}; it must be a dict of tokens and flops.")
+    if bad := [key for key, v in given.items() if not isinstance(v, (int, float)) or not 0 <= v < math.inf]:
+        raise ExternalError(f"{name}: score() gave {bad[0]}={given[bad[0]]!r}; it must be a number, not negative.")
+    return {"tokens": 0, "flops": 0, **given}

@@ -9,12 +9,12 @@ from statistics import fmean
 
 from icon_repro.report.runs import Row, lines
 
-TITLE = "Benchmark items that share text with the rows tuned on"
 _CAPTION = """\
 Contamination: items of each benchmark of which a text (question, passage, choice, ..) shares a run of words with a row
-that the model was tuned on; mean over runs. A run is as long as `data.candidates.order.ngram` says; of an item without
-so long a text, a whole text of 8 words or more counts. Runs that stand in more than 10 items are a benchmark's own
-phrases and don't count. Which items and rows they are: `shared.json` in the steps `prepare/shared-...`.
+that the model was tuned on; mean over runs. A run is as long as `data.candidates.order.ngram` says (13); a shorter text
+has to stand in a row whole and have 8 words. Runs that stand in more than 10 rows are phrases and don't count. Reworded
+items aren't found; prompts of judged sets aren't compared. Which items and rows they are: `shared.json` in the steps
+`prepare/shared-...`.
 """
 
 

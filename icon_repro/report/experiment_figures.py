@@ -42,7 +42,7 @@ def judged(rows: Sequence[Row], paper: PaperFigures) -> Figure:
         labels = [_label(line) for line, _ in found]
         shares = [[100 * sum(one[key] for one in cells) / _judged(cells) for key in _SHARES] for _, cells in found]
         if name in paper.judged:
-            labels.append("paper: icon 15 %, against full")
+            labels.append(f"paper: icon, {paper.selected[name]:,} rows, against full")
             shares.append([100 * count / sum(paper.judged[name]) for count in paper.judged[name]])
         series = [Bars(key, labels, [own[place] for own in shares]) for place, key in enumerate(_SHARES)]
         against = "/".join(dict.fromkeys(one["against"] for _, cells in found for one in cells))

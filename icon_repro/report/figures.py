@@ -241,7 +241,7 @@ def _draw_panel(axes: "Axes", panel: Panel) -> None:
     for index, series in enumerate(panel.series):
         colour, marker = COLOURS[index % len(COLOURS)], MARKERS[(index + index // len(MARKERS)) % len(MARKERS)]
         if isinstance(series, Line):
-            dash = DASHES[index % len(DASHES)]
+            dash = ":" if series.faint else DASHES[index % len(DASHES)]
             colour = "#777777" if series.faint else colour
             shape = {"marker": marker, "markersize": 4} if series.marked else {}
             x = _beside(series, panel) if series.whiskers else series.x

@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import Any
 
 from icon_repro.records import Example, read_json, read_lines
-from icon_repro.report import contamination
 from icon_repro.report.versions import separated
 
 _VERSION = 1  # of what a page looks like, beside its template, style and script
@@ -30,7 +29,7 @@ _TITLES = {
     "table": "Results",
     "verdicts": "Differences from random and longest",
     "judged": "Comparisons by a judge",
-    "contamination": contamination.TITLE,
+    "contamination": "Benchmark items with text of the tuning rows",
     "paper_table1": "Table 1 of the paper beside ours",
     "paper_table2": "Table 2 of the paper beside ours",
     "paper_table3": "Table 3 of the paper beside ours",

@@ -1,8 +1,8 @@
 """Numbers of the paper's figures, to be drawn beside ours: ``paper_figure2.csv`` and ``paper_figure3.csv``.
 
 In: the folder with an experiment's published numbers.  Out: ``PaperFigures`` of one model.
-Source: figures 2 (wins, ties, losses of ICon's 15 % against full data) and 3 (average by share of rows) of arXiv
-2505.05327; ``read_from`` is table where the number is printed, pixels where it was read off the figure.
+Source: figures 2 (wins, ties, losses of a selection of ICon's against full data) and 3 (average by share of rows) of
+arXiv 2505.05327; ``read_from`` is table where the number is printed, pixels where it was read off the figure.
 Known gap: none.
 """
 
@@ -24,6 +24,7 @@ class PaperFigures:
     """What the paper's figures show of one model."""
 
     judged: Mapping[str, Sequence[float]] = field(default_factory=dict)  # by set of prompts: win, tie, lose; counts
+    selected: Mapping[str, int] = field(default_factory=dict)  # by set of prompts: how many rows were tuned on
     scale: Sequence[tuple[float, float]] = ()  # share of rows, average in percent; by share
 
 
@@ -37,7 +38,7 @@ def read_paper_figures(folder: Path, model: str) -> PaperFigures:
     own = [row for row in judged if row["model"] == model]
     points = [(_number(row, "fraction"), _number(row, "avg")) for row in scale if row["model"] == model]
     shares = {row["set"]: [_number(row, key) for key in ("win", "tie", "lose")] for row in own}
-    return PaperFigures(shares, sorted(points))
+    return PaperFigures(shares, {row["set"]: int(_number(row, "n_selected")) for row in own}, sorted(points))
 
 
 def _read(path: Path, columns: Sequence[str]) -> list[dict[str, str]]:

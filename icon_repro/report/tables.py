@@ -237,7 +237,7 @@ Lengths of the answers that won and lost: mean, in characters. Half of a score i
 
 
 _TITLES = {"table": "Results", "verdicts": "Differences from the controls", "judged": "Comparisons by a judge"}
-_TITLES["contamination"] = contamination.TITLE
+_TITLES["contamination"] = "Benchmark items with text of the tuning rows"
 
 
 def write(
@@ -270,6 +270,9 @@ def write(
         made["judged"] = (judged(rows), _JUDGED_CAPTION + _listed(of_judged(versions, rows) if versions else []))
     if contamination.known(rows):
         made["contamination"] = (contamination.table(rows), contamination.caption(rows))
+    else:  # an earlier report's, of a store that knew more
+        for kind in ("md", "csv", "tex"):
+            (folder / f"contamination.{kind}").unlink(missing_ok=True)
     folder.mkdir(parents=True, exist_ok=True)
     write_rows(folder / "metrics.jsonl", [dict(row) for row in (stored if stored is not None else rows)])
     for name, ((header, cells), below) in made.items():

@@ -1,7 +1,7 @@
 """Every table of an experiment, from what its results folder holds: metrics.jsonl and run.json, and published numbers.
 
 In: the rows that ``engine.collect`` makes, the content of run.json, the folder with published numbers and claims.
-Out: table, verdicts, judged (md, csv, tex), tables beside the paper's, claims, metrics.jsonl.
+Out: table, verdicts, judged, contamination (md, csv, tex), tables beside the paper's, claims, metrics.jsonl.
 ``action=report`` writes by this, and ``action=verify`` again: nothing else may decide what a table says.
 Known gap: none.
 """

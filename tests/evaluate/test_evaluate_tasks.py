@@ -23,14 +23,14 @@ from lm_eval.models.huggingface import HFLM
 from lm_eval.tasks import TaskManager
 from small import composed
 
-from icon_repro import evaluate, requirements
+from icon_repro import evaluate, requirements, shared_text
 from icon_repro.config import ClusterConfig, load
 from icon_repro.config_data import Dtype
-from icon_repro.config_evaluation import Aggregate, Backend, EvaluationJob, HubData, TaskConfig, TaskKind
+from icon_repro.config_evaluation import Aggregate, Backend, EvaluationJob, HubData, SharedTextJob, TaskConfig, TaskKind
 from icon_repro.engine.runtime import Interrupted, Runtime
 from icon_repro.evaluate import EvaluationError, backends, parts, tasks
 from icon_repro.lm.load import load_model, load_tokenizer
-from icon_repro.records import RecordError, read_json, read_lines, write_json
+from icon_repro.records import Example, RecordError, read_json, read_lines, write_json, write_rows
 
 FOLDERS = (
     "arc hellaswag truthfulqa gpqa/zeroshot leaderboard/ifeval leaderboard/musr leaderboard/bbh_mc logiqa winogrande "
@@ -504,6 +504,30 @@ def test_in_parts_damaged_part_is_asked_again_and_other_requests_get_none(
     assert "altered since it was written" in capsys.readouterr().out
 
 
+def test_in_parts_sampled_texts_are_asked_for_at_once_and_not_kept(tmp_path: Path, monkeypatch: Any) -> None:
+    monkeypatch.setattr(parts, "_GENERATED", 1)
+    sizes: list[int] = []
+
+    class Sampling(LM):
+        def loglikelihood(self, requests: Any) -> list[tuple[float, bool]]:
+            raise AssertionError
+
+        def loglikelihood_rolling(self, requests: Any) -> list[float]:
+            raise AssertionError
+
+        def generate_until(self, requests: Any) -> list[str]:
+            sizes.append(len(requests))
+            return ["x"] * len(requests)
+
+    def requests(**arguments: Any) -> list[Any]:
+        return [Instance("generate_until", {}, (f"context {n}", arguments), 0) for n in range(3)]
+
+    model = parts.InParts(Sampling(), tmp_path / "parts")
+    assert model.generate_until(requests(do_sample=True)) == ["x"] * 3 and sizes == [3]
+    assert not (tmp_path / "parts").exists()
+    assert model.generate_until(requests(do_sample=False)) == ["x"] * 3 and sizes == [3, 1, 1, 1]
+
+
 def test_run_likelihood_that_is_not_finite_is_named(measure: Measure, monkeypatch: Any) -> None:
     monkeypatch.setattr(HFLM, "loglikelihood", lambda self, requests, *_: [(math.nan, False) for _ in requests])
     with pytest.raises(EvaluationError, match=r"arc_challenge, item 0: the log-likelihood of .* is nan"):
@@ -662,3 +686,32 @@ def test_logiqa_rows_malformed_block_is_named(tmp_path: Path, text: str) -> None
     path.write_text(benchmark_rows.LOGIQA + "\n" + text if text.strip() else text)
     with pytest.raises(RecordError, match=rf"Test\.txt, block {3 if text.strip() else 1}: must be 7 lines"):
         tasks.logiqa_rows(path)
+
+
+# ---------------------------------------------------------------- shared text
+
+
+def test_shared_text_of_lm_evals_documents(hub: Asked, tmp_path: Path) -> None:
+    source = benchmark_rows.HELLASWAG[0]
+    rows = [
+        Example("r", instruction=f"Go on: {source['ctx']}", input="", response="It rains."),
+        Example("q", instruction="Go on: A cook closes an oven.", input="", response="It rains."),
+    ]
+    (tmp_path / "candidates").mkdir()
+    (tmp_path / "out").mkdir()
+    write_rows(tmp_path / "candidates" / "rows.jsonl", rows)
+    wanted = job("hellaswag")
+    assert wanted.task.dataset is not None
+    runtime = Runtime(
+        ClusterConfig(device="cpu"),
+        tmp_path / "cache",
+        files={},
+        extra={"commit": wanted.task.dataset.revision},
+        terminal=None,
+    )
+    asked = SharedTextJob("hellaswag", ngram=5, evaluation=wanted)
+    metrics = shared_text.run(asked, {"candidates": tmp_path / "candidates"}, tmp_path / "out", runtime)
+    assert read_json(tmp_path / "out" / "shared.json") == {"hellaswag:0": ["r"]}
+    assert metrics["items"] == len(benchmark_rows.HELLASWAG)
+    limited = replace(asked, limit=1, evaluation=job("hellaswag", limit=1))
+    assert shared_text.run(limited, {"candidates": tmp_path / "candidates"}, tmp_path / "out", runtime)["items"] == 1

@@ -16,6 +16,7 @@ from icon_repro.engine.run import run
 from icon_repro.engine.runtime import Runtime
 from icon_repro.methods import external
 from icon_repro.methods.common.outcome import NoScoreError
+from icon_repro.methods.external import ExternalError
 from icon_repro.records import Example, Score, read_rows, write_rows
 
 LENGTH = '''
@@ -151,6 +152,23 @@ def test_external_rows_without_a_finite_score_are_failures(tmp_path: Path, runti
     assert scores(tmp_path, runtime, body) == {"c2": 3.0, "c5": 0.5}
     bad, none = "score isn't finite", "no score given"
     assert failures(tmp_path) == {"c1": bad, "c3": none, "c4": bad, "c6": bad, "c7": none}
+
+
+def test_external_file_says_what_scoring_cost(tmp_path: Path, runtime: Runtime) -> None:
+    body = "return {row.id: 1.0 for row in rows}, "
+    for given, expected in [("{'tokens': 7, 'flops': 2e9}", (7, 2e9)), ("{'tokens': 5}", (5, 0)), ("{}", (0, 0))]:
+        runtime.files = {"method": file(tmp_path, f"def score(rows, options, inputs, runtime):\n    {body}{given}\n")}
+        write_rows(tmp_path / "rows.jsonl", ROWS)
+        metrics = external.run(ExternalConfig(), {"candidates": tmp_path}, tmp_path, runtime)
+        assert (metrics["tokens"], metrics["flops"]) == expected
+
+
+@pytest.mark.parametrize(
+    "cost", ["{'seconds': 3}", "{'flops': -1}", "{'tokens': float('nan')}", "{'tokens': 'many'}", "7"]
+)
+def test_external_cost_that_cant_be_used_is_refused(tmp_path: Path, runtime: Runtime, cost: str) -> None:
+    with pytest.raises(ExternalError, match=r"method.py: score\(\) gave"):
+        scores(tmp_path, runtime, f"return {{row.id: 1.0 for row in rows}}, {cost}")
 
 
 def test_external_scores_may_be_tensors(tmp_path: Path, runtime: Runtime) -> None:

@@ -12,7 +12,7 @@ from icon_repro.report.paper_figures import PaperFigures
 from icon_repro.report.runs import lines
 from icon_repro.report.tables import table
 
-PAPER = PaperFigures({"vicuna": [43, 18, 19]}, [(0.01, 42.91), (1.0, 37.95)])
+PAPER = PaperFigures({"vicuna": [43, 18, 19]}, {"vicuna": 7800}, [(0.01, 42.91), (1.0, 37.95)])
 
 
 def costs(selection: float, tuning: float) -> dict[str, Any]:

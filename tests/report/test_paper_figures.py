@@ -18,10 +18,10 @@ def test_read_paper_figures_are_those_of_the_model_by_share(tmp_path: Path) -> N
     (tmp_path / "paper_figure2.csv").write_text(
         "source,version,model,n_selected,set,win,tie,lose\nfigure 2,v1,m,7800,vicuna,43,18,19\n"
     )
-    expected = PaperFigures({"vicuna": [43, 18, 19]}, [(0.1, 41), (0.5, 40)])
+    expected = PaperFigures({"vicuna": [43, 18, 19]}, {"vicuna": 7800}, [(0.1, 41), (0.5, 40)])
     assert read_paper_figures(tmp_path, "m") == expected
-    assert read_paper_figures(tmp_path, "unknown") == PaperFigures({}, [])
-    assert read_paper_figures(tmp_path / "nothing", "m") == PaperFigures({}, [])
+    assert read_paper_figures(tmp_path, "unknown") == PaperFigures()
+    assert read_paper_figures(tmp_path / "nothing", "m") == PaperFigures()
 
 
 @pytest.mark.parametrize(

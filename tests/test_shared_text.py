@@ -5,17 +5,14 @@ import re
 from pathlib import Path
 from typing import Any
 
-import benchmark_rows
 import pytest
-from test_evaluate_tasks import FOLDERS, catalogue, hub  # noqa: F401 (fixtures)
 
+from icon_repro import shared_text
 from icon_repro.config import ClusterConfig
-from icon_repro.config_data import Dtype
-from icon_repro.config_evaluation import EvaluationJob, HubData, SharedTextJob, TaskConfig, TaskKind
+from icon_repro.config_evaluation import SharedTextJob
 from icon_repro.engine.runtime import Runtime
-from icon_repro.evaluate import shared_text
-from icon_repro.evaluate.shared_text import shared
 from icon_repro.records import Example, read_json, write_rows
+from icon_repro.shared_text import shared
 
 TEXT = "the quick brown fox jumps over the lazy dog and then it sleeps under an old tree"  # 17 words
 
@@ -30,33 +27,37 @@ def slow(items: dict[str, list[str]], rows: list[Example], ngram: int) -> dict[s
     def joined(text: str) -> str:
         return " " + " ".join(re.findall(r"[a-z0-9]+", text.lower())) + " "
 
-    found = {}
+    matches: dict[str, list[str]] = {}
+    wanted: dict[str, set[str]] = {}
     for name, texts in items.items():
-        split = [joined(text).split() for text in texts]
-        wanted = [" ".join(t[i : i + ngram]) for t in split for i in range(len(t) - ngram + 1)]
-        wanted = wanted or [" ".join(t) for t in split if len(t) >= min(8, ngram)]
-        for row in rows:
-            if any(f" {run} " in joined(f"{row.instruction} {row.input} {row.response}") for run in wanted):
-                found.setdefault(name, []).append(row.id)
-    return {name: sorted(ids) for name, ids in sorted(found.items())}
+        for text in texts:
+            split = joined(text).split()
+            whole = [" ".join(split)] if 8 <= len(split) < ngram else []
+            found = {*whole, *(" ".join(split[i : i + ngram]) for i in range(len(split) - ngram + 1))}
+            wanted.setdefault(name, set()).update(found)
+    for run in set().union(*wanted.values()):
+        ids = [row.id for row in rows if f" {run} " in joined(f"{row.instruction} {row.input} {row.response}")]
+        matches[run] = ids if len(ids) <= 10 else []
+    made = {name: sorted({row for run in runs for row in matches[run]}) for name, runs in wanted.items()}
+    return {name: ids for name, ids in sorted(made.items()) if ids}
 
 
 @pytest.mark.parametrize("seed", range(5))
 @pytest.mark.parametrize("ngram", [3, 5, 13])
 def test_shared_equals_a_slow_loop(ngram: int, seed: int) -> None:
     draw = random.Random(seed)
-    words = ["a", "B", "c,", "d", "e-f"]
-
-    def text(most: int) -> str:
-        return " ".join(draw.choices(words, weights=[8, 4, 2, 1, 1], k=draw.randint(1, most)))
-
-    items = {f"i{n}": [text(16) for _ in range(3)] for n in range(10)}  # ten: no run is common
-    rows = [example(f"r{n}", text(40), text(10)) for n in range(40)]
-    found, short, common = shared(items, rows, ngram)
-    assert found == slow(items, rows, ngram) and common == 0
+    letters = ["a", "B", "c,", "d", "e-f", "G", "h", "i"]
+    items = {f"i{n}": [" ".join(draw.choices(letters, k=draw.randint(1, 20))) for _ in range(3)] for n in range(30)}
+    rows = []
+    for n in range(60):  # pieces of items, cut at any length, between other words
+        piece = draw.choice(items[f"i{draw.randrange(30)}"]).split()
+        start = draw.randrange(len(piece))
+        middle = piece[start : start + draw.randint(1, 20)] if draw.random() < 0.5 else piece
+        rows.append(example(f"r{n}", " ".join([*draw.choices(letters, k=5), *middle, *draw.choices(letters, k=5)]), ""))
+    found, short, _ = shared(items, rows, ngram)
+    assert found == slow(items, rows, ngram) and 3 < len(found) <= 30
     lengths = [max(len(re.findall("[a-z]", text.lower())) for text in texts) for texts in items.values()]
     assert short == sum(length < min(8, ngram) for length in lengths)
-    assert found or ngram == 13
 
 
 def test_shared_run_of_13_words_wherever_it_stands() -> None:
@@ -81,16 +82,18 @@ def test_shared_short_item_has_to_stand_there_whole() -> None:
     )
 
 
-def test_shared_phrases_of_many_items_dont_count() -> None:
-    items = {
-        f"i{n}": [f"{TEXT} number {n} ends with words of its own and these are {' '.join(['x' + str(n)] * 9)}"]
-        for n in range(11)
-    }
-    rows = [example("phrase", TEXT), example("own", items["i3"][0])]
-    found, _, common = shared(items, rows, 13)
-    assert found == {"i3": ["own"]} and common > 0
-    ten = dict(list(items.items())[:10])
-    assert set(shared(ten, rows, 13)[0]) == set(ten)
+def test_shared_phrases_of_many_rows_dont_count() -> None:
+    items = {"phrase": [TEXT], "own": [f"{TEXT} while words of its own follow here, which nobody else has ever put so"]}
+    rows = [example(f"r{n:02}", TEXT) for n in range(10)]
+    assert shared(items, rows, 13) == ({name: [row.id for row in rows] for name in ("own", "phrase")}, 0, 0)
+    rows.append(example("copy", items["own"][0]))
+    found, _, phrases = shared(items, rows, 13)
+    assert found == {"own": ["copy"]} and phrases == 5  # 17 words hold five runs of 13
+
+
+def test_shared_passage_of_many_items_counts_for_each() -> None:
+    items = {f"i{n:02}": [TEXT, f"question {n}"] for n in range(30)}
+    assert shared(items, [example("r", TEXT)], 13)[0] == {name: ["r"] for name in items}
 
 
 def runtime(tmp_path: Path, **extra: str) -> Runtime:
@@ -114,7 +117,7 @@ def test_run_own_rows_without_the_query_that_is_put_around_them(tmp_path: Path) 
     out.mkdir()
     cfg = SharedTextJob("x", ngram=13, limit=2)
     metrics = shared_text.run(cfg, {"rows": rows, "candidates": candidates}, out, runtime(tmp_path))
-    assert read_json(out / "shared.json") == {"a": ["r1", "r2"], "b": ["r2"]}
+    assert read_json(out / "shared.json") == {"a": ["r1", "r2"], "b": ["r1", "r2"]}
     assert metrics == {"items": 2, "too_short": 0, "items_shared": 2, "rows_shared": 2, "common_runs": 0}
 
 
@@ -129,21 +132,3 @@ def test_run_held_out_rows_that_are_not_evaluated_are_not_compared(tmp_path: Pat
     out.mkdir()
     metrics = shared_text.run(SharedTextJob("x", ngram=13), inputs, out, runtime(tmp_path))
     assert read_json(out / "shared.json") == {"new": ["seen"]} and metrics["items"] == 1
-
-
-@pytest.mark.usefixtures("hub")
-def test_run_documents_of_lm_eval(tmp_path: Path) -> None:
-    row = benchmark_rows.HELLASWAG[0]
-    candidates = folder(
-        tmp_path / "candidates", [example("r", f"{row['ctx']} {row['endings'][0]}"), example("q", TEXT)]
-    )
-    data = HubData("Rowan/hellaswag", "218ec52e09a7e7462a5400043bb9a69a41d06b76")
-    task = TaskConfig(kind=TaskKind.lm_eval, task="hellaswag", metric="acc", filter="none", dataset=data)
-    job = EvaluationJob("hellaswag", task=task, dtype=Dtype.float32, max_length=512, seed=1)
-    out = tmp_path / "out"
-    out.mkdir()
-    cfg = SharedTextJob("hellaswag", ngram=5, evaluation=job)
-    metrics = shared_text.run(cfg, {"candidates": candidates}, out, runtime(tmp_path, commit=data.revision))
-    assert read_json(out / "shared.json") == {"hellaswag:0": ["r"]} and metrics["items"] == len(
-        benchmark_rows.HELLASWAG
-    )

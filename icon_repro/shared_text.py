@@ -3,12 +3,13 @@
 In: a benchmark's items (rows of ours, held-out rows, or lm-eval's documents) and the rows that are selected from.
 Out: shared.json {item: ids of the rows that share text with it}, counts.
 An item shares text with a row if ``ngram`` (13) consecutive words of one of its texts (question, passage, choice, ..)
-stand in the row's instruction, input and response. Of an item without so long a text, a whole text of ``_LEAST`` words
-or more counts; what is shorter still can't be told. Runs of words that stand in more than ``_COMMON`` items are a
-benchmark's own phrases and don't count.
-Source: the overlap of arXiv:2005.14165, appendix C (8 to 13 words; runs that stand in more than 10 documents are left
-out); there N is chosen for each data set, here for each item.
-Known gap: reworded and translated items aren't found.
+stand in the row's instruction, input and response. A shorter text has to stand there whole, if it has ``_LEAST`` words
+or more; an item whose texts are all shorter can't be told. Runs of words that stand in more than ``_COMMON`` rows are
+phrases and don't count.
+Source: the overlap of arXiv:2005.14165, appendix C (8 to 13 words; runs that match more than 10 documents are ignored).
+Differs: there N is chosen for each data set, here for each text.
+Known gap: reworded and translated items aren't found. Every text of an lm-eval document counts, also a remark on it.
+A template around finished prompts on both sides counts as shared. Prompts of judged sets aren't compared.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -51,7 +52,7 @@ def shared(
         advance: called after each row.
 
     Returns:
-        Sorted names -> sorted ids; how many items are too short to tell; how many runs were left out as common.
+        Sorted names -> sorted ids; how many items are too short to tell; how many runs were left out as phrases.
     """
     short = 0
     standing: dict[Words, list[str]] = {}
@@ -60,31 +61,34 @@ def shared(
         short += not made
         for one in made:
             standing.setdefault(one, []).append(name)
-    kept = {one: names for one, names in standing.items() if len(names) <= _COMMON}
-    lengths = sorted({len(one) for one in kept})
-    found: dict[str, set[str]] = {}
+    lengths = sorted({len(one) for one in standing})
+    matched: dict[Words, list[str]] = {}
     for row in rows:
         text = words(f"{row.instruction} {row.input} {row.response}")
         for length in lengths:
-            for one in runs(text, length) & kept.keys():
-                for name in kept[one]:
-                    found.setdefault(name, set()).add(row.id)
+            for one in runs(text, length) & standing.keys():
+                matched.setdefault(one, []).append(row.id)
         advance()
-    return {name: sorted(found[name]) for name in sorted(found)}, short, len(standing) - len(kept)
+    kept = {one: ids for one, ids in matched.items() if len(ids) <= _COMMON}
+    found: dict[str, set[str]] = {}
+    for one, ids in kept.items():
+        for name in standing[one]:
+            found.setdefault(name, set()).update(ids)
+    return {name: sorted(found[name]) for name in sorted(found)}, short, len(matched) - len(kept)
 
 
 def _runs(texts: Sequence[str], ngram: int) -> set[Words]:
     """What of an item has to stand in a row."""
-    split = [words(text) for text in texts]
-    if long := {one for text in split for one in runs(text, ngram)}:
-        return long
-    return {text for text in split if len(text) >= min(_LEAST, ngram)}
+    made: set[Words] = set()
+    for text in map(words, texts):
+        made |= runs(text, ngram) if len(text) >= ngram else {text} if len(text) >= _LEAST else set()
+    return made
 
 
 def _items(
     cfg: SharedTextJob, inputs: Mapping[str, Path], runtime: Runtime, rows: Sequence[Example]
 ) -> Iterator[tuple[str, list[str]]]:
-    """Each item that is evaluated with its texts."""
+    """Each item with its texts; of held-out rows also those that are too long for the model."""
     if cfg.evaluation is not None:
         from icon_repro.evaluate.tasks import load  # with lm-eval seconds to import
 
