@@ -3,8 +3,8 @@
 In: the folders below paths.results; published numbers and claims; the authors' released selections, if they are there.
 Out: a line for each difference (file, line, both texts) and for what nothing here can make again, with the reason.
 What comes of a report is covered: table, verdicts, judged, contamination, tables beside the paper's, claims (md, csv,
-tex), the rows themselves as they are written, the page, and the points of the figures that rows give. Of other commands what
-``icon_repro.rebuilt`` lists. A table without rows to make it of is a difference.
+tex), the rows themselves as they are written, the page, and the points of the figures that rows give. Of other commands
+what ``icon_repro.rebuilt`` lists. A table without rows to make it of is a difference.
 Known gap: that the rows are what the steps gave isn't looked at here; their folders' names and hashes are in them.
 """
 
