@@ -20,8 +20,8 @@ def test_read_paper_figures_are_those_of_the_model_by_share(tmp_path: Path) -> N
     )
     expected = PaperFigures({"vicuna": [43, 18, 19]}, {"vicuna": 7800}, [(0.1, 41), (0.5, 40)])
     assert read_paper_figures(tmp_path, "m") == expected
-    assert read_paper_figures(tmp_path, "unknown") == PaperFigures()
-    assert read_paper_figures(tmp_path / "nothing", "m") == PaperFigures()
+    assert read_paper_figures(tmp_path, "unknown") == PaperFigures({}, {}, [])
+    assert read_paper_figures(tmp_path / "nothing", "m") == PaperFigures({}, {}, [])
 
 
 @pytest.mark.parametrize(
