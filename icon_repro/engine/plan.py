@@ -4,11 +4,11 @@ In: a checked Config.  Out: an ``Experiment``: its steps in an order that can be
 This is where stages meet: they don't know one another, only the files of their inputs.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from icon_repro.config import Config, Until
-from icon_repro.config_data import CandidatesSize, TrainJob, Tuning
-from icon_repro.config_evaluation import EvaluationJob, HeldOutJob, SharedTextJob, TaskConfig, TaskKind
+from icon_repro.config_data import CandidatesSize, Dtype, TrainJob, Tuning
+from icon_repro.config_evaluation import Backend, EvaluationJob, HeldOutJob, SharedTextJob, TaskConfig, TaskKind
 from icon_repro.config_icon import IconConfig, TuningSaved
 from icon_repro.config_methods import SelectConfig, repetitions
 from icon_repro.cost import forward_flops, tokens_of, training_flops
@@ -112,11 +112,13 @@ def plan(config: Config) -> Experiment:
     def shared_text(name: str, task: TaskConfig) -> Step:
         own = benchmarks.get(name) or held_out.get(name)
         known = {"assessment": assessment} if name in held_out else {}
+        # what decides how the model is run doesn't decide which items there are
+        read = replace(job(name, task), dtype=Dtype.float32, max_length=16, backend=Backend.hf)
         return planner.step(
             "shared_text",
             "prepare",
             f"shared-{name}",
-            SharedTextJob(name, data.candidates.order.ngram, task.limit, None if own else job(name, task)),
+            SharedTextJob(name, data.candidates.order.ngram, task.limit, None if own else read),
             inputs={"candidates": universe, **({"rows": own, **known} if own else {})},
             **({} if own else planner.task_data(f"evaluation.tasks.{name}", task)),
         )
