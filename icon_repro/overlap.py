@@ -7,6 +7,8 @@ Known gap: none.
 
 import re
 
+from icon_repro.records import Example
+
 SHARED = "shared.json"
 Words = tuple[str, ...]
 _WORD = re.compile(r"[^\W_]+")
@@ -15,6 +17,11 @@ _WORD = re.compile(r"[^\W_]+")
 def words(text: str) -> Words:
     """The words of a text."""
     return tuple(_WORD.findall(text.lower()))
+
+
+def row_words(row: Example) -> Words:
+    """The words of a row's instruction, input and response, one after the other."""
+    return words(f"{row.instruction} {row.input} {row.response}")
 
 
 def runs(of: Words, length: int) -> set[Words]:

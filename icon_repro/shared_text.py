@@ -18,7 +18,7 @@ from typing import Any
 
 from icon_repro.config_evaluation import SharedTextJob
 from icon_repro.engine.runtime import Runtime
-from icon_repro.overlap import SHARED, Words, runs, words
+from icon_repro.overlap import SHARED, Words, row_words, runs, words
 from icon_repro.prompts import QUESTION
 from icon_repro.records import Example, read_lines, read_rows, write_json
 
@@ -64,7 +64,7 @@ def shared(
     lengths = sorted({len(one) for one in standing})
     matched: dict[Words, list[str]] = {}
     for row in rows:
-        text = words(f"{row.instruction} {row.input} {row.response}")
+        text = row_words(row)
         for length in lengths:
             for one in runs(text, length) & standing.keys():
                 matched.setdefault(one, []).append(row.id)
@@ -81,7 +81,10 @@ def _runs(texts: Sequence[str], ngram: int) -> set[Words]:
     """What of an item has to stand in a row."""
     made: set[Words] = set()
     for text in map(words, texts):
-        made |= runs(text, ngram) if len(text) >= ngram else {text} if len(text) >= _LEAST else set()
+        if len(text) >= ngram:
+            made |= runs(text, ngram)
+        elif len(text) >= _LEAST:
+            made.add(text)
     return made
 
 

@@ -18,7 +18,7 @@ import numpy as np
 
 from icon_repro.config_data import CandidatesSize, OrderConfig, Overlap
 from icon_repro.engine.runtime import Runtime
-from icon_repro.overlap import Words, runs, words
+from icon_repro.overlap import Words, row_words, runs, words
 from icon_repro.prompts import scoring_prompt
 from icon_repro.records import Example, read_rows, write_json, write_rows
 
@@ -125,4 +125,4 @@ def _whole_texts(row: Example, ngram: int) -> set[tuple[str, Words]]:
 
 
 def _runs(row: Example, ngram: int) -> set[Words]:
-    return runs(words(f"{row.instruction} {row.input} {row.response}"), ngram)
+    return runs(row_words(row), ngram)

@@ -31,7 +31,7 @@ def collect(experiment: Experiment, store: Store) -> list[dict[str, Any]]:
     """
     Intact(store).check(results(experiment), experiment.steps)
     rows = [_row(experiment, arm, store) for arm in experiment.arms]
-    if all(arm.evaluations for arm in experiment.arms):
+    if experiment.shared_text:
         for row, found in zip(rows, _shared_text(experiment, store), strict=True):
             row["shared_text"] = found
     return rows

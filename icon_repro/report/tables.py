@@ -236,8 +236,12 @@ Lengths of the answers that won and lost: mean, in characters. Half of a score i
 """
 
 
-_TITLES = {"table": "Results", "verdicts": "Differences from the controls", "judged": "Comparisons by a judge"}
-_TITLES["contamination"] = "Benchmark items with text of the tuning rows"
+_TITLES = {
+    "table": "Results",
+    "verdicts": "Differences from the controls",
+    "judged": "Comparisons by a judge",
+    "contamination": "Benchmark items with text of the tuning rows",
+}
 
 
 def write(
