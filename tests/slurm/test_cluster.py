@@ -200,8 +200,10 @@ def test_array_script_shares_the_steps_of_an_experiment(cluster: Path, tmp_path:
     script = ROOT / "slurm" / "array.sbatch"
     python = {"ICON_REPRO_PYTHON": sys.executable}
     arguments = ["experiment=smoke_tiny", "action=plan"]
-    command = ["sbatch", "--array=0-1", "--gpus-per-node=0", "--cpus-per-task=1", str(script), *arguments]
-    subprocess.run(command, cwd=tmp_path, env={**os.environ, **python}, check=True, capture_output=True)
+    small = ["--gpus-per-node=0", "--cpus-per-task=1", "--mem=1G"]  # in place of what the script asks for
+    command = ["sbatch", "--array=0-1", *small, str(script), *arguments]
+    sent = subprocess.run(command, cwd=tmp_path, env={**os.environ, **python}, capture_output=True, text=True)
+    assert sent.returncode == 0, sent.stderr
     done(tmp_path)
     found = [path.read_text() for path in tmp_path.glob("slurm-*.out")]
     steps = plan(composed("smoke_tiny", [f"paths.work={tmp_path / 'unused'}"])).steps
