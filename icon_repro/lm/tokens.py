@@ -6,8 +6,10 @@ without special tokens, so that an answer has the same ids in every context.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from transformers import PreTrainedTokenizerBase
+if TYPE_CHECKING:  # a report reads scores without it: it takes seconds to import
+    from transformers import PreTrainedTokenizerBase
 
 IGNORED = -100  # torch's index for positions without a loss
 
@@ -29,7 +31,7 @@ class Encoded:
         return len(self.ids) - self.answer_start
 
 
-def bos_ids(tokenizer: PreTrainedTokenizerBase) -> list[int]:
+def bos_ids(tokenizer: "PreTrainedTokenizerBase") -> list[int]:
     """The ids that the tokenizer itself puts before a text: [BOS], or [] (Qwen2.5, SmolLM2)."""
     bare = tokenizer("a", add_special_tokens=False)["input_ids"]
     full = tokenizer("a")["input_ids"]
@@ -39,19 +41,19 @@ def bos_ids(tokenizer: PreTrainedTokenizerBase) -> list[int]:
     return []
 
 
-def text_ids(tokenizer: PreTrainedTokenizerBase, text: str, limit: int | None = None) -> tuple[list[int], int]:
+def text_ids(tokenizer: "PreTrainedTokenizerBase", text: str, limit: int | None = None) -> tuple[list[int], int]:
     """Ids of ``text`` without special tokens, at most ``limit`` from the start; and how many were cut."""
     ids = list(tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"])
     return (ids, 0) if limit is None else (ids[:limit], max(len(ids) - limit, 0))
 
 
-def readable(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int]) -> bool:
+def readable(tokenizer: "PreTrainedTokenizerBase", ids: Sequence[int]) -> bool:
     """Whether ``ids`` hold any token besides the tokenizer's unknown one: else it can't read the text at all."""
     return any(i != tokenizer.unk_token_id for i in ids)
 
 
 def encode(
-    tokenizer: PreTrainedTokenizerBase,
+    tokenizer: "PreTrainedTokenizerBase",
     prompt: str,
     answer: str,
     *,

@@ -23,6 +23,7 @@ HATCHES = ("", "//", "..", "xx", "--", "++")
 DASHES = ("-", "--", "-.", ":", (0, (5, 1, 1, 1, 1, 1)), (0, (8, 3)))
 
 _ABREAST, _COLUMNS = 4, 3  # up to so many panels stand in one line; more of them in lines of three
+_DPI = 150
 _LEGIBLE = 0.07  # of the axis: the smallest part of a stacked bar that a number fits into
 _DECADES_WITH_MORE = 500  # end over start of a log axis below which 2 and 5 stand between powers of 10
 _BESIDE = 8  # series whose points stand apart in full
@@ -161,6 +162,7 @@ def _rows(panel: int, series: Series) -> list[list[Any]]:
 def _draw(paths: Sequence[Path], title: str, panels: Sequence[Panel]) -> None:
     import matplotlib  # slow to import, and only here
     from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.backends.backend_svg import FigureCanvasSVG
     from matplotlib.figure import Figure
 
     with matplotlib.rc_context():
@@ -185,12 +187,14 @@ def _draw(paths: Sequence[Path], title: str, panels: Sequence[Panel]) -> None:
             axes.set_title(panel.title, fontsize=10)
         for axes in places[len(panels) :]:
             axes.set_axis_off()
-        if len(paths) > 1:  # laid out once for all files: it takes most of the time
-            figure.draw_without_rendering()
-            figure.set_layout_engine("none")
-        for path in paths:
-            nothing = {"Software": None} if path.suffix == ".png" else {"Date": None, "Creator": None}
-            figure.savefig(path, dpi=150, metadata=nothing)
+        figure.draw_without_rendering()  # laid out once for all files: it takes most of the time
+        figure.set_layout_engine("none")
+        for path in paths:  # not by savefig, which draws a second time to lay out
+            figure.dpi = _DPI
+            if path.suffix == ".png":
+                FigureCanvasAgg(figure).print_png(path, metadata={"Software": None})
+            else:
+                FigureCanvasSVG(figure).print_svg(path, metadata={"Date": None, "Creator": None})
 
 
 def _bars(panel: Panel) -> int:

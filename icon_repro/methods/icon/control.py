@@ -12,13 +12,15 @@ import hashlib
 import random
 import string
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
-from transformers import PreTrainedTokenizerBase
 
 from icon_repro.lm.tokens import text_ids
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 _ALPHABET = string.ascii_letters + string.digits + string.punctuation + " "
 
@@ -27,7 +29,7 @@ def _generator(seed: int, key: str) -> random.Random:
     return random.Random(hashlib.sha256(f"{seed}:{key}".encode()).digest())
 
 
-def noise_ids(tokenizer: PreTrainedTokenizerBase, length: int, seed: int, key: str) -> list[int]:
+def noise_ids(tokenizer: "PreTrainedTokenizerBase", length: int, seed: int, key: str) -> list[int]:
     """Exactly ``length`` token ids of random characters; the same for the same seed and key, in any order.
 
     Args:
