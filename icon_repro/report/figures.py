@@ -187,7 +187,8 @@ def _draw(paths: Sequence[Path], title: str, panels: Sequence[Panel]) -> None:
             axes.set_title(panel.title, fontsize=10)
         for axes in places[len(panels) :]:
             axes.set_axis_off()
-        figure.draw_without_rendering()  # laid out once for all files: it takes most of the time
+        if (layout := figure.get_layout_engine()) is not None:  # once for all files: it takes most of the time
+            layout.execute(figure)
         figure.set_layout_engine("none")
         for path in paths:  # not by savefig, which draws a second time to lay out
             figure.dpi = _DPI
@@ -228,7 +229,8 @@ def _draw_grid(axes: "Axes", panel: Panel, grid: Grid) -> None:
     for y, row in enumerate(grid.values):
         for x, value in enumerate(row):
             colour = "white" if value < 0.55 else "black"
-            axes.text(x, y, f"{value:.2f}", ha="center", va="center", fontsize=8, color=colour)
+            text = axes.text(x, y, f"{value:.2f}", ha="center", va="center", fontsize=8, color=colour)
+            text.set_in_layout(False)  # it lies within the axes
     axes.set_xticks(range(len(grid.columns)), list(grid.columns), rotation=45, ha="right", fontsize=8)
     axes.set_yticks(range(len(grid.rows)), list(grid.rows), fontsize=8)
     axes.set_xlabel(panel.x_label)
