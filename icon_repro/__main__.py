@@ -26,6 +26,7 @@ from icon_repro.engine.artifact import ArtifactError, Cost, Step, Store
 from icon_repro.engine.collect import cost_ratios, estimate
 from icon_repro.engine.intact import Intact
 from icon_repro.engine.jobs import SubmitError, living, read_jobs, with_job
+from icon_repro.engine.pace import pace, told
 from icon_repro.engine.plan import Experiment, plan
 from icon_repro.engine.plan_judge import expected_calls
 from icon_repro.engine.planner import PlanError
@@ -222,7 +223,8 @@ def _action_run(experiment: Experiment, store: Store) -> int:
         f"{len(experiment.steps)} steps, {len(missing)} to do"
         + (f", about {_amount(expected)}" if expected.tokens else "")
     )
-    for line in [*expected_calls(missing), *_licences(missing)]:
+    paces = told(pace(experiment.steps, store, config.cluster))
+    for line in [*paces, *expected_calls(missing), *_licences(missing)]:
         print(line)
     intact = Intact(store)
     try:
@@ -269,6 +271,8 @@ def _action_plan(experiment: Experiment, store: Store) -> int:
         f"{len(experiment.steps)} steps: {len(experiment.steps) - len(missing)} cached, {len(missing)} to do, "
         f"about {_amount(total)}. Estimates come from the data's expected sizes."
     )
+    for line in told(pace(experiment.steps, store, experiment.config.cluster)):
+        print(line)
     for label, (expected, ratio) in cost_ratios(experiment).items():
         if expected.flops:
             print(
@@ -339,6 +343,8 @@ def _action_status(experiment: Experiment, store: Store) -> int:
         elif state.state not in ("cached", "missing"):
             print(f"{state.state:<12}{step.label}: {state.why}\n            log: {state.log}{_last_line(state.log)}")
     print(", ".join(f"{count} {state}" for state, count in sorted(counts.items())))
+    for line in told(pace(experiment.steps, store, experiment.config.cluster)):
+        print(line)
     return 0
 
 

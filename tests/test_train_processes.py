@@ -6,10 +6,12 @@ users do.
 
 import os
 import re
+import shutil
 import signal
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -180,7 +182,8 @@ def test_filled_order_has_every_row_once_in_the_order_of_one_process(rows: int, 
 
 def ask_early(part: Path, stop: Stop) -> None:
     """Asks to stop as soon as training has begun."""
-    part.mkdir()
+    part.mkdir(exist_ok=True)
+    shutil.rmtree(part / launch.MESSAGES, ignore_errors=True)  # of an earlier attempt
 
     def watch() -> None:
         while not (part / launch.MESSAGES / launch.TRAINING).exists():
@@ -211,22 +214,37 @@ def test_run_asked_to_stop_resumes_in_any_number_of_processes(
         ).read_bytes()
 
 
-def test_run_zero_checkpoint_resumes_with_the_same_processes_only(
-    tune: Any, forked: list[Forked], tmp_path: Path
+@pytest.mark.parametrize("stage", [2, 3])
+def test_run_zero_checkpoint_resumes_in_any_number_of_processes(
+    tune: Any, forked: list[Forked], tmp_path: Path, stage: int
 ) -> None:
+    whole = config(Tuning.full, epochs=4, weight_decay=0.1)
+    cfg = replace(whole, deepspeed=DeepspeedConfig(stage))
+    part, stop = tmp_path / "part", Stop()
+    ask_early(part, stop)
+    with pytest.raises(Interrupted):
+        tune(cfg, 2, part, stop)
+    stop = Stop()
+    ask_early(part, stop)
+    with pytest.raises(Interrupted):
+        tune(cfg, 4, part, stop, micro_batch_size=1)
+    resumed = tune(cfg, 2, part)
+    assert_same_training(resumed, tune(whole, 1), tolerance=1e-4)
+    assert resumed[1]["steps"] == 12 and len(losses(part)) == 12
+
+
+def test_run_zero_checkpoint_of_another_stage_is_refused(tune: Any, forked: list[Forked], tmp_path: Path) -> None:
     cfg = config(Tuning.full, epochs=4, deepspeed=DeepspeedConfig(3))
     part, stop = tmp_path / "part", Stop()
     ask_early(part, stop)
     with pytest.raises(Interrupted):
         tune(cfg, 2, part, stop)
-    for other, processes in [(cfg, 1), (cfg, 4), (config(Tuning.full, epochs=4), 2)]:
+    others = [(cfg, 1), (config(Tuning.full, epochs=4), 2), (replace(cfg, deepspeed=DeepspeedConfig(2)), 4)]
+    for other, processes in others:
         with pytest.raises(
-            TrainError, match=r"2 processes with DeepSpeed ZeRO-3.*resumed by (1|4|2) process.*processes=2.*delete"
+            TrainError, match=r"2 processes with DeepSpeed ZeRO-3.*resumed by (1|4|2) process.*stage=3.*delete"
         ):
             tune(other, processes, part, micro_batch_size=1)
-    resumed = tune(cfg, 2, part)
-    assert_same_training(resumed, tune(config(Tuning.full, epochs=4), 1), tolerance=1e-4)
-    assert resumed[1]["steps"] == 12 and len(losses(part)) == 12
 
 
 # ---------------------------------------------------------------- faults

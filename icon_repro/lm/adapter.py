@@ -47,8 +47,19 @@ class SealCheckpoints(TrainerCallback):
     def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         if state.is_world_process_zero:
             checkpoint = Path(args.output_dir) / f"checkpoint-{state.global_step}"
-            (checkpoint / _SEAL).unlink(missing_ok=True)
-            write_sealed(checkpoint / _SEAL, manifest(checkpoint, HASHED_BYTES))
+            seal(checkpoint)
+
+
+def seal(checkpoint: Path, without: str | None = None) -> None:
+    """Note the files of ``checkpoint`` but those in its folder ``without``; till then an older seal holds."""
+    left_out = (_SEAL, *([] if without is None else [f"{without}/"]))
+    files = manifest(checkpoint, HASHED_BYTES)
+    write_sealed(checkpoint / _SEAL, {name: file for name, file in files.items() if not name.startswith(left_out)})
+
+
+def sealed(checkpoint: Path) -> dict[str, Any]:
+    """The files of a sound checkpoint, by name."""
+    return dict(read_sealed(checkpoint / _SEAL))
 
 
 def checkpoints(out: Path) -> list[Path]:

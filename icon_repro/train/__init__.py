@@ -29,7 +29,7 @@ def run(cfg: TrainJob, inputs: Mapping[str, Path], out: Path, runtime: Runtime) 
     """Tune the model. Needs inputs["model"], inputs["candidates"]; inputs["ids"] restricts the rows."""
     processes = runtime.cluster.processes
     deepspeed = zero.used(cfg.train, processes, pick_device(runtime.cluster.device))
-    zero.check_resumable(out, processes, deepspeed)
+    zero.make_resumable(out, processes, deepspeed)
     shutil.rmtree(out / MESSAGES, ignore_errors=True)  # of a killed attempt
     if processes > 1 or deepspeed is not None:
         return in_processes(cfg, inputs, out, runtime)

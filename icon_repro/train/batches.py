@@ -73,7 +73,7 @@ class TuningTrainer(SFTTrainer):
     """
 
     def __init__(self, *, rows: int, weights: int | None, **more: Any) -> None:
-        self.rows, self.weights = rows, weights
+        self.rows, self.weights, self.decays = rows, weights, list[float]()
         super().__init__(**more)
 
     def _get_train_sampler(self, train_dataset: Any = None) -> Any:
@@ -85,6 +85,19 @@ class TuningTrainer(SFTTrainer):
         super()._save_rng_state(output_dir)
         if self.args.world_size > 1:  # trainer_state.json, which says that a checkpoint is whole, is written next
             torch.distributed.barrier()
+
+    def create_scheduler(self, *args: Any, **more: Any) -> Any:
+        self.decays = [group["weight_decay"] for group in self.optimizer.param_groups]
+        return super().create_scheduler(*args, **more)
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        super()._load_optimizer_and_scheduler(checkpoint)
+        if self.is_deepspeed_enabled and checkpoint is not None:  # what a universal checkpoint of ZeRO-3 mixes up
+            for group, decay in zip(self.optimizer.param_groups, self.decays, strict=True):
+                group["weight_decay"] = decay  # all groups have that of the first
+            for state in self.optimizer.state.values():
+                if torch.is_tensor(state.get("step")):
+                    state["step"] = state["step"].clone()  # all groups count in the same tensor
 
     def floating_point_ops(self, inputs: Any) -> int:
         if self.weights is None:

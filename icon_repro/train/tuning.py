@@ -47,7 +47,8 @@ def tune(cfg: TrainJob, inputs: Mapping[str, Path], out: Path, runtime: Runtime)
     if not data:
         raise TrainError(f"none of {len(chosen)} rows has a response token within max_length={train.max_length}.")
     deepspeed = zero.used(train, cluster.processes, device)
-    arguments = _arguments(cfg, runtime, out, device, deepspeed)
+    earlier = next(reversed(checkpoints(out)), None)
+    arguments = _arguments(cfg, runtime, out, device, deepspeed, earlier)
     first = arguments.process_index == 0
     set_seed(cfg.seed)
     model = load_model(inputs["model"], Dtype.float32, arguments.device, cluster.attention)
@@ -78,8 +79,7 @@ def tune(cfg: TrainJob, inputs: Mapping[str, Path], out: Path, runtime: Runtime)
             torch.manual_seed(cfg.seed + arguments.process_index)  # dropout hits other weights in each process
         if first:
             zero.note_saver(out, cluster.processes, deepspeed)
-        earlier = checkpoints(out)
-        trainer.train(resume_from_checkpoint=str(earlier[-1]) if earlier else None)
+        trainer.train(resume_from_checkpoint=str(earlier) if earlier else None)
     end_if_stopped(trainer)
     whole = trainer.accelerator.get_state_dict(trainer.deepspeed) if deepspeed else None  # by all processes together
     log = trainer.state.log_history
@@ -121,9 +121,14 @@ def _peft(train: TrainConfig, model: PreTrainedModel) -> PeftLora | None:
 
 
 def _arguments(
-    cfg: TrainJob, runtime: Runtime, out: Path, device: torch.device, deepspeed: DeepspeedConfig | None
+    cfg: TrainJob,
+    runtime: Runtime,
+    out: Path,
+    device: torch.device,
+    deepspeed: DeepspeedConfig | None,
+    earlier: Path | None,
 ) -> SFTConfig:
-    """The trainer's settings. Making them joins the other processes."""
+    """The trainer's settings, to go on from the checkpoint ``earlier``. Making them joins the other processes."""
     train, cluster = cfg.train, runtime.cluster
     offloaded = deepspeed is not None and deepspeed.offload and device.type == "cuda"
     several = {"ddp_find_unused_parameters": False, "ddp_backend": "gloo" if device.type == "cpu" else "nccl"}
@@ -153,7 +158,7 @@ def _arguments(
         save_total_limit=1,
         report_to="none",
         disable_tqdm=True,
-        deepspeed=zero.settings(deepspeed, train.dtype, device) if deepspeed else None,
+        deepspeed=zero.settings(deepspeed, train.dtype, device, resume=earlier) if deepspeed else None,
         **(several if cluster.processes > 1 else {}),
     )
     if deepspeed is not None:

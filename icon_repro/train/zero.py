@@ -4,10 +4,14 @@ In: ``training.deepspeed``.  Out: settings for the trainer, whole weights at the
 Source: Rajbhandari et al., arXiv 1910.02054; the paper tunes with ZeRO-3 and CPU offload.
 Differs: weights and what processes exchange stay float32, and the forward pass is torch's autocast, as without
 DeepSpeed; DeepSpeed's own bfloat16 would round weights and gradients. Adam is torch's: no operator is compiled.
-Known gap: a checkpoint resumes on as many processes as saved it. DeepSpeed's universal checkpoints, which would resume
-on others, need a conversion of all files first.
+A checkpoint of another number of processes is first converted into DeepSpeed's universal one, in this process.
+Known gap: one of another stage, or of none, isn't resumed.
 """
 
+import contextlib
+import io
+import shutil
+from argparse import Namespace
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +19,12 @@ import torch
 from torch import nn
 
 from icon_repro.config_data import DeepspeedConfig, Dtype, TrainConfig
-from icon_repro.lm.adapter import checkpoints, remove_checkpoints
+from icon_repro.lm.adapter import checkpoints, remove_checkpoints, seal, sealed
 from icon_repro.records import RecordError, read_sealed, write_sealed
 from icon_repro.train.batches import TrainError
 
 _NOTE = "saved_by.json"  # beside the trainer's checkpoints
+_UNIVERSAL = "latest_universal"  # DeepSpeed's name, in a checkpoint that any number of processes can load
 
 
 def used(train: TrainConfig, processes: int, device: torch.device) -> DeepspeedConfig | None:
@@ -30,8 +35,10 @@ def used(train: TrainConfig, processes: int, device: torch.device) -> DeepspeedC
     return None
 
 
-def settings(deepspeed: DeepspeedConfig, dtype: Dtype, device: torch.device) -> dict[str, Any]:
-    """As ``TrainingArguments`` takes them. On a CPU there is nothing to offload from."""
+def settings(
+    deepspeed: DeepspeedConfig, dtype: Dtype, device: torch.device, *, resume: Path | None = None
+) -> dict[str, Any]:
+    """As ``TrainingArguments`` takes them, to go on from ``resume``. On a CPU there is nothing to offload from."""
     zero: dict[str, Any] = {
         "stage": deepspeed.stage,
         "contiguous_gradients": True,
@@ -61,6 +68,7 @@ def settings(deepspeed: DeepspeedConfig, dtype: Dtype, device: torch.device) -> 
         "train_batch_size": "auto",
         "gradient_clipping": "auto",
         "steps_per_print": 1_000_000_000,
+        **({"checkpoint": {"load_universal": True}} if resume is not None and universal(resume) else {}),
     }
 
 
@@ -91,8 +99,8 @@ def weights_of(model: nn.Module, *, embeddings: bool = True) -> int:
     return sum(size(p) for name, p in model.named_parameters() if embeddings or name not in skipped)
 
 
-def check_resumable(out: Path, processes: int, deepspeed: DeepspeedConfig | None) -> None:
-    """Refuse a checkpoint of another number of processes, or of another stage, where ZeRO has split it.
+def make_resumable(out: Path, processes: int, deepspeed: DeepspeedConfig | None) -> None:
+    """Convert a checkpoint that ZeRO has split for another number of processes; refuse one of another stage.
 
     Raises:
         TrainError: it can't be resumed; says what to set, or to delete.
@@ -108,17 +116,49 @@ def check_resumable(out: Path, processes: int, deepspeed: DeepspeedConfig | None
         print(f"{error} Training begins again.", flush=True)
         remove_checkpoints(out)
         return
-    if saved != {"processes": processes, "stage": stage} and (saved["stage"] or stage):
+    if saved["stage"] != stage:
         raise TrainError(
             f"{earlier[-1]}: was saved by {_named(**saved)} and can't be resumed by {_named(processes, stage)}. "
             f"Set cluster.processes={saved['processes']} and training.deepspeed"
             f"{'.stage=' + str(saved['stage']) if saved['stage'] else '=null'} to go on, or delete {note.parent} to "
             "begin again."
         )
+    if stage and saved["processes"] != processes and not universal(earlier[-1]):
+        print(f"{earlier[-1].name}: of {_named(**saved)}, converted for {_named(processes, stage)}", flush=True)
+        _convert(earlier[-1])
+
+
+def universal(checkpoint: Path) -> bool:
+    """Whether a sound checkpoint is one that any number of processes can take up."""
+    return _UNIVERSAL in sealed(checkpoint)
+
+
+def _convert(checkpoint: Path) -> None:
+    """Make DeepSpeed's universal checkpoint in place of what each process saved. What was there counts until sealed."""
+    from deepspeed.checkpoint.ds_to_universal import main  # see prepare
+
+    saved = checkpoint / (checkpoint / "latest").read_text(encoding="utf-8").strip()
+    made = checkpoint / f"{saved.name}_universal"
+    shutil.rmtree(made, ignore_errors=True)  # of an attempt that was killed
+    with contextlib.redirect_stdout(io.StringIO()):
+        main(
+            Namespace(
+                input_folder=str(saved),
+                output_folder=str(made),
+                num_extract_workers=1,
+                num_merge_workers=1,
+                keep_temp_folder=False,
+                strict=True,
+                inject_missing_state=True,
+            )
+        )
+    (checkpoint / _UNIVERSAL).write_text(made.name, encoding="utf-8")
+    seal(checkpoint, without=saved.name)
+    shutil.rmtree(saved)
 
 
 def note_saver(out: Path, processes: int, deepspeed: DeepspeedConfig | None) -> None:
-    """Note by whom the checkpoints below ``out`` are saved, for ``check_resumable``."""
+    """Note by whom the checkpoints below ``out`` are saved, for ``make_resumable``."""
     (out / "checkpoints").mkdir(exist_ok=True)
     write_sealed(out / "checkpoints" / _NOTE, {"processes": processes, "stage": deepspeed.stage if deepspeed else 0})
 
