@@ -8,7 +8,8 @@ In, in DIR (NLL: mean over scored tokens, nats; axes as in ids.json):
     control.npy        (control_candidates, n) after the candidate's own random context
     bank.npy           (bins, draws, n) after random contexts of bank_lengths.json's tokens, which ascend
     candidate_bfloat16.npy (bf16_candidates, bf16_rows), baseline_bfloat16.npy (bf16_rows,): only if that was tried
-Out, in DIR: <finding>.png and .csv for each finding, summary.json, summary.md; the same bytes on every run.
+Out, in DIR: <finding>.png and .csv for each finding, summary.json, summary.md, figures.json with the figures' texts,
+index.html; the same bytes on every run.
 Known gap: one sample of candidates and of rows from one pool; the intervals are over candidates, not over pools.
 """
 
@@ -39,7 +40,8 @@ from icon_repro.pilot_findings import (
     tasks_of,
 )
 from icon_repro.records import read_json, write_json
-from icon_repro.report.figures import rounded, write_figure, write_points
+from icon_repro.report import page
+from icon_repro.report.figures import rounded, write_described, write_figure, write_points
 
 Indices = NDArray[np.intp]
 Matrix = NDArray[np.float64]
@@ -185,6 +187,7 @@ def analyse(folder: Path, *, pictures: bool = True) -> str:
             write_figure(folder, finding.name, finding.title, finding.panels)
         else:
             write_points(folder, finding.name, finding.panels)
+    write_described(folder, [(f.name, f.title, f.text, f.panels) for f in findings])
     c, n, (bins, draws) = len(pilot.candidates), len(pilot.assessment), pilot.bank.shape[:2]
     write_json(
         folder / "summary.json",
@@ -237,6 +240,7 @@ def main(arguments: list[str] | None = None) -> int:
     folder = parser.parse_args(arguments).folder
     try:
         print(analyse(folder), end="")
+        page.write(folder, folder / "index.html")
     except (ValueError, OSError) as error:
         sys.stderr.write(f"error: {type(error).__name__}: {error}\n")
         return 2

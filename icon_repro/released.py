@@ -25,6 +25,7 @@ from icon_repro.released_data import DATA, scores_step, store_embeddings, store_
 from icon_repro.released_findings import SEED
 from icon_repro.released_report import EMBEDDINGS, SCORES, analyse
 from icon_repro.released_scores import centred
+from icon_repro.report import page
 
 
 def collect(overrides: Sequence[str], out: Path, say: Callable[[str], None]) -> None:
@@ -73,6 +74,7 @@ def main(arguments: list[str] | None = None) -> int:
         if not given.stored:
             collect(given.overrides, given.out, lambda line: print(line, file=sys.stderr))
         print(analyse(given.data, given.out), end="")
+        page.write(given.out, given.out / "index.html")
     except (ValueError, OSError) as error:
         sys.stderr.write(f"error: {type(error).__name__}: {error}\n")
         return 2

@@ -1,8 +1,8 @@
 """Tables and figures of what is known of the authors' released selections.
 
 In: released_subsets.csv and the union of their rows; the numbers of steps that ``icon_repro.released`` took over.
-Out: a csv for each finding, summary.md, summary.json; figures as png, svg and csv. The same inputs give the same bytes.
-What needs numbers that aren't there says "not run".
+Out: a csv for each finding, summary.md, summary.json; figures as png, svg and csv, their texts in figures.json.
+The same inputs give the same bytes. What needs numbers that aren't there says "not run".
 """
 
 import csv
@@ -26,7 +26,7 @@ from icon_repro.released_findings import (
     find_tasks,
 )
 from icon_repro.released_scores import find_diversity, find_scores
-from icon_repro.report.figures import Panel, rounded, write_figure, write_points
+from icon_repro.report.figures import Panel, rounded, write_described, write_figure, write_points
 from icon_repro.report.tables import markdown
 
 SCORES, EMBEDDINGS = (
@@ -66,15 +66,19 @@ def analyse(data: Path, out: Path, *, pictures: bool = True) -> str:
         else find_scores(released, measures),
         find_duplicates(released),
     ]
-    figures: dict[str, tuple[str, list[Panel]]] = {
-        "overlap": ("Share of one released selection (row) that is in another (column)", overlap_panels(released)),
-        "lengths": ("Length of released selections", length_panels(released, length)),
+    share = "Share of one released selection (row) that is in another (column)"
+    figures: dict[str, tuple[str, str, list[Panel]]] = {  # title, finding that it shows, panels
+        "overlap": (share, "nesting", overlap_panels(released)),
+        "lengths": ("Length of released selections", "length", length_panels(released, length)),
     }
     if measures is not None:
-        figures["ifd"] = ("IFD and perplexity under SmolLM2-135M", score_panels(released, measures))
+        figures["ifd"] = ("IFD and perplexity under SmolLM2-135M", "scores", score_panels(released, measures))
     if embedded is not None:
-        figures["tsne"] = (f"{len(embedded.places):,} rows: selected and the rest", map_panels(released, embedded))
-    for name, (title, panels) in figures.items():
+        title = f"{len(embedded.places):,} rows: selected and the rest"
+        figures["tsne"] = (title, "diversity", map_panels(released, embedded))
+    texts = {finding.name: finding.text for finding in found}
+    write_described(out, [(name, title, texts[shows], panels) for name, (title, shows, panels) in figures.items()])
+    for name, (title, _, panels) in figures.items():
         if pictures:
             write_figure(out, name, title, panels, svg=True)
         else:
@@ -98,7 +102,9 @@ def analyse(data: Path, out: Path, *, pictures: bool = True) -> str:
     for finding in found:
         table = f"\n{_table(finding)}" if finding.lines else ""
         parts.append(f"## {finding.question}\n\n{finding.text}\n{table}")
-    parts.append("## Figures\n\n" + "\n".join(f"![{title}]({name}.png)" for name, (title, _) in figures.items()) + "\n")
+    parts.append(
+        "## Figures\n\n" + "\n".join(f"![{title}]({name}.png)" for name, (title, *_) in figures.items()) + "\n"
+    )
     text = "\n".join(parts)
     (out / "summary.md").write_text(text, encoding="utf-8")
     return text

@@ -296,16 +296,25 @@ def test_main_without_steps_says_not_run_and_repeats_its_bytes(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     data = write_data(tmp_path / "data")
-    for name in ("one", "two"):
-        assert main(["--stored", "--data", str(data), "--out", str(tmp_path / name)]) == 0
+    one, two = tmp_path / "one" / "released", tmp_path / "two" / "released"
+    for out in (one, two):
+        assert main(["--stored", "--data", str(data), "--out", str(out)]) == 0
     text = capsys.readouterr().out
     assert "Not run: the steps of experiment=released_selections aren't there." in text
-    made = {path.name for path in (tmp_path / "one").iterdir()}
-    assert {"summary.md", "nesting.csv", "overlap.svg", "overlap.png", "overlap.csv", "lengths.svg"} <= made
+    made = {path.name for path in one.iterdir()}
+    assert {
+        "summary.md",
+        "index.html",
+        "nesting.csv",
+        "overlap.svg",
+        "overlap.png",
+        "overlap.csv",
+        "lengths.svg",
+    } <= made
     assert not made & {"ifd.png", "tsne.png", "measures.csv"}
-    for path in (tmp_path / "one").iterdir():
-        assert path.read_bytes() == (tmp_path / "two" / path.name).read_bytes(), path.name
-    with (tmp_path / "one" / "nesting.csv").open(newline="") as file:
+    for path in one.iterdir():
+        assert path.read_bytes() == (two / path.name).read_bytes(), path.name
+    with (one / "nesting.csv").open(newline="") as file:
         first = next(csv.DictReader(file))
     assert (first["in both"], first["share"]) == ("4", "0.5") and 0 < float(first["share low"]) < 0.5
 

@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from icon_repro.records import write_json
+
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.axis import Axis
@@ -120,6 +122,15 @@ def write_figure(folder: Path, name: str, title: str, panels: Sequence[Panel], *
     """
     write_points(folder, name, panels)
     _draw([folder / f"{name}.{suffix}" for suffix in ("png", *(["svg"] if svg else []))], title, panels)
+
+
+def write_described(folder: Path, figures: Sequence[tuple[str, str, str, Sequence[Panel]]]) -> None:
+    """Write figures.json, the texts of figures in ``folder`` itself: name, title, what it shows, and its panels."""
+    texts = [
+        {"name": name, "title": title, "caption": shows, "alt": shows, "wide": len(panels) > 1}
+        for name, title, shows, panels in figures
+    ]
+    write_json(folder / "figures.json", {"figures": texts, "not_made": []})
 
 
 def write_points(folder: Path, name: str, panels: Sequence[Panel]) -> None:

@@ -1,6 +1,6 @@
 """The page of a results folder: one HTML file with tables, figures, claims, samples, costs and environment in it.
 
-In: the folder's files: tables and other texts (md), figures (figures/figures.json, or png in the folder),
+In: the folder's files: tables and other texts (md), figures (figures.json in figures/ or beside the tables),
 samples.jsonl, metrics.jsonl, run.json; what isn't there is left out.
 Out: index.html, or another file with whole texts of the samples.
 It needs no network and no other file: styles, script and figures are in it, and its content security policy allows
@@ -44,6 +44,7 @@ _LARGE_SVG = 200_000  # bytes; the png of such a figure is shown instead
 _TEXT = 4_000  # characters of each text of a sample
 _TABLES = {".md", ".csv", ".tex", ".json", ".jsonl", ".html"}
 _PICTURES = {".png", ".svg", ".csv"}
+_PICTURES_OF_TEXT = re.compile(r"(## Figures\n+)?(?:^!\[.*\n)+", re.MULTILINE)  # the page has them anyhow
 
 
 def published(folder: Path) -> list[Path]:
@@ -91,13 +92,14 @@ def render(folder: Path, made_of: str = "", rows: Mapping[str, Example] | None =
     from markupsafe import Markup
 
     template, style, script = (_asset(name) for name in _ASSETS)
-    described = _json(folder / "figures" / "figures.json", {"figures": [], "not_made": []})
+    place = next((found for found in _described(folder) if found.is_file()), None)
+    described = read_json(place) if place is not None else {"figures": [], "not_made": []}
     run = _json(folder / "run.json", {})
     rows_of_runs = (
         [row for _, row in read_lines(folder / "metrics.jsonl")] if (folder / "metrics.jsonl").is_file() else []
     )
     runs, _ = separated(rows_of_runs, run)
-    shown, left_out = _figures(folder, described)
+    shown, left_out = _figures(folder, place.parent if place is not None else folder, described["figures"])
     texts = {path.stem: path.read_text(encoding="utf-8") for path in folder.glob("*.md")}
     order = [*(name for name in _FIRST if name in texts), *sorted(set(texts) - {*_FIRST, _CLAIMS})]
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
@@ -160,9 +162,10 @@ def _html(text: str) -> str:
     from markdown_it import MarkdownIt
 
     reader = MarkdownIt("commonmark", {"html": False}).enable("table").disable("image")
-    made = str(reader.render(re.sub(r"^# .*\n", "", text)))
+    made = str(reader.render(_PICTURES_OF_TEXT.sub("", re.sub(r"^# .*\n", "", text))))
     made = re.sub(r"<(/?)h([1-4])>", lambda match: f"<{match[1]}h{int(match[2]) + 2}>", made)  # below the section's own
     made = re.sub(r"(<li>missing: [^\n]*</li>\n){4,}(?=</ul>)", _folded, made)
+    made = re.sub(r"<td>(?=[^<]{80})", '<td class="prose">', made)
     return made.replace("<table>", '<div class="wide" tabindex="0"><table class="sortable">').replace(
         "</table>", "</table></div>"
     )
@@ -185,18 +188,17 @@ def _folded(match: re.Match[str]) -> str:
     return f"<li><details><summary>{count} results are missing</summary><ul>\n{match[0]}</ul></details></li>\n"
 
 
-def _figures(folder: Path, described: Mapping[str, Any]) -> tuple[list[dict[str, Any]], list[dict[str, str]]]:
+def _described(folder: Path) -> list[Path]:
+    """Where the texts of figures are: of a report in a folder of their own, of other commands beside the tables."""
+    return [folder / "figures" / "figures.json", folder / "figures.json"]
+
+
+def _figures(
+    folder: Path, place: Path, described: Sequence[Mapping[str, Any]]
+) -> tuple[list[dict[str, Any]], list[dict[str, str]]]:
     """Figures with their picture as a data URI; and those that are too large."""
-    listed = [(folder / "figures", one) for one in described["figures"]]
-    listed += [
-        (
-            folder,
-            {"name": path.stem, "title": _title(path.stem), "caption": "", "alt": f"Figure {path.stem}", "wide": False},
-        )
-        for path in sorted(folder.glob("*.png"))
-    ]
     shown, left_out, used = list[dict[str, Any]](), list[dict[str, str]](), 0
-    for place, one in listed:
+    for one in described:
         path = place / f"{one['name']}.svg"
         if not path.is_file() or path.stat().st_size > _LARGE_SVG:
             path = path.with_suffix(".png")

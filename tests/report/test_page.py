@@ -15,7 +15,7 @@ from made_up_runs import result, row, solved
 
 from icon_repro.records import Example, Score, write_json, write_rows
 from icon_repro.report import page
-from icon_repro.report.figures import Line, Panel, write_figure
+from icon_repro.report.figures import Line, Panel, write_described, write_figure
 from icon_repro.report.material import Material, Ranked
 
 SCRIPT = "<script>document.title = 'run'</script><img src=x onerror=\"document.title = 'run'\">"
@@ -127,8 +127,20 @@ def test_page_has_all_sections_and_folds_what_is_missing(folder: Path) -> None:
 def test_page_of_a_folder_with_less_leaves_out_what_isnt_there(tmp_path: Path) -> None:
     (tmp_path / "summary.md").write_text("# Pilot\n\nText.\n")
     (tmp_path / "length.png").write_bytes(b"\x89PNG")
+    write_described(tmp_path, [("length", "Score by length", "What it shows.", [])])
     text = page.render(tmp_path)
     assert "Not recorded" in text and 'id="samples"' not in text and 'id="figure-length"' in text
+    assert "<h3>Score by length</h3>" in text and "<figcaption>What it shows." in text
+
+
+def test_page_shows_figures_of_a_text_once_and_wraps_long_cells(tmp_path: Path) -> None:
+    cell = "A finding of several words. " * 4
+    (tmp_path / "summary.md").write_text(
+        f"# A\n\n| q | f |\n|---|---|\n| a | {cell} |\n\n## Figures\n\n![One](a.png)\n"
+    )
+    text = page.render(tmp_path)
+    assert "![" not in text and "<h4>" not in text and 'id="figures"' not in text
+    assert f'<td class="prose">{cell.strip()}</td>' in text and "<td>a</td>" in text
 
 
 def test_page_for_the_results_folder_has_no_text_of_a_row_but_its_excerpt(folder: Path) -> None:

@@ -101,7 +101,11 @@ def test_verify_pilot_is_made_again_from_its_matrices(tmp_path: Path) -> None:
     folder = write_pilot(tmp_path / "results" / "pilot", c=20, n=24)
     analyse(folder, pictures=False)
     same, lines = said(tmp_path)
-    made = [path for path in folder.iterdir() if path.suffix in (".csv", ".md") or path.name == "summary.json"]
+    made = [
+        path
+        for path in folder.iterdir()
+        if path.suffix in (".csv", ".md") or path.name in ("summary.json", "figures.json")
+    ]
     assert same and lines[-1].startswith(f"1 results folders, {len(made)} files made again, 0 differences"), lines
     (folder / "extra.csv").write_text("x\n", encoding="utf-8")
     path = folder / "length.csv"
