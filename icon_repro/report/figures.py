@@ -103,6 +103,7 @@ class Panel:
     title: str = ""
     decades_x: bool = False  # a log axis in powers of 10
     ticks_x: Sequence[float] | None = None  # the only numbers at the axis
+    ticks_y: Sequence[float] | None = None
     decades_y: bool = False
     stacked: bool = False  # bars lie, one after the other from 0, with their numbers written in
     legend: bool = True  # False: another panel has the same
@@ -304,6 +305,8 @@ def _draw_panel(axes: "Axes", panel: Panel) -> None:
         _decades(axes.yaxis, axes.set_yscale, axes.get_ylim)
     if panel.y_range is not None:
         axes.set_ylim(*panel.y_range)
+    if panel.ticks_y is not None:
+        axes.set_yticks(list(panel.ticks_y))
     axes.set_xlabel(panel.x_label)
     axes.set_ylabel(panel.y_label)
     axes.grid(alpha=0.3, linewidth=0.5)

@@ -56,7 +56,8 @@ def length(material: Material) -> Figure:
             )
     if bars:
         bars.append(Line("no difference", [-0.5, len(names) - 0.5], [0.5, 0.5], marked=False, faint=True))
-        panels.append(Panel("", "AUC of length alone", bars, y_range=(0, 1.2), title="selected against the rest"))
+        title, ticks = "selected against the rest", (0, 0.25, 0.5, 0.75, 1)  # above 1 is room for the legend
+        panels.append(Panel("", "AUC of length alone", bars, y_range=(0, 1.2), ticks_y=ticks, title=title))
     left = len(methods) - _PANELS + 1
     more = f" {left} more methods are in the panel of AUCs only." if left > 0 else ""
     told = "; ".join(f"{name} {own.value:.2f}" for name, own in next(iter(aucs.values()), {}).items())

@@ -7,7 +7,8 @@ Known gap: none.
 """
 
 import csv
-from collections.abc import Mapping, Sequence
+import itertools
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -244,6 +245,12 @@ _TITLES = {
 }
 
 
+def drop(folder: Path, names: Iterable[str]) -> None:
+    """Remove tables that an earlier report had and this one hasn't."""
+    for name, kind in itertools.product(names, ("md", "csv", "tex")):
+        (folder / f"{name}.{kind}").unlink(missing_ok=True)
+
+
 def write(
     rows: Sequence[Row],
     folder: Path,
@@ -274,9 +281,7 @@ def write(
         made["judged"] = (judged(rows), _JUDGED_CAPTION + _listed(of_judged(versions, rows) if versions else []))
     if contamination.known(rows):
         made["contamination"] = (contamination.table(rows), contamination.caption(rows))
-    else:  # an earlier report's, of a store that knew more
-        for kind in ("md", "csv", "tex"):
-            (folder / f"contamination.{kind}").unlink(missing_ok=True)
+    drop(folder, _TITLES.keys() - made.keys())
     folder.mkdir(parents=True, exist_ok=True)
     write_rows(folder / "metrics.jsonl", [dict(row) for row in (stored if stored is not None else rows)])
     for name, ((header, cells), below) in made.items():

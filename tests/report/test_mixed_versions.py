@@ -290,3 +290,15 @@ def test_claim_about_methods_of_other_versions_is_marked(tmp_path: Path) -> None
 def test_separated_rows_of_before_versions_were_stored_are_as_they_are(tmp_path: Path) -> None:
     rows = judged_rows(tmp_path)
     assert separated(rows, run_json(rows)) == (rows, []) and len(lines(rows)) == 2
+
+
+def test_tables_that_a_later_report_hasnt_are_removed(tmp_path: Path) -> None:
+    rows, out = judged_rows(tmp_path), tmp_path / "out"
+    out.mkdir()
+    for name in ("paper_table1.md", "paper_table1.tex", "claims.md", "claims.csv", "notes.md"):
+        (out / name).write_text("of an earlier report", encoding="utf-8")
+    content = judged_run(rows, [])
+    content["config"]["published"] = None
+    write_all(rows, content, tmp_path / "experiments", out)
+    assert {path.name for path in out.glob("*.md")} == {"table.md", "verdicts.md", "judged.md", "notes.md"}
+    assert not [*out.glob("paper_*"), *out.glob("claims.*")]

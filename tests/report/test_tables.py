@@ -351,6 +351,8 @@ def test_write_judged_only_where_a_judge_was_asked(tmp_path: Path) -> None:
     write([row("icon", 0.15, 0, judged={"koala": compared("wltt")})], tmp_path)
     text = (tmp_path / "judged.md").read_text(encoding="utf-8")
     assert "| koala " in text and "bootstrap" in text and (tmp_path / "judged.csv").is_file()
+    write(ROWS, tmp_path)
+    assert not list(tmp_path.glob("judged.*")) and (tmp_path / "verdicts.tex").is_file()  # none of an earlier report
 
 
 def test_write_metrics_are_the_rows(tmp_path: Path) -> None:
