@@ -20,6 +20,7 @@ from icon_repro.presentation import present
 from icon_repro.records import Example, Score, read_json, read_rows
 from icon_repro.reliability import overlap, spearman
 from icon_repro.report.tables import markdown
+from icon_repro.results import writing
 
 
 class CompareError(ValueError):
@@ -58,16 +59,17 @@ def compare(experiment: Experiment, store: Store, say: Callable[[str], None], *,
     if len(scores) < 2:
         raise CompareError(f"{len(scores)} methods have scores; two are needed to compare. Run the experiment first.")
     folder = Path(experiment.config.paths.results) / experiment.config.name
-    folder.mkdir(parents=True, exist_ok=True)
-    each = [_method(name, scores[name], selected[name], lengths, steps[name], store) for name in scores]
-    pairs = [_pair(a, b, scores, selected) for a, b in itertools.combinations(scores, 2)]
-    _write(folder / "methods.csv", each)
-    _write(folder / "methods_agreement.csv", pairs)
-    text = as_text(experiment.config.name, experiment.config.model.name, each, pairs)
-    (folder / "methods.md").write_text(text, encoding="utf-8")
-    say(f"{text}\n{folder}/methods.md, methods.csv, methods_agreement.csv")
-    if figures and experiment.config.until is Until.select:  # else they come with the results
-        present(experiment, store, [], folder, say)
+    with writing(store, experiment.config.name):
+        folder.mkdir(parents=True, exist_ok=True)
+        each = [_method(name, scores[name], selected[name], lengths, steps[name], store) for name in scores]
+        pairs = [_pair(a, b, scores, selected) for a, b in itertools.combinations(scores, 2)]
+        _write(folder / "methods.csv", each)
+        _write(folder / "methods_agreement.csv", pairs)
+        text = as_text(experiment.config.name, experiment.config.model.name, each, pairs)
+        (folder / "methods.md").write_text(text, encoding="utf-8")
+        say(f"{text}\n{folder}/methods.md, methods.csv, methods_agreement.csv")
+        if figures and experiment.config.until is Until.select:  # else they come with the results
+            present(experiment, store, [], folder, say)
 
 
 def as_text(name: str, model: str, each: Sequence[dict[str, Any]], pairs: Sequence[dict[str, Any]]) -> str:

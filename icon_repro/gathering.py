@@ -6,6 +6,7 @@ Known gap: pairs of the first ``_CANDIDATES`` candidates only are read for the r
 
 import shutil
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -38,6 +39,9 @@ _OF_MATERIAL: Mapping[str, Callable[[Material], Figure]] = {
 }
 
 
+_SLOW = ("tsne",)  # to compute, in code that lets other threads run
+
+
 def draw(folder: Path, rows: Sequence[Mapping[str, Any]], material: Material, paper: PaperFigures) -> dict[str, Any]:
     """Write all figures that there is something for; which these are, and why the others aren't there."""
     shutil.rmtree(folder, ignore_errors=True)
@@ -47,15 +51,17 @@ def draw(folder: Path, rows: Sequence[Mapping[str, Any]], material: Material, pa
     makers |= {name: partial(make, material) for name, make in _OF_MATERIAL.items()}
     makers["position"] = position
     made, without = [], []
-    for name, make in makers.items():
-        try:
-            figure = make()
-            write_figure(folder, figure.name, figure.title, figure.panels, svg=True)
-        except (NotMade, FigureError, IntervalError, ReliabilityError) as reason:
-            without.append({"name": name, "reason": str(reason)})
-            continue
-        texts = {"name": figure.name, "title": figure.title, "caption": figure.caption, "alt": figure.alt}
-        made.append({**texts, "wide": len(figure.panels) > 1})
+    with ThreadPoolExecutor(1) as beside:
+        makers |= {name: beside.submit(makers[name]).result for name in _SLOW}  # while the others are drawn
+        for name, make in makers.items():
+            try:
+                figure = make()
+                write_figure(folder, figure.name, figure.title, figure.panels, svg=True)
+            except (NotMade, FigureError, IntervalError, ReliabilityError) as reason:
+                without.append({"name": name, "reason": str(reason)})
+                continue
+            texts = {"name": figure.name, "title": figure.title, "caption": figure.caption, "alt": figure.alt}
+            made.append({**texts, "wide": len(figure.panels) > 1})
     without += [{"name": name, "reason": why} for name, why in material.absent.items() if name not in makers]
     return {"figures": made, "not_made": without}
 

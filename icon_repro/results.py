@@ -14,9 +14,12 @@ Settings that only one of the two versions of the code knows don't count.
 
 import dataclasses
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+from filelock import FileLock, Timeout
 
 from icon_repro.config import Config
 from icon_repro.config_icon import IconConfig, resolved
@@ -34,6 +37,7 @@ FORMAT = 1  # of run.json
 _OURS = {"name", "description", "paths", "export", "action", "cluster", "tracking"}  # fields that change no result
 _ASKED = {"paths", "export", "explain", "action"}  # fields that are of one command
 _SHOWN = 10  # differences in a message
+_PATIENCE_S = 600.0  # with another process that writes the same results
 
 
 class ResultsError(ValueError):
@@ -80,6 +84,28 @@ def check(experiment: Experiment) -> None:
         )
 
 
+@contextmanager
+def writing(store: Store, name: str) -> Iterator[None]:
+    """Hold the results of experiment ``name``: processes that run it together report one after the other.
+
+    Raises:
+        ResultsError: another process holds them for ``_PATIENCE_S``.
+    """
+    store.root.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(store.root / f".report-{name}.lock", timeout=_PATIENCE_S)  # a process that is killed lets go
+    try:
+        lock.acquire()
+    except Timeout as error:
+        raise ResultsError(
+            f"{name}: another process has been writing these results for {_PATIENCE_S:.0f} s. End it, or wait; then "
+            "action=report."
+        ) from error
+    try:
+        yield
+    finally:
+        lock.release()
+
+
 class ReadOnce(Store):
     """A store of which each record is read once: while a report is made, no step is built here.
 
@@ -116,36 +142,37 @@ def report(experiment: Experiment, store: Store, say: Callable[[str], None], *, 
 
     check(experiment)
     config, store = experiment.config, ReadOnce(store.root)
-    try:
-        rows = collect(experiment, store)
-    except ItemsError as error:
-        raise ResultsError(f"{config.name}: {error}") from error
-    folder = Path(config.paths.results) / config.name
-    settings = {key: value for key, value in public(_filled(config)).items() if key not in {"cluster", "tracking"}}
-    run = {"format": FORMAT, "config": settings, **provenance(experiment, store)}
-    run["made_with"] = made_with(experiment, store)
-    try:
-        shown, _ = separated(rows, run)
-        complete = no_cell_missing(shown)
-        target = folder if complete else folder / "incomplete"
-        made = written.write_all(rows, run, Path(config.paths.experiments), target)
-    except written.PROBLEMS as error:
-        raise ResultsError(f"{config.name}: {error}") from error
-    say(f"\n{made.text}\n{target}/table.md, verdicts.md, their csv and tex, metrics.jsonl, run.json")
-    write_json(target / "run.json", run)
-    if complete:
-        shutil.rmtree(folder / "incomplete", ignore_errors=True)
-    else:
-        stays = "; the complete one beside it stays" if (folder / "table.md").is_file() else ""
-        say(f"warning: cells are missing (see table.md): the table is in {target}{stays}")
-    for note in made.notes:
-        say(f"warning: {note}")
-    if figures:
+    with writing(store, config.name):
         try:
-            paper = published_folder(settings, Path(config.paths.experiments))
-            present(experiment, store, shown, target, say, paper)
+            rows = collect(experiment, store)
+        except ItemsError as error:
+            raise ResultsError(f"{config.name}: {error}") from error
+        folder = Path(config.paths.results) / config.name
+        settings = {key: value for key, value in public(_filled(config)).items() if key not in {"cluster", "tracking"}}
+        run = {"format": FORMAT, "config": settings, **provenance(experiment, store)}
+        run["made_with"] = made_with(experiment, store)
+        try:
+            shown, _ = separated(rows, run)
+            complete = no_cell_missing(shown)
+            target = folder if complete else folder / "incomplete"
+            made = written.write_all(rows, run, Path(config.paths.experiments), target)
         except written.PROBLEMS as error:
             raise ResultsError(f"{config.name}: {error}") from error
+        say(f"\n{made.text}\n{target}/table.md, verdicts.md, their csv and tex, metrics.jsonl, run.json")
+        write_json(target / "run.json", run)
+        if complete:
+            shutil.rmtree(folder / "incomplete", ignore_errors=True)
+        else:
+            stays = "; the complete one beside it stays" if (folder / "table.md").is_file() else ""
+            say(f"warning: cells are missing (see table.md): the table is in {target}{stays}")
+        for note in made.notes:
+            say(f"warning: {note}")
+        if figures:
+            try:
+                paper = published_folder(settings, Path(config.paths.experiments))
+                present(experiment, store, shown, target, say, paper)
+            except written.PROBLEMS as error:
+                raise ResultsError(f"{config.name}: {error}") from error
     say(log_experiment(experiment, store, public(config), shown, made.table, target))
     return complete
 

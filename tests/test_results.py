@@ -3,6 +3,7 @@
 import json
 import shutil
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from icon_repro.config import load
 from icon_repro.engine.artifact import Step, Store, file_sha256
 from icon_repro.engine.plan import Experiment, plan
 from icon_repro.records import read_json, write_json
-from icon_repro.results import ResultsError, check, public, report
+from icon_repro.results import ResultsError, check, public, report, writing
 
 METRICS: Mapping[str, dict[str, Any]] = {
     "score": {"tokens": 10, "flops": 30.0},
@@ -78,6 +79,25 @@ def test_report_again_gives_the_same_bytes_whatever_the_machine(tmp_path: Path, 
     elsewhere = planned(tmp_path, {"cluster.device": "cpu", "cluster.threads": 1, "tracking.project": "mine"})
     written(elsewhere, store)
     assert contents(folder) == before
+
+
+def test_report_waits_for_another_one_of_the_same_experiment(
+    tmp_path: Path, store: Store, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    experiment = planned(tmp_path)
+    finish(experiment, store)
+    monkeypatch.setattr("icon_repro.results._PATIENCE_S", 0.3)
+    with writing(Store(store.root), experiment.config.name):
+        with pytest.raises(ResultsError, match=r"another process has been writing these results for 0 s\. End it"):
+            written(experiment, store)
+        with writing(store, "another"):
+            pass
+    assert not folder.exists()
+    monkeypatch.setattr("icon_repro.results._PATIENCE_S", 60)
+    with ThreadPoolExecutor(3) as several:
+        done = [several.submit(report, experiment, Store(store.root), print) for _ in range(3)]
+        assert all(one.result() for one in done)
+    assert {*FILES, "index.html", "figures/scale.svg"} <= set(contents(folder))
 
 
 def test_report_incomplete_goes_beside_the_complete_one_until_the_next(

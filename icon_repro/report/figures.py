@@ -104,6 +104,7 @@ class Panel:
     decades_x: bool = False  # a log axis in powers of 10
     ticks_x: Sequence[float] | None = None  # the only numbers at the axis
     ticks_y: Sequence[float] | None = None
+    y_as_left: bool = False  # its y axis is that of the panel to its left, if there is one, and isn't numbered again
     decades_y: bool = False
     stacked: bool = False  # bars lie, one after the other from 0, with their numbers written in
     legend: bool = True  # False: another panel has the same
@@ -194,9 +195,12 @@ def _draw(paths: Sequence[Path], title: str, panels: Sequence[Panel]) -> None:
         FigureCanvasAgg(figure)
         figure.suptitle(title, fontsize=11)
         places = figure.subplots(lines, columns, squeeze=False).ravel()
-        for axes, panel in zip(places, panels, strict=False):
+        for place, (axes, panel) in enumerate(zip(places, panels, strict=False)):
             _draw_panel(axes, panel)
             axes.set_title(panel.title, fontsize=10)
+            if panel.y_as_left and place % columns:
+                axes.set_ylabel("")
+                axes.tick_params(labelleft=False)
         for axes in places[len(panels) :]:
             axes.set_axis_off()
         if (layout := figure.get_layout_engine()) is not None:  # once for all files: it takes most of the time
@@ -237,7 +241,9 @@ def _draw_stack(axes: "Axes", panel: Panel) -> None:
 
 
 def _draw_grid(axes: "Axes", panel: Panel, grid: Grid) -> None:
-    axes.imshow(grid.values, cmap="cividis", vmin=0, vmax=1, aspect="auto")  # even in grey, and for the colour-blind
+    edges = [[place - 0.5 for place in range(len(names) + 1)] for names in (grid.columns, grid.rows)]
+    axes.pcolormesh(*edges, grid.values, cmap="cividis", vmin=0, vmax=1)  # even in grey, and for the colour-blind
+    axes.invert_yaxis()  # the first row on top
     for y, row in enumerate(grid.values):
         for x, value in enumerate(row):
             colour = "white" if value < 0.55 else "black"

@@ -8,6 +8,7 @@ digits may draw another map.
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,7 +21,8 @@ from icon_repro.report.material import Figure, Material, NotMade, Ranked
 
 _POINTS = 400  # of a scatter: more hide each other
 _MAPPED = 600  # rows of a t-SNE
-_GRID = 30  # rows and columns of a heat map
+_ITERATIONS = 500  # of a t-SNE: half as many again leave the map as it is, and take seconds
+_GRID = 24  # rows and columns of a heat map
 _PANELS = 12
 _BINS = 40
 _SPLITS = 20  # pairs of disjoint sets of assessment rows
@@ -38,7 +40,7 @@ def length(material: Material) -> Figure:
             if (found := _length_auc(ids, characters)) is not None:
                 aucs.setdefault(fraction, {})[ranked.label] = found
         if len(panels) < _PANELS - 1:
-            panels.append(_length_panel(ranked, characters, aucs))
+            panels.append(_explained_once(_length_panel(ranked, characters, aucs), panels))
     bars: list[Series] = []
     names = [ranked.label for ranked in methods]
     for fraction, own in sorted(aucs.items()):
@@ -73,6 +75,12 @@ def length(material: Material) -> Figure:
     )
 
 
+def _explained_once(panel: Panel, before: Sequence[Panel]) -> Panel:
+    """``panel`` without its legend if the first of those before it has the same: a legend takes long to lay out."""
+    names = [[series.name for series in one.series if not isinstance(series, Grid)] for one in (panel, *before[:1])]
+    return replace(panel, legend=len(names) == 1 or names[0] != names[1])
+
+
 def _length_panel(ranked: Ranked, characters: dict[str, float], aucs: dict[float, dict[str, Interval]]) -> Panel:
     ids = sorted(ranked.scores.keys() & characters.keys())
     ranks = rankdata([ranked.scores[i].score for i in ids]) / len(ids)
@@ -89,7 +97,9 @@ def _length_panel(ranked: Ranked, characters: dict[str, float], aucs: dict[float
     said = "" if found is None else f": AUC {found.value:.2f}"
     if found is not None and not math.isnan(found.low):
         said += f" [{found.low:.2f}, {found.high:.2f}]"
-    return Panel("response (characters)", "rank of the score", series, decades_x=True, title=f"{ranked.label}{said}")
+    title, ranks_of_all = f"{ranked.label}{said}", (-0.04, 1.04)
+    labels = "response (characters)", "rank of the score"
+    return Panel(*labels, series, decades_x=True, title=title, y_range=ranks_of_all, y_as_left=True)
 
 
 def _length_auc(ids: Sequence[str], characters: dict[str, float]) -> Interval | None:
@@ -178,11 +188,10 @@ def embedded(material: Material) -> Figure:
 
     centred = vectors[order].astype(np.float32)
     centred -= centred.mean(axis=0)
-    places = TSNE(perplexity=min(30, (len(order) - 1) / 3), init="pca", random_state=_SEED, n_jobs=1).fit_transform(
-        centred
-    )
+    settings = {"perplexity": min(30, (len(order) - 1) / 3), "init": "pca", "max_iter": _ITERATIONS, "n_jobs": 1}
+    places = TSNE(random_state=_SEED, **settings).fit_transform(centred)
     methods = _with_selection(material)
-    panels = []
+    panels = list[Panel]()
     for ranked in methods[:_PANELS]:
         fraction = max(ranked.selected)
         chosen = set(ranked.selected[fraction])
@@ -192,7 +201,7 @@ def embedded(material: Material) -> Figure:
             if own:
                 x, y = places[own, 0].tolist(), places[own, 1].tolist()
                 series.append(Scatter(name, x, y, [ids[order[i]] for i in own], faint=not inside))
-        panels.append(Panel("", "", series, title=ranked.label))
+        panels.append(_explained_once(Panel("", "", series, title=ranked.label, ticks_x=(), ticks_y=()), panels))
     left = len(methods) - len(panels)
     more = f" {left} more methods aren't shown." if left else ""
     return Figure(

@@ -221,6 +221,17 @@ def of_every_figure() -> Material:
     return Material(rows, ranked, ifd, vectors, pairs)
 
 
+def _ordinary_seconds() -> float:
+    """What a second of an ordinary core, which adds up five million numbers in 0.25 s, is on this one, just now."""
+    taken = []
+    for _ in range(3):
+        start, total = time.process_time(), 0
+        for number in range(5_000_000):
+            total += number
+        taken.append(time.process_time() - start)
+    return sorted(taken)[1] / 0.25
+
+
 @pytest.mark.slow
 def test_report_of_500_runs_is_quick_and_its_page_small(tmp_path: Path) -> None:
     from icon_repro.gathering import draw
@@ -228,7 +239,7 @@ def test_report_of_500_runs_is_quick_and_its_page_small(tmp_path: Path) -> None:
     from icon_repro.report.paper_figures import PaperFigures
 
     rows, material = runs_500(), of_every_figure()
-    start = time.process_time()  # not the time that others take of this machine; all of it runs in one thread
+    start = time.process_time()  # not the time that others take of this machine
     tables.write(rows, tmp_path)
     drawn = draw(tmp_path / "figures", rows, material, PaperFigures())
     write_json(tmp_path / "figures" / "figures.json", {"made_of": "0", **drawn})
@@ -237,5 +248,6 @@ def test_report_of_500_runs_is_quick_and_its_page_small(tmp_path: Path) -> None:
     print(json.dumps({"seconds": took, "bytes": size, "figures": [one["name"] for one in drawn["figures"]]}))
     every = {"scale", "pareto", "length", "overlap", "ifd", "tsne", "reliability"}
     assert {one["name"] for one in drawn["figures"]} == every  # without those of a judge
-    assert took < 10 and size < 5_000_000
+    # of both threads together; 10 s of the clock are some 12 of these, and before figures were drawn once it was 24
+    assert took / _ordinary_seconds() < 15 and size < 5_000_000
     assert len(re.findall("<tr>", (tmp_path / "index.html").read_text())) > 200
