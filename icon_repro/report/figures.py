@@ -29,7 +29,7 @@ _DPI = 150
 _LEGIBLE = 0.07  # of the axis: the smallest part of a stacked bar that a number fits into
 _DECADES_WITH_MORE = 500  # end over start of a log axis below which 2 and 5 stand between powers of 10
 _BESIDE = 8  # series whose points stand apart in full
-_LEVEL_LABELS = 40  # characters under bars before they are slanted
+_LEVEL_LABELS = 30  # characters under bars before they are slanted
 
 
 class FigureError(ValueError):
