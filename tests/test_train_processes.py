@@ -214,13 +214,14 @@ def test_run_asked_to_stop_resumes_in_any_number_of_processes(
         ).read_bytes()
 
 
-@pytest.mark.parametrize("stage", [2, 3])
+@pytest.mark.parametrize(("tuning", "stage", "last"), [(Tuning.full, 2, 2), (Tuning.full, 3, 1), (Tuning.lora, 3, 2)])
 def test_run_zero_checkpoint_resumes_in_any_number_of_processes(
-    tune: Any, forked: list[Forked], tmp_path: Path, stage: int
+    tune: Any, forked: list[Forked], tmp_path: Path, tuning: Tuning, stage: int, last: int
 ) -> None:
-    whole = config(Tuning.full, epochs=4, weight_decay=0.1)
+    whole = config(tuning, epochs=4, weight_decay=0.1)
     cfg = replace(whole, deepspeed=DeepspeedConfig(stage))
-    part, stop = tmp_path / "part", Stop()
+    (tmp_path / "a+b (1)").mkdir()  # what has a meaning in a pattern
+    part, stop = tmp_path / "a+b (1)" / "part", Stop()
     ask_early(part, stop)
     with pytest.raises(Interrupted):
         tune(cfg, 2, part, stop)
@@ -228,9 +229,37 @@ def test_run_zero_checkpoint_resumes_in_any_number_of_processes(
     ask_early(part, stop)
     with pytest.raises(Interrupted):
         tune(cfg, 4, part, stop, micro_batch_size=1)
-    resumed = tune(cfg, 2, part)
+    resumed = tune(cfg, last, part)
     assert_same_training(resumed, tune(whole, 1), tolerance=1e-4)
     assert resumed[1]["steps"] == 12 and len(losses(part)) == 12
+
+
+def test_run_zero_checkpoint_whose_conversion_fails_or_is_killed_stays_as_it_is(
+    tune: Any, forked: list[Forked], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = config(Tuning.full, epochs=4)
+    cfg = replace(whole, deepspeed=DeepspeedConfig(3))
+    part, stop = tmp_path / "part", Stop()
+    ask_early(part, stop)
+    with pytest.raises(Interrupted):
+        tune(cfg, 2, part, stop)
+    (checkpoint,) = (part / "checkpoints").glob("checkpoint-*")
+    before = sorted(path.relative_to(checkpoint).as_posix() for path in checkpoint.rglob("*"))
+
+    def full(task: Any) -> None:
+        (Path(task.output_folder) / "tmp").mkdir(parents=True)
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("deepspeed.checkpoint.ds_to_universal.main", full)
+        with pytest.raises(
+            TrainError, match=r"checkpoint-\d+: can't be converted.*No space left.*processes=2 to go on"
+        ):
+            tune(cfg, 1, part)
+    assert sorted(path.relative_to(checkpoint).as_posix() for path in checkpoint.rglob("*")) == before
+    saved = (checkpoint / "latest").read_text()
+    (checkpoint / f"{saved}_universal" / "tmp").mkdir(parents=True)  # as a kill leaves it
+    assert_same_training(tune(cfg, 2, part), tune(whole, 1), tolerance=1e-4)
 
 
 def test_run_zero_checkpoint_of_another_stage_is_refused(tune: Any, forked: list[Forked], tmp_path: Path) -> None:
@@ -239,12 +268,21 @@ def test_run_zero_checkpoint_of_another_stage_is_refused(tune: Any, forked: list
     ask_early(part, stop)
     with pytest.raises(Interrupted):
         tune(cfg, 2, part, stop)
-    others = [(cfg, 1), (config(Tuning.full, epochs=4), 2), (replace(cfg, deepspeed=DeepspeedConfig(2)), 4)]
-    for other, processes in others:
+    plain = config(Tuning.full, epochs=4)
+    for other, processes in [(plain, 1), (plain, 2), (replace(cfg, deepspeed=DeepspeedConfig(2)), 4)]:
         with pytest.raises(
-            TrainError, match=r"2 processes with DeepSpeed ZeRO-3.*resumed by (1|4|2) process.*stage=3.*delete"
+            TrainError,
+            match=r"2 processes with DeepSpeed ZeRO-3.*resumed by (1|4|2) process.*deepspeed.stage=3 to go on",
         ):
             tune(other, processes, part, micro_batch_size=1)
+    plainly, stop = tmp_path / "plainly", Stop()
+    ask_early(plainly, stop)
+    with pytest.raises(Interrupted):
+        tune(plain, 2, plainly, stop)
+    with pytest.raises(
+        TrainError, match=r"2 processes without DeepSpeed and can't be.*Set training.deepspeed=null to go"
+    ):
+        tune(cfg, 2, plainly)
 
 
 # ---------------------------------------------------------------- faults

@@ -223,20 +223,26 @@ def _own_checksum(record: Mapping[str, Any]) -> str:
     return checksum({key: value for key, value in record.items() if key != "checksum"})
 
 
+def sync(folder: Path) -> None:
+    """Have the files below ``folder`` on disk, and the folders that name them."""
+    files = list(_files(folder))
+    for path in files:
+        with path.open("rb") as file:
+            os.fsync(file.fileno())
+    for parent in {folder, *(path.parent for path in files)}:
+        _sync_folder(parent)
+
+
 def publish(part: Path, final: Path, record: Mapping[str, Any]) -> bool:
     """Complete ``part`` with record.json and rename it to ``final``, durably.
 
     Returns:
         False if another process published the same step first; its result is kept and ``part`` removed.
     """
-    for path in _files(part):
-        with path.open("rb") as file:
-            os.fsync(file.fileno())
-    files = manifest(part)
-    whole = {**record, "format": FORMAT, "files": files}
+    sync(part)
+    whole = {**record, "format": FORMAT, "files": manifest(part)}
     write_json(part / "record.json", {**whole, "checksum": _own_checksum(whole)})
-    for folder in {part, *((part / name).parent for name in files)}:
-        _sync_folder(folder)
+    _sync_folder(part)
     try:
         part.rename(final)
     except OSError as error:

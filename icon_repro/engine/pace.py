@@ -1,24 +1,28 @@
 """How long missing steps may take, by what finished steps of their kind took.
 
 In: the steps of a plan, their store, how steps are run now.  Out: seconds with their range, and what is unknown.
-A kind is a target (for an evaluation: a benchmark) on a device with its threads or processes.  Seconds for a planned
-operation are the median over its finished steps, so that what a plan's estimate misses in all of them cancels out; the
-range is from their fastest to their slowest.  Steps without operations count with their seconds.
+A kind is a target (of an evaluation: with its task) on a kind of device with so many threads, a training also with so
+many processes; where the device is left to torch (``auto``), on this host if a step was made here.  Seconds for a
+planned operation are the median over its finished steps, so that what a plan's estimate misses in all of them cancels
+out; the range is from their fastest to their slowest.  Where the plan doesn't know the operations of all steps of a
+kind, tokens take their place, and where it doesn't know these, steps.
 Known gap: a step that was interrupted and went on is recorded with its last attempt only; two steps at a time on one
-machine make each other slower; waiting for a cluster isn't counted.
+machine make each other slower; two kinds of GPUs are one device; waiting for a cluster isn't counted.
 """
 
-import json
-from collections.abc import Iterable, Sequence
+import socket
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import median
+from typing import Any
 
 from icon_repro.config import ClusterConfig
 from icon_repro.engine.artifact import ArtifactError, Step, Store
 from icon_repro.records import RecordError
 
-_NEWEST = 50  # finished steps of a kind that are read
-_SETTINGS = ("device", "threads", "processes")  # what decides how fast a step of a kind is
+_MEASURES = 50  # finished steps of a kind that are enough
+_READ = 500  # records of a kind that are read at most
+_AUTO = "auto"
 
 
 @dataclass(frozen=True)
@@ -29,7 +33,7 @@ class Pace:
     low: float
     high: float
     measured_on: int  # finished steps
-    unknown: Sequence[Step]  # missing ones with operations of which no finished step is of their kind
+    unknown: Sequence[Step]  # missing ones that take work, of whose kind no finished step tells
 
 
 def pace(steps: Iterable[Step], store: Store, cluster: ClusterConfig) -> Pace:
@@ -40,13 +44,13 @@ def pace(steps: Iterable[Step], store: Store, cluster: ClusterConfig) -> Pace:
         (finished if store.complete(step) else missing).setdefault(_kind(step), []).append(step)
     seconds, low, high, measured_on, unknown = 0.0, 0.0, 0.0, 0, list[Step]()
     for kind, wanted in missing.items():
-        rates = _rates(finished.get(kind, []), store, cluster)
-        if rates:
-            amount = sum(_amount(step) for step in wanted)
+        size = _unit([*wanted, *finished.get(kind, [])])
+        if rates := _rates(finished.get(kind, []), size, store, cluster):
+            amount = sum(size(step) for step in wanted)
             seconds, low, high = seconds + amount * median(rates), low + amount * min(rates), high + amount * max(rates)
             measured_on += len(rates)
         else:
-            unknown += [step for step in wanted if step.cost.flops]
+            unknown += [step for step in wanted if step.cost.flops or step.cost.tokens]
     return Pace(seconds, low, high, measured_on, unknown)
 
 
@@ -55,7 +59,7 @@ def told(found: Pace) -> list[str]:
     if not found.measured_on:
         return []
     few = [f"{sum(step.stage == stage for step in found.unknown)} of {stage}" for stage in _stages(found.unknown)]
-    without = f"; not in it, as none of their kind is finished: {', '.join(few)}" if few else ""
+    without = f"; not in it, as none of their kind is finished on this device: {', '.join(few)}" if few else ""
     return [
         f"time: about {spelled(found.seconds)} ({spelled(found.low)} to {spelled(found.high)}) of one process, by "
         f"{found.measured_on} finished steps of the same kinds{without}"
@@ -74,23 +78,37 @@ def _kind(step: Step) -> str:
     return f"{step.target} {getattr(step.params, 'task', '')!r}"
 
 
-def _amount(step: Step) -> float:
-    return step.cost.flops or 1.0
+def _unit(steps: Sequence[Step]) -> Callable[[Step], float]:
+    """In what all steps of a kind can be measured."""
+    if all(step.cost.flops for step in steps):
+        return lambda step: step.cost.flops
+    if all(step.cost.tokens for step in steps):
+        return lambda step: step.cost.tokens
+    return lambda step: 1.0
 
 
-def _rates(steps: Sequence[Step], store: Store, cluster: ClusterConfig) -> list[float]:
-    """Seconds for an operation (of steps without: for a step) of those that ran as steps would run now."""
-    now = json.dumps([getattr(cluster, name) for name in _SETTINGS], default=str)
-    rates = []
-    for step in steps[-_NEWEST:]:
+def _rates(steps: Sequence[Step], size: Callable[[Step], float], store: Store, cluster: ClusterConfig) -> list[float]:
+    """Seconds for a unit, of the last steps that ran as steps would run now."""
+    here, elsewhere = list[float](), list[float]()
+    for step in steps[: -_READ - 1 : -1]:
+        if len(here) == _MEASURES:
+            break
         try:
             record = store.record(step)
         except (ArtifactError, RecordError, OSError):  # ``run`` names it and builds the step again
             continue
-        then = record.get("cluster", {})
-        if "wall_s" in record and json.dumps([then.get(name, getattr(cluster, name)) for name in _SETTINGS]) == now:
-            rates.append(record["wall_s"] / _amount(step))
-    return rates
+        then = record.get("cluster")
+        if "wall_s" in record and isinstance(then, Mapping) and _same(step, then, cluster):
+            known = then["device"] != _AUTO or record.get("host") == socket.gethostname()
+            (here if known else elsewhere).append(record["wall_s"] / size(step))
+    return here or elsewhere[:_MEASURES]
+
+
+def _same(step: Step, then: Mapping[str, Any], now: ClusterConfig) -> bool:
+    """Whether a step would run now as it did then."""
+    device = str(then.get("device")).partition(":")[0]
+    alike = step.stage != "train" or then.get("processes", 1) == now.processes
+    return device == now.device.partition(":")[0] and then.get("threads") == now.threads and alike
 
 
 def _stages(steps: Iterable[Step]) -> list[str]:

@@ -44,7 +44,8 @@ _LARGE_SVG = 200_000  # bytes; the png of such a figure is shown instead
 _TEXT = 4_000  # characters of each text of a sample
 _TABLES = {".md", ".csv", ".tex", ".json", ".jsonl", ".html"}
 _PICTURES = {".png", ".svg", ".csv"}
-_PICTURES_OF_TEXT = re.compile(r"(## Figures\n+)?(?:^!\[.*\n)+", re.MULTILINE)  # the page has them anyhow
+# the page has them anyhow
+_PICTURES_OF_TEXT = re.compile(r"(?:^## Figures\n+)?(?:^!\[[^\]]*\]\([^)]*\)[ \t]*(?:\n|\Z))+", re.MULTILINE)
 
 
 def published(folder: Path) -> list[Path]:
@@ -202,6 +203,9 @@ def _figures(
         path = place / f"{one['name']}.svg"
         if not path.is_file() or path.stat().st_size > _LARGE_SVG:
             path = path.with_suffix(".png")
+        if not path.is_file():
+            left_out.append({"name": one["name"], "reason": f"{path.name} isn't there"})
+            continue
         data = path.read_bytes()
         if used + len(data) > _MOST_BYTES:
             left_out.append({"name": one["name"], "reason": f"too large for this page; it is in {path.name}"})

@@ -55,7 +55,7 @@ def write_all(rows: Sequence[Row], run: Mapping[str, Any], experiments: Path, fo
     checked = check_claims(claims, results)
     text, table = tables.write(shown, folder, notes, versions, stored=rows)
     experiment = str(rows[0]["experiment"])
-    stale = {path.stem for path in folder.glob("paper_table*.md")} - {f"paper_{one.name}" for one in beside}
+    stale = {path.stem for path in folder.glob("paper_table?.*")} - {f"paper_{one.name}" for one in beside}
     tables.drop(folder, stale if checked else {*stale, "claims"})
     if beside:
         text += "\n" + write_paper_tables(beside, experiment, folder)

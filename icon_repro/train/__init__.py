@@ -28,7 +28,7 @@ __all__ = ["ProcessError", "TrainError", "run"]
 def run(cfg: TrainJob, inputs: Mapping[str, Path], out: Path, runtime: Runtime) -> dict[str, Any]:
     """Tune the model. Needs inputs["model"], inputs["candidates"]; inputs["ids"] restricts the rows."""
     processes = runtime.cluster.processes
-    deepspeed = zero.used(cfg.train, processes, pick_device(runtime.cluster.device))
+    deepspeed = zero.used(cfg.train, processes, pick_device(runtime.cluster.device), out)
     zero.make_resumable(out, processes, deepspeed)
     shutil.rmtree(out / MESSAGES, ignore_errors=True)  # of a killed attempt
     if processes > 1 or deepspeed is not None:

@@ -46,7 +46,7 @@ def tune(cfg: TrainJob, inputs: Mapping[str, Path], out: Path, runtime: Runtime)
     data, notes = tokenise([rows[i] for i in sorted(chosen)], tokenizer, train.max_length)
     if not data:
         raise TrainError(f"none of {len(chosen)} rows has a response token within max_length={train.max_length}.")
-    deepspeed = zero.used(train, cluster.processes, device)
+    deepspeed = zero.used(train, cluster.processes, device, out)
     earlier = next(reversed(checkpoints(out)), None)
     arguments = _arguments(cfg, runtime, out, device, deepspeed, earlier)
     first = arguments.process_index == 0

@@ -4,13 +4,15 @@ In: ``training.deepspeed``.  Out: settings for the trainer, whole weights at the
 Source: Rajbhandari et al., arXiv 1910.02054; the paper tunes with ZeRO-3 and CPU offload.
 Differs: weights and what processes exchange stay float32, and the forward pass is torch's autocast, as without
 DeepSpeed; DeepSpeed's own bfloat16 would round weights and gradients. Adam is torch's: no operator is compiled.
-A checkpoint of another number of processes is first converted into DeepSpeed's universal one, in this process.
-Known gap: one of another stage, or of none, isn't resumed.
+A checkpoint of another number of processes is first converted into DeepSpeed's universal one, in this process; for a
+while that takes the disk three times.
+Known gap: a checkpoint of another stage, or of none, isn't resumed.
 """
 
 import contextlib
 import io
 import shutil
+import tempfile
 from argparse import Namespace
 from pathlib import Path
 from typing import Any
@@ -19,6 +21,7 @@ import torch
 from torch import nn
 
 from icon_repro.config_data import DeepspeedConfig, Dtype, TrainConfig
+from icon_repro.engine.artifact import sync
 from icon_repro.lm.adapter import checkpoints, remove_checkpoints, seal, sealed
 from icon_repro.records import RecordError, read_sealed, write_sealed
 from icon_repro.train.batches import TrainError
@@ -27,10 +30,16 @@ _NOTE = "saved_by.json"  # beside the trainer's checkpoints
 _UNIVERSAL = "latest_universal"  # DeepSpeed's name, in a checkpoint that any number of processes can load
 
 
-def used(train: TrainConfig, processes: int, device: torch.device) -> DeepspeedConfig | None:
-    """What DeepSpeed is used for; None if there is nothing to share and nothing to offload from."""
+def used(train: TrainConfig, processes: int, device: torch.device, out: Path | None = None) -> DeepspeedConfig | None:
+    """What DeepSpeed is used for; None if there is nothing to share, to offload from, or to go on with.
+
+    Args:
+        out: where a checkpoint may be that several processes have saved with DeepSpeed: then one goes on with it.
+    """
     deepspeed = train.deepspeed
     if deepspeed is None or processes > 1 or (deepspeed.offload and device.type == "cuda"):
+        return deepspeed
+    if out is not None and checkpoints(out) and (saved := _saved(out)) and saved["stage"] == deepspeed.stage:
         return deepspeed
     return None
 
@@ -106,26 +115,35 @@ def make_resumable(out: Path, processes: int, deepspeed: DeepspeedConfig | None)
         TrainError: it can't be resumed; says what to set, or to delete.
     """
     stage = deepspeed.stage if deepspeed else 0
-    note = out / "checkpoints" / _NOTE
     earlier = checkpoints(out)
     if not earlier:
         return
-    try:
-        saved = read_sealed(note) if note.is_file() else {"processes": 1, "stage": 0}
-    except RecordError as error:
-        print(f"{error} Training begins again.", flush=True)
+    saved = _saved(out)
+    if saved is None:
         remove_checkpoints(out)
         return
     if saved["stage"] != stage:
+        same = "cluster.processes=1" if saved["processes"] == 1 else "training.deepspeed=null"
         raise TrainError(
-            f"{earlier[-1]}: was saved by {_named(**saved)} and can't be resumed by {_named(processes, stage)}. "
-            f"Set cluster.processes={saved['processes']} and training.deepspeed"
-            f"{'.stage=' + str(saved['stage']) if saved['stage'] else '=null'} to go on, or delete {note.parent} to "
-            "begin again."
+            f"{earlier[-1]}: was saved by {_named(**saved)} and can't be resumed by {_named(processes, stage)}. Set "
+            f"{'training.deepspeed.stage=' + str(saved['stage']) if saved['stage'] else same} to go on, or delete "
+            f"{out / 'checkpoints'} to begin again."
         )
+    if stage:
+        _remove_leftovers(earlier[-1])
     if stage and saved["processes"] != processes and not universal(earlier[-1]):
         print(f"{earlier[-1].name}: of {_named(**saved)}, converted for {_named(processes, stage)}", flush=True)
-        _convert(earlier[-1])
+        _convert(earlier[-1], saved["processes"])
+
+
+def _saved(out: Path) -> dict[str, int] | None:
+    """How many processes saved the checkpoints below ``out``, with which stage; None if that can't be read."""
+    note = out / "checkpoints" / _NOTE
+    try:
+        return dict(read_sealed(note)) if note.is_file() else {"processes": 1, "stage": 0}
+    except RecordError as error:
+        print(f"{error} Training begins again.", flush=True)
+        return None
 
 
 def universal(checkpoint: Path) -> bool:
@@ -133,25 +151,41 @@ def universal(checkpoint: Path) -> bool:
     return _UNIVERSAL in sealed(checkpoint)
 
 
-def _convert(checkpoint: Path) -> None:
-    """Make DeepSpeed's universal checkpoint in place of what each process saved. What was there counts until sealed."""
+def _remove_leftovers(checkpoint: Path) -> None:
+    """Remove what an interrupted conversion has left: folders of which the seal names nothing."""
+    kept = {name.partition("/")[0] for name in sealed(checkpoint)}
+    for folder in checkpoint.glob("global_step*"):
+        if folder.name not in kept:
+            shutil.rmtree(folder)
+
+
+def _convert(checkpoint: Path, processes: int) -> None:
+    """Make DeepSpeed's universal checkpoint in place of what each process saved. What was there counts until sealed.
+
+    Raises:
+        TrainError: it can't be converted.
+    """
     from deepspeed.checkpoint.ds_to_universal import main  # see prepare
 
     saved = checkpoint / (checkpoint / "latest").read_text(encoding="utf-8").strip()
     made = checkpoint / f"{saved.name}_universal"
-    shutil.rmtree(made, ignore_errors=True)  # of an attempt that was killed
-    with contextlib.redirect_stdout(io.StringIO()):
-        main(
-            Namespace(
-                input_folder=str(saved),
-                output_folder=str(made),
-                num_extract_workers=1,
-                num_merge_workers=1,
-                keep_temp_folder=False,
-                strict=True,
-                inject_missing_state=True,
-            )
-        )
+    with tempfile.TemporaryDirectory() as temporary:
+        plain = Path(temporary) / "checkpoint"  # its paths become patterns: one without special characters
+        plain.symlink_to(checkpoint.absolute(), target_is_directory=True)
+        task = {"input_folder": str(plain / saved.name), "output_folder": str(plain / made.name)}
+        settings = {"keep_temp_folder": False, "strict": True, "inject_missing_state": True}
+        try:
+            with contextlib.redirect_stdout(io.StringIO()):
+                main(Namespace(num_extract_workers=1, num_merge_workers=1, **task, **settings))
+            sync(made)
+        except BaseException as error:
+            shutil.rmtree(made, ignore_errors=True)
+            if not isinstance(error, Exception):
+                raise
+            raise TrainError(
+                f"{checkpoint}: can't be converted for another number of processes: {type(error).__name__}: {error}. "
+                f"Set cluster.processes={processes} to go on, or delete {checkpoint.parent} to begin again."
+            ) from error
     (checkpoint / _UNIVERSAL).write_text(made.name, encoding="utf-8")
     seal(checkpoint, without=saved.name)
     shutil.rmtree(saved)

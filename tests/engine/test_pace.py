@@ -1,5 +1,6 @@
 """What missing steps may take, against sums by hand."""
 
+import socket
 from dataclasses import replace
 from pathlib import Path
 
@@ -23,7 +24,8 @@ def steps(folder: Path, kind: str, *flops: float) -> list[Step]:
 def finish(store: Store, step: Step, seconds: float, **cluster: object) -> None:
     folder = store.path(step)
     folder.mkdir(parents=True)
-    record = {"format": 1, "files": {}, "wall_s": seconds, "cluster": {**HERE, **cluster}}
+    host = cluster.pop("host", socket.gethostname())
+    record = {"format": 1, "files": {}, "wall_s": seconds, "host": host, "cluster": {**HERE, **cluster}}
     write_json(folder / "record.json", record)
 
 
@@ -62,7 +64,51 @@ def test_kind_that_never_ran_is_named_and_not_guessed(tmp_path: Path) -> None:
     finish(store, training[0], 3)
     found = pace([*training, *other], store, CLUSTER)
     assert found.seconds == pytest.approx(3) and found.unknown == other
-    assert told(found)[0].endswith("; not in it, as none of their kind is finished: 2 of toy")
+    assert told(found)[0].endswith("; not in it, as none of their kind is finished on this device: 2 of toy")
+
+
+def test_kind_of_which_some_have_no_operations_is_measured_in_tokens_or_steps(tmp_path: Path) -> None:
+    store = Store(tmp_path / "work")
+    made = steps(tmp_path, "shard", 1e12, 0, 0)
+    finish(store, made[0], 60)
+    assert pace(made, store, CLUSTER).seconds == pytest.approx(120)  # each has one token
+    without = [replace(step, cost=Cost()) for step in made[1:]]
+    assert pace([made[0], *without], store, CLUSTER).seconds == pytest.approx(120)
+
+
+def test_steps_that_ask_an_endpoint_are_measured_by_tokens_or_named(tmp_path: Path) -> None:
+    store = Store(tmp_path / "work")
+    (other, *asked) = [
+        replace(step, cost=Cost(tokens))
+        for step, tokens in zip(
+            [*steps(tmp_path, "select", 0), *steps(tmp_path, "endpoint", 0, 0)], (0, 100, 300), strict=True
+        )
+    ]
+    finish(store, other, 1)
+    missing = replace(other, name="other")
+    assert pace([other, missing, *asked], store, CLUSTER).unknown == asked
+    finish(store, asked[0], 10)
+    assert pace([other, missing, *asked], store, CLUSTER).seconds == pytest.approx(1 + 30)
+
+
+def test_device_is_its_kind_and_processes_count_for_training_alone(tmp_path: Path) -> None:
+    store = Store(tmp_path / "work")
+    a, b = steps(tmp_path, "scoring", 1e12, 1e12)
+    finish(store, a, 10, device="cuda:0")
+    four = ClusterConfig(device="cuda:1", threads=2, processes=4)
+    assert pace([a, b], store, four).seconds == pytest.approx(10)
+    trained, untrained = (replace(step, stage="train") for step in (a, b))
+    finish(store, trained, 10, device="cuda")
+    assert pace([trained, untrained], store, four).measured_on == 0
+
+
+def test_device_left_to_torch_is_that_of_this_host_if_it_was_used(tmp_path: Path) -> None:
+    store, auto = Store(tmp_path / "work"), ClusterConfig(threads=2)
+    a, b, c = steps(tmp_path, "scoring", 1e12, 1e12, 1e12)
+    finish(store, a, 10, device="auto", host="another")
+    assert pace([a, b, c], store, auto).seconds == pytest.approx(20)
+    finish(store, b, 3, device="auto")
+    assert pace([a, b, c], store, auto).seconds == pytest.approx(3)
 
 
 def test_steps_without_operations_count_with_their_seconds(tmp_path: Path) -> None:

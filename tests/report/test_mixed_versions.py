@@ -295,7 +295,7 @@ def test_separated_rows_of_before_versions_were_stored_are_as_they_are(tmp_path:
 def test_tables_that_a_later_report_hasnt_are_removed(tmp_path: Path) -> None:
     rows, out = judged_rows(tmp_path), tmp_path / "out"
     out.mkdir()
-    for name in ("paper_table1.md", "paper_table1.tex", "claims.md", "claims.csv", "notes.md"):
+    for name in ("paper_table1.md", "paper_table1.tex", "paper_table2.csv", "claims.md", "claims.csv", "notes.md"):
         (out / name).write_text("of an earlier report", encoding="utf-8")
     content = judged_run(rows, [])
     content["config"]["published"] = None

@@ -131,15 +131,16 @@ def test_page_of_a_folder_with_less_leaves_out_what_isnt_there(tmp_path: Path) -
     text = page.render(tmp_path)
     assert "Not recorded" in text and 'id="samples"' not in text and 'id="figure-length"' in text
     assert "<h3>Score by length</h3>" in text and "<figcaption>What it shows." in text
+    (tmp_path / "length.png").unlink()
+    assert "length.png isn&#39;t there" in page.render(tmp_path)
 
 
 def test_page_shows_figures_of_a_text_once_and_wraps_long_cells(tmp_path: Path) -> None:
     cell = "A finding of several words. " * 4
-    (tmp_path / "summary.md").write_text(
-        f"# A\n\n| q | f |\n|---|---|\n| a | {cell} |\n\n## Figures\n\n![One](a.png)\n"
-    )
+    end = "## Figures\n\n![One](a.png)\n![Two](b.png)"
+    (tmp_path / "summary.md").write_text(f"# A\n\n| q | f |\n|---|---|\n| a | {cell} |\n\n### Figures\n\nA.\n\n{end}")
     text = page.render(tmp_path)
-    assert "![" not in text and "<h4>" not in text and 'id="figures"' not in text
+    assert "![" not in text and "<h5>Figures</h5>" in text and "<h4>" not in text and 'id="figures"' not in text
     assert f'<td class="prose">{cell.strip()}</td>' in text and "<td>a</td>" in text
 
 
