@@ -22,7 +22,7 @@ from icon_repro.records import Example, RecordError, checksum, read_json, read_r
 from icon_repro.report import page
 from icon_repro.report.paper_figures import PaperFigures, read_paper_figures
 
-_VERSION = 2  # of what figures and samples look like
+_VERSION = 3  # of what figures and samples look like
 
 
 def present(

@@ -166,7 +166,7 @@ def test_report_writes_figures_samples_and_page(reported: tuple[Path, Experiment
     results = folder / "results" / "smoke_tiny"
     described = read_json(results / "figures" / "figures.json")
     names = {one["name"] for one in described["figures"]}
-    assert names == {"scale", "pareto", "length", "overlap", "ifd", "reliability"}
+    assert names == {"differences", "scale", "pareto", "length", "overlap", "ifd", "reliability"}
     assert {one["name"] for one in described["not_made"]} == {"judged", "tsne", "position"}
     assert all((results / "figures" / f"{n}.{s}").is_file() for n in names for s in ("png", "svg", "csv"))
     page, whole = results / "index.html", folder / "work" / "pages" / "smoke_tiny.html"

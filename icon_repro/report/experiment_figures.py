@@ -1,10 +1,12 @@
-"""Figures of an experiment from its rows of results: verdicts of a judge, scale, quality against cost, position bias.
+"""Figures of an experiment from its rows of results: differences from the controls, verdicts of a judge, scale,
+quality against cost, position bias.
 
 In: the rows that ``engine.collect`` makes.  Out: ``Figure``s, or ``NotMade`` with the reason.
 Intervals are those of the tables (``icon_repro.stats``). Known gap: none.
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from statistics import fmean
 from typing import Any
@@ -15,11 +17,14 @@ from icon_repro.report.figures import Line as Curve
 from icon_repro.report.material import Figure, NotMade
 from icon_repro.report.paper_figures import PaperFigures
 from icon_repro.report.runs import Line, Row, averaged, lines, sample
+from icon_repro.report.verdicts import comparisons
 from icon_repro.stats import mean
 
 _AS_IT_IS = ("base", "full")  # nothing is selected
 _SHARES = ("win", "tie", "lose")
 _COST = "FLOPs, selection and one tuning"
+_COMPARED = 40  # methods and sizes side by side
+_BESIDE = 0.24  # between the differences of a method from two controls
 _NAMED = 40  # points that have their share beside them
 Point = tuple[float, float, float]  # value, both ends of its interval; all three equal where the error is unknown
 
@@ -27,11 +32,51 @@ Point = tuple[float, float, float]  # value, both ends of its interval; all thre
 def makers(rows: Sequence[Row], paper: PaperFigures) -> dict[str, Callable[[], Figure]]:
     """Every figure that rows alone give, by name."""
     return {
+        "differences": partial(differences, rows),
         "judged": partial(judged, rows, paper),
         "scale": partial(scale, rows, paper),
         "pareto": partial(pareto, rows),
         "position": partial(position, rows),
     }
+
+
+def differences(rows: Sequence[Row]) -> Figure:
+    """Each method's difference from random and longest of the same size, a panel a measure."""
+    found = [one for one in comparisons(rows) if one.found is not None]
+    if not found:
+        raise NotMade("no method beside random or longest of the same size has results")
+    panels, clear = [], 0
+    for measure in dict.fromkeys(one.measure for one in found):
+        own = [one for one in found if one.measure == measure]
+        every = list(dict.fromkeys(_label(one.method) for one in own))
+        names = every[:_COMPARED]
+        baselines = list(dict.fromkeys(one.baseline.method for one in own))
+        series: list[Series] = [Curve("no difference", [-0.5, len(names) - 0.5], [0, 0], marked=False, faint=True)]
+        for number, baseline in enumerate(baselines):
+            beside = (number - (len(baselines) - 1) / 2) * _BESIDE
+            points = [
+                (names.index(_label(one.method)) + beside, one.scale * one.found.value, one.found.interval(), one.scale)
+                for one in own
+                if one.baseline.method == baseline and _label(one.method) in names and one.found is not None
+            ]
+            x, y = [point[0] for point in points], [point[1] for point in points]
+            low, high = ([scale * ends[end] for *_, ends, scale in points] for end in (0, 1))
+            labels = [names[round(place - beside)] for place in x]
+            series.append(Scatter(f"minus {baseline}", x, y, labels, low=low, high=high))
+            clear += sum(bottom > 0 or top < 0 for bottom, top in zip(low, high, strict=True))
+        title = f"{measure} (points, higher is better)" if own[0].scale == 100 else f"{measure} (lower is better)"
+        left = f"; {len(every) - len(names)} more aren't shown" if len(every) > len(names) else ""
+        panels.append(Panel("", f"difference{left}", series, names_x=names, title=title, wide_legend=True))
+    measures = ", ".join(dict.fromkeys(one.measure for one in found))
+    return Figure(
+        "differences",
+        "Differences from random and longest",
+        "Difference of each method from the controls of the same size, with its 95 % interval over items and, with two "
+        "seeds or more, seeds; each interval is that of one comparison alone. The table of differences corrects for "
+        "their number.",
+        f"Points with intervals of {len(found)} differences in {measures}; {clear} intervals leave out 0.",
+        [*(replace(panel, legend=False) for panel in panels[:-1]), panels[-1]],
+    )
 
 
 def judged(rows: Sequence[Row], paper: PaperFigures) -> Figure:

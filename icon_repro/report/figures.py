@@ -104,6 +104,7 @@ class Panel:
     decades_x: bool = False  # a log axis in powers of 10
     ticks_x: Sequence[float] | None = None  # the only numbers at the axis
     ticks_y: Sequence[float] | None = None
+    names_x: Sequence[str] | None = None  # what stands at 0, 1, 2.. of the axis
     y_as_left: bool = False  # its y axis is that of the panel to its left, if there is one, and isn't numbered again
     decades_y: bool = False
     stacked: bool = False  # bars lie, one after the other from 0, with their numbers written in
@@ -311,6 +312,8 @@ def _draw_panel(axes: "Axes", panel: Panel) -> None:
         _decades(axes.yaxis, axes.set_yscale, axes.get_ylim)
     if panel.y_range is not None:
         axes.set_ylim(*panel.y_range)
+    if panel.names_x is not None:
+        axes.set_xticks(range(len(panel.names_x)), list(panel.names_x), rotation=45, ha="right", fontsize=8)
     if panel.ticks_y is not None:
         axes.set_yticks(list(panel.ticks_y))
     axes.set_xlabel(panel.x_label)

@@ -5,7 +5,8 @@ from typing import Any
 import pytest
 from made_up_runs import result, row, solved, task
 
-from icon_repro.report.experiment_figures import average, flops, judged, pareto, position, scale
+from icon_repro.report import verdicts
+from icon_repro.report.experiment_figures import average, differences, flops, judged, pareto, position, scale
 from icon_repro.report.figures import Bars, Line, Scatter
 from icon_repro.report.material import NotMade
 from icon_repro.report.paper_figures import PaperFigures
@@ -41,6 +42,26 @@ JUDGED = [
     row("icon", 0.15, 1, judged={"vicuna": comparison(4, 0, 6)}),
     row("random", 0.15, 0, judged={"vicuna": comparison(1, 1, 2)}),
 ]
+
+
+def test_differences_are_those_of_the_table_at_their_methods_name() -> None:
+    rows = [*ROWS, row("longest", 0.15, 0, {"arc": result(solved(0.5, 50, 0))}), row("ifd", 0.15, 0)]
+    rows[-1]["benchmarks"], rows[-1]["missing"] = {}, ["arc"]
+    figure = differences(rows)
+    (panel,) = figure.panels
+    assert list(panel.names_x or []) == ["icon 5 %", "icon 15 %", "longest 15 %"]  # of ifd there is no result
+    header, cells = verdicts.table(verdicts.comparisons(rows))
+    printed = {(line[1], line[2], line[4]): dict(zip(header, line, strict=True)) for line in cells}
+    shown = {}
+    for series in panel.series[1:]:
+        assert isinstance(series, Scatter) and series.low and series.high and series.labels
+        baseline = series.name.removeprefix("minus ")
+        for x, y, low, high, label in zip(series.x, series.y, series.low, series.high, series.labels, strict=True):
+            assert list(panel.names_x or [])[round(x)] == label
+            method, percent, _ = label.split()
+            shown[method, f"{float(percent) / 100:g}", baseline] = (f"{y:+.2f}", f"[{low:+.2f}, {high:+.2f}]")
+    given = {key: (line["difference"], line["95 % interval"]) for key, line in printed.items()}
+    assert shown == {key: value for key, value in given.items() if value[0] != "missing"} and len(shown) == 4
 
 
 def test_scale_points_are_those_of_the_table() -> None:
@@ -118,6 +139,7 @@ def test_position_bars_have_wilson_intervals_around_the_share() -> None:
             "answers in an order",
         ),
         (lambda rows: scale(rows, PaperFigures()), ROWS[:2], "at 1 fraction"),
+        (differences, ROWS[:4], "no method beside random"),
         (pareto, ROWS[:2], "costs of 1 lines"),
         (pareto, [row("base", tasks={"arc": task(higher=False)})], "higher is better"),
         (lambda rows: scale(rows, PaperFigures()), [], "higher is better"),

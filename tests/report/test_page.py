@@ -247,7 +247,7 @@ def test_report_of_500_runs_is_quick_and_its_page_small(tmp_path: Path) -> None:
     page.write(tmp_path, tmp_path / "index.html")
     took, size = time.process_time() - start, (tmp_path / "index.html").stat().st_size
     print(json.dumps({"seconds": took, "bytes": size, "figures": [one["name"] for one in drawn["figures"]]}))
-    every = {"scale", "pareto", "length", "overlap", "ifd", "tsne", "reliability"}
+    every = {"differences", "scale", "pareto", "length", "overlap", "ifd", "tsne", "reliability"}
     assert {one["name"] for one in drawn["figures"]} == every  # without those of a judge
     # of both threads together; 10 s of the clock are some 12 of these, and before figures were drawn once it was 24
     assert took / _ordinary_seconds() < 15 and size < 5_000_000

@@ -158,7 +158,7 @@ def test_verify_points_of_figures_are_made_again_from_the_rows(tmp_path: Path) -
     (folder / "figures").mkdir()
     figures_of_rows(rows, content, tmp_path / "experiments", folder / "figures")
     names = {path.name for path in (folder / "figures").iterdir()}
-    assert names == {"judged.csv", "scale.csv", "pareto.csv", "position.csv"}
+    assert names == {"differences.csv", "judged.csv", "scale.csv", "pareto.csv", "position.csv"}
     (folder / "figures" / "tsne.csv").write_text("x\n")
     same, lines = said(tmp_path)
     assert same and any(f"{folder}/figures: tsne.csv: need scores, selections or vectors" in line for line in lines)
