@@ -2,7 +2,7 @@
 
 In: the steps of a plan, their store, how steps are run now.  Out: seconds with their range, and what is unknown.
 A kind is a target (of an evaluation: with its task) on a kind of device with so many threads, a training also with so
-many processes; where the device is left to torch (``auto``), on this host if a step was made here.  Seconds for a
+many processes; where device or threads are left to torch, on this host if a step was made here.  Seconds for a
 planned operation are the median over its finished steps, so that what a plan's estimate misses in all of them cancels
 out; the range is from their fastest to their slowest.  Where the plan doesn't know the operations of all steps of a
 kind, tokens take their place, and where it doesn't know these, steps.
@@ -23,6 +23,8 @@ from icon_repro.records import RecordError
 _MEASURES = 50  # finished steps of a kind that are enough
 _READ = 500  # records of a kind that are read at most
 _AUTO = "auto"
+_IN_PROCESSES = ("icon_repro.train:run",)  # targets that cluster.processes is about
+_COST_UNKNOWN = ("icon_repro.methods.external:run",)
 
 
 @dataclass(frozen=True)
@@ -50,7 +52,7 @@ def pace(steps: Iterable[Step], store: Store, cluster: ClusterConfig) -> Pace:
             seconds, low, high = seconds + amount * median(rates), low + amount * min(rates), high + amount * max(rates)
             measured_on += len(rates)
         else:
-            unknown += [step for step in wanted if step.cost.flops or step.cost.tokens]
+            unknown += [s for s in wanted if s.cost.flops or s.cost.tokens or s.target in _COST_UNKNOWN]
     return Pace(seconds, low, high, measured_on, unknown)
 
 
@@ -99,7 +101,8 @@ def _rates(steps: Sequence[Step], size: Callable[[Step], float], store: Store, c
             continue
         then = record.get("cluster")
         if "wall_s" in record and isinstance(then, Mapping) and _same(step, then, cluster):
-            known = then["device"] != _AUTO or record.get("host") == socket.gethostname()
+            ours = then["device"] == _AUTO or then["threads"] is None  # what that is the host decides
+            known = not ours or record.get("host") == socket.gethostname()
             (here if known else elsewhere).append(record["wall_s"] / size(step))
     return here or elsewhere[:_MEASURES]
 
@@ -107,7 +110,7 @@ def _rates(steps: Sequence[Step], size: Callable[[Step], float], store: Store, c
 def _same(step: Step, then: Mapping[str, Any], now: ClusterConfig) -> bool:
     """Whether a step would run now as it did then."""
     device = str(then.get("device")).partition(":")[0]
-    alike = step.stage != "train" or then.get("processes", 1) == now.processes
+    alike = step.target not in _IN_PROCESSES or then.get("processes", 1) == now.processes
     return device == now.device.partition(":")[0] and then.get("threads") == now.threads and alike
 
 

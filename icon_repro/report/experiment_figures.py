@@ -45,12 +45,12 @@ def differences(rows: Sequence[Row]) -> Figure:
     found = [one for one in comparisons(rows) if one.found is not None]
     if not found:
         raise NotMade("no method beside random or longest of the same size has results")
-    panels, clear = [], 0
+    baselines = list(dict.fromkeys(one.baseline.method for one in found))  # in all panels: one has the legend of all
+    panels, drawn, clear = [], 0, 0
     for measure in dict.fromkeys(one.measure for one in found):
         own = [one for one in found if one.measure == measure]
         every = list(dict.fromkeys(_label(one.method) for one in own))
         names = every[:_COMPARED]
-        baselines = list(dict.fromkeys(one.baseline.method for one in own))
         series: list[Series] = [Curve("no difference", [-0.5, len(names) - 0.5], [0, 0], marked=False, faint=True)]
         for number, baseline in enumerate(baselines):
             beside = (number - (len(baselines) - 1) / 2) * _BESIDE
@@ -63,6 +63,7 @@ def differences(rows: Sequence[Row]) -> Figure:
             low, high = ([scale * ends[end] for *_, ends, scale in points] for end in (0, 1))
             labels = [names[round(place - beside)] for place in x]
             series.append(Scatter(f"minus {baseline}", x, y, labels, low=low, high=high))
+            drawn += len(x)
             clear += sum(bottom > 0 or top < 0 for bottom, top in zip(low, high, strict=True))
         title = f"{measure} (points, higher is better)" if own[0].scale == 100 else f"{measure} (lower is better)"
         left = f"; {len(every) - len(names)} more aren't shown" if len(every) > len(names) else ""
@@ -74,7 +75,7 @@ def differences(rows: Sequence[Row]) -> Figure:
         "Difference of each method from the controls of the same size, with its 95 % interval over items and, with two "
         "seeds or more, seeds; each interval is that of one comparison alone. The table of differences corrects for "
         "their number.",
-        f"Points with intervals of {len(found)} differences in {measures}; {clear} intervals leave out 0.",
+        f"Points with intervals of {drawn} differences in {measures}; {clear} intervals leave out 0.",
         [*(replace(panel, legend=False) for panel in panels[:-1]), panels[-1]],
     )
 

@@ -123,10 +123,9 @@ def make_resumable(out: Path, processes: int, deepspeed: DeepspeedConfig | None)
         remove_checkpoints(out)
         return
     if saved["stage"] != stage:
-        same = "cluster.processes=1" if saved["processes"] == 1 else "training.deepspeed=null"
         raise TrainError(
             f"{earlier[-1]}: was saved by {_named(**saved)} and can't be resumed by {_named(processes, stage)}. Set "
-            f"{'training.deepspeed.stage=' + str(saved['stage']) if saved['stage'] else same} to go on, or delete "
+            f"training.deepspeed{'.stage=' + str(saved['stage']) if saved['stage'] else '=null'} to go on, or delete "
             f"{out / 'checkpoints'} to begin again."
         )
     if stage:

@@ -3,6 +3,7 @@
 import socket
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from toy_stages import toy
@@ -97,18 +98,26 @@ def test_device_is_its_kind_and_processes_count_for_training_alone(tmp_path: Pat
     finish(store, a, 10, device="cuda:0")
     four = ClusterConfig(device="cuda:1", threads=2, processes=4)
     assert pace([a, b], store, four).seconds == pytest.approx(10)
-    trained, untrained = (replace(step, stage="train") for step in (a, b))
+    trained, untrained = (replace(step, target="icon_repro.train:run") for step in (a, b))
+    trained = replace(trained, stage="score")  # as LESS's warm-up
     finish(store, trained, 10, device="cuda")
     assert pace([trained, untrained], store, four).measured_on == 0
 
 
-def test_device_left_to_torch_is_that_of_this_host_if_it_was_used(tmp_path: Path) -> None:
-    store, auto = Store(tmp_path / "work"), ClusterConfig(threads=2)
+@pytest.mark.parametrize("left", [{"device": "auto"}, {"threads": None}])
+def test_device_left_to_torch_is_that_of_this_host_if_it_was_used(tmp_path: Path, left: dict[str, Any]) -> None:
+    store, here = Store(tmp_path / "work"), replace(CLUSTER, **left)
     a, b, c = steps(tmp_path, "scoring", 1e12, 1e12, 1e12)
-    finish(store, a, 10, device="auto", host="another")
-    assert pace([a, b, c], store, auto).seconds == pytest.approx(20)
-    finish(store, b, 3, device="auto")
-    assert pace([a, b, c], store, auto).seconds == pytest.approx(3)
+    finish(store, a, 10, host="another", **left)
+    assert pace([a, b, c], store, here).seconds == pytest.approx(20)
+    finish(store, b, 3, **left)
+    assert pace([a, b, c], store, here).seconds == pytest.approx(3)
+
+
+def test_selector_in_a_file_of_its_own_is_named_until_one_has_run(tmp_path: Path) -> None:
+    store = Store(tmp_path / "work")
+    mine = replace(toy(tmp_path, "mine"), target="icon_repro.methods.external:run")
+    assert pace([mine], store, CLUSTER).unknown == [mine]
 
 
 def test_steps_without_operations_count_with_their_seconds(tmp_path: Path) -> None:
