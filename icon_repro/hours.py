@@ -20,6 +20,7 @@ from icon_repro.__main__ import composed
 from icon_repro.config import Config
 from icon_repro.cost import forward_flops, tokens_of
 from icon_repro.engine.artifact import Step, ancestors
+from icon_repro.engine.pace import two_digits
 from icon_repro.engine.plan import Experiment, plan
 from icon_repro.engine.planner import TARGETS
 from icon_repro.records import read_json
@@ -90,7 +91,7 @@ def levels(name: str, rate: Speed, more: Sequence[str]) -> list[list[str]]:
         tokens = sum(step.cost.tokens for step in {s.folder: s for s in pairs}.values())
         counted = tokens / _row_tokens(experiment.config)
         taken = [hours(some, experiment.config, rate) for some in (pairs, [s for s in steps if s not in pairs])]
-        lines.append([label, _short(counted / 1e6), *map(_short, (*taken, sum(taken)))])
+        lines.append([label, two_digits(counted / 1e6), *map(two_digits, (*taken, sum(taken)))])
     return lines
 
 
@@ -108,13 +109,13 @@ def parts(experiment: Experiment, rate: Speed) -> list[list[str]]:
     ]
     found = [(label, count, hours(steps, config, rate)) for label, count, steps in groups]
     found.append(("together", len(arms), sum(taken for *_, taken in found)))
-    return [[label, str(count), _short(taken)] for label, count, taken in found]
+    return [[label, str(count), two_digits(taken)] for label, count, taken in found]
 
 
 def by_method(experiment: Experiment, rate: Speed) -> list[list[str]]:
     """GPU hours of each method's selection, by itself."""
     taken = {name: hours(scoring(experiment, [name]), experiment.config, rate) for name in experiment.config.methods}
-    return [[name, _short(value)] for name, value in sorted(taken.items(), key=lambda item: (item[1], item[0]))]
+    return [[name, two_digits(value)] for name, value in sorted(taken.items(), key=lambda item: (item[1], item[0]))]
 
 
 def text(name: str, measured: Path, training_share: float, more: Sequence[str]) -> str:
@@ -140,11 +141,6 @@ def _row_tokens(config: Config) -> float:
     """Of an assessment row, as the plan expects it: what it counts for a pair."""
     rows = config.data.assessment
     return tokens_of(rows.expected_prompt_chars + rows.expected_response_chars)
-
-
-def _short(value: float) -> str:
-    """Two digits: the estimate has no more."""
-    return f"{float(f'{value:.2g}'):g}"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -75,7 +75,7 @@ LAYERS = {
     "engine.plan_less": 4,
     "engine.plan_judge": 4,
     "engine.planner": 4,
-    "engine.pace": 2,
+    "engine.pace": 4,
     "pilot_matrices": 5,
     "bench_gpu": 5,
     "bench": 5,

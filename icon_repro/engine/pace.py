@@ -18,13 +18,13 @@ from typing import Any
 
 from icon_repro.config import ClusterConfig
 from icon_repro.engine.artifact import ArtifactError, Step, Store
+from icon_repro.engine.planner import TARGETS
 from icon_repro.records import RecordError
 
 _MEASURES = 50  # finished steps of a kind that are enough
 _READ = 500  # records of a kind that are read at most
 _AUTO = "auto"
-_IN_PROCESSES = ("icon_repro.train:run",)  # targets that cluster.processes is about
-_COST_UNKNOWN = ("icon_repro.methods.external:run",)
+_TRAINING, _EXTERNAL = TARGETS["train"][0], TARGETS["external"][0]
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,7 @@ def pace(steps: Iterable[Step], store: Store, cluster: ClusterConfig) -> Pace:
             seconds, low, high = seconds + amount * median(rates), low + amount * min(rates), high + amount * max(rates)
             measured_on += len(rates)
         else:
-            unknown += [s for s in wanted if s.cost.flops or s.cost.tokens or s.target in _COST_UNKNOWN]
+            unknown += [s for s in wanted if s.cost.flops or s.cost.tokens or s.target == _EXTERNAL]
     return Pace(seconds, low, high, measured_on, unknown)
 
 
@@ -72,8 +72,13 @@ def spelled(seconds: float) -> str:
     """Two digits at most: ``45 s``, ``3.2 min``, ``5.1 h``."""
     for unit, size in (("h", 3600), ("min", 60)):
         if seconds >= size:
-            return f"{float(f'{seconds / size:.2g}'):g} {unit}"
-    return f"{float(f'{seconds:.2g}'):g} s"
+            return f"{two_digits(seconds / size)} {unit}"
+    return f"{two_digits(seconds)} s"
+
+
+def two_digits(value: float) -> str:
+    """An estimate has no more."""
+    return f"{float(f'{value:.2g}'):g}"
 
 
 def _kind(step: Step) -> str:
@@ -110,7 +115,7 @@ def _rates(steps: Sequence[Step], size: Callable[[Step], float], store: Store, c
 def _same(step: Step, then: Mapping[str, Any], now: ClusterConfig) -> bool:
     """Whether a step would run now as it did then."""
     device = str(then.get("device")).partition(":")[0]
-    alike = step.target not in _IN_PROCESSES or then.get("processes", 1) == now.processes
+    alike = step.target != _TRAINING or then.get("processes", 1) == now.processes
     return device == now.device.partition(":")[0] and then.get("threads") == now.threads and alike
 
 

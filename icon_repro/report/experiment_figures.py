@@ -54,14 +54,12 @@ def differences(rows: Sequence[Row]) -> Figure:
         series: list[Series] = [Curve("no difference", [-0.5, len(names) - 0.5], [0, 0], marked=False, faint=True)]
         for number, baseline in enumerate(baselines):
             beside = (number - (len(baselines) - 1) / 2) * _BESIDE
-            points = [
-                (names.index(_label(one.method)) + beside, one.scale * one.found.value, one.found.interval(), one.scale)
-                for one in own
-                if one.baseline.method == baseline and _label(one.method) in names and one.found is not None
-            ]
-            x, y = [point[0] for point in points], [point[1] for point in points]
-            low, high = ([scale * ends[end] for *_, ends, scale in points] for end in (0, 1))
-            labels = [names[round(place - beside)] for place in x]
+            shown = [one for one in own if one.baseline.method == baseline and _label(one.method) in names]
+            labels = [_label(one.method) for one in shown]
+            x = [names.index(label) + beside for label in labels]
+            known = [(one.scale, one.found) for one in shown if one.found is not None]
+            y = [scale * found.value for scale, found in known]
+            low, high = ([scale * found.interval()[end] for scale, found in known] for end in (0, 1))
             series.append(Scatter(f"minus {baseline}", x, y, labels, low=low, high=high))
             drawn += len(x)
             clear += sum(bottom > 0 or top < 0 for bottom, top in zip(low, high, strict=True))

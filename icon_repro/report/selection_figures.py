@@ -21,7 +21,7 @@ from icon_repro.report.material import Figure, Material, NotMade, Ranked
 
 _POINTS = 400  # of a scatter: more hide each other
 _MAPPED = 600  # rows of a t-SNE
-_ITERATIONS = 500  # of a t-SNE: half as many again leave the map as it is, and take seconds
+_ITERATIONS = 500  # of a t-SNE: twice as many leave the map nearly as it is, and take seconds
 _GRID = 24  # rows and columns of a heat map
 _PANELS = 12
 _BINS = 40

@@ -39,9 +39,9 @@ def used(train: TrainConfig, processes: int, device: torch.device, out: Path | N
     deepspeed = train.deepspeed
     if deepspeed is None or processes > 1 or (deepspeed.offload and device.type == "cuda"):
         return deepspeed
-    if out is not None and checkpoints(out) and (saved := _saved(out)) and saved["stage"] == deepspeed.stage:
-        return deepspeed
-    return None
+    saved = None if out is None else _saved(out)
+    # the note first: to find the sound checkpoints takes their checksums
+    return deepspeed if out and saved and saved["stage"] == deepspeed.stage and checkpoints(out) else None
 
 
 def settings(
