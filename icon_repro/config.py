@@ -29,7 +29,15 @@ from icon_repro.config_data import (
 )
 from icon_repro.config_evaluation import EvaluationConfig, JudgeConfig, TaskKind, judge_problems, judge_sources
 from icon_repro.config_icon import Budget, Control, EmptyPair, IconConfig, NoiseUnit, resolved
-from icon_repro.config_methods import METHOD_KINDS, AlpagasusConfig, ExternalConfig, IfdConfig, LessConfig, SelectFrom
+from icon_repro.config_methods import (
+    METHOD_KINDS,
+    AlpagasusConfig,
+    ExternalConfig,
+    IdsConfig,
+    IfdConfig,
+    LessConfig,
+    SelectFrom,
+)
 from icon_repro.config_unsafe import unsafe
 from icon_repro.schema import SchemaError, build, nearest, number, plain, unhashed
 
@@ -266,6 +274,8 @@ def _combinations(config: Config) -> list[str]:
                 problems += endpoint_problems(f"methods.{name}.endpoint", method.endpoint)
         if isinstance(method, ExternalConfig) and not method.path:
             problems.append(f"methods.{name}.path: kind external needs the path of a Python file.")
+        if isinstance(method, IdsConfig) and not method.path:
+            problems.append(f"methods.{name}.path: kind ids needs the path of a list of ids.")
     if not config.seeds:
         problems.append("seeds=[]: give at least one training seed.")
     if len(set(config.seeds)) < len(config.seeds):

@@ -332,6 +332,14 @@ class ExternalConfig:
     options: dict[str, Any] = field(default_factory=dict)
 
 
+@dataclass
+class IdsConfig:
+    """A released selection, or one of yours, as a list of ids; see ``icon_repro.methods.ids``."""
+
+    kind: str = "ids"
+    path: str = unhashed("")  # hashed by content
+
+
 METHOD_KINDS: dict[str, type] = {
     "icon": IconConfig,
     "random": RandomConfig,
@@ -346,6 +354,7 @@ METHOD_KINDS: dict[str, type] = {
     "armorm": ArmormConfig,
     "alpagasus": AlpagasusConfig,
     "external": ExternalConfig,
+    "ids": IdsConfig,
 }
 
 

@@ -43,6 +43,7 @@ MEANINGS = {
     "icon_repro.methods.deita:run": "rated complexity times rated quality; rows too near to a better one have no score",
     "icon_repro.methods.armorm:run": "a reward model's reward of the response",
     "icon_repro.methods.alpagasus:run": "a strong model's rating from 0 to 5, plus less than a millionth to order ties",
+    "icon_repro.methods.ids:run": "place in a list of ids that was given, negative",
     "icon_repro.methods.external:run": "what the function `score` of a file of one's own returned",
 }
 

@@ -30,6 +30,7 @@ from icon_repro.config_methods import (
     DeitaShard,
     DiversityConfig,
     ExternalConfig,
+    IdsConfig,
     IfdConfig,
     LessConfig,
     NuggetsConfig,
@@ -44,7 +45,7 @@ from icon_repro.config_methods import (
     ShareConfig,
 )
 from icon_repro.cost import tokens_of, training_flops
-from icon_repro.engine.artifact import Cost, Step
+from icon_repro.engine.artifact import Cost, SourceFile, Step
 from icon_repro.engine.plan_less import less_scores
 from icon_repro.engine.plan_shards import Shards
 from icon_repro.engine.planner import PlanError, Planner
@@ -78,6 +79,7 @@ class Methods(Shards):
             ArmormConfig: self._armorm,
             AlpagasusConfig: self._alpagasus,
             ExternalConfig: self._external,
+            IdsConfig: self._ids,
         }
         if type(method) in made:
             return made[type(method)](name, method)
@@ -269,17 +271,21 @@ class Methods(Shards):
             )
         else:
             assert method.ratings is not None
-            path = Path(method.ratings).expanduser()
-            if not path.is_file():
-                raise PlanError(f"methods.{name}.ratings={method.ratings!r}: no such file (looked in {Path.cwd()}).")
-            files["ratings"] = self.planner.hashes.of(path)
+            files["ratings"] = self._file(f"methods.{name}.ratings", method.ratings)
         own = AlpagasusConfig(ties_seed=method.ties_seed)
         return self.planner.step("alpagasus", "score", name, own, inputs=inputs, files=files)
 
     def _external(self, name: str, method: ExternalConfig) -> Step:
-        path = Path(method.path).expanduser()
-        if not path.is_file():
-            raise PlanError(f"methods.{name}.path={method.path!r}: no such file (looked in {Path.cwd()}).")
         inputs = {"model": self.model, "candidates": self.universe, "assessment": self.assessment}
-        files = {"method": self.planner.hashes.of(path)}
+        files = {"method": self._file(f"methods.{name}.path", method.path)}
         return self.planner.step("external", "score", name, method, inputs=inputs, files=files)
+
+    def _ids(self, name: str, method: IdsConfig) -> Step:
+        files = {"ids": self._file(f"methods.{name}.path", method.path)}
+        return self.planner.step("ids", "score", name, method, inputs={"candidates": self.universe}, files=files)
+
+    def _file(self, where: str, given: str) -> SourceFile:
+        path = Path(given).expanduser()
+        if not path.is_file():
+            raise PlanError(f"{where}={given!r}: no such file (looked in {Path.cwd()}).")
+        return self.planner.hashes.of(path)

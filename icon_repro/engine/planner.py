@@ -62,6 +62,7 @@ TARGETS = {
     "alpagasus_ratings": ("icon_repro.methods.alpagasus:ratings", 1),
     "alpagasus": ("icon_repro.methods.alpagasus:run", 1),
     "external": ("icon_repro.methods.external:run", 1),
+    "ids": ("icon_repro.methods.ids:run", 1),
     "select": ("icon_repro.select:run", 2),  # 2: the fraction is of all rows, not of those that have a score
     "train": ("icon_repro.train:run", 1),
     "evaluate": ("icon_repro.evaluate:run", 1),

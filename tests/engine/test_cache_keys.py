@@ -46,6 +46,7 @@ METHODS = {
     "asked": {"kind": "alpagasus", "endpoint": ENDPOINT},
     "rated": {"kind": "alpagasus", "ratings": "{data}/ratings.json"},
     "own": {"kind": "external", "path": "{data}/own.py", "options": {"x": 1}},
+    "listed": {"kind": "ids", "path": "{data}/ids.json"},
 }
 JUDGE = {"sets": {"one": prompts(), "two": prompts(seed=1)}, "methods": ["random"]}
 # what experiments are made of here: small ones that together hold every kind of step
@@ -103,6 +104,7 @@ class World:
         for file in MODEL_FILES:
             (data / "model" / file).write_text(f"{{}} {file}")
         (data / "ratings.json").write_text('[{"id": "a", "rating": 4}]')
+        (data / "ids.json").write_text('["a"]')
         (data / "own.py").write_text("def score(rows, options, inputs, runtime): return {}\n")
         self.store = Store(folder / "work")
         for step in self.steps({}):
@@ -267,6 +269,7 @@ FILES = [
     ("methods", "assessment.jsonl", "prepare/assessment-tiny"),
     ("methods", "ratings.json", "score/rated"),
     ("methods", "own.py", "score/own"),
+    ("methods", "ids.json", "score/listed"),
     ("tuned", "benchmark.jsonl", "prepare/bench-tiny prepare/shared-piqa evaluate/*-piqa"),
     *(("tuned", f"model/{file}", "model/mine") for file in MODEL_FILES),
     ("endpoint", "assessment.jsonl", "prepare/assessment-tiny prepare/judge-one prepare/judge-two"),

@@ -1,0 +1,66 @@
+"""A selection that already exists: a released one, or one of your own, as a list of ids, best first.
+
+In: candidates, and a file of ids.  Out: scores.jsonl; the score is the place in the list, negative.
+Formats: ``.json`` (a list), ``.jsonl`` and ``.csv`` (a column ``id``), any other name one id a line. If fewer ids are
+listed than a fraction asks for, the selection holds the listed ones only, and says so.
+Known gap: none.
+"""
+
+import csv
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from icon_repro.config_methods import IdsConfig
+from icon_repro.engine.runtime import Runtime
+from icon_repro.methods.common.outcome import write_scores
+from icon_repro.records import Example, Score, read_lines, read_rows
+
+
+class IdsError(ValueError):
+    """The file is no list of ids of the rows to select from."""
+
+
+def read_ids(path: Path) -> list[str]:
+    """The ids in a file, in its order.
+
+    Raises:
+        IdsError: another form than the module says, no ids, or an id listed twice.
+    """
+    try:
+        if path.suffix == ".json":
+            ids = json.loads(path.read_text(encoding="utf-8"))
+        elif path.suffix == ".jsonl":
+            ids = [row["id"] for _, row in read_lines(path)]
+        elif path.suffix == ".csv":
+            with path.open(encoding="utf-8", newline="") as file:
+                ids = [row["id"] for row in csv.DictReader(file)]
+        else:
+            ids = path.read_text(encoding="utf-8").split()
+    except (ValueError, KeyError) as error:
+        raise IdsError(
+            f"{path.name}: can't be read as ids ({error}). Give a JSON list, JSONL or csv with a column id, or one id "
+            "a line."
+        ) from error
+    if not isinstance(ids, list) or not ids or any(not isinstance(i, str) for i in ids):
+        raise IdsError(f"{path.name}: must hold a list of ids, each a text, and at least one.")
+    if repeated := sorted({i for i in ids if ids.count(i) > 1}) if len(set(ids)) < len(ids) else []:
+        raise IdsError(f"{path.name}: {len(repeated)} ids are listed twice (first: {repeated[0]!r}). Keep one of each.")
+    return ids
+
+
+def run(cfg: IdsConfig, inputs: Mapping[str, Path], out: Path, runtime: Runtime) -> dict[str, Any]:
+    """Write scores.jsonl and failures.jsonl. Needs inputs["candidates"], files["ids"]."""
+    path = runtime.files["ids"]
+    ids = read_ids(path)
+    rows = {row.id for row in read_rows(inputs["candidates"] / "rows.jsonl", Example)}
+    if unknown := [i for i in ids if i not in rows]:
+        raise IdsError(
+            f"{path.name}: {len(unknown)} of {len(ids)} ids aren't among the {len(rows)} rows to select from (first: "
+            f"{unknown[0]!r}). An id is that of the data file, else the hash of the row's text; "
+            "select_from=pool has all rows."
+        )
+    listed = [Score(identifier, -float(place)) for place, identifier in enumerate(ids)]
+    counts = write_scores(out, listed, dict.fromkeys(rows - set(ids), "not in the list"))
+    return {**counts, "tokens": 0, "flops": 0}
