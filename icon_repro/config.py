@@ -29,7 +29,15 @@ from icon_repro.config_data import (
 )
 from icon_repro.config_evaluation import EvaluationConfig, JudgeConfig, TaskKind, judge_problems, judge_sources
 from icon_repro.config_icon import Budget, Control, EmptyPair, IconConfig, NoiseUnit, resolved
-from icon_repro.config_methods import METHOD_KINDS, AlpagasusConfig, ExternalConfig, IfdConfig, LessConfig, SelectFrom
+from icon_repro.config_methods import (
+    METHOD_KINDS,
+    AlpagasusConfig,
+    ExternalConfig,
+    IfdConfig,
+    LessConfig,
+    SelectFrom,
+    matched_problems,
+)
 from icon_repro.config_unsafe import unsafe
 from icon_repro.schema import SchemaError, build, nearest, number, plain, unhashed
 
@@ -245,6 +253,7 @@ def _combinations(config: Config) -> list[str]:
         problems += _model_problems(where, model)
     if config.training.dtype is Dtype.float16:
         problems.append("training.dtype='float16': needs loss scaling, which isn't built; use bfloat16 or float32.")
+    problems += matched_problems(config.methods)
     for name, method in config.methods.items():
         if isinstance(method, IconConfig):
             problems += _icon_combinations(f"methods.{name}", resolved(method), config)

@@ -74,6 +74,7 @@ LAYERS = {
     "engine.plan_shards": 4,
     "engine.plan_less": 4,
     "engine.plan_judge": 4,
+    "engine.plan_selections": 4,
     "engine.planner": 4,
     "engine.pace": 4,
     "pilot_matrices": 5,

@@ -39,6 +39,7 @@ TARGETS = {
     "selector_pool": ("icon_repro.methods.icon.selector:pool", 1),
     "selector_scores": ("icon_repro.methods.icon.selector:run", 1),
     "random": ("icon_repro.methods.random:run", 1),
+    "random_matched": ("icon_repro.methods.random:matched", 1),
     "longest": ("icon_repro.methods.longest:run", 1),
     "answers": ("icon_repro.methods.common.answers:shard", 1),
     "perplexity": ("icon_repro.methods.perplexity:run", 1),

@@ -35,6 +35,7 @@ LM_EVAL = {"kind": "lm_eval", "metric": "acc", "task": "piqa", "files": {"valida
 METHODS = {
     "random": {"kind": "random"},
     "longest": {"kind": "longest"},
+    "like": {"kind": "random", "matched_to": "longest"},
     "ppl": {"kind": "perplexity", "shard_rows": 12},
     "ifd": {"kind": "ifd", "proxy": OTHER, "pre_experienced": {}, "diversity": {}},
     "rds": {"kind": "rds"},
