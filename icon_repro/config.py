@@ -35,6 +35,7 @@ from icon_repro.config_methods import (
     ExternalConfig,
     IfdConfig,
     LessConfig,
+    SelectBudget,
     SelectFrom,
     matched_problems,
 )
@@ -142,6 +143,7 @@ class Config:
     # for sweeps (-m seed=1,2,3): the only one of ``seeds``, and _s<seed> ends the name
     seed: int | None = field(default=None, metadata={"hash": False, "at_least": 0})
     select_from: SelectFrom = SelectFrom.candidates  # what every method ranks, and "full" tunes on
+    budget: SelectBudget = SelectBudget.rows  # what ``fractions`` are of, for all methods alike
     until: Until = Until.evaluate  # where the experiment ends
     base: bool = True  # evaluate the model without tuning
     full: bool = True  # tune on all rows of select_from

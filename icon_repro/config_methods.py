@@ -358,9 +358,22 @@ class SelectFrom(enum.Enum):
     pool = "pool"  # all rows; ICon needs its selection model then
 
 
+class SelectBudget(enum.Enum):
+    rows = "rows"  # the best ``fraction`` of the rows
+    tokens = "tokens"  # best first, until as many tokens as a random selection of ``fraction`` has on average
+
+
 @dataclass
 class SelectConfig:
     fraction: float = number(above=0, at_most=1)
+    budget: SelectBudget = field(default=SelectBudget.rows, metadata={"legacy": SelectBudget.rows})
+
+
+@dataclass
+class RowTokens:
+    """Tokens that a training sees of each row."""
+
+    max_length: int  # training.max_length
 
 
 def repetitions(method: Any) -> list[tuple[int | None, Any]]:

@@ -41,6 +41,7 @@ LAYERS = {
     "data": 3,
     "methods": 3,
     "select": 3,
+    "row_tokens": 3,
     "train": 3,
     "requirements": 1,
     "evaluate": 3,

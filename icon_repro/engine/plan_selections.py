@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from icon_repro.config_data import Tuning
 from icon_repro.config_icon import IconConfig, TuningSaved
-from icon_repro.config_methods import RandomConfig, SelectConfig, repetitions
+from icon_repro.config_methods import RandomConfig, RowTokens, SelectBudget, SelectConfig, repetitions
 from icon_repro.engine.artifact import Step
 from icon_repro.engine.plan_icon import IconInputs, icon_scores
 from icon_repro.engine.plan_methods import Methods
@@ -37,6 +37,11 @@ class Selections:
     def __init__(self, planner: Planner, read: IconInputs, universe: Step) -> None:
         self.planner, self.read, self.universe = planner, read, universe
         self.methods = Methods(planner, read.model, universe, read.assessment)
+        self.tokens: dict[str, Step] = {}  # for budget=tokens
+        if planner.config.budget is SelectBudget.tokens:
+            counted = RowTokens(planner.config.training.max_length)
+            both = {"model": read.model, "candidates": universe}
+            self.tokens["tokens"] = planner.step("row_tokens", "prepare", "row-tokens", counted, inputs=both)
 
     def all(self) -> list[Selection]:
         """In the order of ``methods``, then selection seeds, then fractions."""
@@ -56,8 +61,10 @@ class Selections:
 
     def _select(self, name: str, fraction: float, seed: int | None, label: str, scores: Step) -> Selection:
         part = f"{label}-f{fraction:g}"
-        inputs = {"scores": scores, "universe": self.universe}
-        step = self.planner.step("select", "select", part, SelectConfig(fraction), inputs=inputs)
+        inputs = {"scores": scores, "universe": self.universe, **self.tokens}
+        step = self.planner.step(
+            "select", "select", part, SelectConfig(fraction, self.planner.config.budget), inputs=inputs
+        )
         return Selection(name, fraction, seed, part, step)
 
     def _scores(self, label: str, method: object) -> dict[float, Step]:

@@ -64,6 +64,7 @@ TARGETS = {
     "alpagasus": ("icon_repro.methods.alpagasus:run", 1),
     "external": ("icon_repro.methods.external:run", 1),
     "select": ("icon_repro.select:run", 2),  # 2: the fraction is of all rows, not of those that have a score
+    "row_tokens": ("icon_repro.row_tokens:run", 1),
     "train": ("icon_repro.train:run", 1),
     "evaluate": ("icon_repro.evaluate:run", 1),
     "shared_text": ("icon_repro.shared_text:run", 1),

@@ -87,3 +87,24 @@ def test_matched_controls_name_isnt_hashed_but_its_selection_is(tmp_path: Path) 
 def test_matched_control_with_nothing_to_match_is_refused(tmp_path: Path, changes: dict[str, Any], says: str) -> None:
     with pytest.raises(ConfigError, match=says):
         small(tmp_path, changes)
+
+
+# ---------------------------------------------------------------- a budget of tokens
+
+
+def test_budget_of_tokens_is_that_of_every_method_and_counted_once(tmp_path: Path) -> None:
+    rows, tokens = plan(small(tmp_path)), plan(small(tmp_path, {"budget": "tokens", "training.max_length": 333}))
+    counted = {selected(arm).inputs["tokens"].folder for arm in tokens.arms if arm.select}
+    (step,) = [step for step in tokens.steps if step.folder in counted]
+    assert step.params.max_length == 333
+    assert all("tokens" not in selected(arm).inputs for arm in rows.arms if arm.select)
+    same = {step.folder for step in rows.steps} & {step.folder for step in tokens.steps}
+    assert {step.split("/")[0] for step in same} >= {"model", "prepare", "score"}
+    assert not any(step.startswith("select/") for step in same)
+
+
+def test_budget_of_rows_is_the_default_and_in_no_hash(tmp_path: Path) -> None:
+    named = plan(small(tmp_path, {"budget": "rows"}))
+    assert [step.folder for step in named.steps] == [step.folder for step in plan(small(tmp_path)).steps]
+    (hashed,) = {str(step.hashed["params"]) for step in named.steps if step.stage == "select"}
+    assert hashed == "{'fraction': 0.25}"
