@@ -36,7 +36,9 @@ from icon_repro.config_methods import (
     IdsConfig,
     IfdConfig,
     LessConfig,
+    SelectBudget,
     SelectFrom,
+    matched_problems,
 )
 from icon_repro.config_unsafe import unsafe
 from icon_repro.schema import SchemaError, build, nearest, number, plain, unhashed
@@ -142,6 +144,7 @@ class Config:
     # for sweeps (-m seed=1,2,3): the only one of ``seeds``, and _s<seed> ends the name
     seed: int | None = field(default=None, metadata={"hash": False, "at_least": 0})
     select_from: SelectFrom = SelectFrom.candidates  # what every method ranks, and "full" tunes on
+    budget: SelectBudget = SelectBudget.rows  # what ``fractions`` are of, for all methods alike
     until: Until = Until.evaluate  # where the experiment ends
     base: bool = True  # evaluate the model without tuning
     full: bool = True  # tune on all rows of select_from
@@ -253,6 +256,7 @@ def _combinations(config: Config) -> list[str]:
         problems += _model_problems(where, model)
     if config.training.dtype is Dtype.float16:
         problems.append("training.dtype='float16': needs loss scaling, which isn't built; use bfloat16 or float32.")
+    problems += matched_problems(config.methods)
     for name, method in config.methods.items():
         if isinstance(method, IconConfig):
             problems += _icon_combinations(f"methods.{name}", resolved(method), config)

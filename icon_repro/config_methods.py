@@ -4,21 +4,25 @@ ICon's classes are in ``icon_repro.config_icon``, those of steps that methods sh
 """
 
 import enum
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 from icon_repro.config_common import AnswerPart, Template
 from icon_repro.config_data import Dtype, EndpointConfig, LoraConfig, ModelConfig, RowsConfig, Tuning
 from icon_repro.config_icon import IconConfig
-from icon_repro.schema import number, unhashed
+from icon_repro.schema import nearest, number, unhashed
 
 
 @dataclass
 class RandomConfig:
-    """A seeded random order."""
+    """A seeded random order, or rows drawn at random with the response lengths of another method's selection."""
 
     kind: str = "random"
     seed: int = number(0, at_least=0)
+    # a name in ``methods``: as many rows of each decile of response length as its selection holds. Not hashed: the
+    # selection itself is an input of the step
+    matched_to: str | None = unhashed(None)
     repeats: int = field(default=1, metadata={"hash": False, "at_least": 1})  # see ``repetitions``
 
 
@@ -363,9 +367,22 @@ class SelectFrom(enum.Enum):
     pool = "pool"  # all rows; ICon needs its selection model then
 
 
+class SelectBudget(enum.Enum):
+    rows = "rows"  # the best ``fraction`` of the rows
+    tokens = "tokens"  # best first, until as many tokens as a random selection of ``fraction`` has on average
+
+
 @dataclass
 class SelectConfig:
     fraction: float = number(above=0, at_most=1)
+    budget: SelectBudget = field(default=SelectBudget.rows, metadata={"legacy": SelectBudget.rows})
+
+
+@dataclass
+class RowTokens:
+    """Tokens that a training sees of each row."""
+
+    max_length: int  # training.max_length
 
 
 def repetitions(method: Any) -> list[tuple[int | None, Any]]:
@@ -388,3 +405,20 @@ def repetitions(method: Any) -> list[tuple[int | None, Any]]:
         return once.seed + extra, replace(once, seed=once.seed + extra)
 
     return [seeded(extra) for extra in range(method.repeats)]
+
+
+def matched_problems(methods: Mapping[str, Any]) -> list[str]:
+    """Problems of controls that are matched to another method of ``methods``, by name."""
+    problems = []
+    for name, method in methods.items():
+        if not isinstance(method, RandomConfig) or (other := method.matched_to) is None:
+            continue
+        where = f"methods.{name}.matched_to={other!r}"
+        remedy = "name a method that makes a selection of its own"
+        if other == name:
+            problems.append(f"{where}: is the control itself; {remedy}, or set {name}.matched_to=null.")
+        elif other not in methods:
+            problems.append(f"{where}: no method of that name.{nearest(other, methods.keys() - {name})}")
+        elif isinstance(methods[other], RandomConfig) and methods[other].matched_to is not None:
+            problems.append(f"{where}: is a matched control too; {remedy}, e.g. {methods[other].matched_to!r}.")
+    return problems

@@ -29,7 +29,7 @@ from icon_repro.report.paper_figures import PaperFigures
 _CANDIDATES = 2000
 _IFD, _EMBEDDINGS = "icon_repro.methods.ifd:run", "icon_repro.methods.common.embeddings:shard"
 _ICON, _ADAPTIVE = "icon_repro.methods.icon.score:run", "icon_repro.methods.icon.score:adaptive"
-_RANDOM = "icon_repro.methods.random:run"
+_RANDOM = ("icon_repro.methods.random:run", "icon_repro.methods.random:matched")
 _OF_MATERIAL: Mapping[str, Callable[[Material], Figure]] = {
     "length": selection_figures.length,
     "overlap": selection_figures.overlaps,
@@ -119,7 +119,7 @@ def _ranked(method: str, seed: int | None, selects: Sequence[Step], store: Store
     given = selects[0].inputs["scores"]
     scores = {row.id: row for row in read_rows(store.path(given) / "scores.jsonl", Score)}
     selected = {select.params.fraction: read_json(store.path(select) / "ids.json") for select in selects}
-    return Ranked(method, seed, scores, selected, random=given.target == _RANDOM)
+    return Ranked(method, seed, scores, selected, random=given.target in _RANDOM)
 
 
 def _ifd(step: Step, store: Store) -> dict[str, float]:

@@ -1,16 +1,16 @@
-"""Select the best fraction by score.
+"""Select the best rows by score: a fraction of all rows, or as many tokens as a random selection of that fraction has.
 
-In: scores.jsonl.  Out: ids.json, best first.
+In: scores.jsonl; for ``budget: tokens`` tokens.json too.  Out: ids.json, best first.
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from icon_repro.config_methods import SelectConfig
+from icon_repro.config_methods import SelectBudget, SelectConfig
 from icon_repro.engine.runtime import Runtime
-from icon_repro.records import Example, Score, best_first, read_rows, selected_count, write_json
+from icon_repro.records import Example, Score, best_first, read_json, read_rows, selected_count, write_json
 
 
 class SelectionError(ValueError):
@@ -41,8 +41,31 @@ def top_fraction(scores: Mapping[str, float], fraction: float, universe: int | N
     return best_first(scores)[: selected_count(fraction, len(scores) if universe is None else universe)]
 
 
+def within_tokens(ranked: Sequence[str], tokens: Mapping[str, int], allowed: float) -> list[str]:
+    """The first ids of ``ranked``, so many that their tokens together come nearest to ``allowed``.
+
+    Args:
+        tokens: of each row, 0 or more.
+
+    Returns:
+        At least one id; the fewer of two numbers that are equally near; all if they have too few tokens together.
+    """
+    best, nearest, total = 1, math.inf, 0
+    for count, identifier in enumerate(ranked, start=1):
+        total += tokens[identifier]
+        if abs(total - allowed) < nearest:
+            best, nearest = count, abs(total - allowed)
+    return list(ranked[:best])
+
+
 def run(cfg: SelectConfig, inputs: Mapping[str, Path], out: Path, runtime: Runtime) -> dict[str, Any]:
-    """Write ids.json. Needs inputs["scores"] and inputs["universe"], the rows that all methods rank."""
+    """Write ids.json. Needs inputs["scores"], inputs["universe"], the rows that all methods rank, and for a budget of
+    tokens inputs["tokens"].
+
+    Returns:
+        ``rows`` of the universe, ``scored``, ``selected``, and ``short_by``, rows that lack a score for the fraction;
+        for a budget of tokens ``selected_tokens`` and ``token_budget`` instead of ``short_by``.
+    """
     rows = read_rows(inputs["scores"] / "scores.jsonl", Score)
     scores = {row.id: row.score for row in rows}
     if len(scores) < len(rows):
@@ -50,7 +73,18 @@ def run(cfg: SelectConfig, inputs: Mapping[str, Path], out: Path, runtime: Runti
     universe = {row.id for row in read_rows(inputs["universe"] / "rows.jsonl", Example)}
     if unknown := sorted(scores.keys() - universe):
         raise SelectionError(f"{len(unknown)} scored ids aren't among the rows to select from (first: {unknown[0]!r}).")
-    ids = top_fraction(scores, cfg.fraction, len(universe))
     wanted = selected_count(cfg.fraction, len(universe))
+    facts = {"rows": len(universe), "scored": len(scores)}
+    if cfg.budget is SelectBudget.rows:
+        ids = top_fraction(scores, cfg.fraction, len(universe))
+        facts |= {"selected": len(ids), "short_by": wanted - len(ids)}
+    else:
+        tokens: dict[str, int] = read_json(inputs["tokens"] / "tokens.json")
+        if missing := sorted(universe - tokens.keys()):
+            raise SelectionError(f"{len(missing)} rows have no number of tokens (first: {missing[0]!r}).")
+        allowed = wanted / len(universe) * sum(tokens[i] for i in universe)  # mean over all random selections
+        ids = within_tokens(top_fraction(scores, 1.0), tokens, allowed)
+        used = sum(tokens[i] for i in ids)
+        facts |= {"selected": len(ids), "selected_tokens": used, "token_budget": round(allowed)}
     write_json(out / "ids.json", ids)
-    return {"rows": len(universe), "scored": len(scores), "selected": len(ids), "short_by": wanted - len(ids)}
+    return facts

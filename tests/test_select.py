@@ -1,5 +1,6 @@
 """The subset of a score file: size, ties, nesting, and what is refused."""
 
+import itertools
 import math
 import random
 from pathlib import Path
@@ -7,10 +8,10 @@ from typing import Any
 
 import pytest
 
-from icon_repro.config_methods import SelectConfig
+from icon_repro.config_methods import SelectBudget, SelectConfig
 from icon_repro.engine.runtime import Runtime
-from icon_repro.records import Example, Score, read_json, write_rows
-from icon_repro.select import SelectionError, run, top_fraction
+from icon_repro.records import Example, Score, read_json, write_json, write_rows
+from icon_repro.select import SelectionError, run, top_fraction, within_tokens
 
 
 @pytest.mark.parametrize(
@@ -115,3 +116,56 @@ def test_run_id_with_two_scores_is_refused(tmp_path: Path, runtime: Runtime) -> 
     with pytest.raises(SelectionError, match="1 ids have more than one score"):
         select(tmp_path, runtime, [Score("a", 1.0), Score("b", 1.0), Score("a", 2.0)])
     assert not (tmp_path / "ids.json").exists()
+
+
+# ---------------------------------------------------------------- a budget of tokens
+
+
+@pytest.mark.parametrize(
+    "allowed, expected",
+    [
+        (0, "a"),  # at least one
+        (4, "a"),
+        (14.9, "a"),  # 10 is nearer than 20
+        (15, "a"),  # equally near: the fewer
+        (15.1, "ab"),
+        (20, "ab"),
+        (21, "abc"),  # 21, with a row of one token
+        (30, "abc"),  # of 21 and 71
+        (999, "abcd"),  # all
+    ],
+)
+def test_within_tokens_comes_nearest_to_what_is_allowed(allowed: float, expected: str) -> None:
+    assert within_tokens("abcd", {"d": 50, "b": 10, "a": 10, "c": 1}, allowed) == list(expected)
+
+
+def select_tokens(folder: Path, runtime: Runtime, scores: list[Score], tokens: dict[str, int]) -> dict[str, Any]:
+    write_rows(folder / "scores.jsonl", scores)
+    write_rows(folder / "rows.jsonl", [Example(name, "x", "", "y") for name in "abcdef"])
+    write_json(folder / "tokens.json", tokens)
+    config = SelectConfig(0.5, SelectBudget.tokens)
+    return run(config, {"scores": folder, "universe": folder, "tokens": folder}, folder, runtime)
+
+
+TOKENS = {"a": 10, "b": 40, "c": 20, "d": 10, "e": 30, "f": 10}  # half of the rows has 60 on average
+
+
+def test_run_budget_of_tokens_is_what_a_random_selection_has_on_average(tmp_path: Path, runtime: Runtime) -> None:
+    short = [Score(name, score) for name, score in zip("adfceb", (6.0, 5.0, 4.0, 3.0, 2.0, 1.0), strict=True)]
+    facts = {"rows": 6, "scored": 6, "token_budget": 60}
+    found = select_tokens(tmp_path, runtime, short, TOKENS)
+    assert (found, read_json(tmp_path / "ids.json")) == (facts | {"selected": 4, "selected_tokens": 50}, list("adfc"))
+    found = select_tokens(tmp_path, runtime, [Score(row.id, -row.score) for row in short], TOKENS)
+    assert (found, read_json(tmp_path / "ids.json")) == (facts | {"selected": 2, "selected_tokens": 70}, list("be"))
+
+
+def test_run_budget_of_tokens_mean_over_all_random_selections(tmp_path: Path, runtime: Runtime) -> None:
+    every = [sum(TOKENS[name] for name in three) for three in itertools.combinations("abcdef", 3)]
+    found = select_tokens(tmp_path, runtime, [Score("a", 1.0)], TOKENS)
+    assert found["token_budget"] == sum(every) / len(every)
+    assert found["selected_tokens"] == 10  # rows without a score can't be selected
+
+
+def test_run_row_without_a_number_of_tokens_is_refused(tmp_path: Path, runtime: Runtime) -> None:
+    with pytest.raises(SelectionError, match=r"2 rows have no number of tokens \(first: 'e'\)"):
+        select_tokens(tmp_path, runtime, [Score("a", 1.0)], dict.fromkeys("abcd", 1))

@@ -9,13 +9,11 @@ from dataclasses import dataclass, field, replace
 from icon_repro.config import Config, Until
 from icon_repro.config_data import CandidatesSize, Dtype, TrainJob, Tuning
 from icon_repro.config_evaluation import Backend, EvaluationJob, HeldOutJob, SharedTextJob, TaskConfig, TaskKind
-from icon_repro.config_icon import IconConfig, TuningSaved
-from icon_repro.config_methods import SelectConfig, repetitions
 from icon_repro.cost import forward_flops, tokens_of, training_flops
 from icon_repro.engine.artifact import Cost, Step, ordered
-from icon_repro.engine.plan_icon import IconInputs, icon_scores
+from icon_repro.engine.plan_icon import IconInputs
 from icon_repro.engine.plan_judge import Contestant, judged
-from icon_repro.engine.plan_methods import Methods
+from icon_repro.engine.plan_selections import Selections
 from icon_repro.engine.planner import Planner
 from icon_repro.records import selected_count
 
@@ -171,28 +169,15 @@ def plan(config: Config) -> Experiment:
         for seed in config.seeds:
             train = tune(f"full-s{seed}", seed, None, size)
             arms.append(Arm("full", 1.0, seed, None, train, evaluate(f"full-s{seed}", train)))
-    methods = Methods(planner, model, universe, assessment)
-    for name, configured in config.methods.items():
-        for selection_seed, method in repetitions(configured):
-            label = name if selection_seed is None else f"{name}-r{selection_seed}"
-            if isinstance(method, IconConfig):
-                frozen = training.tuning is Tuning.lora
-                among = None if whole else planner.bound()
-                saved = TuningSaved(training.epochs, training.max_length, frozen, max(config.fractions), among)
-                read = IconInputs(model, order, assessment, selected_from)
-                scores = icon_scores(planner, label, method, read, config.fractions, saved)
-            else:
-                scores = dict.fromkeys(config.fractions, methods.scores(label, method))
-            for fraction in config.fractions:
-                part = f"{label}-f{fraction:g}"
-                inputs = {"scores": scores[fraction], "universe": universe}
-                select = planner.step("select", "select", part, SelectConfig(fraction), inputs=inputs)
-                if ends_early:
-                    arms.append(Arm(name, fraction, None, select, None, {}, selection_seed))
-                for seed in () if ends_early else config.seeds:
-                    train = tune(f"{part}-s{seed}", seed, select, selected_count(fraction, size))
-                    made = evaluate(f"{part}-s{seed}", train)
-                    arms.append(Arm(name, fraction, seed, select, train, made, selection_seed))
+    read = IconInputs(model, order, assessment, selected_from)
+    for selection in Selections(planner, read, universe).all():
+        name, fraction, select = selection.method, selection.fraction, selection.step
+        if ends_early:
+            arms.append(Arm(name, fraction, None, select, None, {}, selection.seed))
+        for seed in () if ends_early else config.seeds:
+            label = f"{selection.label}-s{seed}"
+            train = tune(label, seed, select, selected_count(fraction, size))
+            arms.append(Arm(name, fraction, seed, select, train, evaluate(label, train), selection.seed))
     if not ends_early:
         for arm, verdicts in zip(arms, judged(planner, model, [_contestant(arm) for arm in arms]), strict=True):
             arm.judged.update(verdicts)

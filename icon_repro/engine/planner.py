@@ -39,6 +39,7 @@ TARGETS = {
     "selector_pool": ("icon_repro.methods.icon.selector:pool", 1),
     "selector_scores": ("icon_repro.methods.icon.selector:run", 1),
     "random": ("icon_repro.methods.random:run", 1),
+    "random_matched": ("icon_repro.methods.random:matched", 1),
     "longest": ("icon_repro.methods.longest:run", 1),
     "answers": ("icon_repro.methods.common.answers:shard", 1),
     "perplexity": ("icon_repro.methods.perplexity:run", 1),
@@ -64,6 +65,7 @@ TARGETS = {
     "external": ("icon_repro.methods.external:run", 1),
     "ids": ("icon_repro.methods.ids:run", 1),
     "select": ("icon_repro.select:run", 2),  # 2: the fraction is of all rows, not of those that have a score
+    "row_tokens": ("icon_repro.row_tokens:run", 1),
     "train": ("icon_repro.train:run", 1),
     "evaluate": ("icon_repro.evaluate:run", 1),
     "shared_text": ("icon_repro.shared_text:run", 1),

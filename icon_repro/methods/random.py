@@ -1,17 +1,29 @@
-"""Random order: the control that every method has to beat.
+"""Random order, and random rows of given lengths: the controls that every method has to beat.
 
-In: candidates.  Out: scores.jsonl; the score is a uniform number in [0, 1) drawn from the seed in the order of ids.
+In: candidates; for ``matched`` another method's selection too.  Out: scores.jsonl.
+``run``: the score is a uniform number in [0, 1) drawn from the seed in the order of ids.
+``matched`` asks whether a selection is more than its response lengths. The rows to select from are cut at the deciles
+of their response lengths in characters. Of each decile as many rows are drawn, without replacement, as the selection
+holds, and only drawn rows get a score. Rows of the selection may be drawn too, so a decile never has too few rows.
+Known gap: where a selection holds a whole decile, nothing is left to chance there: metric ``forced`` counts these rows.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from icon_repro.config_methods import RandomConfig
 from icon_repro.engine.runtime import Runtime
-from icon_repro.records import Example, Score, read_rows, write_rows
+from icon_repro.records import Example, Score, read_json, read_rows, write_rows
+
+DECILES = 10
+
+
+class MatchedError(ValueError):
+    """No control can be drawn that matches a selection."""
 
 
 def run(cfg: RandomConfig, inputs: Mapping[str, Path], out: Path, runtime: Runtime) -> dict[str, Any]:
@@ -20,3 +32,71 @@ def run(cfg: RandomConfig, inputs: Mapping[str, Path], out: Path, runtime: Runti
     numbers = np.random.default_rng(cfg.seed).random(len(ids))
     rows = write_rows(out / "scores.jsonl", (Score(i, float(x)) for i, x in zip(ids, numbers, strict=True)))
     return {"rows": rows, "tokens": 0, "flops": 0}
+
+
+def matched(cfg: RandomConfig, inputs: Mapping[str, Path], out: Path, runtime: Runtime) -> dict[str, Any]:
+    """Write scores.jsonl: the rows drawn, each with a random number in [0, 1).
+
+    Needs inputs["candidates"] and inputs["selection"], the step that selected the rows whose lengths are matched.
+
+    Returns:
+        ``rows`` to draw from, ``drawn``, ``also_selected`` (drawn rows that the selection holds too) and ``forced``
+        (drawn rows of deciles that the selection holds whole).
+
+    Raises:
+        MatchedError: a selected row isn't among the candidates; or the selection leaves no choice in any decile.
+    """
+    characters = {row.id: len(row.response) for row in read_rows(inputs["candidates"] / "rows.jsonl", Example)}
+    selected = read_json(inputs["selection"] / "ids.json")
+    drawn, forced = draw_matched(characters, selected, np.random.default_rng(cfg.seed))
+    write_rows(out / "scores.jsonl", (Score(i, drawn[i]) for i in sorted(drawn)))
+    return {
+        "rows": len(characters),
+        "drawn": len(drawn),
+        "also_selected": len(drawn.keys() & set(selected)),
+        "forced": forced,
+        "tokens": 0,
+        "flops": 0,
+    }
+
+
+def deciles(values: Sequence[int]) -> NDArray[np.int64]:
+    """The decile (0 to 9) of each value among all; equal values are in one decile, so deciles may differ in size."""
+    edges = np.quantile(values, np.arange(1, DECILES) / DECILES)
+    return np.searchsorted(edges, values, side="left").astype(np.int64)
+
+
+def draw_matched(
+    characters: Mapping[str, int], selected: Sequence[str], generator: np.random.Generator
+) -> tuple[dict[str, float], int]:
+    """Ids drawn at random, as many of each decile of ``characters`` as ``selected`` holds.
+
+    Args:
+        characters: id -> length of the response; all rows that may be drawn.
+
+    Returns:
+        Id drawn -> random number in [0, 1); and how many of them are of deciles that ``selected`` holds whole.
+
+    Raises:
+        MatchedError: see ``matched``.
+    """
+    if unknown := sorted(set(selected) - characters.keys()):
+        raise MatchedError(
+            f"{len(unknown)} selected rows aren't among the {len(characters)} rows to draw from (first: "
+            f"{unknown[0]!r}); their lengths can't be matched. Delete the step of the selection and run again."
+        )
+    ids = sorted(characters)
+    decile = dict(zip(ids, deciles([characters[i] for i in ids]).tolist(), strict=True))
+    drawn: list[str] = []
+    forced = 0
+    for number in range(DECILES):
+        rows = [i for i in ids if decile[i] == number]
+        wanted = sum(decile[i] == number for i in selected)
+        drawn += [rows[k] for k in generator.permutation(len(rows))[:wanted]]
+        forced += wanted if wanted == len(rows) else 0
+    if forced == len(selected):
+        raise MatchedError(
+            f"the selection of {len(selected)} rows holds every row of each decile of length that it takes rows of, so "
+            "a control of the same lengths is the selection itself. Select a smaller fraction, or remove the control."
+        )
+    return dict(zip(drawn, generator.random(len(drawn)).tolist(), strict=True)), forced

@@ -35,6 +35,7 @@ LM_EVAL = {"kind": "lm_eval", "metric": "acc", "task": "piqa", "files": {"valida
 METHODS = {
     "random": {"kind": "random"},
     "longest": {"kind": "longest"},
+    "like": {"kind": "random", "matched_to": "longest"},
     "ppl": {"kind": "perplexity", "shard_rows": 12},
     "ifd": {"kind": "ifd", "proxy": OTHER, "pre_experienced": {}, "diversity": {}},
     "rds": {"kind": "rds"},
@@ -69,6 +70,7 @@ WORLDS: dict[str, dict[str, Any]] = {
         "evaluation.tasks.piqa": LM_EVAL,
         "evaluation.tasks.held": {"kind": "nll", "metric": "nll", "rows": {**prompts(), "sample": 5}},
     },
+    "tokens": {"methods": {"random": {"kind": "random"}}, "budget": "tokens", "until": "select"},
     "hub": {
         "model": {"kind": "hub", "name": "m", "hub_id": "org/model", "revision": COMMIT},
         "methods": {"random": {"kind": "random"}},
@@ -192,6 +194,9 @@ MISSES: list[tuple[str, dict[str, Any], str]] = [
     ("pool", {"methods.icon.auto": {"reliability": 0.9}}, "score/icon-start"),
     # other methods
     ("methods", {"methods.random.seed": 1}, "score/random"),
+    ("methods", {"methods.like.seed": 1}, "score/like-*"),
+    ("tokens", {"training.max_length": 99}, "prepare/row-tokens"),
+    ("tokens", {"budget": "rows"}, "select/*"),
     ("methods", {"methods.ppl.best": "highest"}, "score/ppl"),
     ("methods", {"methods.ppl.template": "plain"}, "score/answers-tiny_random-conditioned-*"),
     ("methods", {"methods.ifd.direct": ""}, "score/answers-other-tuned-conditioned-direct-*"),

@@ -232,6 +232,13 @@ def test_collect_runs_of_several_selections_name_their_seed(tmp_path: Path, stor
     assert {r["selection_seed"] for r in collect(experiment, store) if r["method"] != "random"} == {None}
 
 
+def test_collect_names_the_method_that_a_control_is_matched_to(tmp_path: Path, store: Store) -> None:
+    experiment = plan(small(tmp_path, {"methods.like": {"kind": "random", "matched_to": "longest"}}))
+    publish_all(experiment, store)
+    found = {r["method"]: r["matched_to"] for r in collect(experiment, store)}
+    assert found == {**dict.fromkeys(["base", "full", "random", "longest", "icon"]), "like": "longest"}
+
+
 @pytest.fixture
 def judged(experiment: Experiment, store: Store) -> Step:
     """A comparison of the first arm, with three verdicts and a failure."""

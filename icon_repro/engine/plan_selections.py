@@ -1,0 +1,88 @@
+"""The selections of every method, fraction and selection seed.
+
+A control that is matched to another method reads that method's selection, so it is planned after all others; the order
+of the result is that of ``methods``.
+"""
+
+from dataclasses import dataclass
+
+from icon_repro.config_data import Tuning
+from icon_repro.config_icon import IconConfig, TuningSaved
+from icon_repro.config_methods import RandomConfig, RowTokens, SelectBudget, SelectConfig, repetitions
+from icon_repro.engine.artifact import Step
+from icon_repro.engine.plan_icon import IconInputs, icon_scores
+from icon_repro.engine.plan_methods import Methods
+from icon_repro.engine.planner import Planner
+
+
+@dataclass(frozen=True)
+class Selection:
+    """What a method selects at a fraction."""
+
+    method: str  # its name in ``methods``
+    fraction: float
+    seed: int | None  # of a method that selects with several
+    label: str  # begins the names of its steps
+    step: Step
+
+
+class Selections:
+    """Builds the selections from one universe.
+
+    Args:
+        read: what ICon reads.
+        universe: the rows that all methods rank.
+    """
+
+    def __init__(self, planner: Planner, read: IconInputs, universe: Step) -> None:
+        self.planner, self.read, self.universe = planner, read, universe
+        self.methods = Methods(planner, read.model, universe, read.assessment)
+        self.tokens: dict[str, Step] = {}  # for budget=tokens
+        if planner.config.budget is SelectBudget.tokens:
+            counted = RowTokens(planner.config.training.max_length)
+            both = {"model": read.model, "candidates": universe}
+            self.tokens["tokens"] = planner.step("row_tokens", "prepare", "row-tokens", counted, inputs=both)
+
+    def all(self) -> list[Selection]:
+        """In the order of ``methods``, then selection seeds, then fractions."""
+        methods = self.planner.config.methods
+        matched = {name for name, method in methods.items() if getattr(method, "matched_to", None) is not None}
+        planned: dict[str, list[Selection]] = {}
+        for name in [*(n for n in methods if n not in matched), *(n for n in methods if n in matched)]:
+            planned[name] = []
+            for repeat, (seed, method) in enumerate(repetitions(methods[name])):
+                label = name if seed is None else f"{name}-r{seed}"
+                if name in matched:
+                    scores = self._matched(label, method, repeat, planned[method.matched_to])
+                else:
+                    scores = self._scores(label, method)
+                planned[name] += [self._select(name, f, seed, label, scores[f]) for f in self.planner.config.fractions]
+        return [selection for name in methods for selection in planned[name]]
+
+    def _select(self, name: str, fraction: float, seed: int | None, label: str, scores: Step) -> Selection:
+        part = f"{label}-f{fraction:g}"
+        inputs = {"scores": scores, "universe": self.universe, **self.tokens}
+        step = self.planner.step(
+            "select", "select", part, SelectConfig(fraction, self.planner.config.budget), inputs=inputs
+        )
+        return Selection(name, fraction, seed, part, step)
+
+    def _scores(self, label: str, method: object) -> dict[float, Step]:
+        """For each fraction the step with the scores that it is selected by."""
+        config = self.planner.config
+        if not isinstance(method, IconConfig):
+            return dict.fromkeys(config.fractions, self.methods.scores(label, method))
+        training, among = config.training, None if self.planner.whole else self.planner.bound()
+        frozen = training.tuning is Tuning.lora
+        saved = TuningSaved(training.epochs, training.max_length, frozen, max(config.fractions), among)
+        return icon_scores(self.planner, label, method, self.read, config.fractions, saved)
+
+    def _matched(self, label: str, method: RandomConfig, repeat: int, others: list[Selection]) -> dict[float, Step]:
+        """The draw number ``repeat`` follows the other method's repeat of that number, from the first on again."""
+        made = {}
+        for fraction in self.planner.config.fractions:
+            followed = [other.step for other in others if other.fraction == fraction]
+            inputs = {"candidates": self.universe, "selection": followed[repeat % len(followed)]}
+            name = f"{label}-f{fraction:g}"
+            made[fraction] = self.planner.step("random_matched", "score", name, method, inputs=inputs)
+        return made
