@@ -47,6 +47,7 @@ LAYERS = {
     "held_out": 3,
     "judge": 3,
     "report": 3,
+    "engine.targets": 1,
     "engine.worker": 4,
     "engine.plan": 4,
     "engine.run": 4,
