@@ -37,7 +37,7 @@ test-faults: install  ## kill, damage, starve and stop whole runs of a small exp
 		KILLS=$(KILLS) SEED=$(SEED) RECORD=$(RECORD) $(BIN)/python -m pytest -s -m faults tests/faults
 
 bench: install  ## what scoring costs at each level, as a ratio to the released scripts' loop; needs ../shared
-	$(BIN)/python -m icon_repro.bench --out results/scoring_cost
+	$(BIN)/python experiments/scoring_cost/bench.py --out results/scoring_cost
 
 lint: install  ## check style, format and types
 	$(BIN)/ruff check
@@ -50,7 +50,7 @@ format: install  ## fix style and format
 
 clean:  ## remove builds and caches, not .venv and not results
 	rm -rf build dist .hypothesis .mypy_cache .pytest_cache .ruff_cache
-	find icon_repro tests -name __pycache__ -type d -prune -exec rm -rf {} +
+	find icon_repro experiments tests -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(STAMP): requirements.lock pyproject.toml | $(BIN)/python
 	@echo "Installing requirements.lock into $(VENV) (2 GB, more with CUDA; takes minutes the first time)"

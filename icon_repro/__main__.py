@@ -4,22 +4,18 @@ In: Hydra's config from conf/ with overrides.  Out: steps under paths.work, tabl
 """
 
 import errno
-import os
 import signal
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import hydra
-from hydra import compose, initialize_config_dir
 from hydra.core.hydra_config import HydraConfig
-from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import ChoiceSweep, OverrideType
-from hydra.errors import HydraException
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
-from icon_repro.config import Action, Config, ConfigError, Until, conf_dir, load
+from icon_repro.config import Action, Config, ConfigError, Until, conf_dir
+from icon_repro.config_compose import open_overrides, register_resolvers, typed
 from icon_repro.config_data import EndpointConfig, ModelConfig, SourceConfig
 from icon_repro.config_unsafe import unsafe_files
 from icon_repro.engine.artifact import ArtifactError, Cost, Step, Store
@@ -39,7 +35,6 @@ from icon_repro.engine.tracking import TrackingError, wandb_mode
 from icon_repro.records import RecordError
 from icon_repro.requirements import missing_for
 from icon_repro.results import ResultsError, check, public, report
-from icon_repro.schema import nearest, plain
 
 HELP = """\
 icon_repro: reproduce "ICon: In-Context Contribution for Automatic Data Selection" (arXiv 2505.05327) and compare
@@ -96,72 +91,6 @@ def help_text(conf: Path) -> str:
     groups = sorted(path for path in conf.iterdir() if path.is_dir())
     options = {path.name: ", ".join(sorted(file.stem for file in path.glob("*.yaml"))) for path in groups}
     return HELP.replace("{groups}", "\n".join(f"  {name}: {names}" for name, names in options.items()))
-
-
-def register_resolvers() -> None:
-    """What conf/ may use besides OmegaConf's own: ``${package_dir:}`` and ``${user_cache:}``."""
-    OmegaConf.register_new_resolver("package_dir", lambda: str(Path(__file__).parent), replace=True)
-    OmegaConf.register_new_resolver("user_cache", _user_cache, replace=True)
-
-
-def _user_cache() -> str:
-    own = os.environ.get("ICON_REPRO_CACHE")
-    return own or str(Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")) / "icon_repro")
-
-
-def open_overrides(arguments: Sequence[str], conf: Path) -> list[str]:
-    """Let every ``key=value`` through Hydra, so that ``load`` can report all mistyped keys at once.
-
-    Hydra stops at the first unknown key without naming its neighbours; ``++key=value`` sets it whether or not it is
-    known. Overrides of config groups, of hydra itself, and those that already add or delete stay as they are.
-    They all come first: Hydra takes none after a flag that stands between them.
-
-    Raises:
-        ConfigError: unknown options of groups, each with the nearest one.
-    """
-    opened, others, problems = list[str](), list[str](), list[str]()
-    parser = OverridesParser.create()
-    own = any(a.startswith(("--config-dir", "-cd", "--config-path", "-cp")) for a in arguments)
-    for argument in arguments:
-        try:
-            override = None if argument.startswith("-") else parser.parse_override(argument)
-        except HydraException:
-            override = None  # Hydra says what is wrong with it
-        if override is None:
-            others.append(argument)
-            continue
-        ours = not override.key_or_group.startswith("hydra")
-        group = conf / override.key_or_group
-        if ours and group.is_dir() and not own:
-            options = {path.relative_to(group).with_suffix("").as_posix() for path in group.rglob("*.yaml")}
-            value = override.value()
-            for choice in value.list if isinstance(value, ChoiceSweep) else [value]:
-                if isinstance(choice, str) and choice not in options:
-                    problems.append(f"{override.key_or_group}={choice}: no such option.{nearest(choice, options)}")
-        bare = ours and not group.is_dir() and override.type is OverrideType.CHANGE
-        opened.append(f"++{argument}" if bare else argument)
-    if problems:
-        raise ConfigError("\n".join(problems))
-    return [*opened, *others]
-
-
-def typed(raw: DictConfig) -> Config:
-    """A composed config, checked, with ``~`` in its paths resolved.
-
-    Raises:
-        ConfigError: all problems in one message.
-    """
-    config = load(OmegaConf.to_container(raw, resolve=True))  # type: ignore[arg-type]
-    for name, folder in plain(config.paths).items():
-        setattr(config.paths, name, str(Path(folder).expanduser()))
-    return config
-
-
-def composed(experiment: str, overrides: Sequence[str]) -> Config:
-    """An experiment's checked config, as the command line makes it of ``experiment=NAME`` and overrides."""
-    register_resolvers()
-    with initialize_config_dir(version_base="1.3", config_dir=str(conf_dir().absolute())):
-        return typed(compose("config", open_overrides([f"experiment={experiment}", *overrides], conf_dir())))
 
 
 def _run(raw: DictConfig) -> int:

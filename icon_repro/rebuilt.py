@@ -1,17 +1,15 @@
 """Tables of other commands than a report, made again from the numbers that are committed beside them.
 
-In: a folder of results; the authors' released selections, where it is about them.  Out: the same files, elsewhere.
+In: a folder of results.  Out: the same files, elsewhere.
     figures            metrics.jsonl, run.json -> the points of judged, scale, pareto, position
-    timings            metrics.jsonl -> table.md
-    levels of scoring  bench.json -> table.md
     comparisons        methods.csv, methods_agreement.csv -> methods.md
-    pilot              matrices (npy), ids.json -> a csv for each finding, summary.json, summary.md
-    released           measures.csv, embeddings.npy and .csv, steps.json, and the released data -> the same
-Pictures aren't compared: their bytes depend on the drawing library and its fonts; the points that they show are in csv
-files, which are.
+    studies            results/NAME as ``rebuild(folder, data)`` in experiments/NAME/rebuild.py says
+Studies lie in a checkout, beside the package. Pictures aren't compared: their bytes depend on the drawing library and
+its fonts; the points that they show are in csv files, which are.
 Known gap: a csv of numbers with a cell that reads as a number is taken for one; names of methods aren't numbers.
 """
 
+import importlib.util
 import re
 import shutil
 from collections.abc import Callable, Mapping, Sequence
@@ -20,9 +18,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from icon_repro.bench_tables import TIMED, of_levels, of_timings
 from icon_repro.intervals import IntervalError
-from icon_repro.records import read_json, read_lines
 from icon_repro.report.experiment_figures import makers
 from icon_repro.report.figures import write_points
 from icon_repro.report.material import NotMade
@@ -33,8 +29,6 @@ from icon_repro.report.versions import separated
 PICTURES = (".png", ".svg")
 WHY_NO_PICTURES = "drawn from the csv files; their bytes depend on the installed matplotlib and fonts"
 OF_ROWS = tuple(makers((), PaperFigures()))  # figures that the rows of a report give
-_MATRICES = ("*.npy", "ids.json", "bank_lengths.json")
-_COPIED = ("measures.csv", "embeddings.npy", "embeddings.csv", "steps.json")  # of steps, in a folder of released ones
 
 
 class RebuiltError(ValueError):
@@ -42,7 +36,7 @@ class RebuiltError(ValueError):
 
 
 @dataclass(frozen=True)
-class Kind:
+class Rebuild:
     """How a folder's files can be made again, and why others can't."""
 
     make: Callable[[Path], None]  # gets an empty folder
@@ -51,30 +45,50 @@ class Kind:
     takes_long: bool = False
 
 
-def kind(folder: Path, data: Path) -> Kind | str:
+def rebuild_of(folder: Path, results: Path, experiments: Path, data: Path) -> Rebuild | str:
     """What can be made again of ``folder``; if nothing, why.
 
     Args:
+        results: the folder below which ``folder`` lies; results/NAME belongs to the study experiments/NAME.
         data: the folder with the authors' released selections.
+
+    Raises:
+        RebuiltError: the study's rebuild.py can't be used.
     """
-    if (folder / "candidate.npy").is_file() and (folder / "ids.json").is_file():
-        others = {"*.npy, ids.json, bank_lengths.json, steps.json": "are what the rest is made of; steps made them"}
-        return Kind(partial(_pilot, folder), _MATRICES, others, takes_long=True)
-    if (folder / "summary.json").is_file() and (folder / "nesting.csv").is_file():
-        if not (data / "released_subsets.csv").is_file():
-            return f"needs released_subsets.csv and the rows that it names in {data}, which isn't there"
-        others = {", ".join(_COPIED): "are what the rest is made of; steps made them"}
-        return Kind(partial(_released, folder, data), _COPIED, others, takes_long=True)
-    if (folder / "bench.json").is_file():
-        return Kind(partial(_levels, folder), others={"*.json": "were measured"})
     if (folder / "methods.csv").is_file() and (folder / "methods_agreement.csv").is_file():
         why = "need the scores in the work folder; action=compare makes them"
-        return Kind(partial(_methods, folder), others={"methods.csv, methods_agreement.csv": why})
-    if (folder / "metrics.jsonl").is_file():
-        lines = [line for _, line in read_lines(folder / "metrics.jsonl")]
-        if lines and all(set(line) == TIMED for line in lines):
-            return Kind(partial(_timings, lines), others={"metrics.jsonl": "was measured"})
-    return "not a report's tables; its own command makes it"
+        return Rebuild(partial(_methods, folder), others={"methods.csv, methods_agreement.csv": why})
+    name = folder.relative_to(results).parts[0] if folder != results else folder.name
+    study = experiments / name / "rebuild.py"
+    if not study.is_file():
+        return (
+            f"not a report's tables; its own command makes it. {study} would make it again and isn't there: verify in "
+            "a checkout, or set paths.experiments to the folder of its studies"
+        )
+    return _load(study)(folder, data)
+
+
+def _load(study: Path) -> Callable[[Path, Path], Rebuild | str]:
+    """The function ``rebuild`` of a study's rebuild.py."""
+    spec = importlib.util.spec_from_file_location(f"experiments.{study.parent.name}.rebuild", study)
+    assert spec is not None and spec.loader is not None, "the file exists and ends in .py"
+    module = importlib.util.module_from_spec(spec)
+    try:
+        spec.loader.exec_module(module)
+        function: Callable[[Path, Path], Rebuild | str] = module.rebuild
+    except (ImportError, AttributeError, SyntaxError) as error:
+        raise RebuiltError(
+            f"{study}: can't be used ({type(error).__name__}: {error}). It needs a function rebuild(folder, data) that "
+            "returns icon_repro.rebuilt.Rebuild."
+        ) from error
+    return function
+
+
+def copy(folder: Path, made: Path, patterns: Sequence[str]) -> None:
+    """Copy the files of ``folder`` that fit a pattern into ``made``."""
+    for pattern in patterns:
+        for path in folder.glob(pattern):
+            shutil.copy(path, made / path.name)
 
 
 def figures_of_rows(rows: Sequence[Mapping[str, Any]], run: Mapping[str, Any], experiments: Path, made: Path) -> None:
@@ -93,7 +107,7 @@ def figures_of_rows(rows: Sequence[Mapping[str, Any]], run: Mapping[str, Any], e
         write_points(made, figure.name, figure.panels)
 
 
-def made_again(one: Kind, made: Path) -> list[str]:
+def made_again(one: Rebuild, made: Path) -> list[str]:
     """Make the files in the empty folder ``made``; returns their names.
 
     Raises:
@@ -102,34 +116,6 @@ def made_again(one: Kind, made: Path) -> list[str]:
     one.make(made)
     given = {path.name for pattern in one.inputs for path in made.glob(pattern)}
     return sorted(path.name for path in made.iterdir() if path.name not in given and path.suffix not in PICTURES)
-
-
-def _pilot(folder: Path, made: Path) -> None:
-    from icon_repro.pilot import analyse  # with scipy seconds to import
-
-    _copy(folder, made, _MATRICES)
-    analyse(made, pictures=False)
-
-
-def _released(folder: Path, data: Path, made: Path) -> None:
-    from icon_repro.released_report import analyse  # with scipy seconds to import
-
-    _copy(folder, made, _COPIED)
-    analyse(data, made, pictures=False)
-
-
-def _copy(folder: Path, made: Path, patterns: Sequence[str]) -> None:
-    for pattern in patterns:
-        for path in folder.glob(pattern):
-            shutil.copy(path, made / path.name)
-
-
-def _levels(folder: Path, made: Path) -> None:
-    (made / "table.md").write_text(of_levels(read_json(folder / "bench.json")), encoding="utf-8")
-
-
-def _timings(lines: Sequence[Mapping[str, Any]], made: Path) -> None:
-    (made / "table.md").write_text(of_timings(lines), encoding="utf-8")
 
 
 def _methods(folder: Path, made: Path) -> None:

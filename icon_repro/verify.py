@@ -17,9 +17,9 @@ from typing import Any
 
 from icon_repro import rebuilt
 from icon_repro.records import RecordError, read_json, read_lines
-from icon_repro.released_data import DATA
 from icon_repro.report import page, written
 
+RELEASED = Path("../shared/data")  # where the authors' released selections are looked for
 _ROWS, _RUN, _PAGE = "metrics.jsonl", "run.json", "index.html"
 _ROW = {"experiment", "method", "benchmarks", "steps"}  # fields that a row of a report had from the first version on
 _NEEDED = {"tasks", "judged", "unjudged", "selection_seed"}  # and later ones
@@ -39,7 +39,7 @@ class Verified:
 
 
 def verify(
-    results: Path, experiments: Path, say: Callable[[str], None], data: Path = DATA, *, quick: bool = False
+    results: Path, experiments: Path, say: Callable[[str], None], data: Path = RELEASED, *, quick: bool = False
 ) -> bool:
     """Compare everything below ``results``.
 
@@ -56,7 +56,7 @@ def verify(
         if folder.name == "figures" and (folder.parent / _RUN).is_file() and (folder.parent / _ROWS).is_file():
             _figures(folder, experiments, found)
         elif not (folder / _RUN).is_file():
-            _of_other(folder, data, found, quick=quick)
+            _of_other(folder, (results, experiments, data), found, quick=quick)
         else:
             _folder(folder, experiments, found)
     for line in found.not_covered:
@@ -76,13 +76,17 @@ def _result(path: Path) -> bool:
     return path.name in (_ROWS, _RUN) or path.suffix in (*_TEXTS, ".html")
 
 
-def _of_other(folder: Path, data: Path, found: Verified, *, quick: bool) -> None:
+def _of_other(folder: Path, places: tuple[Path, Path, Path], found: Verified, *, quick: bool) -> None:
     """A folder of another command than a report."""
     rows = _rows(folder, found) if (folder / _ROWS).is_file() else []
     if rows and set(rows[0]) >= _ROW:
         found.differences.append(f"{folder}: rows without {_RUN}; make both anew with action=report")
         return
-    kind = rebuilt.kind(folder, data)
+    try:
+        kind = rebuilt.rebuild_of(folder, *places)
+    except rebuilt.RebuiltError as error:
+        found.differences.append(f"{folder}: {error}")
+        return
     if isinstance(kind, str):
         found.not_covered.append(f"{folder}: {kind}")
         return
@@ -94,7 +98,7 @@ def _of_other(folder: Path, data: Path, found: Verified, *, quick: bool) -> None
         made = Path(temporary)
         try:
             names = rebuilt.made_again(kind, made)
-        except (ValueError, KeyError, TypeError, OSError) as error:
+        except (ValueError, KeyError, TypeError, OSError, ImportError) as error:
             found.differences.append(f"{folder}: can't be made again: {type(error).__name__}: {error}")
             return
         if (folder / _PAGE).is_file():

@@ -9,8 +9,8 @@ from typing import Any
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
-from icon_repro.__main__ import open_overrides, register_resolvers
 from icon_repro.config import Config, conf_dir, load
+from icon_repro.config_compose import open_overrides, register_resolvers
 from icon_repro.engine.artifact import Step, Store, publish
 from icon_repro.records import write_json
 

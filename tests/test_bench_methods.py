@@ -4,7 +4,16 @@ from pathlib import Path
 
 import pytest
 
-from icon_repro.bench_methods import BenchError, Prepared, Timing, agree, blocks, gradient_timing, nll_timings, table
+from experiments.method_cost.bench_methods import (
+    BenchError,
+    Prepared,
+    Timing,
+    agree,
+    blocks,
+    gradient_timing,
+    nll_timings,
+    table,
+)
 from icon_repro.config_data import LoraConfig
 from icon_repro.config_methods import LessConfig
 from icon_repro.engine.runtime import Runtime

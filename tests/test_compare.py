@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from icon_repro.__main__ import composed
 from icon_repro.compare import CompareError, compare
+from icon_repro.config_compose import composed
 from icon_repro.engine.artifact import Store, ancestors
 from icon_repro.engine.plan import Experiment, plan
 from icon_repro.records import Example, Score, write_json, write_rows

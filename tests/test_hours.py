@@ -7,10 +7,10 @@ from typing import Any
 import pytest
 from small import small
 
+from experiments.llama31_8b.hours import MEASURED, Speed, by_method, hours, levels, main, speed, text
 from icon_repro.config import Config
 from icon_repro.engine.artifact import Cost, Step
 from icon_repro.engine.planner import TARGETS
-from icon_repro.hours import MEASURED, Speed, by_method, hours, levels, main, speed, text
 from icon_repro.records import read_json
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -69,7 +69,7 @@ def test_committed_hours_are_those_of_plan_and_measurement(tmp_path: Path, monke
         pytest.skip("the authors' assessment rows aren't in ../shared")
     monkeypatch.chdir(ROOT)
     made = text("llama31_8b", MEASURED, 0.4, [f"paths.work={tmp_path}"])
-    assert made.strip() == page().strip(), "run `python -m icon_repro.hours` and put its tables into the page"
+    assert made.strip() == page().strip(), "put the tables of hours.py into the page"
 
 
 def test_committed_hours_of_full_scoring_are_pairs_over_pairs_a_second() -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from icon_repro.__main__ import composed
+from icon_repro.config_compose import composed
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGE = ROOT / "experiments" / "NEEDS.md"

@@ -10,19 +10,11 @@ from typing import Any
 import numpy as np
 import pytest
 
+from experiments.pilot.pilot import PilotError, load, main
+from experiments.pilot.pilot_checks import find_bfloat16, find_control, find_length, find_tails
+from experiments.pilot.pilot_findings import Finding, Pilot, Tasks, tasks_of
 from icon_repro.methods.icon.control import bank_control
 from icon_repro.methods.icon.matrices import task_scores
-from icon_repro.pilot import PilotError, load, main
-from icon_repro.pilot_findings import (
-    Finding,
-    Pilot,
-    Tasks,
-    find_bfloat16,
-    find_control,
-    find_length,
-    find_tails,
-    tasks_of,
-)
 
 LENGTHS = [8, 32, 128, 512]
 

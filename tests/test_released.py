@@ -12,15 +12,17 @@ import pytest
 from numpy.typing import NDArray
 from sklearn.metrics import roc_auc_score
 
-from icon_repro.__main__ import composed
-from icon_repro.engine.artifact import Store
-from icon_repro.engine.plan import plan
-from icon_repro.engine.run import run
-from icon_repro.intervals import Interval
-from icon_repro.records import content_id
-from icon_repro.released import main
-from icon_repro.released_data import Embedded, Released, ReleasedError, label, load, read_embeddings, read_measures
-from icon_repro.released_findings import (
+from experiments.released_selections.released import main
+from experiments.released_selections.released_data import (
+    Embedded,
+    Released,
+    ReleasedError,
+    label,
+    load,
+    read_embeddings,
+    read_measures,
+)
+from experiments.released_selections.released_findings import (
     Finding,
     codes,
     distinct,
@@ -32,7 +34,21 @@ from icon_repro.released_findings import (
     find_nesting,
     find_tasks,
 )
-from icon_repro.released_scores import bands, centred, distance, effective_rows, find_diversity, find_scores, peak
+from experiments.released_selections.released_scores import (
+    bands,
+    centred,
+    distance,
+    effective_rows,
+    find_diversity,
+    find_scores,
+    peak,
+)
+from icon_repro.config_compose import composed
+from icon_repro.engine.artifact import Store
+from icon_repro.engine.plan import plan
+from icon_repro.engine.run import run
+from icon_repro.intervals import Interval
+from icon_repro.records import content_id
 
 VERBS = ["Write", "List", "Explain", "Name"]
 SELECTIONS = {

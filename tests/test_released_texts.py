@@ -2,7 +2,7 @@
 
 import pytest
 
-from icon_repro.released_texts import singular, verb_noun, words
+from experiments.released_selections.released_texts import singular, verb_noun, words
 
 
 @pytest.mark.parametrize(

@@ -200,7 +200,7 @@ def check(model: Path, folder: Path) -> dict[str, Any]:
     tasks = {group: [i for i, other in enumerate(groups) if other == group] for group in sorted(set(groups))}
     exact = np.max([adam_bergson[:, members].mean(axis=1) for members in tasks.values()], axis=0)
     made = {score.id: score.score for score in stored(folder, inputs, runtime)}
-    found = np.array([made[row.id] for row in rows["pool"]])
+    stored_scores = np.array([made[row.id] for row in rows["pool"]])
     return {
         "model": model.name,
         "rows": ROWS,
@@ -211,7 +211,7 @@ def check(model: Path, folder: Path) -> dict[str, Any]:
         "spread_of_influence": {"plain": float(plain.std()), "adam": float(adam.std())},
         "stored_scores": {
             "dimensions": LESS.dimensions,
-            "largest_difference": float(np.abs(found - exact).max()),
+            "largest_difference": float(np.abs(stored_scores - exact).max()),
             "standard_deviation_of_scores": float(exact.std()),
             "rank_correlation": float(spearmanr(found, exact).statistic),
         },

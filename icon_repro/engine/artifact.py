@@ -68,8 +68,8 @@ class SourceFile:
 class Step:
     """One node of the plan.
 
-    ``target`` is "module:function"; it is imported only when the step runs. ``params`` is the dataclass instance that
-    the function takes; its hashed fields, ``version`` and the inputs' fingerprints make the fingerprint.
+    ``target`` names the function; ``engine.targets`` imports it only when the step runs. ``params`` is the dataclass
+    instance that it takes; its hashed fields, ``version`` and the inputs' fingerprints make the fingerprint.
     """
 
     stage: str

@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from icon_repro.config import ClusterConfig, Executor
-from icon_repro.engine import worker
+from icon_repro.engine import targets, worker
 from icon_repro.engine.artifact import MISSING, ArtifactError, Step, Store, differences
 from icon_repro.records import RecordError
 
@@ -158,7 +158,7 @@ def run(
         return summary
     store.check_writable()
     git = git_state(Path(__file__).parent)
-    stages = sorted({step.target.partition(":")[0] for step in pending})
+    stages = sorted({targets.module_of(step.target) for step in pending})
     while pending:
         left: list[Step] = []
         for step in pending:

@@ -76,7 +76,8 @@ def run_task(spec: Mapping[str, Any]) -> int:
     for number in worker.STOPS:
         signal.signal(number, lambda number, _: asked.append(number))
     state = git_state(Path(__file__).parent)
-    spec = {**spec, "git": state if state["commit"] else spec["git"]}  # the code that runs, not that of the submission
+    # git: the code that runs; sent: that of the submission
+    spec = {**spec, "git": state if state["commit"] else spec["git"], "sent": worker.sent_by(spec)}
     started = time.monotonic()
     print(f"{spec['label']} on {socket.gethostname()}, {time.ctime()}, restart {_restarts()}", flush=True)
     outcome, told = _attempt(spec, asked), False

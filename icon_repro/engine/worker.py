@@ -12,7 +12,6 @@ ends itself, and as each attempt of a non-resumable step writes to a folder of i
 
 import contextlib
 import faulthandler
-import importlib
 import importlib.metadata
 import io
 import math
@@ -39,6 +38,7 @@ from typing import Any, NamedTuple, TextIO
 from filelock import LeaseSettingsMismatch, SoftFileLease, Timeout
 
 from icon_repro.config import ClusterConfig
+from icon_repro.engine import targets
 from icon_repro.engine.artifact import Step, Store, clear_trash, damage, discard, file_sha256, publish, set_aside
 from icon_repro.engine.runtime import Interrupted, Runtime, Stop
 from icon_repro.records import RecordError, read_json, write_json
@@ -126,8 +126,14 @@ def make_spec(
         "cluster": {name: value for name, value in plain(cluster).items() if name != "slurm"},
         "cache": str(cache.absolute()),
         "git": dict(git),
+        "sent": {"version": _version("icon-repro"), "commit": git["commit"]},
         "job": None if job is None else dict(job),
     }
+
+
+def sent_by(spec: Mapping[str, Any]) -> dict[str, Any]:
+    """Version and commit (each or None) of the code that made ``spec``; an older version noted its commit alone."""
+    return dict(spec.get("sent") or {"version": None, "commit": spec["git"]["commit"]})
 
 
 def work(spec: Mapping[str, Any], terminal: TextIO | None = None, stop: Stop | None = None) -> int:
@@ -324,7 +330,7 @@ def _build(spec: Mapping[str, Any], final: Path, cluster: ClusterConfig, termina
             discard(stale)
     clear_trash(final.parent)
     part.mkdir(parents=True, exist_ok=True)
-    function, params = _load(spec["target"], spec["params"])
+    function, params = _load(spec)
     runtime = Runtime(cluster, Path(spec["cache"]), spec["label"], files, dict(spec["extra"]), terminal, stop)
     started, clock = time.time(), time.monotonic()
     metrics = function(params, inputs, part, runtime)
@@ -362,12 +368,20 @@ def _check_inputs(spec: Mapping[str, Any], inputs: Mapping[str, Path]) -> None:
         raise DamagedInputError(f"{spec['label']}: {' '.join(texts)}", damaged)
 
 
-def _load(target: str, params: Mapping[str, Any]) -> tuple[Any, Any]:
+def _load(spec: Mapping[str, Any]) -> tuple[Any, Any]:
     """The stage's function and its params, typed as the function's first argument is annotated."""
-    module, _, name = target.partition(":")
-    function = getattr(importlib.import_module(module), name)
+    try:
+        function = targets.function_of(spec["target"])
+    except targets.TargetError as error:
+        sent = sent_by(spec)
+        facts = {"icon_repro": sent["version"], "commit": sent["commit"]}
+        able = " at ".join(f"{name} {value}" for name, value in facts.items() if value) or "not recorded"
+        raise StepError(
+            f"{spec['label']}: {error} The version that planned it and can run it: {able}. Run it with that one, or "
+            "plan and submit again with this one (the step may then have another name)."
+        ) from error
     kind = next(iter(typing.get_type_hints(function).values()))
-    return function, build(kind, params)
+    return function, build(kind, spec["params"])
 
 
 def _version(package: str) -> str | None:

@@ -1,6 +1,5 @@
 """The plan of judging: who is compared with whom, what is shared, what it is expected to take, what is refused."""
 
-import importlib
 import typing
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,6 +12,7 @@ from icon_repro.config import Config, ConfigError, load
 from icon_repro.engine.artifact import Step
 from icon_repro.engine.plan import Arm, plan
 from icon_repro.engine.plan_judge import Contestant, expected_calls, opponent
+from icon_repro.engine.targets import function_of
 from icon_repro.schema import build, plain
 
 TINY = {
@@ -131,8 +131,7 @@ def test_plan_settings_reach_the_stage_as_they_are(tmp_path: Path, judge: Any) -
     steps = [step for step in plan(judging(tmp_path, judge)).steps if step.stage == "judge"]
     assert steps
     for step in steps:
-        module, _, name = step.target.partition(":")
-        function = getattr(importlib.import_module(module), name)
+        function = function_of(step.target)
         kind = next(iter(typing.get_type_hints(function).values()))
         assert build(kind, plain(step.params)) == step.params
 

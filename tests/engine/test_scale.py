@@ -9,7 +9,7 @@ import pytest
 CODE = """
 import json, resource, sys, time
 from pathlib import Path
-from icon_repro.__main__ import composed
+from icon_repro.config_compose import composed
 from icon_repro.engine.artifact import Store
 from icon_repro.engine.plan import plan
 from icon_repro.engine.run import run, status

@@ -627,6 +627,18 @@ def test_task_of_changed_code_is_refused(fake: Fake) -> None:
     assert process.returncode == 1 and "version 1 of icon_repro.select:run" in output and "submit again" in output
 
 
+def test_task_of_a_target_that_is_gone_names_the_commit_it_was_sent_from(fake: Fake) -> None:
+    step = toy(fake.work, "a", target="icon_repro.gone:run")
+    fake.send([step])
+    call, *_ = fake.calls()
+    path = Path(call["tasks"])
+    spec = json.loads(path.read_text(encoding="utf-8"))
+    path.write_text(json.dumps({**spec, "sent": {"version": "0.0.7", "commit": "abad1dea"}}) + "\n", encoding="utf-8")
+    output, _ = fake.task(call, 0).communicate(timeout=60)
+    assert "target 'icon_repro.gone:run'" in output and "icon_repro 0.0.7 at commit abad1dea" in output
+    assert "FAILED" in output and status(step, fake.store).state == "failed"
+
+
 def test_task_claim_of_the_future_is_warned_of(fake: Fake) -> None:
     step = toy(fake.work, "a")
     attempt = fake.store.attempt(step)

@@ -1,6 +1,5 @@
 """Runs a method as the plan wires it, on given rows and a given model; and asks a model about one text at a time."""
 
-import importlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -16,6 +15,7 @@ from icon_repro.config_data import Dtype
 from icon_repro.engine.artifact import Step, ordered
 from icon_repro.engine.plan import Experiment, plan
 from icon_repro.engine.runtime import Runtime
+from icon_repro.engine.targets import function_of
 from icon_repro.lm.load import load_model, load_tokenizer
 from icon_repro.records import Example, Score, read_rows, write_rows
 from icon_repro.schema import build, plain
@@ -98,11 +98,10 @@ def run_method(
         if one.stage == "prepare":
             write_rows(out / "rows.jsonl", given.get(one.name, []))
             continue
-        module, _, function = one.target.partition(":")
         params = build(type(one.params), json.loads(json.dumps(plain(one.params))))
         runtime.files = {name: Path(file.path) for name, file in one.files.items()}
         inputs = {name: folders[needed.label] for name, needed in one.inputs.items()}
-        metrics[one.label] = getattr(importlib.import_module(module), function)(params, inputs, out, runtime)
+        metrics[one.label] = function_of(one.target)(params, inputs, out, runtime)
     scores = read_rows(folders[step.label] / "scores.jsonl", Score)
     assert len({score.id for score in scores}) == len(scores)
     failures = {row["id"]: row["reason"] for row in read_rows(folders[step.label] / "failures.jsonl", dict)}

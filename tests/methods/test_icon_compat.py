@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from icon_repro import parity
+from experiments.llama31_8b import parity
 from icon_repro.config_data import Dtype
 from icon_repro.config_icon import Compat, Control, IconConfig, NoiseUnit, resolved
 from icon_repro.lm.budget import TokenBudget

@@ -10,15 +10,17 @@ from paper_runs import judged, run, run_json
 from test_pilot import write_pilot
 from test_released import write_data
 
-from icon_repro.bench_tables import of_levels, of_timings
+from experiments.method_cost import rebuild as method_cost
+from experiments.pilot.pilot import analyse
+from experiments.released_selections.released import main as analyse_released
+from experiments.scoring_cost import rebuild as scoring_cost
 from icon_repro.compare import as_text, read_lines_of
-from icon_repro.pilot import analyse
 from icon_repro.rebuilt import figures_of_rows
 from icon_repro.records import write_json, write_rows
-from icon_repro.released import main as analyse_released
 from icon_repro.report.written import write_all
 from icon_repro.verify import verify
 
+REPOSITORY = Path(__file__).resolve().parents[2]
 TIMING = {"what": "ifd", "model": "m", "rows": 3, "tokens": 70, "loop_s": 3.0, "ours_s": 2.0, "ratio": 1.5}
 LEVEL = {"pairs": 4, "tokens": 90, "sample_s": 2.0, "job_s": 7200.0}
 LEVELS = {"L1": 2.5, "levels": [{"name": "loop", "what": "a", **LEVEL}, {"name": "L1", "what": "b", **LEVEL}]}
@@ -39,12 +41,12 @@ def write_csv(path: Path, rows: list[dict[str, Any]]) -> None:
 def write_timings(folder: Path) -> None:
     lines = [{**TIMING, "difference": 1e-7}]
     write_rows(folder / "metrics.jsonl", lines)
-    (folder / "table.md").write_text(of_timings(lines), encoding="utf-8")
+    (folder / "table.md").write_text(method_cost.table(lines), encoding="utf-8")
 
 
 def write_levels(folder: Path) -> None:
     write_json(folder / "bench.json", LEVELS)
-    (folder / "table.md").write_text(of_levels(LEVELS), encoding="utf-8")
+    (folder / "table.md").write_text(scoring_cost.table(LEVELS), encoding="utf-8")
 
 
 def write_methods(folder: Path) -> None:
@@ -55,22 +57,22 @@ def write_methods(folder: Path) -> None:
 
 def said(root: Path, **more: Any) -> tuple[bool, list[str]]:
     lines: list[str] = []
-    return verify(root / "results", root / "experiments", lines.append, root / "data", **more), lines
+    return verify(root / "results", REPOSITORY / "experiments", lines.append, root / "data", **more), lines
 
 
 @pytest.mark.parametrize(
-    "write, table, cell, changed, not_covered",
+    "write, study, table, cell, changed, not_covered",
     [
-        (write_timings, "table.md", "1.50", "1.60", "metrics.jsonl: was measured"),
-        (write_levels, "table.md", "2.50", "2.60", "*.json: were measured"),
-        (write_methods, "methods.md", "0.123", "0.124", "methods.csv, methods_agreement.csv: need the scores"),
+        (write_timings, "method_cost", "table.md", "1.50", "1.60", "metrics.jsonl: was measured"),
+        (write_levels, "scoring_cost", "table.md", "2.50", "2.60", "*.json: were measured"),
+        (write_methods, "toy", "methods.md", "0.123", "0.124", "methods.csv, methods_agreement.csv: need the scores"),
     ],
     ids=["timings", "levels", "methods"],
 )
 def test_verify_table_is_made_again_from_the_numbers_beside_it(
-    tmp_path: Path, write: Any, table: str, cell: str, changed: str, not_covered: str
+    tmp_path: Path, write: Any, study: str, table: str, cell: str, changed: str, not_covered: str
 ) -> None:
-    folder = tmp_path / "results" / "toy"
+    folder = tmp_path / "results" / study
     folder.mkdir(parents=True)
     write(folder)
     same, lines = said(tmp_path)
@@ -130,7 +132,7 @@ def test_verify_pilot_whose_matrix_was_changed_is_a_difference(tmp_path: Path) -
 
 def test_verify_released_needs_the_data_that_it_is_about(tmp_path: Path) -> None:
     data = write_data(tmp_path / "data")
-    folder = tmp_path / "results" / "released"
+    folder = tmp_path / "results" / "released_selections"
     assert analyse_released(["--stored", "--data", str(data), "--out", str(folder)]) == 0
     same, lines = said(tmp_path)
     assert same and lines[-1].startswith("1 results folders, ") and "0 differences" in lines[-1], lines
@@ -141,6 +143,48 @@ def test_verify_released_needs_the_data_that_it_is_about(tmp_path: Path) -> None
     (data / "released_subsets.csv").unlink()
     lines = said(tmp_path)[1]
     assert any("needs released_subsets.csv" in line for line in lines) and "nothing was verified" in lines[-2]
+
+
+STUDIES = sorted(path.parent.name for path in (REPOSITORY / "experiments").glob("*/rebuild.py"))
+
+
+def test_every_committed_folder_of_a_study_has_its_rebuild() -> None:
+    others = {folder.name for folder in (REPOSITORY / "results").iterdir() if not any(folder.rglob("run.json"))}
+    assert set(STUDIES) == {"method_cost", "pilot", "released_selections", "scoring_cost"}
+    assert others - {"faults", "methods_cpu"} == set(STUDIES)  # no tables; those of action=compare
+
+
+@pytest.mark.parametrize("study", STUDIES)
+def test_verify_folder_that_lacks_what_its_study_needs_is_not_covered(tmp_path: Path, study: str) -> None:
+    folder = tmp_path / "results" / study
+    folder.mkdir(parents=True)
+    (folder / "table.md").write_text("x\n", encoding="utf-8")
+    same, lines = said(tmp_path)
+    assert not same and lines[0].startswith(f"not covered: {folder}: has no ")
+
+
+def test_verify_without_the_studies_says_where_they_would_be(tmp_path: Path) -> None:
+    folder = tmp_path / "results" / "method_cost"
+    folder.mkdir(parents=True)
+    write_timings(folder)
+    lines: list[str] = []
+    assert not verify(tmp_path / "results", tmp_path / "experiments", lines.append)
+    study = tmp_path / "experiments" / "method_cost" / "rebuild.py"
+    assert lines[0].startswith(f"not covered: {folder}: not a report's tables; its own command makes it. {study} would")
+    assert "verify in a checkout, or set paths.experiments" in lines[0]
+
+
+@pytest.mark.parametrize("text", ["x = 1\n", "import not_installed_here\n", "def rebuild(:\n"])
+def test_verify_study_whose_rebuild_cant_be_used_is_a_difference(tmp_path: Path, text: str) -> None:
+    folder, study = tmp_path / "results" / "toy", tmp_path / "experiments" / "toy"
+    folder.mkdir(parents=True)
+    study.mkdir(parents=True)
+    (folder / "table.md").write_text("x\n", encoding="utf-8")
+    (study / "rebuild.py").write_text(text, encoding="utf-8")
+    lines: list[str] = []
+    assert not verify(tmp_path / "results", tmp_path / "experiments", lines.append)
+    (line,) = [line for line in lines if line.startswith("differs: ")]
+    assert f"{study / 'rebuild.py'}: can't be used" in line and "rebuild(folder, data)" in line
 
 
 def test_verify_points_of_figures_are_made_again_from_the_rows(tmp_path: Path) -> None:

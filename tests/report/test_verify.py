@@ -128,10 +128,9 @@ def test_verify_what_other_commands_make_is_listed_as_not_covered(results: Path)
     (results / "bench" / "table.md").write_text("x")
     (results / "bench" / "metrics.jsonl").write_text('{"what": "ifd", "seconds": 3}\n')
     same, lines = said(results)
-    assert same and [line for line in lines if line.startswith("not covered: ")] == [
-        f"not covered: {results}/bench: not a report's tables; its own command makes it",
-        f"not covered: {results}/toy/methods.md: needs more than the rows; its own command makes it",
-    ]
+    first, second = [line for line in lines if line.startswith("not covered: ")]
+    assert same and first.startswith(f"not covered: {results}/bench: not a report's tables; its own command makes it")
+    assert second == f"not covered: {results}/toy/methods.md: needs more than the rows; its own command makes it"
 
 
 def test_verify_of_nothing_fails(tmp_path: Path) -> None:

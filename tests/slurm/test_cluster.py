@@ -15,9 +15,9 @@ from cli import Done, icon_repro
 from one_node import PATHS, ROOT, queue, until
 from toy_stages import diamond, toy
 
-from icon_repro.__main__ import composed
 from icon_repro.config import ClusterConfig
 from icon_repro.config_cluster import SlurmConfig
+from icon_repro.config_compose import composed
 from icon_repro.engine.artifact import Step, Store
 from icon_repro.engine.jobs import SubmitError
 from icon_repro.engine.plan import plan

@@ -16,7 +16,7 @@ Tried before: candidates scored on all rows as anchors from which the others are
 most first: saved half of the pairs on the pilot's matrix, this saves more than two thirds.
 Known gap: the bound fails where a few rows decide most of a mean: on simulated rows of which 5 % have 30 times the
 spread of the others it covers 70 % of the replays, on log-normal ones (sigma 1.5) a third. On the pilot's matrix
-it held in all; ``python -m icon_repro.pilot`` says so for a matrix of one's own.
+it held in all; ``python experiments/pilot/pilot.py`` says so for a matrix of one's own.
 """
 
 import math

@@ -1,5 +1,6 @@
-"""``python -m icon_repro.pilot DIR``: what the pair matrices of a pilot say about the score itself.
+"""What the pair matrices of a pilot say about the score itself.
 
+Run: ``python experiments/pilot/pilot.py DIR`` in a checkout.
 In, in DIR (NLL: mean over scored tokens, nats; axes as in ids.json):
     ids.json           candidates, assessment: ids; groups of the assessment rows; response_chars, context_tokens of
                        the candidates; control_candidates, bf16_candidates, bf16_rows: indices
@@ -22,23 +23,20 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from icon_repro.engine.artifact import file_sha256
-from icon_repro.pilot_adaptive import find_adaptive
-from icon_repro.pilot_findings import (
+from experiments.pilot.pilot_checks import find_bfloat16, find_control, find_length, find_tails
+from experiments.pilot.pilot_findings import (
     BFLOAT16,
     SEED,
     SHARE,
     Bfloat16,
     Numbers,
     Pilot,
-    find_bfloat16,
-    find_control,
-    find_length,
+    find_adaptive,
     find_overlap,
     find_reliability,
-    find_tails,
     tasks_of,
 )
+from icon_repro.engine.artifact import file_sha256
 from icon_repro.records import read_json, write_json
 from icon_repro.report import page
 from icon_repro.report.figures import rounded, write_described, write_figure, write_points
@@ -211,7 +209,7 @@ def analyse(folder: Path, *, pictures: bool = True) -> str:
         f"# Pilot: {c} candidates x {n} assessment rows\n\n"
         f"The score is the paper's, its control the bank: {bins} lengths x {draws} draws. Standard errors are over "
         "rows, with what all candidates share on a row taken out; intervals are 95 %, over candidates. Numbers: "
-        "summary.json; made by `python -m icon_repro.pilot`.\n\n"
+        "summary.json; made by `python experiments/pilot/pilot.py`.\n\n"
         f"{table}\n"
     )
     (folder / "summary.md").write_text(text, encoding="utf-8")
@@ -235,7 +233,7 @@ def _plain(numbers: Numbers) -> Numbers:
 
 def main(arguments: list[str] | None = None) -> int:
     """Analyse a folder; 0 if it was complete, 2 if not."""
-    parser = argparse.ArgumentParser(prog="python -m icon_repro.pilot", description=str(__doc__).partition("\n\n")[0])
+    parser = argparse.ArgumentParser(description=str(__doc__).partition("\n\n")[0])
     parser.add_argument("folder", type=Path, help="laid out as described in the module's docstring")
     folder = parser.parse_args(arguments).folder
     try:

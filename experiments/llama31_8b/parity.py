@@ -1,5 +1,6 @@
-"""``python -m icon_repro.parity DIR``: does ``compat=official`` give what the authors' released scripts gave?
+"""Does ``compat=official`` give what the authors' released scripts gave?
 
+Run: ``python experiments/llama31_8b/parity.py DIR`` in a checkout.
 In: a folder with candidates.jsonl, assessment.jsonl, and for each model a folder <name>/ with <name>_baseline.csv,
 <name>_pairs.csv (with the random texts, which are injected) and <name>_scores.csv.  Out: a table; exit code 1 beyond
 the tolerances: NLL 1e-5 and the same NaN set; scores aggregated from the stored NLLs 1e-6; end to end 5e-4 and the same
@@ -113,7 +114,7 @@ def _same_order(ours: Matrix, theirs: Matrix) -> bool:
 
 def main(arguments: list[str] | None = None) -> int:
     """Check every model of a folder; 0 if all are within the tolerances."""
-    parser = argparse.ArgumentParser(prog="python -m icon_repro.parity", description=str(__doc__).partition("\n\n")[0])
+    parser = argparse.ArgumentParser(description=str(__doc__).partition("\n\n")[0])
     parser.add_argument("folder", type=Path, help="laid out as described in the module's docstring")
     folder = parser.parse_args(arguments).folder
     names = sorted(path.parent.name for path in folder.glob("*/config.json"))

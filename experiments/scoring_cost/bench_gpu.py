@@ -1,5 +1,6 @@
-"""``python -m icon_repro.bench_gpu``: pairs a second and share of the device's peak, with a random model of 8B's shape.
+"""Pairs a second and share of the device's peak, with a random model of 8B's shape.
 
+Run: ``python experiments/scoring_cost/bench_gpu.py`` in a checkout.
 In: a shape.  Out: a table; as the last line one JSON object. No download: weights, texts and lengths are random, with
 the paper's mean lengths (assessment row 296 tokens of which 119 response, candidate 78). A pair is a candidate with an
 assessment row: ``exact`` scores it after the candidate and after the candidate's own random text, ``shared`` after the
@@ -115,9 +116,7 @@ def measure(
 
 def main(arguments: list[str] | None = None) -> int:
     """Measure and print."""
-    parser = argparse.ArgumentParser(
-        prog="python -m icon_repro.bench_gpu", description=str(__doc__).partition("\n\n")[0]
-    )
+    parser = argparse.ArgumentParser(description=str(__doc__).partition("\n\n")[0])
     parser.add_argument("--shape", choices=sorted(SHAPES), default="8b")
     parser.add_argument("--device", default="auto")
     parser.add_argument("--dtype", choices=[d.value for d in Dtype], default="bfloat16")

@@ -1,5 +1,6 @@
-"""``python -m icon_repro.released``: what the authors' released selections are like.
+"""What the authors' released selections are like.
 
+Run: ``python experiments/released_selections/released.py`` in a checkout.
 In: released_subsets.csv and the union of their rows; if they are there, steps of the experiments
 ``released_selections`` (IFD, perplexity) and ``released_embeddings``, else ``study_cpu`` (vectors of some rows), or the
 files that an earlier call made of them.
@@ -18,13 +19,13 @@ import numpy as np
 from numpy.typing import NDArray
 from sklearn.manifold import TSNE
 
-from icon_repro.__main__ import composed
+from experiments.released_selections.released_data import DATA, scores_step, store_embeddings, store_measures
+from experiments.released_selections.released_findings import SEED
+from experiments.released_selections.released_report import EMBEDDINGS, SCORES, analyse
+from experiments.released_selections.released_scores import centred
+from icon_repro.config_compose import composed
 from icon_repro.engine.artifact import Step, Store
 from icon_repro.engine.plan import plan
-from icon_repro.released_data import DATA, scores_step, store_embeddings, store_measures
-from icon_repro.released_findings import SEED
-from icon_repro.released_report import EMBEDDINGS, SCORES, analyse
-from icon_repro.released_scores import centred
 from icon_repro.report import page
 
 
@@ -61,9 +62,7 @@ def coordinates(vectors: NDArray[np.float32]) -> NDArray[np.float64]:
 
 def main(arguments: list[str] | None = None) -> int:
     """Take over what is finished, and analyse; 0 if the data could be read, 2 if not."""
-    parser = argparse.ArgumentParser(
-        prog="python -m icon_repro.released", description=str(__doc__).partition("\n\n")[0]
-    )
+    parser = argparse.ArgumentParser(description=str(__doc__).partition("\n\n")[0])
     parser.add_argument("overrides", nargs="*", help="of both experiments, key=value: paths.work=...")
     parser.add_argument("--data", type=Path, default=DATA, help="folder with csv and union")
     parser.add_argument("--out", type=Path, default=Path("results/released_selections"))

@@ -1,6 +1,6 @@
 """Tables and figures of what is known of the authors' released selections.
 
-In: released_subsets.csv and the union of their rows; the numbers of steps that ``icon_repro.released`` took over.
+In: released_subsets.csv and the union of their rows; the numbers of steps that ``released`` took over.
 Out: a csv for each finding, summary.md, summary.json; figures as png, svg and csv, their texts in figures.json.
 The same inputs give the same bytes. What needs numbers that aren't there says "not run".
 """
@@ -10,12 +10,9 @@ import math
 from pathlib import Path
 from typing import Any
 
-from icon_repro.engine.artifact import file_sha256
-from icon_repro.intervals import Interval
-from icon_repro.records import read_json, write_json
-from icon_repro.released_data import POOL, load, read_embeddings, read_measures
-from icon_repro.released_figures import length_panels, map_panels, overlap_panels, score_panels
-from icon_repro.released_findings import (
+from experiments.released_selections.released_data import POOL, load, read_embeddings, read_measures
+from experiments.released_selections.released_figures import length_panels, map_panels, overlap_panels, score_panels
+from experiments.released_selections.released_findings import (
     SEED,
     Finding,
     find_contents,
@@ -25,7 +22,10 @@ from icon_repro.released_findings import (
     find_nesting,
     find_tasks,
 )
-from icon_repro.released_scores import find_diversity, find_scores
+from experiments.released_selections.released_scores import find_diversity, find_scores
+from icon_repro.engine.artifact import file_sha256
+from icon_repro.intervals import Interval
+from icon_repro.records import read_json, write_json
 from icon_repro.report.figures import Panel, rounded, write_described, write_figure, write_points
 from icon_repro.report.tables import markdown
 
@@ -39,7 +39,7 @@ Intervals are 95 %: Wilson's for shares, DeLong's for AUCs, normal for means; of
 range of the draws. They treat rows as drawn at random. "By chance": two random selections from the {POOL:,} rows of the
 pool, or as many random rows of the union. The union holds the released selections' rows and no others, so that "the
 rest" isn't the rest of the pool; and a mixture of unlike selections is more varied than each of them. Lengths are in
-characters. Numbers: the csv files; made by `python -m icon_repro.released`.
+characters. Numbers: the csv files; made by `python experiments/released_selections/released.py`.
 """
 
 

@@ -1,5 +1,6 @@
-"""``python -m icon_repro.hours``: what an experiment takes in GPU hours, from its plan and a speed measured on a GPU.
+"""What an experiment takes in GPU hours, from its plan and a speed measured on a GPU.
 
+Run: ``python experiments/llama31_8b/hours.py`` in a checkout.
 In: an experiment; what ``bench_gpu`` printed (results/scoring_cost/h100_8b.json).  Out: tables in Markdown, the ones in
 experiments/README.md.
 Pairs of ICon: the plan's number of pairs over the measured pairs a second, one context each.  Other forward passes: the
@@ -16,8 +17,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from icon_repro.__main__ import composed
 from icon_repro.config import Config
+from icon_repro.config_compose import composed
 from icon_repro.cost import forward_flops, tokens_of
 from icon_repro.engine.artifact import Step, ancestors
 from icon_repro.engine.pace import two_digits
@@ -145,7 +146,7 @@ def _row_tokens(config: Config) -> float:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Print the tables of an experiment."""
-    parser = argparse.ArgumentParser(prog="python -m icon_repro.hours", description=str(__doc__).partition("\n\n")[0])
+    parser = argparse.ArgumentParser(description=str(__doc__).partition("\n\n")[0])
     parser.add_argument("--experiment", default="llama31_8b")
     parser.add_argument("--measured", type=Path, default=MEASURED, help="what bench_gpu printed last")
     parser.add_argument("--training-share", type=float, default=0.4, help="of the measured peak, assumed for training")

@@ -1,5 +1,6 @@
-"""``python -m icon_repro.bench_methods``: what perplexity, IFD and LESS's gradients cost, as a ratio to obvious loops.
+"""What perplexity, IFD and LESS's gradients cost, as a ratio to obvious loops.
 
+Run: ``python experiments/method_cost/bench_methods.py`` in a checkout.
 In: rows of the experiment ``study_cpu``, its model and a tiny one.  Out: a table; with --out table.md and
 metrics.jsonl. In one process, with the same model and rows, one loop and the project's code after the other:
 
@@ -28,9 +29,9 @@ import torch
 from numpy.typing import NDArray
 from peft import get_peft_model
 
-from icon_repro.__main__ import composed
-from icon_repro.bench_tables import of_timings
+from experiments.method_cost.rebuild import table as table_of
 from icon_repro.config_common import AnswerPart, AnswersConfig
+from icon_repro.config_compose import composed
 from icon_repro.config_data import Dtype
 from icon_repro.config_methods import IfdConfig, LessConfig
 from icon_repro.engine.artifact import Store, ordered
@@ -226,7 +227,7 @@ def agree(what: str, difference: float) -> float:
 
 def table(timings: Sequence[Timing]) -> str:
     """The timings as a Markdown table."""
-    return of_timings([stored(one) for one in timings])
+    return table_of([stored(one) for one in timings])
 
 
 def stored(timing: Timing) -> dict[str, Any]:
@@ -236,9 +237,7 @@ def stored(timing: Timing) -> dict[str, Any]:
 
 def main(arguments: list[str] | None = None) -> int:
     """Time all and print it."""
-    parser = argparse.ArgumentParser(
-        prog="python -m icon_repro.bench_methods", description=str(__doc__).partition("\n\n")[0]
-    )
+    parser = argparse.ArgumentParser(description=str(__doc__).partition("\n\n")[0])
     parser.add_argument("overrides", nargs="*", help="of the experiment study_cpu, key=value")
     parser.add_argument("--rows", type=int, default=32, help="for perplexity and IFD; of the tiny model, times 4")
     parser.add_argument("--gradient-batches", type=int, default=2, help="4 rows each; of the tiny model, 32")

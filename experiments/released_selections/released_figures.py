@@ -10,10 +10,10 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
+from experiments.released_selections.released_data import POOL, Embedded, Released, Selection, label
+from experiments.released_selections.released_findings import UNION, Finding, lengths, shared
+from experiments.released_selections.released_scores import BIN
 from icon_repro.intervals import Interval
-from icon_repro.released_data import POOL, Embedded, Released, Selection, label
-from icon_repro.released_findings import UNION, Finding, lengths, shared
-from icon_repro.released_scores import BIN
 from icon_repro.report.figures import Grid, Line, Panel, Scatter, Series
 
 Values = NDArray[np.float64]

@@ -1,6 +1,7 @@
-"""``python -m icon_repro.pilot_matrices``: score the pilot's pairs and store them compactly for ``icon_repro.pilot``.
+"""Score the pilot's pairs and store them compactly for ``pilot``.
 
-In: the experiment ``pilot`` and its work folder.  Out: the npy and json files that ``icon_repro.pilot`` describes.
+Run: ``python experiments/pilot/pilot_matrices.py`` in a checkout.
+In: the experiment ``pilot`` and its work folder.  Out: the npy and json files that ``pilot`` describes.
 Missing steps are run first: all candidates with the noise bank; the first ``--own`` candidates with random contexts of
 their own; the first ``--bfloat16`` candidates in bfloat16. Several of these commands may share the work.
 """
@@ -12,8 +13,8 @@ from typing import Any
 
 import numpy as np
 
-from icon_repro.__main__ import composed
 from icon_repro.config import Config
+from icon_repro.config_compose import composed
 from icon_repro.engine.artifact import Step, Store, ordered
 from icon_repro.engine.plan import plan
 from icon_repro.engine.run import run
@@ -90,9 +91,7 @@ def export(steps: dict[str, dict[str, Step]], store: Store, out: Path) -> dict[s
 
 def main(arguments: list[str] | None = None) -> int:
     """Run what is missing, and export."""
-    parser = argparse.ArgumentParser(
-        prog="python -m icon_repro.pilot_matrices", description=str(__doc__).partition("\n\n")[0]
-    )
+    parser = argparse.ArgumentParser(description=str(__doc__).partition("\n\n")[0])
     parser.add_argument("overrides", nargs="*", help="of the experiment pilot, key=value")
     parser.add_argument("--own", type=int, default=48, help="candidates with random contexts of their own")
     parser.add_argument("--bfloat16", type=int, default=8, help="candidates that are scored in bfloat16 as well")

@@ -1,5 +1,6 @@
-"""``python -m icon_repro.bench``: what scoring costs at each level, as a ratio to the released scripts' loop.
+"""What scoring costs at each level, as a ratio to the released scripts' loop.
 
+Run: ``python experiments/scoring_cost/bench.py`` in a checkout.
 In: the experiment ``scoring_cost`` (5,000 candidates x 1,020 assessment rows), the pilot's matrix.  Out: a table; as
 the last line one JSON object with the speed-ups.
 In one process, with the same model and rows, each level scores the same sample of pairs: a few candidates against
@@ -30,9 +31,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from icon_repro.__main__ import composed
-from icon_repro.bench_tables import of_levels
+from experiments.pilot.pilot import load as load_pilot
+from experiments.pilot.pilot_findings import tasks_of
+from experiments.scoring_cost.rebuild import table
 from icon_repro.config import Config
+from icon_repro.config_compose import composed
 from icon_repro.config_data import Dtype
 from icon_repro.config_icon import Compat, Control, IconConfig, resolved
 from icon_repro.engine.artifact import Store, ordered
@@ -47,8 +50,6 @@ from icon_repro.methods.icon.control import bank_lengths, noise_ids
 from icon_repro.methods.icon.fidelity import Trials
 from icon_repro.methods.icon.layout import Layout
 from icon_repro.methods.icon.pairs import Engine, candidate_text, make_engine
-from icon_repro.pilot import load as load_pilot
-from icon_repro.pilot_findings import tasks_of
 from icon_repro.records import Example, read_rows, write_json
 
 _EQUAL = 1e-5  # nats per token, between levels that must agree
@@ -309,7 +310,7 @@ def _alone(engine: Engine, picked: Sample, candidate: int, row: int) -> float:
 
 def main(arguments: list[str] | None = None) -> int:
     """Time the levels and print them."""
-    parser = argparse.ArgumentParser(prog="python -m icon_repro.bench", description=str(__doc__).partition("\n\n")[0])
+    parser = argparse.ArgumentParser(description=str(__doc__).partition("\n\n")[0])
     parser.add_argument("overrides", nargs="*", help="of the experiment scoring_cost, key=value")
     parser.add_argument("--candidates", type=int, default=2, help="in the sample")
     parser.add_argument("--batches", type=int, default=6, help="of assessment rows, in the sample")
@@ -321,7 +322,7 @@ def main(arguments: list[str] | None = None) -> int:
     except ValueError as error:
         sys.stderr.write(f"error: {error}\n")
         return 1
-    text = of_levels(result)
+    text = table(result)
     if given.out is not None:
         given.out.mkdir(parents=True, exist_ok=True)
         write_json(given.out / "bench.json", result)
