@@ -28,7 +28,16 @@ from icon_repro.config_data import (
     endpoint_problems,
 )
 from icon_repro.config_evaluation import EvaluationConfig, JudgeConfig, TaskKind, judge_problems, judge_sources
-from icon_repro.config_icon import Budget, Control, EmptyPair, IconConfig, NoiseUnit, resolved
+from icon_repro.config_icon import (
+    Budget,
+    Control,
+    EmptyPair,
+    IconConfig,
+    NoiseUnit,
+    SelectorKind,
+    SelectorTarget,
+    resolved,
+)
 from icon_repro.config_methods import (
     METHOD_KINDS,
     AlpagasusConfig,
@@ -423,6 +432,13 @@ def _icon_combinations(where: str, icon: IconConfig, config: Config) -> list[str
         problems.append(f"{where}.candidates={icon.candidates}: is more than data.candidates.size={size}; lower it.")
     if icon.control is Control.bank and not icon.bank.lengths:
         problems.append(f"{where}.bank.lengths=[]: give at least one length in tokens.")
+    if icon.selector is not None and icon.selector.kind is SelectorKind.probe:
+        if icon.selector.repeats > 1:
+            problems.append(f"{where}.selector.repeats={icon.selector.repeats}: a probe has no seed; set 1.")
+        if icon.selector.target is SelectorTarget.top_fraction:
+            problems.append(f"{where}.selector.target=top_fraction: a probe learns ranks; set rank, or kind=lora.")
+        if icon.selector.probe.dtype is Dtype.float16:
+            problems.append(f"{where}.selector.probe.dtype='float16': may overflow; use float32 or bfloat16.")
     if icon.selector is not None and icon.selector.dtype is Dtype.float16:
         problems.append(f"{where}.selector.dtype='float16': needs loss scaling, which isn't built; use bfloat16.")
     if icon.budget is not Budget.full:

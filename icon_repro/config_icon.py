@@ -6,6 +6,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from icon_repro.config_data import Dtype, LoraConfig
+from icon_repro.cost import FROZEN_TRAINING
 from icon_repro.schema import number
 
 
@@ -101,10 +102,28 @@ class SelectorHead(enum.Enum):
     frozen = "frozen"  # at its random initialisation, as released (D8)
 
 
+class SelectorKind(enum.Enum):
+    lora = "lora"  # a classifier with LoRA, as the paper
+    probe = "probe"  # ridge regression on the frozen model's hidden states: no training, at the cost of one pass
+
+
+@dataclass
+class ProbeConfig:
+    """What the probe reads: hidden states after layers at these shares of the depth."""
+
+    depths: list[float] = number([0.25, 0.5, 0.75, 1.0], above=0, at_most=1)
+    dtype: Dtype = Dtype.float32
+
+
 @dataclass
 class SelectorConfig:
-    """A classifier with LoRA, trained on the scored candidates, that scores the whole pool."""
+    """A model that learns the candidates' scores and ranks the whole pool.
 
+    ``kind=probe`` uses ``probe``, ``held_out``, ``pool_max_length`` and ``shard_rows``; the rest is of ``kind=lora``.
+    """
+
+    kind: SelectorKind = field(default=SelectorKind.lora, metadata={"legacy": SelectorKind.lora})
+    probe: ProbeConfig = field(default_factory=ProbeConfig, metadata={"legacy": ProbeConfig()})
     target: SelectorTarget | None = None  # None: as ``compat`` says
     head: SelectorHead | None = None
     learning_rate: float = number(5e-5, above=0)
@@ -121,6 +140,11 @@ class SelectorConfig:
         1, at_least=1
     )  # models with seeds from ``seed`` on; the first selects, the rest say how stable
     shard_rows: int = number(4096, at_least=1)  # of the pool, in one step
+
+    @property
+    def learning_passes(self) -> float:
+        """Forward passes that learning from a candidate costs as much as, over all models."""
+        return 1.0 if self.kind is SelectorKind.probe else self.epochs * FROZEN_TRAINING * self.repeats
 
 
 @dataclass

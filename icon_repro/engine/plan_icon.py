@@ -19,7 +19,9 @@ from icon_repro.config_icon import (
     IconRound,
     IconShard,
     ScoreDtype,
+    SelectorConfig,
     SelectorJob,
+    SelectorKind,
     SelectorScores,
     SelectorShard,
     SelectorTarget,
@@ -227,7 +229,7 @@ class _Icon:
         )
         spent += sizes.pairs(icon.auto.pilot_candidates, icon.auto.pilot_rows)
         spent += sizes.rows * sizes.row + sizes.pairs(_BANK_LENGTHS * icon.bank.draws, sizes.rows)
-        each = sizes.context * (1 + selector.epochs * FROZEN_TRAINING * selector.repeats) + rows * sizes.row
+        each = sizes.context * (1 + selector.learning_passes) + rows * sizes.row
         most = (icon.auto.cost_ratio * tuned - spent) / each
         return min(sizes.candidates, max(most, icon.auto.least_candidates))
 
@@ -245,6 +247,8 @@ class _Icon:
         assert selector is not None
         sizes, planner = self.sizes, self.planner
         parameters = planner.config.model.parameters
+        if selector.kind is SelectorKind.probe:
+            return self._probe(selector, scores, fractions, label)
         learned = sizes.candidates * (1 - selector.held_out) * min(sizes.context, selector.max_length) * selector.epochs
         parts: dict[str, Step] = {}
         for repeat in range(selector.repeats):
@@ -269,6 +273,26 @@ class _Icon:
                 )
         job = SelectorScores(fractions, selector.repeats)
         return self.step("selector_scores", f"{self.name}-{label}pool", job, {"scores": scores, **parts})
+
+    def _probe(self, selector: SelectorConfig, scores: Step, fractions: list[float], label: str) -> Step:
+        sizes, used = self.sizes, ("kind", "probe", "target", "held_out", "pool_max_length")
+        read = replace(SelectorConfig(), **{name: getattr(selector, name) for name in used})
+        inputs = {"model": self.data["model"], "order": self.order, "scores": scores}
+        tokens = sizes.candidates * min(sizes.context, selector.pool_max_length)
+        fitted = self.step("probe", f"{self.name}-{label}probe", SelectorJob(read, fractions, 0), inputs, tokens)
+        parts: dict[str, Step] = {}
+        for number, (first, end, stop) in enumerate(self.planner.slices(selector.shard_rows, whole=self.planner.whole)):
+            part = f"pool-s0-{number:04d}"
+            parts[part] = self.step(
+                "probe_pool",
+                f"{self.name}-{label}{part}",
+                SelectorShard(replace(read, held_out=SelectorConfig().held_out), first, stop),
+                {"model": self.data["model"], "selector": fitted, "order": self.selected_from},
+                (end - first) * min(sizes.selected_from, selector.pool_max_length),
+            )
+        return self.step(
+            "selector_scores", f"{self.name}-{label}pool", SelectorScores(fractions, 1), {"scores": scores, **parts}
+        )
 
 
 def icon_scores(

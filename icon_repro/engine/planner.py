@@ -37,6 +37,8 @@ TARGETS = {
     "icon_adaptive": ("icon_repro.methods.icon.score:adaptive", 1),
     "selector": ("icon_repro.methods.icon.selector:train", 1),
     "selector_pool": ("icon_repro.methods.icon.selector:pool", 1),
+    "probe": ("icon_repro.methods.icon.probe:train", 1),
+    "probe_pool": ("icon_repro.methods.icon.probe:pool", 1),
     "selector_scores": ("icon_repro.methods.icon.selector:run", 1),
     "random": ("icon_repro.methods.random:run", 1),
     "random_matched": ("icon_repro.methods.random:matched", 1),

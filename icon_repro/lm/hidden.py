@@ -48,12 +48,7 @@ def pooled(
         TokenError: a row without tokens, or longer than the model's positions; names its place.
         NonFiniteError: a vector isn't finite; names its place.
     """
-    if empty := [i for i, row in enumerate(rows) if not len(row)]:
-        raise TokenError(f"text {empty[0]} has no tokens: there is nothing to embed. Drop the row.")
-    longest = max((len(row) for row in rows), default=0)
-    limit = getattr(model.config, "max_position_embeddings", longest)
-    if longest > limit:
-        raise TokenError(f"a text takes {longest} tokens, the model has {limit} positions. Lower max_length.")
+    _check_rows(model, rows)
     width = model.config.get_text_config().hidden_size
     result = np.empty((len(rows), width), np.float32)
 
@@ -63,19 +58,80 @@ def pooled(
             progress.advance(len(batch), sum(len(rows[i]) for i in batch))
 
     in_batches([len(row) for row in rows], budget, work)
-    if bad := np.flatnonzero(~np.isfinite(result).all(axis=1)).tolist():
-        raise NonFiniteError(f"texts {bad[:5]}: hidden states aren't finite in {model.dtype}; use float32 or bfloat16.")
+    _check_finite(result, model)
     return result
+
+
+@torch.inference_mode()
+def layer_states(
+    model: PreTrainedModel,
+    rows: Sequence[Sequence[int]],
+    layers: Sequence[int],
+    budget: TokenBudget,
+    progress: Progress | None = None,
+) -> NDArray[np.float32]:
+    """Hidden states after some layers, as the mean over a row's tokens and at its last token.
+
+    Args:
+        rows: token ids; none may be empty.
+        layers: 1 to the number of the model's layers (after the last one the final norm is applied).
+
+    Returns:
+        (len(rows), len(layers), 2, hidden size) float32: mean, last.
+
+    Raises:
+        TokenError: a row without tokens, or longer than the model's positions; names its place.
+        NonFiniteError: a state isn't finite; names the row's place.
+    """
+    _check_rows(model, rows)
+    width = model.config.get_text_config().hidden_size
+    result = np.empty((len(rows), len(layers), 2, width), np.float32)
+
+    def work(batch: list[int]) -> None:
+        ids, lengths = _padded(model, [rows[i] for i in batch])
+        states = model.get_decoder()(input_ids=ids, use_cache=False, output_hidden_states=True).hidden_states
+        place = torch.arange(ids.shape[1], device=ids.device)[None]
+        inside = (place < lengths[:, None]).float() / lengths[:, None]
+        at = torch.arange(len(batch), device=ids.device)
+        for number, layer in enumerate(layers):
+            state = states[layer].float()
+            result[batch, number, 0] = torch.einsum("bt,bth->bh", inside, state).cpu().numpy()
+            result[batch, number, 1] = state[at, lengths - 1].cpu().numpy()
+        if progress:
+            progress.advance(len(batch), int(lengths.sum()))
+
+    in_batches([len(row) for row in rows], budget, work)
+    _check_finite(result.reshape(len(rows), -1), model)
+    return result
+
+
+def _padded(model: PreTrainedModel, rows: Sequence[Sequence[int]]) -> tuple[torch.Tensor, torch.Tensor]:
+    """(B, T) ids padded on the right: no token sees its row's padding if attention is causal; (B,) lengths."""
+    lengths = torch.tensor([len(row) for row in rows], device=model.device)
+    width = int(lengths.max())
+    return torch.tensor([[*row, *[0] * (width - len(row))] for row in rows], device=model.device), lengths
+
+
+def _check_rows(model: PreTrainedModel, rows: Sequence[Sequence[int]]) -> None:
+    if empty := [i for i, row in enumerate(rows) if not len(row)]:
+        raise TokenError(f"text {empty[0]} has no tokens: there is nothing to embed. Drop the row.")
+    longest = max((len(row) for row in rows), default=0)
+    limit = getattr(model.config, "max_position_embeddings", longest)
+    if longest > limit:
+        raise TokenError(f"a text takes {longest} tokens, the model has {limit} positions. Lower max_length.")
+
+
+def _check_finite(vectors: NDArray[np.float32], model: PreTrainedModel) -> None:
+    if bad := np.flatnonzero(~np.isfinite(vectors).all(axis=1)).tolist():
+        raise NonFiniteError(f"texts {bad[:5]}: hidden states aren't finite in {model.dtype}; use float32 or bfloat16.")
 
 
 def _batch(
     model: PreTrainedModel, rows: Sequence[Sequence[int]], pooling: Pooling, *, normalise: bool, encoder: bool
 ) -> NDArray[np.float32]:
-    """Rows are padded on the right: no token sees its row's padding if attention is causal; an encoder gets a mask."""
-    lengths = torch.tensor([len(row) for row in rows], device=model.device)
-    width = int(lengths.max())
-    ids = torch.tensor([[*row, *[0] * (width - len(row))] for row in rows], device=model.device)
-    place = torch.arange(width, device=model.device)[None]
+    """Vectors of a batch; an encoder gets a mask, as each of its tokens would see padding."""
+    ids, lengths = _padded(model, rows)
+    place = torch.arange(ids.shape[1], device=model.device)[None]
     inside = place < lengths[:, None]
     if encoder:
         output = model(input_ids=ids, attention_mask=inside.long())

@@ -125,5 +125,5 @@ def _affordable(
     tuned = sum(min(length, saved.max_length) for length in lengths) * saved.epochs * training * (1 - saved.fraction)
     spent += sum(min(length, selector.pool_max_length) for length in lengths) * selector.repeats
     mean = sum(lengths) / len(lengths)
-    each = rows * pair + mean * selector.epochs * FROZEN_TRAINING * selector.repeats
+    each = rows * pair + mean * selector.learning_passes
     return max(0, int((icon.auto.cost_ratio * tuned - spent) / each))

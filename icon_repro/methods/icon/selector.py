@@ -320,9 +320,13 @@ def run(cfg: SelectorScores, inputs: Mapping[str, Path], out: Path, runtime: Run
                 f"models {first} and {model} scored different rows: {len(odd)} by one of them only (first: "
                 f"{odd[0]!r}). Delete the shards of one and run again."
             )
+    shards = [folders[first][number] for number in sorted(folders[first])]
+    parts = {f"seed{model}": scores[model] for model in others}
+    if all((folder / "errors.npy").is_file() for folder in shards):  # of a probe
+        parts["error"] = join_shards(shards, "errors.npy")
     rows = write_rows(
         out / "scores.jsonl",
-        (Score(i, score, {f"seed{m}": scores[m][i] for m in others}) for i, score in scores[first].items()),
+        (Score(i, score, {name: part[i] for name, part in parts.items()}) for i, score in scores[first].items()),
     )
     agreement: dict[str, float | None] = {}
     for fraction in cfg.fractions:

@@ -141,8 +141,8 @@ def quality(
     return {name: None if math.isnan(value) else value for name, value in found.items()}
 
 
-def join_shards(shards: Sequence[Path]) -> dict[str, float]:
-    """One model's scores by id, in the order of the shards.
+def join_shards(shards: Sequence[Path], file: str = "scores.npy") -> dict[str, float]:
+    """One model's scores (or another number of each row, from ``file``) by id, in the order of the shards.
 
     Raises:
         SelectorError: a row is scored twice, or a shard has other numbers of ids and scores.
@@ -150,7 +150,7 @@ def join_shards(shards: Sequence[Path]) -> dict[str, float]:
     scores: dict[str, float] = {}
     for folder in shards:
         names = read_json(folder / "ids.json")["rows"]
-        values = np.load(folder / "scores.npy", allow_pickle=False)
+        values = np.load(folder / file, allow_pickle=False)
         if values.shape != (len(names),):
             raise SelectorError(f"{folder}: {len(values)} scores of {len(names)} rows; delete it and run again.")
         if twice := [name for name, count in Counter([*scores, *names]).items() if count > 1]:
