@@ -30,7 +30,7 @@ LAYERS = {
     "stats": 1,
     "reliability": 1,
     "items": 1,
-    "cost": 1,
+    "cost": 0,
     "engine.artifact": 1,
     "engine.tracking": 1,
     "engine.wandb_sender": 1,

@@ -64,6 +64,11 @@ WORLDS: dict[str, dict[str, Any]] = {
         "select_from": "pool",
         "until": "select",
     },
+    "probe": {
+        "methods": {"icon": {"kind": "icon", "dtype": "float32", "selector": {"kind": "probe"}}},
+        "select_from": "pool",
+        "until": "select",
+    },
     "tuned": {
         "model": LOCAL,
         "methods": {"random": {"kind": "random"}},

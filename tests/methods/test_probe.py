@@ -116,7 +116,7 @@ def pool(folder: Path, inputs: dict[str, Path], runtime: Runtime, start: int, st
 
 
 def test_probe_learns_what_the_hidden_states_say(tmp_path: Path, model_step: Path, runtime: Runtime) -> None:
-    inputs, metrics = fitted(tmp_path, model_step, runtime, SCORES)
+    _, metrics = fitted(tmp_path, model_step, runtime, SCORES)
     assert metrics["rows"] == 36 and metrics["held_out"] == 12 and metrics["spearman_left_out"] > 0.6
     assert metrics["spearman"] > 0.5 and metrics["tokens"] > 0
     held = [row for _, row in read_lines(tmp_path / "selector" / "held_out.jsonl")]
