@@ -1,0 +1,96 @@
+"""Held-out NLL by length of the response, and whether a verdict depends on how rows are weighed.
+
+In: the rows that ``engine.collect`` makes; the comparisons of ``report.verdicts``.  Out: header and cells of held_out;
+a sentence for each comparison whose verdict differs between weights of tokens and of rows.
+Known gap: the limits of the bins are fixed; bins have no intervals.
+"""
+
+from collections.abc import Sequence
+from itertools import pairwise
+
+import numpy as np
+from numpy.typing import NDArray
+
+from icon_repro.held_out_measures import BY_TOKENS, ROWS, SHORT
+from icon_repro.report import verdicts
+from icon_repro.report.runs import Line, Row, decoded, facts, lines
+
+_LIMITS = (1, 10, 30, 100, 300)  # the first number of response tokens of each bin
+_LABELS = [*(f"{low}-{high - 1} tokens" for low, high in pairwise(_LIMITS)), "300 and more"]
+_CAPTION = """\
+NLL of held-out responses by their length in tokens: in nats, the sum over a bin's response tokens over their number,
+mean over runs. rows and share of tokens: how much of a task is in a bin. Weighed by tokens a bin counts as its share of
+tokens says, weighed by rows as its rows do.
+"""
+
+
+def weighted(rows: Sequence[Row]) -> list[str]:
+    """Names of the held-out tasks that are measured by tokens and by rows."""
+    known = facts(rows)
+    return [name for name in known if f"{name}{ROWS}" in known]
+
+
+def table(rows: Sequence[Row]) -> tuple[list[str], list[list[str]]]:
+    """Header and cells: of each task the size of the bins, and a line for each method and fraction."""
+    cells = []
+    for name in weighted(rows):
+        made = [line for line in lines(rows) if line.has([name])]
+        if made:
+            _, sizes = _by_row(made[0], name)
+            bins = [np.flatnonzero(np.digitize(sizes, _LIMITS) == place + 1) for place in range(len(_LIMITS))]
+            cells.append([name, "rows", "-", *(str(len(chosen)) for chosen in bins)])
+            shares = [100 * sizes[chosen].sum() / sizes.sum() for chosen in bins]
+            cells.append([name, "share of tokens", "-", *(f"{share:.1f} %" for share in shares)])
+        for line in lines(rows):
+            fraction = "-" if line.fraction is None else f"{line.fraction:g}"
+            if line not in made:
+                cells.append([name, line.method, fraction, *["missing"] * len(_LIMITS)])
+                continue
+            values, _ = _by_row(line, name)
+            found = [f"{np.average(values[c], weights=sizes[c]):.4f}" if len(c) else "-" for c in bins]
+            cells.append([name, line.method, fraction, *found])
+    return ["measure", "method", "fraction", *_LABELS], cells
+
+
+def caption(rows: Sequence[Row]) -> str:
+    """What the cells are."""
+    return _CAPTION
+
+
+def _by_row(line: Line, name: str) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """NLL a token of each row, over the runs of each selection and then over selections; and response tokens."""
+    selections: dict[int | None, list[NDArray[np.float64]]] = {}
+    sizes = np.empty(0)
+    for row in line.rows:
+        names = [one for one in (name, f"{name}{SHORT}") if one in row["benchmarks"]]
+        parts = [row["benchmarks"][one]["outcomes"]["parts"][0] for one in names]
+        sizes = np.concatenate([np.asarray(part["sizes"], np.float64) for part in parts])
+        values = np.concatenate([decoded(part["values"]) for part in parts])
+        selections.setdefault(row["selection_seed"], []).append(values)
+    return np.mean([np.mean(runs, axis=0) for runs in selections.values()], axis=0), sizes
+
+
+def weighting_dependent(rows: Sequence[Row], compared: Sequence[verdicts.Comparison]) -> list[str]:
+    """A sentence for each comparison of a held-out task whose verdict depends on the weights; or that none does."""
+    header, cells = verdicts.table(compared)
+    says = {
+        tuple(cell[header.index(key)] for key in ("measure", "method", "fraction", "against")): cell for cell in cells
+    }
+    place = header.index("verdict")
+    sentences = []
+    for name in weighted(rows):
+        pairs = [
+            (key[1:], cell[place], says[(f"{name}{ROWS}", *key[1:])][place])
+            for key, cell in says.items()
+            if key[0] == name and (f"{name}{ROWS}", *key[1:]) in says
+        ]
+        done = [pair for pair in pairs if "missing" not in pair[1:]]
+        depending = [pair for pair in done if pair[1] != pair[2]]
+        for (method, fraction, against), by_tokens, by_rows in depending:
+            sentences.append(
+                f"{name}: {method} at {fraction} against {against} depends on the weights: {by_tokens} by "
+                f"{BY_TOKENS}, {by_rows} by rows"
+            )
+        if done and not depending:
+            sentences.append(f"{name}: every verdict is the same by {BY_TOKENS} and by rows")
+    return sentences
