@@ -86,7 +86,7 @@ def cells(
     ):
         if chosen:
             rows = {"at least": short_tokens} if chosen is long and short else {}
-            rows |= {"below": short_tokens} if chosen is short else {}
+            rows |= {"fewer than": short_tokens} if chosen is short else {}
             cell = _cell(chosen, values, facts, weighting)
             made[measure] = {**kept, "metric": "nll", "weighting": weighting, "response_tokens": rows, **cell}
     return made

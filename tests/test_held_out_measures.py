@@ -29,7 +29,7 @@ def test_cells_weigh_tokens_or_rows_and_set_short_rows_apart() -> None:
     assert part(made["held_short"])["values"] == [5.0, 4.0] and part(made["held_short"])["sizes"] == [2, 9]
     assert "sizes" not in part(made["held_rows"]) and part(made["held_rows"])["groups"] == list(FACTS.groups)
     assert mean(made["held_rows"]["outcomes"]) == made["held_rows"]["value"]
-    assert [cell["response_tokens"] for cell in made.values()] == [{"at least": 10}, {}, {"below": 10}]
+    assert [cell["response_tokens"] for cell in made.values()] == [{"at least": 10}, {}, {"fewer than": 10}]
     assert all(cell["dropped"] == {"too long": 2} and "stderr" not in cell for cell in made.values())
     assert len({cell["outcomes"]["ids"] for cell in made.values()}) == 3
 

@@ -39,9 +39,12 @@ def test_measured_rows_have_their_measures_and_differences_are_shown(script: Mod
     values = {name: cell["value"] for name, cell in made[1]["benchmarks"].items()}
     assert values == pytest.approx({"held_out": (44 + 20) / 60, "held_out_rows": 6.1 / 3, "held_out_short": 4.0})
     assert made[0]["tasks"].keys() == values.keys()
-    first, second = script.shown(rows, FACTS)
-    assert first == "3 rows, 62 response tokens; 1 rows of at most 10 tokens"
-    assert second == "icon - random: by rows +1.0333 (rows of at most 10 tokens: 97 %), by tokens +0.1613"
+    first, second = script.shown(rows, FACTS, 10)
+    assert first == "3 rows, 62 response tokens; 1 of at most 3 tokens, 1 of at most 10 tokens"
+    assert second == (
+        "icon - random: by rows +1.0333 (of these rows: 97 %, 97 %), by tokens +0.1613, of rows of 10 tokens and more "
+        "+0.0667"
+    )
 
 
 @pytest.mark.parametrize(

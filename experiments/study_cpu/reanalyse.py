@@ -32,6 +32,7 @@ from icon_repro.report.runs import Line, Row, decoded, lines
 from icon_repro.report.stored import FILE, whole
 
 TASK = "held_out"
+_FEW = (3, 10)  # response tokens of rows whose part in a difference is shown
 
 
 class ReanalysisError(ValueError):
@@ -93,19 +94,23 @@ def measured(rows: Sequence[Row], found: Facts, short_tokens: int) -> list[dict[
     return made
 
 
-def shown(rows: Sequence[Row], found: Facts) -> list[str]:
-    """Each method's difference from random: by rows, by tokens, and what short rows bring of the first."""
+def shown(rows: Sequence[Row], found: Facts, short_tokens: int) -> list[str]:
+    """Each method's difference from random: by rows, what few short rows bring of it, and by tokens."""
     sizes = np.asarray(found.tokens, np.float64)
     own = {line.method: _means(line) for line in lines(rows)}
-    text = [f"{len(sizes)} rows, {int(sizes.sum())} response tokens; {(sizes <= 10).sum()} rows of at most 10 tokens"]
+    few = {most: sizes <= most for most in _FEW}
+    counts = ", ".join(f"{chosen.sum()} of at most {most} tokens" for most, chosen in few.items())
+    text = [f"{len(sizes)} rows, {int(sizes.sum())} response tokens; {counts}"]
     for method, values in own.items():
         difference = values - own["random"]
         if method == "random":
             continue
-        short = difference[sizes <= 10].sum() / difference.sum()
+        shares = [f"{100 * difference[own].sum() / difference.sum():.0f} %" for own in few.values()]
+        long = sizes >= short_tokens
         text.append(
-            f"{method} - random: by rows {difference.mean():+.4f} (rows of at most 10 tokens: {100 * short:.0f} %), "
-            f"by tokens {np.average(difference, weights=sizes):+.4f}"
+            f"{method} - random: by rows {difference.mean():+.4f} (of these rows: {', '.join(shares)}), by tokens "
+            f"{np.average(difference, weights=sizes):+.4f}, of rows of {short_tokens} tokens and more "
+            f"{np.average(difference[long], weights=sizes[long]):+.4f}"
         )
     return text
 
@@ -128,8 +133,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     rows = whole([row for _, row in read_lines(given.results / FILE)])
     with tempfile.TemporaryDirectory() as work:
         found = facts_of(config, Path(work))
-    again = measured(rows, found, config.evaluation.tasks[TASK].short_tokens)
-    print("\n".join(shown(rows, found)))
+    short_tokens = config.evaluation.tasks[TASK].short_tokens
+    again = measured(rows, found, short_tokens)
+    print("\n".join(shown(rows, found, short_tokens)))
     if not given.show:
         print(remake(given.results, Path(config.paths.experiments), again))
 

@@ -219,7 +219,9 @@ def _rows_of(cell: Mapping[str, Any]) -> str:
         by_tokens = cell["weighting"] == BY_TOKENS
         text += ", nats a response token; " + ("each response token" if by_tokens else "each row") + " weighs the same"
         text += f", {cell['scored_tokens']:,} response tokens"
-        text += "".join(f"; rows of {what} {count} response tokens" for what, count in cell["response_tokens"].items())
+        text += "".join(
+            f"; rows with {what} {count} response tokens" for what, count in cell["response_tokens"].items()
+        )
     if cell.get("dropped"):
         text += "; rows left out: " + ", ".join(f"{count} {reason}" for reason, count in cell["dropped"].items())
     return text

@@ -99,7 +99,7 @@ def test_caption_says_unit_weights_and_rows_left_out() -> None:
     start = "task version 1, nats a response token"
     assert f"- held: nll, 80 items, {start}; each response token weighs the same, 10,400 response tokens" in text
     assert f"- held_rows: nll, 100 items, {start}; each row weighs the same, 10,460 response tokens" in text
-    assert "rows of at least 10 response tokens" in text and "rows of below 10 response tokens" in text
+    assert "rows with at least 10 response tokens" in text and "rows with fewer than 10 response tokens" in text
     assert text.count(unit) == 3 and out.strip() in text
 
 
