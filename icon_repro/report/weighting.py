@@ -7,6 +7,7 @@ Known gap: the limits of the bins are fixed; bins have no intervals.
 
 from collections.abc import Sequence
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -59,14 +60,14 @@ def caption(rows: Sequence[Row]) -> str:
 
 def _by_row(line: Line, name: str) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """NLL a token of each row, over the runs of each selection and then over selections; and response tokens."""
-    selections: dict[int | None, list[NDArray[np.float64]]] = {}
+    selections: dict[tuple[Any, Any], list[NDArray[np.float64]]] = {}
     sizes = np.empty(0)
     for row in line.rows:
         names = [one for one in (name, f"{name}{SHORT}") if one in row["benchmarks"]]
         parts = [row["benchmarks"][one]["outcomes"]["parts"][0] for one in names]
         sizes = np.concatenate([np.asarray(part["sizes"], np.float64) for part in parts])
         values = np.concatenate([decoded(part["values"]) for part in parts])
-        selections.setdefault(row["selection_seed"], []).append(values)
+        selections.setdefault((row.get("pool"), row["selection_seed"]), []).append(values)
     return np.mean([np.mean(runs, axis=0) for runs in selections.values()], axis=0), sizes
 
 
@@ -77,11 +78,15 @@ def weighting_dependent(rows: Sequence[Row], compared: Sequence[verdicts.Compari
         tuple(cell[header.index(key)] for key in ("measure", "method", "fraction", "against")): cell for cell in cells
     }
     place = header.index("verdict")
+
+    def verdict(key: tuple[str, ...]) -> str:
+        return says[key][place].partition(" (")[0]  # without what it is about only
+
     sentences = []
     for name in weighted(rows):
         pairs = [
-            (key[1:], cell[place], says[(f"{name}{ROWS}", *key[1:])][place])
-            for key, cell in says.items()
+            (key[1:], verdict(key), verdict((f"{name}{ROWS}", *key[1:])))
+            for key in says
             if key[0] == name and (f"{name}{ROWS}", *key[1:]) in says
         ]
         done = [pair for pair in pairs if "missing" not in pair[1:]]
