@@ -36,7 +36,8 @@ def table(rows: Sequence[Row]) -> Table:
         RunsError: runs that can't be averaged.
         StatsError: outcomes that aren't finite.
     """
-    benchmarks, others = averaged(rows), lower(rows)
+    benchmarks, beside = averaged(rows), weighting.variants(rows)
+    others = [name for name in lower(rows) if name not in beside]
     groups = {group: names for group, names in grouped(rows).items() if group is not None}
     header = ["method", "fraction", "rows", "runs", *benchmarks, *groups, "average", *map(_lower_title, others)]
     header += ["selection tokens", "selection FLOPs", TUNED_ON, "tuning FLOPs", "selection / saved"]
@@ -300,7 +301,7 @@ def write(
         "verdicts": (verdicts.table(compared), verdicts.caption(rows, compared) + _listed(notes_on_verdicts)),
     }
     if weighting.weighted(rows):
-        made["held_out"] = (weighting.table(rows), weighting.caption(rows))
+        made["held_out"] = (weighting.table(rows, lambda line, name: shown(line, [name], 1, 4)), weighting.CAPTION)
     if any(row["judged"] or row["unjudged"] for row in rows):
         made["judged"] = (judged(rows), _JUDGED_CAPTION + _listed(of_judged(versions, rows) if versions else []))
     if contamination.known(rows):

@@ -5,7 +5,7 @@ a sentence for each comparison whose verdict differs between weights of tokens a
 Known gap: the limits of the bins are fixed; bins have no intervals.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import pairwise
 from typing import Any
 
@@ -18,10 +18,13 @@ from icon_repro.report.runs import Line, Row, decoded, facts, lines
 
 _LIMITS = (1, 10, 30, 100, 300)  # the first number of response tokens of each bin
 _LABELS = [*(f"{low}-{high - 1} tokens" for low, high in pairwise(_LIMITS)), "300 and more"]
-_CAPTION = """\
-NLL of held-out responses by their length in tokens: in nats, the sum over a bin's response tokens over their number,
-mean over runs. rows and share of tokens: how much of a task is in a bin. Weighed by tokens a bin counts as its share of
-tokens says, weighed by rows as its rows do.
+_WEIGHTS = ("by tokens", "by rows", "short rows")
+CAPTION = """\
+NLL of held-out responses in nats a response token, lower is better, ± half of the 95 % interval. by tokens: each
+response token weighs the same, of rows with `short_tokens` response tokens and more; by rows: mean over all rows of
+each row's mean; short rows: the others, by tokens. Then by length of the response: the sum over a bin's response
+tokens over their number, mean over runs. rows and share of tokens: how much of a task is in a cell. Weighed by tokens a
+bin counts as its share of tokens says, weighed by rows as its rows do.
 """
 
 
@@ -31,31 +34,41 @@ def weighted(rows: Sequence[Row]) -> list[str]:
     return [name for name in known if f"{name}{ROWS}" in known]
 
 
-def table(rows: Sequence[Row]) -> tuple[list[str], list[list[str]]]:
-    """Header and cells: of each task the size of the bins, and a line for each method and fraction."""
-    cells = []
+def variants(rows: Sequence[Row]) -> set[str]:
+    """Names of the measures that are shown beside a task's first one, by tokens."""
+    return {f"{name}{other}" for name in weighted(rows) for other in (ROWS, SHORT)}
+
+
+def table(rows: Sequence[Row], shown: Callable[[Line, str], str]) -> tuple[list[str], list[list[str]]]:
+    """Header and cells: of each task the size of the bins, and a line for each method and fraction.
+
+    Args:
+        shown: the cell of a measure.
+    """
+    cells, known = [], facts(rows)
     for name in weighted(rows):
+        measures = [one for one in (name, f"{name}{ROWS}", f"{name}{SHORT}") if one in known]
+        absent = ["-"] * (len(_WEIGHTS) - len(measures))
         made = [line for line in lines(rows) if line.has([name])]
         if made:
             _, sizes = _by_row(made[0], name)
             bins = [np.flatnonzero(np.digitize(sizes, _LIMITS) == place + 1) for place in range(len(_LIMITS))]
-            cells.append([name, "rows", "-", *(str(len(chosen)) for chosen in bins)])
+            first = [made[0].rows[0]["benchmarks"][one] for one in measures]
+            counts = [str(cell["items"]) for cell in first] + absent
+            cells.append([name, "rows", "-", *counts, *(str(len(chosen)) for chosen in bins)])
+            parts = [f"{100 * cell['scored_tokens'] / sizes.sum():.1f} %" for cell in first] + absent
             shares = [100 * sizes[chosen].sum() / sizes.sum() for chosen in bins]
-            cells.append([name, "share of tokens", "-", *(f"{share:.1f} %" for share in shares)])
+            cells.append([name, "share of tokens", "-", *parts, *(f"{share:.1f} %" for share in shares)])
         for line in lines(rows):
             fraction = "-" if line.fraction is None else f"{line.fraction:g}"
             if line not in made:
-                cells.append([name, line.method, fraction, *["missing"] * len(_LIMITS)])
+                cells.append([name, line.method, fraction, *["missing"] * (len(_WEIGHTS) + len(_LIMITS))])
                 continue
             values, _ = _by_row(line, name)
             found = [f"{np.average(values[c], weights=sizes[c]):.4f}" if len(c) else "-" for c in bins]
-            cells.append([name, line.method, fraction, *found])
-    return ["measure", "method", "fraction", *_LABELS], cells
-
-
-def caption(rows: Sequence[Row]) -> str:
-    """What the cells are."""
-    return _CAPTION
+            own = [shown(line, one) for one in measures] + absent
+            cells.append([name, line.method, fraction, *own, *found])
+    return ["task", "method", "fraction", *_WEIGHTS, *_LABELS], cells
 
 
 def _by_row(line: Line, name: str) -> tuple[NDArray[np.float64], NDArray[np.float64]]:

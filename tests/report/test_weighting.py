@@ -10,9 +10,10 @@ from made_up_runs import result, row, task
 from icon_repro.held_out_measures import Facts, cells
 from icon_repro.records import RecordError, read_lines
 from icon_repro.report import verdicts, weighting
-from icon_repro.report.runs import Row
+from icon_repro.report.experiment_figures import differences
+from icon_repro.report.runs import Line, Row
 from icon_repro.report.stored import FIRST, whole, write_runs
-from icon_repro.report.tables import caption, write
+from icon_repro.report.tables import caption, table, write
 from icon_repro.report.versions import separated
 
 TOKENS = [3] * 20 + [40] * 60 + [400] * 20
@@ -37,24 +38,31 @@ def runs(shift_of_short: float = 3.0) -> list[dict[str, Any]]:
     ]
 
 
+def named(line: Line, name: str) -> str:
+    return f"{line.method} {name}"
+
+
 def test_table_bins_are_by_tokens_and_say_their_size() -> None:
-    header, made = weighting.table(runs())
-    assert header == ["measure", "method", "fraction", "1-9 tokens", "10-29 tokens", "30-99 tokens", "100-299 tokens",
-                      "300 and more"]  # fmt: skip
-    whole = sum(TOKENS)
-    assert made[0] == ["held", "rows", "-", "20", "0", "60", "0", "20"]
-    shares = [f"{100 * part / whole:.1f} %" for part in (60, 0, 2400, 0, 8000)]
+    header, made = weighting.table(runs(), named)
+    assert header == ["task", "method", "fraction", "by tokens", "by rows", "short rows", "1-9 tokens", "10-29 tokens",
+                      "30-99 tokens", "100-299 tokens", "300 and more"]  # fmt: skip
+    total = sum(TOKENS)
+    assert made[0] == ["held", "rows", "-", "80", "100", "20", "20", "0", "60", "0", "20"]
+    shares = [f"{100 * part / total:.1f} %" for part in (10400, total, 60, 60, 0, 2400, 0, 8000)]
     assert made[1] == ["held", "share of tokens", "-", *shares]
-    short = [float(line[3]) for line in made[2:]]
-    assert short == pytest.approx([2.0, 5.0], abs=0.02) and {line[4] for line in made[2:]} == {"-"}
+    assert [line[3:6] for line in made[2:]] == [
+        [f"{method} {name}" for name in ("held", "held_rows", "held_short")] for method in ("random", "icon")
+    ]
+    short = [float(line[6]) for line in made[2:]]
+    assert short == pytest.approx([2.0, 5.0], abs=0.02) and {line[7] for line in made[2:]} == {"-"}
 
 
 def test_table_of_a_missing_run_says_so() -> None:
     rows = runs()
     rows[0] = {**rows[0], "benchmarks": {}, "missing": {"held": "not run yet"}}
-    _, made = weighting.table(rows)
-    assert [line[1:4] for line in made] == [["rows", "-", "20"], ["share of tokens", "-", "0.6 %"],
-                                            ["random", "0.15", "missing"], ["icon", "0.15", made[3][3]]]  # fmt: skip
+    _, made = weighting.table(rows, named)
+    assert [line[1] for line in made] == ["rows", "share of tokens", "random", "icon"]
+    assert made[2][3:] == ["missing"] * 8 and "missing" not in made[3]
 
 
 @pytest.mark.parametrize(
@@ -88,8 +96,14 @@ def test_two_held_out_tasks_have_measures_of_their_own() -> None:
     assert weighting.weighted(rows) == ["held", "web"]
     measures = list(dict.fromkeys(one.measure for one in verdicts.comparisons(rows)))
     assert measures == ["held", "held_rows", "held_short", "web", "web_rows"]
-    assert [line[0] for line in weighting.table(rows)[1]] == ["held"] * 4 + ["web"] * 4
+    made = weighting.table(rows, named)[1]
+    assert [line[0] for line in made] == ["held"] * 4 + ["web"] * 4 and made[4][5] == made[6][5] == "-"
     assert len(weighting.weighting_dependent(rows, verdicts.comparisons(rows))) == 2
+
+
+def test_results_have_a_column_by_tokens_alone_for_each_task() -> None:
+    header, _ = table(runs())
+    assert [name for name in header if "held" in name] == ["held (lower is better)"]
 
 
 def test_caption_says_unit_weights_and_rows_left_out() -> None:
@@ -146,3 +160,7 @@ def test_stored_rows_without_the_first_are_refused(tmp_path: Path) -> None:
     write_runs(tmp_path / "a", runs())
     with pytest.raises(RecordError, match="no row has the sizes of 'held' that others refer to"):
         whole(stored(tmp_path / "a")[1:])
+
+
+def test_figure_of_differences_has_a_panel_by_tokens_alone() -> None:
+    assert [panel.title for panel in differences(runs()).panels] == ["held (lower is better)"]
