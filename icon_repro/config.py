@@ -27,7 +27,14 @@ from icon_repro.config_data import (
     TrainConfig,
     endpoint_problems,
 )
-from icon_repro.config_evaluation import EvaluationConfig, JudgeConfig, TaskKind, judge_problems, judge_sources
+from icon_repro.config_evaluation import (
+    EvaluationConfig,
+    JudgeConfig,
+    TaskKind,
+    held_out_problems,
+    judge_problems,
+    judge_sources,
+)
 from icon_repro.config_icon import (
     Budget,
     Control,
@@ -244,6 +251,7 @@ def _combinations(config: Config) -> list[str]:
             sources[f"{where}.source"] = task.source
             if task.source.format is not RowFormat.multiple_choice:
                 problems.append(f"{where}.source.format={task.source.format.value!r}: must be multiple_choice.")
+    problems += held_out_problems(config.evaluation.tasks, config.data.pool.source.format)
     for name, method in config.methods.items():
         if isinstance(method, LessConfig):
             problems += _less_targets(f"methods.{name}.targets", method, sources)

@@ -2,7 +2,7 @@
 
 import enum
 import re
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 
 from icon_repro.config_common import Template
@@ -20,7 +20,7 @@ from icon_repro.schema import nearest, number, unhashed
 
 class TaskKind(enum.Enum):
     multiple_choice = "multiple_choice"  # rows of ours as an lm-eval task, ranked by likelihood
-    nll = "nll"  # mean NLL of the responses of rows that no method has seen, in the prompt of tuning
+    nll = "nll"  # NLL of the responses of rows that no method has seen
     lm_eval = "lm_eval"  # a task of lm-eval's own; its data come from the hub
 
 
@@ -36,6 +36,13 @@ class Settings(enum.Enum):
 
     published = "published"  # the paper states them
     inferred = "inferred"  # it doesn't; a comment beside them says what they are inferred from
+
+
+class HeldOutTemplate(enum.Enum):
+    """The prompt before a held-out response."""
+
+    tuning = "tuning"  # that of tuning, around ready prompts too
+    as_is = "as_is"  # ready prompts as they stand; other rows in the prompt of tuning
 
 
 class Backend(enum.Enum):
@@ -58,6 +65,9 @@ class TaskConfig:
     source: SourceConfig | None = None
     task: str | None = None  # lm-eval's name of a task, group or tag, for kind lm_eval
     rows: RowsConfig | None = field(default=None, metadata={"legacy": None})  # for kind nll
+    template: HeldOutTemplate = unhashed(HeldOutTemplate.tuning)  # of kind nll; enters the hash of its own steps
+    # of kind nll: rows with fewer response tokens are a measure of their own; 0: all are in one
+    short_tokens: int = field(default=10, metadata={"hash": False, "at_least": 0})
     filter: str = field(default="none", metadata={"legacy": "none"})  # of lm-eval, on what the model generates
     metrics: dict[str, str] = field(default_factory=dict, metadata={"legacy": {}})  # of tasks of a group that differ
     aggregate: Aggregate | None = field(default=None, metadata={"legacy": None})  # needed for a group or tag
@@ -85,11 +95,45 @@ class EvaluationConfig:
 
 @dataclass
 class HeldOutJob:
-    """Mean NLL of the responses of rows that are neither candidates nor in the assessment set."""
+    """NLL of the responses of rows that are neither candidates nor in the assessment set."""
 
     name: str = unhashed()
     dtype: Dtype = field(kw_only=True)
     max_length: int = field(kw_only=True)
+    template: HeldOutTemplate = field(kw_only=True, metadata={"legacy": HeldOutTemplate.as_is})
+
+
+@dataclass
+class HeldOutRowsJob:
+    """Response tokens and group of the rows that a HeldOutJob scores: the same for every tuned model."""
+
+    name: str = unhashed()
+    max_length: int = field(kw_only=True)
+    template: HeldOutTemplate = field(kw_only=True)
+
+
+def held_out_problems(tasks: Mapping[str, TaskConfig], pool: RowFormat) -> list[str]:
+    """Settings of held-out tasks that can't work.
+
+    Args:
+        pool: format of the rows that tuning reads.
+    """
+    problems = []
+    for name, task in tasks.items():
+        where = f"evaluation.tasks.{name}"
+        if task.kind is not TaskKind.nll:
+            if task.template is not HeldOutTemplate.tuning or task.short_tokens != 10:
+                problems.append(f"{where}: template and short_tokens are for kind nll, not {task.kind.value}.")
+            continue
+        for other in (f"{name}_rows", f"{name}_short"):
+            if other in tasks:
+                problems.append(f"evaluation.tasks.{other}: is a measure of the held-out task {name!r}; rename it.")
+        if pool is RowFormat.prompt_response and task.template is HeldOutTemplate.tuning:
+            problems.append(
+                f"{where}.template='tuning': the pool's rows are ready prompts, which tuning takes as they stand; set "
+                "template: as_is."
+            )
+    return problems
 
 
 @dataclass

@@ -21,12 +21,12 @@ from icon_repro.report.measures import Results, results_of
 from icon_repro.report.paper_tables import PaperCell
 from icon_repro.report.paper_text import tidy
 from icon_repro.report.runs import Line, Row
-from icon_repro.report.tables import grouped, table
+from icon_repro.report.tables import TUNED_ON, grouped, table
 from icon_repro.report.versions import separated
 from icon_repro.report.written import PROBLEMS, beside_the_paper
 from icon_repro.schema import nearest
 
-_COSTS = {"selection tokens", "selection FLOPs", "tuning tokens", "tuning FLOPs", "selection / saved", "rows"}
+_COSTS = {"selection tokens", "selection FLOPs", TUNED_ON, "tuning FLOPs", "selection / saved", "rows"}
 
 
 class ExplainError(ValueError):

@@ -41,6 +41,12 @@ def of_evaluation(folder: Path, metrics: Mapping[str, Any]) -> dict[str, Any]:
     return _outcomes({"": (1.0, dict(zip(stored["ids"], stored["values"], strict=True)))}, {})
 
 
+def values_of(folder: Path) -> dict[str, float]:
+    """The outcome of each item by its id, of an evaluation without parts: held-out rows."""
+    stored = read_json(folder / FILE)
+    return dict(zip(stored["ids"], stored["values"], strict=True))
+
+
 def of_samples(folder: Path, metrics: Mapping[str, Any]) -> dict[str, Any]:
     """Outcomes from results.json and samples.jsonl.
 
@@ -106,7 +112,7 @@ def win_rate(outcomes: Mapping[str, Any]) -> dict[str, Any]:
         letter: rate + (points[letter] - rate) * len(letters) / len(known) if letter != "f" else rate
         for letter in set(letters)
     }
-    parts = [{**part, "values": _packed([values[letter] for letter in part["values"]])} for part in outcomes["parts"]]
+    parts = [{**part, "values": packed([values[letter] for letter in part["values"]])} for part in outcomes["parts"]]
     return {**outcomes, "parts": parts}
 
 
@@ -131,17 +137,23 @@ def _outcomes(
     for name, (weight, values) in items.items():
         order = sorted(values)
         ids += [json.dumps([name, identifier]) for identifier in order]
-        parts.append({"name": name, "weight": weight, "values": _packed([values[i] for i in order])})
+        parts.append({"name": name, "weight": weight, "values": packed([values[i] for i in order])})
     for name, (weight, fact) in numbers.items():
         parts.append({"name": name, "weight": weight, "value": fact["value"], "stderr": fact["stderr"]})
     return {"ids": _digest(ids), "parts": parts}
+
+
+def digest_of(name: str, ids: Iterable[str]) -> str:
+    """Hash of the items ``ids``, in this order, of the part ``name``: equal for the same items only."""
+    return _digest(json.dumps([name, identifier]) for identifier in ids)
 
 
 def _digest(ids: Iterable[str]) -> str:
     return hashlib.sha256("\n".join(ids).encode("utf-8", "surrogatepass")).hexdigest()[:16]
 
 
-def _packed(values: Sequence[float]) -> str | list[float]:
+def packed(values: Sequence[float]) -> str | list[float]:
+    """Outcomes as they are stored: a text where all are 0 or 1, else to nine digits."""
     if all(value in (0.0, 1.0) for value in values):
         return "".join(str(int(value)) for value in values)
     return [float(f"{value:.9g}") for value in values]

@@ -23,7 +23,7 @@ RELEASED = Path("../shared/data")  # where the authors' released selections are 
 _ROWS, _RUN, _PAGE = "metrics.jsonl", "run.json", "index.html"
 _ROW = {"experiment", "method", "benchmarks", "steps"}  # fields that a row of a report had from the first version on
 _NEEDED = {"tasks", "judged", "unjudged", "selection_seed"}  # and later ones
-_OF_ROWS = {"table", "verdicts", "judged", "contamination", "claims"}
+_OF_ROWS = {"table", "verdicts", "held_out", "judged", "contamination", "claims"}
 _TEXTS = (".md", ".csv", ".tex")
 _LONGEST = 160  # characters of a line that is shown
 

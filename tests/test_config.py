@@ -14,6 +14,15 @@ HUB = {"kind": "hub", "name": "h"}  # without an id and a revision
 TINY = {"kind": "random", "name": "t", "random": {}}
 
 
+def held_out(**more: Any) -> dict[str, Any]:
+    """A task of held-out rows."""
+    source = {"kind": "file", "format": "prompt_response", "name": "held", "path": "held.jsonl"}
+    return {"kind": "nll", "metric": "nll", "rows": {"source": source}, **more}
+
+
+READY_POOL = {"data.pool.source.format": "prompt_response"}
+
+
 def less(task: str = "arc", **source: Any) -> dict[str, Any]:
     """LESS with shots of one task as its targets."""
     made = {"kind": "file", "format": "multiple_choice", "name": "shots", "path": "arc_dev.jsonl", **source}
@@ -81,6 +90,8 @@ def test_load_minimal_config_is_typed() -> None:
         {"methods.mine": {"kind": "deita", "complexity": TINY, "quality": TINY}},
         {"methods.mine": {"kind": "armorm", "reward": TINY, "architecture": "classifier"}},
         {"evaluation.tasks.arc": {"kind": "lm_eval", "metric": "acc", "task": "arc_easy"}},
+        {"evaluation.tasks.held": held_out(short_tokens=0), "evaluation.tasks.web": held_out(template="as_is")},
+        {**READY_POOL, "evaluation.tasks.held": held_out(template="as_is")},
         {"methods.mine": less()},
         {"methods.mine": less(format="prompt_response")},
         {"data.pool.source": {"kind": "hub", "format": "alpaca", "name": "p", "hub_id": "a/b", "revision": "main"}},
@@ -100,6 +111,20 @@ def test_load_valid_config_is_accepted(changes: dict[str, Any]) -> None:
         ({"methods.icon": {"kind": "icon", "epsilom": 1}}, ["methods.icon.epsilom", "'epsilon'"]),
         ({"methods": ["icon"]}, ["methods=['icon']", "mapping"]),
         ({"methods.base": {"kind": "random"}}, ["methods.base", "taken"]),
+        ({"evaluation.tasks.held": held_out(short_tokens=-1)}, ["evaluation.tasks.held.short_tokens=-1", "at least 0"]),
+        (
+            {"evaluation.tasks.held": held_out(template="scoring")},
+            ["evaluation.tasks.held.template='scoring'", "as_is"],
+        ),
+        (
+            {"evaluation.tasks.held": held_out(), "evaluation.tasks.held_rows": held_out()},
+            ["evaluation.tasks.held_rows: is a measure of the held-out task 'held'", "rename"],
+        ),
+        (
+            {**READY_POOL, "evaluation.tasks.held": held_out()},
+            ["evaluation.tasks.held.template='tuning'", "ready prompts", "template: as_is"],
+        ),
+        ({"evaluation.tasks.arc.short_tokens": 3}, ["evaluation.tasks.arc: template and short_tokens", "kind nll"]),
         ({"methods.full": {"kind": "random"}}, ["methods.full", "taken"]),
         ({"methods.a/b": {"kind": "random"}}, ["'a/b'"]),
         ({"name": "../x"}, ["'../x'"]),

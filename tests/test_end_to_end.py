@@ -90,7 +90,7 @@ def test_first_run_builds_all_and_writes_the_table(finished: tuple[Path, Done]) 
         value, error = (float(part) for part in row["tiny"].split(" ± "))
         assert 0 <= value <= 100 and 0 < error < 50
         assert (float(row["selection tokens"]) > 0) == (method == "icon")
-        assert (float(row["tuning tokens"]) > 0) == (method != "base")
+        assert (float(row["tokens tuned on"]) > 0) == (method != "base")
     assert left_over(folder) == []
     for step in records(folder):
         verify(folder / "work" / step)

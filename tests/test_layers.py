@@ -31,6 +31,7 @@ LAYERS = {
     "reliability": 1,
     "items": 1,
     "cost": 0,
+    "held_out_measures": 1,
     "engine.artifact": 1,
     "engine.tracking": 1,
     "engine.wandb_sender": 1,
@@ -80,6 +81,7 @@ LAYERS = {
     "engine.planner": 4,
     "engine.pace": 4,
     "rebuilt": 5,
+    "remade": 5,
     "intervals": 1,
 }
 STAGES = 3

@@ -8,6 +8,7 @@ Holds nothing that differs between two runs of the same steps, and no folder of 
 
 import json
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,8 @@ from icon_repro.engine.artifact import Cost, Step, Store, ancestors, ordered
 from icon_repro.engine.intact import Intact
 from icon_repro.engine.plan import Arm, Experiment
 from icon_repro.engine.run import status
-from icon_repro.items import of_evaluation, of_verdicts, win_rate
+from icon_repro.held_out_measures import FACTS, Facts, cells, names, read_facts
+from icon_repro.items import of_evaluation, of_verdicts, values_of, win_rate
 from icon_repro.overlap import SHARED
 from icon_repro.records import read_json
 
@@ -28,9 +30,15 @@ def collect(experiment: Experiment, store: Store) -> list[dict[str, Any]]:
     Raises:
         ArtifactError: steps are damaged in what tables and figures read of them.
         ItemsError: a step's outcomes contradict its value.
+        MeasuresError: held-out NLLs and their rows' facts that can't make a measure.
     """
     Intact(store).check(results(experiment), experiment.steps)
-    rows = [_row(experiment, arm, store) for arm in experiment.arms]
+    known = {
+        name: read_facts(read_json(store.path(step) / FACTS))
+        for name, step in experiment.held_out_rows.items()
+        if store.complete(step)
+    }
+    rows = [_row(experiment, arm, store, known) for arm in experiment.arms]
     if experiment.shared_text:
         for row, found in zip(rows, _shared_text(experiment, store), strict=True):
             row["shared_text"] = found
@@ -47,12 +55,13 @@ def provenance(experiment: Experiment, store: Store) -> dict[str, Any]:
 
     Returns:
         ``results``: folders of the finished steps that cells show; ``steps``: these, all that they need, and those of
-        shared text; ``git``, ``packages`` (with python): every state and version found in the steps' records;
-        ``sources``: label of a step that reads from outside -> sha256 of its files, commits.
+        shared text and held-out rows; ``git``, ``packages`` (with python): every state and version found in the steps'
+        records; ``sources``: label of a step that reads from outside -> sha256 of its files, commits.
     """
     shown = results(experiment)
     steps = [step for step in ordered(shown) if store.complete(step)]
-    compared = [step.folder for step in ordered(experiment.shared_text.values()) if store.complete(step)]
+    beside = [*experiment.shared_text.values(), *experiment.held_out_rows.values()]
+    compared = [step.folder for step in ordered(beside) if store.complete(step)]
     records = [store.record(step) for step in steps]
     packages: dict[str, set[str | None]] = {}
     for record in records:
@@ -77,11 +86,17 @@ def sources(experiment: Experiment) -> dict[str, dict[str, str]]:
     return found
 
 
-def _row(experiment: Experiment, arm: Arm, store: Store) -> dict[str, Any]:
+def _row(experiment: Experiment, arm: Arm, store: Store, known: Mapping[str, Facts]) -> dict[str, Any]:
     benchmarks: dict[str, Any] = {}
     missing: dict[str, str] = {}
     for name, step in arm.evaluations.items():
-        if store.complete(step):
+        if name in experiment.held_out_rows:
+            if name in known and store.complete(step):
+                benchmarks |= _held_out(experiment, name, step, store, known[name])
+            else:
+                lacking = step if name in known else experiment.held_out_rows[name]
+                missing |= dict.fromkeys(_measures(experiment, name, known), _reason(lacking, store))
+        elif store.complete(step):
             metrics = store.record(step)["metrics"]
             outcomes = of_evaluation(store.path(step), metrics)
             benchmarks[name] = {**metrics, "step": step.folder, "outcomes": outcomes}
@@ -99,8 +114,9 @@ def _row(experiment: Experiment, arm: Arm, store: Store) -> dict[str, Any]:
         else:
             unjudged[name] = _reason(step, store)
     tasks = {
-        name: {"group": task.group, "chance": task.chance, "higher_is_better": task.kind is not TaskKind.nll}
+        measure: {"group": task.group, "chance": task.chance, "higher_is_better": task.kind is not TaskKind.nll}
         for name, task in experiment.config.evaluation.tasks.items()
+        for measure in (_measures(experiment, name, known) if task.kind is TaskKind.nll else [name])
     }
     for name, group in judge.benchmarks.items():
         tasks[name] = {"group": group, "chance": None, "higher_is_better": True}
@@ -128,6 +144,17 @@ def _row(experiment: Experiment, arm: Arm, store: Store) -> dict[str, Any]:
         "tuning": _total([arm.train] if arm.train else [], store),
         "steps": {"select": arm.select and arm.select.folder, "train": arm.train and arm.train.folder},
     }
+
+
+def _measures(experiment: Experiment, name: str, known: Mapping[str, Facts]) -> list[str]:
+    return names(name, known.get(name), experiment.config.evaluation.tasks[name].short_tokens)
+
+
+def _held_out(experiment: Experiment, name: str, step: Step, store: Store, facts: Facts) -> dict[str, dict[str, Any]]:
+    """The cells of a held-out task, by measure."""
+    short_tokens = experiment.config.evaluation.tasks[name].short_tokens
+    made = cells(name, values_of(store.path(step)), facts, store.record(step)["metrics"], short_tokens)
+    return {measure: {**cell, "step": step.folder} for measure, cell in made.items()}
 
 
 def _shared_text(experiment: Experiment, store: Store) -> list[dict[str, dict[str, int] | None] | None]:

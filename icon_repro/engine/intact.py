@@ -13,10 +13,11 @@ from pathlib import Path
 
 from icon_repro.engine.artifact import ArtifactError, Step, Store, damage, file_sha256
 from icon_repro.engine.planner import FileHashes
+from icon_repro.held_out_measures import FACTS
 from icon_repro.items import FILE
 from icon_repro.overlap import SHARED
 
-NEEDED = frozenset({FILE, "verdicts.jsonl", "failures.jsonl", "scores.jsonl", "ids.json", "rows.jsonl", SHARED})
+NEEDED = frozenset({FILE, FACTS, "verdicts.jsonl", "failures.jsonl", "scores.jsonl", "ids.json", "rows.jsonl", SHARED})
 OUTCOMES = frozenset({"results.json", "samples.jsonl"})  # of an evaluation that was made before items.json was
 DRAWN = frozenset(  # read for figures alone
     {

@@ -8,7 +8,15 @@ from dataclasses import dataclass, field, replace
 
 from icon_repro.config import Config, Until
 from icon_repro.config_data import CandidatesSize, Dtype, TrainJob, Tuning
-from icon_repro.config_evaluation import Backend, EvaluationJob, HeldOutJob, SharedTextJob, TaskConfig, TaskKind
+from icon_repro.config_evaluation import (
+    Backend,
+    EvaluationJob,
+    HeldOutJob,
+    HeldOutRowsJob,
+    SharedTextJob,
+    TaskConfig,
+    TaskKind,
+)
 from icon_repro.cost import forward_flops, tokens_of, training_flops
 from icon_repro.engine.artifact import Cost, Step, ordered
 from icon_repro.engine.plan_icon import IconInputs
@@ -42,6 +50,7 @@ class Experiment:
     full_tuning: Cost  # of one model on all rows, whether or not that is among the arms
     warnings: list[str] = field(default_factory=list)
     shared_text: dict[str, Step] = field(default_factory=dict)  # by benchmark: what it has in common with the rows
+    held_out_rows: dict[str, Step] = field(default_factory=dict)  # by held-out task: facts of its rows
 
 
 def _contestant(arm: Arm) -> Contestant:
@@ -95,6 +104,22 @@ def plan(config: Config) -> Experiment:
         if task.kind is TaskKind.nll and task.rows is not None
     }
 
+    def held_out_inputs(name: str) -> dict[str, Step]:
+        return {"model": model, "rows": held_out[name], "assessment": assessment, "candidates": universe}
+
+    held_out_rows = {
+        name: planner.step(
+            "held_out_rows",
+            "prepare",
+            f"rows-{name}",
+            HeldOutRowsJob(
+                name, max_length=config.evaluation.max_length, template=config.evaluation.tasks[name].template
+            ),
+            inputs=held_out_inputs(name),
+        )
+        for name in (held_out if config.until is not Until.select else ())
+    }
+
     def job(name: str, task: TaskConfig) -> EvaluationJob:
         evaluation = config.evaluation
         return EvaluationJob(
@@ -131,14 +156,8 @@ def plan(config: Config) -> Experiment:
                     "held_out",
                     "evaluate",
                     f"{label}-{name}",
-                    HeldOutJob(name, dtype=evaluation.dtype, max_length=evaluation.max_length),
-                    inputs={
-                        "model": model,
-                        **({"tuned": train} if train else {}),
-                        "rows": held_out[name],
-                        "assessment": assessment,
-                        "candidates": universe,
-                    },
+                    HeldOutJob(name, dtype=evaluation.dtype, max_length=evaluation.max_length, template=task.template),
+                    inputs={**held_out_inputs(name), **({"tuned": train} if train else {})},
                     cost=cost,
                 )
                 continue
@@ -189,9 +208,10 @@ def plan(config: Config) -> Experiment:
     sources = [step for step in ordered(wanted) if step.stage in ("model", "prepare")]
     return Experiment(
         config,
-        ordered([model, pool, assessment, universe, *sources, *compared.values(), *wanted]),
+        ordered([model, pool, assessment, universe, *sources, *held_out_rows.values(), *compared.values(), *wanted]),
         arms,
         tune("full", 0, None, size).cost,
         planner.warnings,
         compared,
+        held_out_rows,
     )

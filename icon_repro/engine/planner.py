@@ -80,6 +80,7 @@ TARGETS = {
     "judge_nll": ("icon_repro.judge.likelihood:run", 1),
     "judge_pooled": ("icon_repro.judge.pairwise:pooled", 1),
     "held_out": ("icon_repro.held_out:run", 1),
+    "held_out_rows": ("icon_repro.held_out:facts", 1),
 }
 _SETTLED_NS = 2_000_000_000
 

@@ -18,6 +18,7 @@ from icon_repro.report.material import Figure, NotMade
 from icon_repro.report.paper_figures import PaperFigures
 from icon_repro.report.runs import Line, Row, averaged, lines, sample
 from icon_repro.report.verdicts import comparisons
+from icon_repro.report.weighting import variants
 from icon_repro.stats import mean
 
 _AS_IT_IS = ("base", "full")  # nothing is selected
@@ -41,8 +42,9 @@ def makers(rows: Sequence[Row], paper: PaperFigures) -> dict[str, Callable[[], F
 
 
 def differences(rows: Sequence[Row]) -> Figure:
-    """Each method's difference from random and longest of the same size, a panel a measure."""
-    found = [one for one in comparisons(rows) if one.found is not None]
+    """Each method's difference from random and longest of the same size, a panel a measure; held-out rows by tokens."""
+    others = variants(rows)
+    found = [one for one in comparisons(rows) if one.found is not None and one.measure not in others]
     if not found:
         raise NotMade("no method beside random or longest of the same size has results")
     baselines = list(dict.fromkeys(one.baseline.method for one in found))  # in all panels: one has the legend of all

@@ -23,11 +23,12 @@ _VERSION = 1  # of what a page looks like, beside its template, style and script
 _ASSETS = ("page.html", "page.css", "page.js")
 _FIRST = (
     *("table", "paper_table1", "paper_table2", "paper_table3", "paper_table4"),
-    *("verdicts", "judged", "contamination", "summary"),
+    *("verdicts", "held_out", "judged", "contamination", "summary"),
 )
 _TITLES = {
     "table": "Results",
     "verdicts": "Differences from random and longest",
+    "held_out": "Held-out responses by length",
     "judged": "Comparisons by a judge",
     "contamination": "Benchmark items with text of the tuning rows",
     "paper_table1": "Table 1 of the paper beside ours",

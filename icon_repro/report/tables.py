@@ -1,7 +1,8 @@
 """The results tables of an experiment: methods x benchmarks with cost, verdicts, comparisons by a judge.
 
-In: the rows that ``engine.collect`` makes (also stored as metrics.jsonl, one a run).  Out: table, verdicts and, where a
-judge was asked, judged, where texts were compared, contamination, each as Markdown, csv and LaTeX; metrics.jsonl.
+In: the rows that ``engine.collect`` makes (also stored as metrics.jsonl, one a run).  Out: table, verdicts and, where
+there are held-out rows, held_out, where a judge was asked, judged, where texts were compared, contamination, each as
+Markdown, csv and LaTeX; metrics.jsonl.
 A line is a method at a fraction. A cell is the mean over its runs and half of its 95 % interval (``icon_repro.stats``).
 Known gap: none.
 """
@@ -15,14 +16,17 @@ from typing import Any
 
 import numpy as np
 
-from icon_repro.records import write_rows
-from icon_repro.report import contamination, verdicts
+from icon_repro.held_out_measures import BY_TOKENS
+from icon_repro.report import contamination, verdicts, weighting
 from icon_repro.report.latex import latex
 from icon_repro.report.runs import Line, Row, averaged, facts, judged_sample, lines, lower, sample
+from icon_repro.report.stored import FILE, write_runs
 from icon_repro.report.versions import MIXED, Versions, of_judged, of_pairs
 from icon_repro.stats import bootstrap, mean
 
 Table = tuple[list[str], list[list[str]]]
+
+TUNED_ON = "tokens tuned on"
 
 
 def table(rows: Sequence[Row]) -> Table:
@@ -32,10 +36,11 @@ def table(rows: Sequence[Row]) -> Table:
         RunsError: runs that can't be averaged.
         StatsError: outcomes that aren't finite.
     """
-    benchmarks, others = averaged(rows), lower(rows)
+    benchmarks, beside = averaged(rows), weighting.variants(rows)
+    others = [name for name in lower(rows) if name not in beside]
     groups = {group: names for group, names in grouped(rows).items() if group is not None}
     header = ["method", "fraction", "rows", "runs", *benchmarks, *groups, "average", *map(_lower_title, others)]
-    header += ["selection tokens", "selection FLOPs", "tuning tokens", "tuning FLOPs", "selection / saved"]
+    header += ["selection tokens", "selection FLOPs", TUNED_ON, "tuning FLOPs", "selection / saved"]
     whole = [row["tuning"] for row in rows if row["method"] == "full"]
     cells = []
     for line in lines(rows):
@@ -181,14 +186,15 @@ def caption(rows: Sequence[Row], notes: Sequence[str] = ()) -> str:
     known = facts(rows)
     text = [
         f"`{row['model']}`, experiment `{row['experiment']}`. Percent ± half of the 95 % interval; average: plain mean "
-        f"of the benchmarks. {_seeds(rows)} Tokens and FLOPs: selection once, tuning for one run; last column: FLOPs "
-        "of selection over those of tuning on all rows that it saves. Differences between methods: verdicts.md."
+        f"of the benchmarks. {_seeds(rows)} Tokens and FLOPs: selection once, tuning for one run; tokens tuned on: of "
+        "prompts and responses, over all epochs; last column: FLOPs of selection over those of tuning on all rows that "
+        "it saves. Differences between methods: verdicts.md."
         for row in rows[:1]
     ]
     for name, cell in cells.items():
         version = cell["version"]
         versions = sorted({str(v) for v in version.values()}) if isinstance(version, dict) else [str(version)]
-        line = f"- {name}: {cell['metric']}, {cell['items']} items, task version {', '.join(versions)}"
+        line = f"- {name}: {cell['metric']}, {cell['items']} items, task version {', '.join(versions)}{_rows_of(cell)}"
         line += f", chance {100 * known[name]['chance']:g} %" if known[name]["chance"] is not None else ""
         line += f", group {known[name]['group']}" if known[name]["group"] is not None else ""
         line += "" if known[name]["higher_is_better"] else ", lower is better, not in the average"
@@ -205,6 +211,21 @@ def caption(rows: Sequence[Row], notes: Sequence[str] = ()) -> str:
                 continue  # a note says it of all runs
             text.append(f"- missing: {label} {task}: {why}")
     return "\n".join(text) + "\n"
+
+
+def _rows_of(cell: Mapping[str, Any]) -> str:
+    """Which held-out rows a cell is of, how they are weighed, and which were left out."""
+    text = ""
+    if "weighting" in cell:
+        by_tokens = cell["weighting"] == BY_TOKENS
+        text += ", nats a response token; " + ("each response token" if by_tokens else "each row") + " weighs the same"
+        text += f", {cell['scored_tokens']:,} response tokens"
+        text += "".join(
+            f"; rows with {what} {count} response tokens" for what, count in cell["response_tokens"].items()
+        )
+    if cell.get("dropped"):
+        text += "; rows left out: " + ", ".join(f"{count} {reason}" for reason, count in cell["dropped"].items())
+    return text
 
 
 def across(versions: Versions | None, found: Sequence[verdicts.Comparison]) -> list[str]:
@@ -240,6 +261,7 @@ Lengths of the answers that won and lost: mean, in characters. Half of a score i
 _TITLES = {
     "table": "Results",
     "verdicts": "Differences from the controls",
+    "held_out": "Held-out responses by length",
     "judged": "Comparisons by a judge",
     "contamination": "Benchmark items with text of the tuning rows",
 }
@@ -273,17 +295,20 @@ def write(
         StatsError: outcomes that can't be compared.
     """
     compared = verdicts.comparisons(rows)
+    notes_on_verdicts = [*weighting.weighting_dependent(rows, compared), *across(versions, compared)]
     made = {
         "table": (table(rows), caption(rows, notes)),
-        "verdicts": (verdicts.table(compared), verdicts.caption(rows, compared) + _listed(across(versions, compared))),
+        "verdicts": (verdicts.table(compared), verdicts.caption(rows, compared) + _listed(notes_on_verdicts)),
     }
+    if weighting.weighted(rows):
+        made["held_out"] = (weighting.table(rows, lambda line, name: shown(line, [name], 1, 4)), weighting.CAPTION)
     if any(row["judged"] or row["unjudged"] for row in rows):
         made["judged"] = (judged(rows), _JUDGED_CAPTION + _listed(of_judged(versions, rows) if versions else []))
     if contamination.known(rows):
         made["contamination"] = (contamination.table(rows), contamination.caption(rows))
     drop(folder, _TITLES.keys() - made.keys())
     folder.mkdir(parents=True, exist_ok=True)
-    write_rows(folder / "metrics.jsonl", [dict(row) for row in (stored if stored is not None else rows)])
+    write_runs(folder / FILE, stored if stored is not None else rows)
     for name, ((header, cells), below) in made.items():
         (folder / f"{name}.md").write_text(f"{markdown(header, cells)}\n{below}", encoding="utf-8")
         with (folder / f"{name}.csv").open("w", encoding="utf-8", newline="") as file:

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from icon_repro.report.runs import Line, Row, lines
+from icon_repro.report.stored import whole
 
 DEVICE = "device"
 MIXED = "mixed versions: "  # begins the reason of a cell that is missing for them
@@ -61,10 +62,11 @@ def separated(rows: Sequence[Row], run: Mapping[str, Any]) -> tuple[list[Row], l
 
     Raises:
         RunsError: runs that can't be averaged for another reason.
+        RecordError: a stored row refers to another that isn't there.
     """
-    versions = versions_of(run)
+    rows, versions = whole(rows), versions_of(run)
     if versions is None:
-        return list(rows), []
+        return rows, []
     refuse = run["config"]["mixed_versions"] == "refuse"
     refused: dict[int, dict[str, dict[str, str]]] = {}  # id of a row -> part -> name -> reason
     notes = []

@@ -10,10 +10,11 @@ import pytest
 from small import publish_fake, small
 
 from icon_repro.config_evaluation import PooledSets
-from icon_repro.engine.artifact import ArtifactError, Step, Store
+from icon_repro.engine.artifact import ArtifactError, Step, Store, publish
 from icon_repro.engine.collect import collect, estimate, portable, provenance
 from icon_repro.engine.intact import Intact
 from icon_repro.engine.plan import Experiment, plan
+from icon_repro.held_out_measures import MeasuresError
 from icon_repro.items import ItemsError
 from icon_repro.records import read_json, write_json, write_rows
 
@@ -311,4 +312,79 @@ def test_collect_damaged_result_is_named_not_shown(experiment: Experiment, store
     assert Intact(store).damaged(step) == found
     named = rf"evaluate/base-other-{step.fingerprint}: {re.escape(found)}(?s:.*)run again"
     with pytest.raises(ArtifactError, match=named):
+        collect(experiment, store)
+
+
+# ---------------------------------------------------------------- held-out rows
+
+
+NLL = {"kind": "nll", "metric": "nll"}
+HELD = {"metric": "nll", "value": 0.5, "stderr": 0.1, "items": 20, "version": 1, "dropped": {"too long": 1}}
+
+
+def held_out(tmp_path: Path, **tasks: Mapping[str, Any]) -> Experiment:
+    rows = {"source": {"kind": "file", "format": "alpaca", "name": "held", "path": str(tmp_path / "held.jsonl")}}
+    (tmp_path / "held.jsonl").write_text('{"instruction": "a", "input": "", "output": "b"}\n')
+    return plan(small(tmp_path, {f"evaluation.tasks.{name}": {**NLL, "rows": rows, **t} for name, t in tasks.items()}))
+
+
+def publish_held_out(
+    experiment: Experiment, store: Store, tokens: Mapping[str, list[int]], without: str = "nothing"
+) -> None:
+    """Items 0 and 1 in turn; ``tokens`` by task, of the rows in the order of their ids."""
+    for step in experiment.steps:
+        if without in step.label:
+            continue
+        name = step.label.removeprefix("prepare/rows-")
+        if name not in tokens:
+            publish_fake(step, store, HELD if step.stage == "evaluate" else metrics(step))
+            continue
+        part = store.path(step).with_name("facts.part")
+        part.mkdir(parents=True)
+        ids = [f"{i:02}" for i in range(len(tokens[name]))][::-1]  # joined by id, not by position
+        facts = {"ids": ids, "tokens": tokens[name][::-1], "groups": [f"g{i[1]}" for i in ids]}
+        write_json(part / "facts.json", facts)
+        publish(part, store.path(step), {"metrics": {"rows": len(ids)}, "hashed": step.hashed})
+
+
+def test_collect_held_out_task_gives_its_measures_by_tokens_and_by_rows(tmp_path: Path, store: Store) -> None:
+    experiment = held_out(tmp_path, held={}, web={"short_tokens": 0})
+    publish_held_out(experiment, store, {"held": [5, 10] * 10, "web": [10, 30] * 10})
+    for found, arm in zip(collect(experiment, store), experiment.arms, strict=True):
+        cells = {name: cell for name, cell in found["benchmarks"].items() if name != "tiny"}
+        values = {name: (cell["value"], cell["items"]) for name, cell in cells.items()}
+        held = {"held": (1.0, 10), "held_rows": (0.5, 20), "held_short": (0.0, 10)}
+        assert values == {**held, "web": (0.75, 20), "web_rows": (0.5, 20)}
+        assert set(found["tasks"]) == {"tiny", *cells} and found["missing"] == {}
+        assert not any(found["tasks"][name]["higher_is_better"] for name in cells)
+        assert {cell["step"] for cell in cells.values()} == {arm.evaluations[n].folder for n in ("held", "web")}
+        assert cells["web"]["outcomes"]["parts"][0]["sizes"] == [10, 30] * 10
+
+
+def test_collect_held_out_without_facts_or_scores_names_what_is_missing(tmp_path: Path, store: Store) -> None:
+    experiment = held_out(tmp_path, held={})
+    publish_held_out(experiment, store, {"held": [5, 10] * 10}, without="prepare/rows-held")
+    first = collect(experiment, store)[0]
+    assert first["missing"] == {"held": "not run yet", "held_rows": "not run yet"}
+    assert set(first["tasks"]) == {"tiny", "held", "held_rows"}
+    facts = Store(tmp_path / "facts")
+    publish_held_out(experiment, facts, {"held": [5, 10] * 10}, without="evaluate/base")
+    first = collect(experiment, facts)[0]
+    measures = ("held", "held_rows", "held_short")
+    assert first["missing"] == dict.fromkeys(("tiny", *measures), "not run yet")
+
+
+def test_collect_held_out_facts_of_other_rows_are_refused(tmp_path: Path, store: Store) -> None:
+    experiment = held_out(tmp_path, held={})
+    publish_held_out(experiment, store, {"held": [20] * 19})
+    with pytest.raises(MeasuresError, match=r"held: 20 NLLs and facts of 19 rows .*'19'.*Delete"):
+        collect(experiment, store)
+
+
+def test_collect_damaged_facts_are_named(tmp_path: Path, store: Store) -> None:
+    experiment = held_out(tmp_path, held={})
+    publish_held_out(experiment, store, {"held": [20] * 20})
+    path = store.path(experiment.held_out_rows["held"]) / "facts.json"
+    path.write_text(path.read_text(encoding="utf-8").replace("20", "21", 1), encoding="utf-8")
+    with pytest.raises(ArtifactError, match=r"facts\.json"):
         collect(experiment, store)

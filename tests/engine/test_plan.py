@@ -18,6 +18,7 @@ from small import composed, small
 
 import icon_repro
 from icon_repro.config import Until, conf_dir, load
+from icon_repro.config_evaluation import TaskKind
 from icon_repro.engine import planner as planner_module
 from icon_repro.engine.artifact import file_sha256
 from icon_repro.engine.plan import Experiment, plan
@@ -115,6 +116,15 @@ def test_plan_until_select_has_no_training(tmp_path: Path) -> None:
     experiment = plan(small(tmp_path, {"until": "select"}))
     assert {step.stage for step in experiment.steps} <= {"model", "prepare", "score", "select"}
     assert all(arm.select is not None and arm.train is None and not arm.evaluations for arm in experiment.arms)
+
+
+@pytest.mark.parametrize("name", EXPERIMENTS)
+def test_held_out_rows_of_conf_are_in_the_prompt_of_tuning_but_for_study_cpu(name: str) -> None:
+    """The committed numbers of evaluation=study were measured with ready prompts as they stand."""
+    evaluation = load(composed(f"experiment={name}")).evaluation
+    templates = {task.template.value for task in evaluation.tasks.values() if task.kind is TaskKind.nll}
+    assert templates <= {"as_is" if evaluation.name == "study" else "tuning"}
+    assert evaluation.name != "study" or templates
 
 
 def test_experiment_files_lie_in_conf() -> None:

@@ -144,7 +144,7 @@ def test_costs_are_selection_once_and_tuning_per_run() -> None:
     ]
     assert column(rows, "selection tokens") == ["0", "1.23e+04"]
     assert column(rows, "selection FLOPs") == ["0", "1e+12"]
-    assert column(rows, "tuning tokens") == ["0", "2e+03"]
+    assert column(rows, "tokens tuned on") == ["0", "2e+03"]
     assert column(rows, "tuning FLOPs") == ["0", "3e+09"]
 
 
@@ -161,7 +161,7 @@ def test_selection_over_saved_tuning_is_a_ratio_of_flops() -> None:
 def test_unknown_costs_and_counts_are_missing() -> None:
     rows = [row("base"), row("icon", 0.15, 0, {}, {"arc": "x"}, trained=None, selection=None, tuning=None)]
     assert column(rows, "rows") == ["-", "missing"]
-    for name in ("selection tokens", "selection FLOPs", "tuning tokens", "tuning FLOPs"):
+    for name in ("selection tokens", "selection FLOPs", "tokens tuned on", "tuning FLOPs"):
         assert column(rows, name) == ["0", "missing"]
 
 

@@ -157,5 +157,6 @@ def _save(path: Path, scaler: Scaler, probe: Ridge) -> None:
 def _load(path: Path) -> tuple[Scaler, Ridge]:
     arrays = {name: tensor.numpy() for name, tensor in load_file(path).items()}
     scale, mean, variance, penalty = arrays["numbers"].tolist()
-    parts = (arrays[name] for name in ("axes", "weights", "shrinkage"))
-    return Scaler(arrays["means"], arrays["sizes"]), Ridge(arrays["centre"], scale, *parts, mean, variance, penalty)
+    axes, weights, shrinkage = arrays["axes"], arrays["weights"], arrays["shrinkage"]
+    probe = Ridge(arrays["centre"], scale, axes, weights, shrinkage, mean, variance, penalty)
+    return Scaler(arrays["means"], arrays["sizes"]), probe
