@@ -30,9 +30,10 @@ from peft import get_peft_model
 
 from icon_repro.__main__ import composed
 from icon_repro.bench_tables import of_timings
+from icon_repro.config_baselines import IfdConfig
 from icon_repro.config_common import AnswerPart, AnswersConfig
 from icon_repro.config_data import Dtype
-from icon_repro.config_methods import IfdConfig, LessConfig
+from icon_repro.config_methods import LessConfig
 from icon_repro.engine.artifact import Store, ordered
 from icon_repro.engine.plan import plan
 from icon_repro.engine.run import run

@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from icon_repro.config_baselines import IfdConfig
 from icon_repro.config_cluster import SlurmConfig
 from icon_repro.config_data import (
     DataConfig,
@@ -29,7 +30,7 @@ from icon_repro.config_data import (
 )
 from icon_repro.config_evaluation import EvaluationConfig, JudgeConfig, TaskKind, judge_problems, judge_sources
 from icon_repro.config_icon import Budget, Control, EmptyPair, IconConfig, NoiseUnit, resolved
-from icon_repro.config_methods import METHOD_KINDS, AlpagasusConfig, ExternalConfig, IfdConfig, LessConfig, SelectFrom
+from icon_repro.config_methods import METHOD_KINDS, AlpagasusConfig, ExternalConfig, LessConfig, SelectFrom
 from icon_repro.config_unsafe import unsafe
 from icon_repro.schema import SchemaError, build, nearest, number, plain, unhashed
 
