@@ -32,7 +32,7 @@ from icon_repro.config_common import (
     PoolingKind,
     Template,
 )
-from icon_repro.config_data import ModelConfig, TrainConfig, TrainJob, Tuning
+from icon_repro.config_data import ModelConfig, RowFormat, TrainConfig, TrainJob, Tuning
 from icon_repro.config_methods import (
     AlpagasusConfig,
     AlpagasusRatings,
@@ -198,12 +198,13 @@ class Methods(Shards):
         )
         data = self.planner.config.data.assessment
         length = tokens_of(data.expected_prompt_chars + data.expected_response_chars)
-        # queries stand in the template that the rows stand in, or either side shows it
+        # queries stand in the template that the rows stand in: a similarity of two formats shows the formats
         asked = method.query_template or method.template
-        if asked is Template.as_is or self.ready:
-            queries = replace(embedding, template=asked)
+        if asked is Template.as_is and data.source.format is RowFormat.prompt_response:
+            queries = embedding  # ready prompts stay as they stand; so steps of earlier versions are used
         else:
-            queries = replace(embedding, template=asked, wrap=True)
+            wrap = asked is not Template.as_is and not self.ready
+            queries = replace(embedding, template=asked, wrap=wrap)
         query = self.step(
             "embeddings",
             "embeddings-queries",
