@@ -74,7 +74,7 @@ def encoded(row: Example, cfg: AnswersConfig, tokenizer: Any) -> dict[AnswerPart
             if left < 1 or not conditioned.answer_tokens:
                 return f"prompt of {cfg.max_length} tokens or more"
             if direct.answer_tokens > left:  # Cherry_LLM's code leaves the row out: its constant fits Llama's tokenizer
-                return f"more than {left} tokens without its prompt, that of {cfg.max_length} leave"
+                return f"its response alone takes more than what the prompt leaves of {cfg.max_length} tokens"
     made = {
         AnswerPart.conditioned: conditioned,
         AnswerPart.direct: direct,
