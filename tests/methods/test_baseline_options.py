@@ -71,7 +71,9 @@ def test_cut_direct_text_with_more_tokens_than_the_prompt_leaves_is_left_out(mod
     assert not isinstance(kept, str)
     assert kept[AnswerPart.direct].answer_tokens == kept[AnswerPart.conditioned].answer_tokens
     assert kept == encoded(row, answers(direct="x"), tokenizer), "without direct_room, both score the same tokens"
-    assert "response alone takes more than what the prompt leaves of 64 tokens" in str(encoded(row, answers(direct="x", direct_room=taken + 1), tokenizer))
+    assert "response alone takes more than what the prompt leaves of 64 tokens" in str(
+        encoded(row, answers(direct="x", direct_room=taken + 1), tokenizer)
+    )
 
 
 def test_joint_tokens_are_those_of_the_whole_text(model_step: Path) -> None:
