@@ -175,8 +175,8 @@ class NuggetsShard:
 class SelectitConfig:
     """SelectIT (arXiv 2402.16705): the model rates each row from 1 to 5 under five wordings of the question.
 
-    ``compat`` sets the options after it that are left null. Wording and layout decide the ranking; the published wording
-    isn't part of this project: ``questions`` names a file with it.
+    ``compat`` sets the options after it that are left null. Wording and layout decide the ranking, and the published
+    wording isn't part of this project: ``questions`` names a file with it.
     """
 
     kind: str = "selectit"
