@@ -5,11 +5,11 @@ parts.
 Source: Liu et al., arXiv 2402.16705 (SelectIT), and its code: probabilities of the five digits at the next position,
 scaled to sum 1 and softened by a second softmax; a prompt's rating is the likeliest digit times the mean distance of
 its probability from the others'; alpha 0.2.
-Differs: the wording of the questions is ours: ``questions`` names a file with others, such as the released ones. Labels
-and line breaks around a row are ours too (``layout``); wording and layout decide the ranking (experiments/fidelity). Rows
-longer than max_length aren't rated. ``compat=published`` sets the last two. Digits are looked up in the model's own
-tokenizer, and one that splits a digit is refused. The published code mixes models of three sizes; here the model that is
-tuned rates.
+Differs: the wording of the questions is ours: ``questions`` names a file with others, such as the released ones.
+Labels and line breaks around a row are ours too (``layout``); wording and layout decide the ranking
+(experiments/fidelity). Rows longer than max_length aren't rated. ``compat=published`` sets the last two. Digits are
+looked up in the model's own tokenizer, and one that splits a digit is refused. The published code mixes models of
+three sizes; here the model that is tuned rates.
 """
 
 from collections.abc import Mapping
