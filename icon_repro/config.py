@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from icon_repro.config_baselines import IfdConfig
 from icon_repro.config_cluster import SlurmConfig
 from icon_repro.config_data import (
     DataConfig,
@@ -50,7 +51,6 @@ from icon_repro.config_methods import (
     AlpagasusConfig,
     ExternalConfig,
     IdsConfig,
-    IfdConfig,
     LessConfig,
     SelectBudget,
     SelectFrom,

@@ -22,6 +22,28 @@ class AnswerPart(enum.Enum):
     prompt = "prompt"  # the prompt alone, all tokens but the first
 
 
+class Baseline(enum.Enum):
+    """Which of two ways a baseline takes where its published code differs from ours; each way is an option too."""
+
+    ours = "ours"
+    published = "published"  # ranks as the authors' code does
+
+
+class RowOrder(enum.Enum):
+    id = "id"
+    file = "file"  # as the rows come
+
+
+class LongRows(enum.Enum):
+    drop = "drop"  # no score, with that reason
+    cut = "cut"  # scored on the response tokens that are left
+
+
+class Tokenise(enum.Enum):
+    separate = "separate"  # a response has the same tokens after any prompt
+    joint = "joint"  # prompt and response as one text; the prompt alone says where the response starts
+
+
 @dataclass
 class AnswersConfig:
     """Mean NLLs of the rows of a pool: what perplexity, IFD and Superfiltering are made of."""
@@ -29,8 +51,13 @@ class AnswersConfig:
     parts: list[AnswerPart]
     template: Template = Template.alpaca
     direct: str = ""  # stands before the response in the direct part
-    max_length: int = number(2048, at_least=8)  # tokens; a longer row isn't scored, a longer prompt alone is cut
+    max_length: int = number(2048, at_least=8)  # tokens; for longer rows see long_rows, a longer prompt alone is cut
     dtype: Dtype = Dtype.float32
+    long_rows: LongRows = field(default=LongRows.drop, metadata={"legacy": LongRows.drop})
+    tokenise: Tokenise = field(default=Tokenise.separate, metadata={"legacy": Tokenise.separate})
+    # tokens of a direct text besides those that the prompt leaves of max_length; None: as many as stand before its
+    # response, so that both parts score the same tokens. For long_rows=cut
+    direct_room: int | None = number(None, at_least=1, legacy=None)
 
 
 @dataclass
@@ -44,6 +71,7 @@ class AnswersShard:
 
 class PoolingKind(enum.Enum):
     mean = "mean"
+    padded = "padded"  # mean over max_length places, padding counts too (nuggets' code)
     weighted = "weighted"  # later tokens count more
     last = "last"
 
@@ -64,6 +92,8 @@ class EmbeddingConfig:
     max_length: int = number(2048, at_least=1)  # tokens; longer texts are cut and counted
     dtype: Dtype = Dtype.float32
     encoder: bool = field(default=False, metadata={"legacy": False})  # the model reads in both directions
+    wrap: bool = field(default=False, metadata={"legacy": False})  # ready prompts go through the template too
+    strip: bool = field(default=False, metadata={"legacy": False})  # texts lose the spaces around them
 
 
 @dataclass

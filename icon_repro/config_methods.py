@@ -1,6 +1,7 @@
 """Schema of the selection methods: a class a method, and one for each of its steps. See ``icon_repro.config``.
 
-ICon's classes are in ``icon_repro.config_icon``, those of steps that methods share in ``icon_repro.config_common``.
+ICon's classes are in ``icon_repro.config_icon``, those of IFD, RDS+, Nuggets and SelectIT in
+``icon_repro.config_baselines``, those of steps that methods share in ``icon_repro.config_common``.
 """
 
 import enum
@@ -8,8 +9,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from icon_repro.config_baselines import IfdConfig, NuggetsConfig, RdsConfig, SelectitConfig
 from icon_repro.config_common import AnswerPart, Template
-from icon_repro.config_data import Dtype, EndpointConfig, LoraConfig, ModelConfig, RowsConfig, Tuning
+from icon_repro.config_data import Dtype, EndpointConfig, LoraConfig, ModelConfig, RowsConfig
 from icon_repro.config_icon import IconConfig
 from icon_repro.schema import nearest, number, unhashed
 
@@ -49,144 +51,6 @@ class PerplexityConfig:
     max_length: int = number(2048, at_least=8)
     dtype: Dtype = Dtype.float32
     shard_rows: int = number(2048, at_least=1)
-
-
-class Ratio(enum.Enum):
-    loss = "loss"  # of mean NLLs, as Cherry_LLM's code
-    perplexity = "perplexity"  # as Superfiltering
-
-
-@dataclass
-class ChoiceConfig:
-    """Rows of every kind of instruction: some of each cluster, their prompts neither the likeliest nor the least."""
-
-    clusters: int = number(100, at_least=1)
-    seed: int = number(0, at_least=0)  # of K-means
-    per_cluster: int = number(10, at_least=1)  # rows taken of each
-    low_percentile: float = number(25.0, at_least=0, at_most=100)  # of the prompts' perplexities in a cluster; the
-    high_percentile: float = number(75.0, at_least=0, at_most=100)  # script's values (its code's own are 1 and 99)
-
-
-@dataclass
-class PreExperiencedConfig:
-    """IFD under a model that has seen some of the rows first: which ones, and how it is tuned on them."""
-
-    choice: ChoiceConfig = field(default_factory=ChoiceConfig)
-    prompt_tokens: int = number(512, at_least=8)  # longer prompts are cut where they are embedded and scored alone
-    tuning: Tuning = Tuning.full
-    learning_rate: float = number(2e-5, above=0)
-    epochs: float = number(1.0, above=0)
-    global_batch_size: int = number(128, at_least=1)
-    max_length: int = number(512, at_least=8)  # tokens, in tuning; longer rows are cut
-    dtype: Dtype = Dtype.bfloat16  # of the forward pass in tuning; weights stay float32
-    lora: LoraConfig = field(default_factory=LoraConfig)  # for tuning=lora
-    seed: int = number(0, at_least=0)  # of tuning
-
-
-@dataclass
-class DiversityConfig:
-    """Superfiltering.D: of the rows with the best IFD, first those that represent the others."""
-
-    share: float = number(0.2, above=0, at_most=1)  # of all rows, by IFD below 1; the others aren't ranked
-    model: ModelConfig | None = None  # that embeds rows; None: the one that IFD is computed with
-    encoder: bool = False  # ``model`` reads in both directions (BERT)
-    max_length: int = number(512, at_least=8)  # tokens; longer rows are cut where they are embedded
-    max_gib: float = field(default=4.0, metadata={"hash": False, "above": 0})  # of memory for similarities
-
-
-@dataclass
-class ShareConfig:
-    """The best rows by IFD."""
-
-    share: float
-
-
-@dataclass
-class OrderByDiversity:
-    """The order of facility location."""
-
-    max_gib: float = field(metadata={"hash": False})
-
-
-@dataclass
-class IfdConfig:
-    """Instruction-following difficulty (arXiv 2308.12032): loss of a response with its prompt over that without."""
-
-    kind: str = "ifd"
-    ratio: Ratio = Ratio.loss
-    drop_above_one: bool = True  # rows whose prompt makes the response less likely, as published
-    template: Template = Template.alpaca
-    direct: str = "### Response:"
-    max_length: int = number(1024, at_least=8)  # tokens; longer rows are left out, as published
-    dtype: Dtype = Dtype.float32
-    proxy: ModelConfig | None = None  # None: the model that is tuned; Superfiltering (arXiv 2402.00530) takes GPT-2
-    pre_experienced: PreExperiencedConfig | None = field(default=None, metadata={"legacy": None})
-    diversity: DiversityConfig | None = field(default=None, metadata={"legacy": None})
-    shard_rows: int = number(2048, at_least=1)
-
-
-@dataclass
-class RdsConfig:
-    """RDS+ (arXiv 2503.01807): nearest to the assessment rows in hidden states, the queries taking turns."""
-
-    kind: str = "rds"
-    template: Template = Template.alpaca
-    max_length: int = number(2048, at_least=8)
-    dtype: Dtype = Dtype.float32
-    shard_rows: int = number(2048, at_least=1)
-
-
-@dataclass
-class AnchorsConfig:
-    """Rows nearest to the centres of K-means."""
-
-    count: int = number(100, at_least=1)
-    seed: int = number(0, at_least=0)
-
-
-@dataclass
-class NuggetsConfig:
-    """Nuggets (arXiv 2312.10302): the share of anchors whose response a row makes likelier when shown before them."""
-
-    kind: str = "nuggets"
-    anchors: AnchorsConfig = field(default_factory=AnchorsConfig)
-    repeats: int = field(default=1, metadata={"hash": False, "at_least": 1})  # see ``repetitions``
-    template: Template = Template.labelled
-    separator: str = "\n\n"
-    anchor_tokens: int = number(200, at_least=8)  # longer anchors are cut
-    shot_tokens: int = number(1024, at_least=8)  # longer rows are cut where they are shown
-    max_length: int = number(512, at_least=8)  # of the embedded prompt and response
-    dtype: Dtype = Dtype.float32
-    shard_rows: int = number(64, at_least=1)
-
-
-@dataclass
-class NuggetsShard:
-    """Rows ``start`` to ``stop`` (exclusive) against all anchors."""
-
-    nuggets: NuggetsConfig
-    start: int
-    stop: int | None
-
-
-@dataclass
-class SelectitConfig:
-    """SelectIT (arXiv 2402.16705): the model rates each row from 1 to 5 under five wordings of the question."""
-
-    kind: str = "selectit"
-    alpha: float = number(0.2, at_least=0)  # weight of the spread over the wordings
-    max_length: int = number(2048, at_least=8)  # tokens; longer rows aren't rated, with that reason
-    dtype: Dtype = Dtype.float32
-    shard_rows: int = number(512, at_least=1)
-
-
-@dataclass
-class SelectitShard:
-    """Rows ``start`` to ``stop`` (exclusive)."""
-
-    selectit: SelectitConfig
-    start: int
-    stop: int | None
 
 
 class AdamFormula(enum.Enum):

@@ -56,6 +56,12 @@ def content_id(instruction: str, input: str, response: str) -> str:
     return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:16]
 
 
+def stripped(row: Example) -> Example:
+    """``row`` without spaces around its texts."""
+    texts = {name: getattr(row, name).strip() for name in ("instruction", "input", "response")}
+    return dataclasses.replace(row, **texts)
+
+
 def write_json(path: Path, value: Any) -> None:
     """Write ``value`` as sorted, indented JSON, durably: on disk under a temporary name first, then renamed."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")

@@ -18,6 +18,7 @@ from icon_repro.engine.planner import TARGETS
 from icon_repro.judge import protocols
 from icon_repro.methods import alpagasus, selectit
 from icon_repro.prompts import PROMPTS, complexity_question, prompt_of, quality_question
+from icon_repro.questions import QUESTIONS as SELECTIT_QUESTIONS
 from icon_repro.records import Example
 
 EXAMPLES = [
@@ -51,7 +52,7 @@ TEXTS: dict[str, tuple[Callable[[], Any], str, dict[str, int]]] = {
     "wrapped": (lambda: of_rows(lambda row: prompt_of(row, Template.alpaca)), "846dacc903a1bdb0", CHOOSE),
     "deita": (lambda: of_rows(complexity_question, quality_question), "5c3d1cb6d0978c50", {"deita_shard": 1}),
     "selectit": (
-        lambda: [of_rows(lambda row, q=q: selectit.prompt(row, q)) for q in selectit.QUESTIONS],  # type: ignore[misc]
+        lambda: [of_rows(lambda row, q=q: selectit.prompt(row, q)) for q in SELECTIT_QUESTIONS],  # type: ignore[misc]
         "a8d13df643fae0fa",
         {"selectit_shard": 1},
     ),

@@ -30,10 +30,11 @@ from numpy.typing import NDArray
 from peft import get_peft_model
 
 from experiments.method_cost.rebuild import table as table_of
+from icon_repro.config_baselines import IfdConfig
 from icon_repro.config_common import AnswerPart, AnswersConfig
 from icon_repro.config_compose import composed
 from icon_repro.config_data import Dtype
-from icon_repro.config_methods import IfdConfig, LessConfig
+from icon_repro.config_methods import LessConfig
 from icon_repro.engine.artifact import Store, ordered
 from icon_repro.engine.plan import plan
 from icon_repro.engine.run import run

@@ -9,15 +9,30 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from icon_repro.config_baselines import (
+    DiversityConfig,
+    IfdConfig,
+    NuggetsConfig,
+    NuggetsShard,
+    OrderByDiversity,
+    PreExperiencedConfig,
+    RdsConfig,
+    SelectitConfig,
+    SelectitShard,
+    ShareConfig,
+    as_compat_says,
+)
 from icon_repro.config_common import (
     AnswerPart,
     AnswersConfig,
     EmbeddedText,
     EmbeddingConfig,
     EmbeddingShard,
+    LongRows,
     PoolingKind,
+    Template,
 )
-from icon_repro.config_data import ModelConfig, TrainConfig, TrainJob, Tuning
+from icon_repro.config_data import ModelConfig, RowFormat, TrainConfig, TrainJob, Tuning
 from icon_repro.config_methods import (
     AlpagasusConfig,
     AlpagasusRatings,
@@ -28,27 +43,18 @@ from icon_repro.config_methods import (
     DeitaFilter,
     DeitaQuestion,
     DeitaShard,
-    DiversityConfig,
     ExternalConfig,
     IdsConfig,
-    IfdConfig,
     LessConfig,
-    NuggetsConfig,
-    NuggetsShard,
-    OrderByDiversity,
     PerplexityConfig,
-    PreExperiencedConfig,
-    RdsConfig,
     RewardArchitecture,
-    SelectitConfig,
-    SelectitShard,
-    ShareConfig,
 )
 from icon_repro.cost import tokens_of, training_flops
-from icon_repro.engine.artifact import Cost, SourceFile, Step
+from icon_repro.engine.artifact import Cost, Step
 from icon_repro.engine.plan_less import less_scores
 from icon_repro.engine.plan_shards import Shards
 from icon_repro.engine.planner import PlanError, Planner
+from icon_repro.questions import QuestionsError, read_questions
 
 _QUESTIONS, _QUESTION_TOKENS = 5, 30  # of SelectIT
 _ALPAGASUS_TOKENS = 110  # of its question
@@ -68,6 +74,7 @@ class Methods(Shards):
 
     def scores(self, name: str, method: Any) -> Step:
         """The step with the scores of ``method``."""
+        method = as_compat_says(method)
         made: dict[type, Callable[[str, Any], Step]] = {
             PerplexityConfig: self._perplexity,
             IfdConfig: self._ifd,
@@ -94,7 +101,17 @@ class Methods(Shards):
 
     def _ifd(self, name: str, method: IfdConfig) -> Step:
         parts = [AnswerPart.conditioned, AnswerPart.direct]
-        answers = AnswersConfig(parts, method.template, method.direct, method.max_length, method.dtype)
+        assert method.long_rows is not None and method.tokenise is not None
+        answers = AnswersConfig(
+            parts,
+            method.template,
+            method.direct,
+            method.max_length,
+            method.dtype,
+            method.long_rows,
+            method.tokenise,
+            method.direct_room if method.long_rows is LongRows.cut else None,
+        )
         model, config = self.model, self.planner.config.model
         if method.proxy is not None:
             model, config = self.planner.model(method.proxy, f"methods.{name}.proxy"), method.proxy
@@ -102,7 +119,10 @@ class Methods(Shards):
         if method.pre_experienced is not None:
             tuned = self._pre_experienced(name, method, method.pre_experienced, config, model)
         shards = self.answers(answers, config, model, method.shard_rows, tuned)
-        own = IfdConfig(ratio=method.ratio, drop_above_one=method.drop_above_one)
+        only = IfdConfig(
+            ratio=method.ratio, drop_above_one=method.drop_above_one, drop_one=method.drop_one and method.drop_above_one
+        )
+        own = as_compat_says(only)
         if method.diversity is None:
             return self.planner.step("ifd", "score", name, own, inputs=shards)
         scores = self.planner.step("ifd", "score", f"{name}-ifd", own, inputs=shards)
@@ -180,49 +200,75 @@ class Methods(Shards):
         )
         data = self.planner.config.data.assessment
         length = tokens_of(data.expected_prompt_chars + data.expected_response_chars)
+        # queries stand in the template that the rows stand in: a similarity of two formats shows the formats
+        asked = method.query_template or method.template
+        if asked is Template.as_is and data.source.format is RowFormat.prompt_response:
+            queries = embedding  # ready prompts stay as they stand; so steps of earlier versions are used
+        else:
+            wrap = asked is not Template.as_is and not self.ready
+            queries = replace(embedding, template=asked, wrap=wrap)
         query = self.step(
             "embeddings",
             "embeddings-queries",
-            EmbeddingShard(embedding, 0, None),
+            EmbeddingShard(queries, 0, None),
             {"model": self.model, "rows": self.assessment},
             self.planner.assessment() * min(length, method.max_length),
         )
         inputs = {**self.embeddings(embedding, method.shard_rows), "query-0000": query}
-        return self.planner.step("rds", "score", name, RdsConfig(), inputs=inputs)
+        return self.planner.step("rds", "score", name, RdsConfig(turn=method.turn, ties=method.ties), inputs=inputs)
 
     def _nuggets(self, name: str, method: NuggetsConfig) -> Step:
+        inputs = {"model": self.model, "candidates": self.universe, "anchors": self._anchors(name, method)}
+        default = as_compat_says(NuggetsConfig())
+        own = replace(method, anchors=default.anchors, shard_rows=1, max_length=default.max_length)
+        assert method.shot_tokens is not None
+        shot = min(self.row_tokens, method.shot_tokens or self.row_tokens)
+        anchor = min(self.row_tokens, method.anchor_tokens)
+        parts = {}
+        for number, (first, end, stop) in enumerate(self.planner.slices(method.shard_rows, self.whole)):
+            tokens = (end - first) * (shot + method.anchors.count * anchor)
+            label = f"part-{number:04d}"
+            parts[label] = self.step("nuggets_shard", f"{name}-{label}", NuggetsShard(own, first, stop), inputs, tokens)
+        return self.planner.step("nuggets", "score", name, default, inputs=parts)
+
+    def _anchors(self, name: str, method: NuggetsConfig) -> Step:
+        """The rows that others are shown before: those of a file, or the nearest to the centres of clusters."""
+        where = f"methods.{name}.anchors.ids"
+        if method.anchors.ids is not None:
+            own = as_compat_says(NuggetsConfig()).anchors
+            files = {"anchors": self.planner.file(where, method.anchors.ids)}
+            return self.step("nuggets_anchors", f"{name}-anchors", own, {"candidates": self.universe}, files=files)
         embedding = EmbeddingConfig(
             EmbeddedText.row,
-            PoolingKind.mean,
+            PoolingKind.padded if method.anchors.padding else PoolingKind.mean,
             method.template,
             normalise=False,
             max_length=method.max_length,
             dtype=method.dtype,
+            strip=bool(method.strip),
         )
-        vectors = self.embeddings(embedding, 2048)
-        anchors = self.step(
-            "nuggets_anchors", f"{name}-anchors", method.anchors, {"candidates": self.universe, **vectors}
-        )
-        inputs = {"model": self.model, "candidates": self.universe, "anchors": anchors}
-        own = replace(method, anchors=NuggetsConfig().anchors, shard_rows=1, max_length=NuggetsConfig().max_length)
-        anchor = min(self.row_tokens, method.anchor_tokens)
-        parts = {}
-        for number, (first, end, stop) in enumerate(self.planner.slices(method.shard_rows, self.whole)):
-            tokens = (end - first) * (min(self.row_tokens, method.shot_tokens) + method.anchors.count * anchor)
-            label = f"part-{number:04d}"
-            parts[label] = self.step("nuggets_shard", f"{name}-{label}", NuggetsShard(own, first, stop), inputs, tokens)
-        return self.planner.step("nuggets", "score", name, NuggetsConfig(), inputs=parts)
+        inputs = {"candidates": self.universe, **self.embeddings(embedding, 2048)}
+        # where the vectors come from is in their fingerprints
+        return self.step("nuggets_anchors", f"{name}-anchors", replace(method.anchors, padding=False), inputs)
 
     def _selectit(self, name: str, method: SelectitConfig) -> Step:
         own = replace(method, alpha=0.0, shard_rows=1)
+        files = {}
+        if method.questions is not None:
+            files["questions"] = self.planner.file(f"methods.{name}.questions", method.questions)
+            try:
+                read_questions(Path(method.questions).expanduser())
+            except QuestionsError as error:
+                raise PlanError(f"methods.{name}.questions: {error}") from error
         inputs = {"model": self.model, "candidates": self.universe}
         parts = {}
         for number, (first, end, stop) in enumerate(self.planner.slices(method.shard_rows, self.whole)):
             tokens = (end - first) * _QUESTIONS * (self.row_tokens + _QUESTION_TOKENS)
             label = f"part-{number:04d}"
             params = SelectitShard(own, first, stop)
-            parts[label] = self.step("selectit_shard", f"{name}-{label}", params, inputs, tokens)
-        return self.planner.step("selectit", "score", name, SelectitConfig(alpha=method.alpha), inputs=parts)
+            parts[label] = self.step("selectit_shard", f"{name}-{label}", params, inputs, tokens, files=files)
+        own = as_compat_says(SelectitConfig(alpha=method.alpha))
+        return self.planner.step("selectit", "score", name, own, inputs=parts)
 
     def _deita(self, name: str, method: DeitaConfig) -> Step:
         embedding = EmbeddingConfig(
@@ -271,21 +317,15 @@ class Methods(Shards):
             )
         else:
             assert method.ratings is not None
-            files["ratings"] = self._file(f"methods.{name}.ratings", method.ratings)
+            files["ratings"] = self.planner.file(f"methods.{name}.ratings", method.ratings)
         own = AlpagasusConfig(ties_seed=method.ties_seed)
         return self.planner.step("alpagasus", "score", name, own, inputs=inputs, files=files)
 
     def _external(self, name: str, method: ExternalConfig) -> Step:
         inputs = {"model": self.model, "candidates": self.universe, "assessment": self.assessment}
-        files = {"method": self._file(f"methods.{name}.path", method.path)}
+        files = {"method": self.planner.file(f"methods.{name}.path", method.path)}
         return self.planner.step("external", "score", name, method, inputs=inputs, files=files)
 
     def _ids(self, name: str, method: IdsConfig) -> Step:
-        files = {"ids": self._file(f"methods.{name}.path", method.path)}
+        files = {"ids": self.planner.file(f"methods.{name}.path", method.path)}
         return self.planner.step("ids", "score", name, method, inputs={"candidates": self.universe}, files=files)
-
-    def _file(self, where: str, given: str) -> SourceFile:
-        path = Path(given).expanduser()
-        if not path.is_file():
-            raise PlanError(f"{where}={given!r}: no such file (looked in {Path.cwd()}).")
-        return self.planner.hashes.of(path)

@@ -14,9 +14,9 @@ from icon_repro.config_common import (
     EmbeddingConfig,
     EmbeddingShard,
 )
-from icon_repro.config_data import ModelConfig
+from icon_repro.config_data import ModelConfig, RowFormat
 from icon_repro.cost import forward_flops, tokens_of
-from icon_repro.engine.artifact import Cost, Step
+from icon_repro.engine.artifact import Cost, SourceFile, Step
 from icon_repro.engine.planner import Planner
 
 # of a row's tokens, about
@@ -35,6 +35,7 @@ class Shards:
         self.planner, self.model, self.universe, self.whole = planner, model, universe, planner.whole
         rows = planner.config.data.selected_from if self.whole else planner.config.data.pool
         self.row_tokens = tokens_of(rows.expected_prompt_chars + rows.expected_response_chars)
+        self.ready = rows.source.format is RowFormat.prompt_response  # tuning takes their prompts as they stand
         self.prompt_tokens = tokens_of(rows.expected_prompt_chars)
 
     def step(
@@ -45,11 +46,12 @@ class Shards:
         inputs: Mapping[str, Step],
         tokens: float = 0.0,
         model: ModelConfig | None = None,
+        files: Mapping[str, SourceFile] | None = None,
     ) -> Step:
         """A step whose cost is that of a forward pass: of ``model``, or of the one that is tuned (None)."""
         parameters = (model or self.planner.config.model).parameters
         cost = Cost(tokens, forward_flops(parameters, tokens))
-        return self.planner.step(target, "score", name, params, inputs=inputs, cost=cost)
+        return self.planner.step(target, "score", name, params, inputs=inputs, cost=cost, files=files or {})
 
     def answers(
         self, answers: AnswersConfig, config: ModelConfig, model: Step, size: int, tuned: Step | None = None

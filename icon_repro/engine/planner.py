@@ -130,6 +130,17 @@ class Planner:
             return {"extra": self.commit(where, "dataset", source.hub_id, source.revision)}
         return {}
 
+    def file(self, where: str, path: str) -> SourceFile:
+        """A file that a key names, with its checksum.
+
+        Raises:
+            PlanError: there is none.
+        """
+        found = Path(path).expanduser()
+        if not found.is_file():
+            raise PlanError(f"{where}={path!r}: no such file (looked in {Path.cwd()}).")
+        return self.hashes.of(found)
+
     def task_data(self, where: str, task: TaskConfig) -> dict[str, Any]:
         """The ``files`` and ``extra`` of an evaluation by lm-eval: its rows, or the commit of its hub data set."""
         if task.files:

@@ -19,6 +19,7 @@ from icon_repro.lm.tokens import TokenError
 
 class Pooling(enum.Enum):
     mean = "mean"  # over all tokens
+    padded = "padded"  # over a fixed number of places, those of the padding too
     weighted = "weighted"  # token i of n counts i / sum(1..n): later tokens have seen more (RDS+)
     last = "last"
 
@@ -33,13 +34,15 @@ def pooled(
     normalise: bool,
     progress: Progress | None = None,
     encoder: bool = False,
+    padding: tuple[int, int] | None = None,
 ) -> NDArray[np.float32]:
-    """Last hidden layer of each row, pooled over its own tokens (padding never counts).
+    """Last hidden layer of each row, pooled over its own tokens (padding never counts but in ``Pooling.padded``).
 
     Args:
         rows: token ids; none may be empty.
         normalise: to length 1.
         encoder: the model reads in both directions.
+        padding: of ``Pooling.padded``: the id after a row's tokens, and the number of places.
 
     Returns:
         (len(rows), hidden size) float32.
@@ -48,16 +51,17 @@ def pooled(
         TokenError: a row without tokens, or longer than the model's positions; names its place.
         NonFiniteError: a vector isn't finite; names its place.
     """
-    _check_rows(model, rows)
+    _check_rows(model, rows, least=padding[1] if padding else 0)
+    assert (pooling is Pooling.padded) == (padding is not None)
     width = model.config.get_text_config().hidden_size
     result = np.empty((len(rows), width), np.float32)
 
     def work(batch: list[int]) -> None:
-        result[batch] = _batch(model, [rows[i] for i in batch], pooling, normalise=normalise, encoder=encoder)
+        result[batch] = _batch(model, [rows[i] for i in batch], pooling, padding, normalise=normalise, encoder=encoder)
         if progress:
             progress.advance(len(batch), sum(len(rows[i]) for i in batch))
 
-    in_batches([len(row) for row in rows], budget, work)
+    in_batches([padding[1] if padding else len(row) for row in rows], budget, work)
     _check_finite(result, model)
     return result
 
@@ -105,17 +109,22 @@ def layer_states(
     return result
 
 
-def _padded(model: PreTrainedModel, rows: Sequence[Sequence[int]]) -> tuple[torch.Tensor, torch.Tensor]:
-    """(B, T) ids padded on the right: no token sees its row's padding if attention is causal; (B,) lengths."""
+def _padded(
+    model: PreTrainedModel, rows: Sequence[Sequence[int]], fill: int = 0, least: int = 0
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """(B, T) ids padded on the right with ``fill`` to ``least`` at least; (B,) lengths.
+
+    No token sees its row's padding if attention is causal.
+    """
     lengths = torch.tensor([len(row) for row in rows], device=model.device)
-    width = int(lengths.max())
-    return torch.tensor([[*row, *[0] * (width - len(row))] for row in rows], device=model.device), lengths
+    width = max(int(lengths.max()), least)
+    return torch.tensor([[*row, *[fill] * (width - len(row))] for row in rows], device=model.device), lengths
 
 
-def _check_rows(model: PreTrainedModel, rows: Sequence[Sequence[int]]) -> None:
+def _check_rows(model: PreTrainedModel, rows: Sequence[Sequence[int]], least: int = 0) -> None:
     if empty := [i for i, row in enumerate(rows) if not len(row)]:
         raise TokenError(f"text {empty[0]} has no tokens: there is nothing to embed. Drop the row.")
-    longest = max((len(row) for row in rows), default=0)
+    longest = max([least, *(len(row) for row in rows)])
     limit = getattr(model.config, "max_position_embeddings", longest)
     if longest > limit:
         raise TokenError(f"a text takes {longest} tokens, the model has {limit} positions. Lower max_length.")
@@ -127,19 +136,32 @@ def _check_finite(vectors: NDArray[np.float32], model: PreTrainedModel) -> None:
 
 
 def _batch(
-    model: PreTrainedModel, rows: Sequence[Sequence[int]], pooling: Pooling, *, normalise: bool, encoder: bool
+    model: PreTrainedModel,
+    rows: Sequence[Sequence[int]],
+    pooling: Pooling,
+    padding: tuple[int, int] | None,
+    *,
+    normalise: bool,
+    encoder: bool,
 ) -> NDArray[np.float32]:
-    """Vectors of a batch; an encoder gets a mask, as each of its tokens would see padding."""
-    ids, lengths = _padded(model, rows)
+    """Vectors of a batch; an encoder gets a mask, as each of its tokens would see padding.
+
+    With ``padding`` there is a mask too: what counts for a place in the padding are the row's own tokens.
+    """
+    ids, lengths = _padded(model, rows, *(padding or ()))
     place = torch.arange(ids.shape[1], device=model.device)[None]
     inside = place < lengths[:, None]
     if encoder:
         output = model(input_ids=ids, attention_mask=inside.long())
+    elif padding:
+        output = model.get_decoder()(input_ids=ids, attention_mask=inside.long(), use_cache=False)
     else:
         output = model.get_decoder()(input_ids=ids, use_cache=False)
     hidden = output.last_hidden_state.float()
     if pooling is Pooling.last:
         weights = (place == lengths[:, None] - 1).float()
+    elif pooling is Pooling.padded:
+        weights = torch.ones_like(inside, dtype=torch.float32)
     elif pooling is Pooling.mean:
         weights = inside.float()
     else:

@@ -47,6 +47,14 @@ def text_ids(tokenizer: "PreTrainedTokenizerBase", text: str, limit: int | None 
     return (ids, 0) if limit is None else (ids[:limit], max(len(ids) - limit, 0))
 
 
+def joint_ids(tokenizer: "PreTrainedTokenizerBase", before: str, answer: str) -> tuple[list[int], int]:
+    """Ids of ``before + answer`` as one text, and where the answer starts: after as many as ``before`` has alone.
+
+    How published scripts tokenise. Where the two texts meet, a token may hold letters of both; ``before`` has it.
+    """
+    return text_ids(tokenizer, before + answer)[0], len(text_ids(tokenizer, before)[0])
+
+
 def readable(tokenizer: "PreTrainedTokenizerBase", ids: Sequence[int]) -> bool:
     """Whether ``ids`` hold any token besides the tokenizer's unknown one: else it can't read the text at all."""
     return any(i != tokenizer.unk_token_id for i in ids)

@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.spatial.distance import cdist
 
-from icon_repro.config_methods import OrderByDiversity, ShareConfig
+from icon_repro.config_baselines import OrderByDiversity, ShareConfig
 from icon_repro.engine.progress import Progress
 from icon_repro.engine.runtime import Runtime
 from icon_repro.methods.common.embeddings import joined

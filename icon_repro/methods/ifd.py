@@ -3,7 +3,10 @@
 In: shards of ``methods.common.answers``.  Out: scores.jsonl {id, score, parts: conditioned, direct (NLL, nats)}.
 Source: Li et al., arXiv 2308.12032, and its code (Cherry_LLM, 01fac8d): ratio of mean losses, direct after the bare
 "### Response:", rows above 1 dropped. With ``ratio=perplexity`` and a small proxy model: Superfiltering, arXiv
-2402.00530.
+2402.00530 (f0764af).
+Differs: both codes tokenise prompt and response as one text (``tokenise``), cut rows longer than max_length and keep
+them (``long_rows``, ``direct_room``); Superfiltering's keeps what lies below 1 strictly (``drop_one``).
+``compat=published`` sets them all.
 The model may have had a brief experience first (``pre_experienced``); ``diversity`` orders the best rows anew.
 Known gap: none.
 """
@@ -14,8 +17,8 @@ from typing import Any
 
 import numpy as np
 
+from icon_repro.config_baselines import IfdConfig, Ratio
 from icon_repro.config_common import AnswerPart
-from icon_repro.config_methods import IfdConfig, Ratio
 from icon_repro.engine.runtime import Runtime
 from icon_repro.methods.common.answers import joined, scored
 from icon_repro.methods.common.outcome import write_scores
@@ -37,6 +40,8 @@ def run(cfg: IfdConfig, inputs: Mapping[str, Path], out: Path, runtime: Runtime)
             return "the response is certain without its prompt"
         if cfg.drop_above_one and value > 1:
             return "IFD above 1"
+        if cfg.drop_above_one and cfg.drop_one and value == 1:
+            return "IFD of 1"
         return Score(answers.ids[place], value, {"conditioned": with_prompt, "direct": without})
 
     return {**write_scores(out, *scored(answers, score)), "tokens": 0, "flops": 0}

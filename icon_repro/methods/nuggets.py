@@ -3,10 +3,13 @@
 In: embeddings of the rows (``anchors``); model, rows, anchors (``shard``).  Out: anchors: rows.jsonl; shards:
 helped.npy, (rows, anchors) int8, 1 where the anchor's response becomes likelier, -1 where it isn't scored;
 scores.jsonl, the golden score, the share of the anchors that are helped.
-Source: Li et al., arXiv 2312.10302 (nuggets), and its code: anchors are the rows nearest to the centres of K-means over
-mean hidden states, cut to 200 tokens; the row stands before them as one shot.
-Differs: padding is left out of the means; a blank line stands between row and anchor; the anchors' own rows are scored
-as all others, against the other anchors. NLL with and without the row has the same tokens, so means and sums agree.
+Source: Li et al., arXiv 2312.10302 (nuggets), and its code (c7e429f): anchors are the rows nearest to the centres of
+K-means over mean hidden states, cut to 200 tokens; the row stands before them as one shot.
+Differs: padding is left out of the means, and K-means sees rows by id (``anchors.padding``, ``anchors.order``); a blank
+line stands between row and anchor (``separator``); an anchor alone has a BOS as it has after a row (``anchor_bos``);
+texts keep the spaces around them (``strip``), prompt and response are tokenised apart (``tokenise``), long rows are cut
+(``shot_tokens``); an anchor isn't counted for its own row (``counted``). ``compat=published`` sets them all. NLL with
+and without the row has the same tokens, so means and sums agree.
 """
 
 from collections.abc import Mapping
@@ -15,17 +18,18 @@ from typing import Any
 
 import numpy as np
 
-from icon_repro.config_methods import AnchorsConfig, NuggetsConfig, NuggetsShard
+from icon_repro.config_baselines import AnchorsConfig, Counted, NuggetsConfig, NuggetsShard
+from icon_repro.config_common import Tokenise
 from icon_repro.cost import forward_flops
 from icon_repro.engine.runtime import Runtime
 from icon_repro.lm.batched import mean_nll
 from icon_repro.lm.load import load_tokenizer, open_model
-from icon_repro.lm.tokens import Encoded, bos_ids, text_ids
+from icon_repro.lm.tokens import Encoded, bos_ids, joint_ids, text_ids
 from icon_repro.methods.common.clusters import clustered
 from icon_repro.methods.common.embeddings import joined
 from icon_repro.methods.common.outcome import write_scores
 from icon_repro.prompts import PROMPTS
-from icon_repro.records import Example, Score, read_json, read_rows, write_json, write_rows
+from icon_repro.records import Example, Score, read_json, read_rows, stripped, write_json, write_rows
 
 _SAME = 1e-5  # of a centre's length: distances that float32 vectors can't tell apart
 
@@ -35,26 +39,55 @@ class NuggetsError(ValueError):
 
 
 def anchors(cfg: AnchorsConfig, inputs: Mapping[str, Path], out: Path, runtime: Runtime) -> dict[str, Any]:
-    """Write rows.jsonl: the row nearest to each cluster's centre. Needs inputs["candidates"] and shard-NNNN."""
+    """Write rows.jsonl: the row nearest to each cluster's centre, or the rows of the file of ``ids``.
+
+    Needs inputs["candidates"], and shard-NNNN or the file "anchors".
+    """
+    rows = {row.id: row for row in read_rows(inputs["candidates"] / "rows.jsonl", Example)}
+    if "anchors" in runtime.files:
+        given = _given(runtime.files["anchors"], rows)
+        write_rows(out / "rows.jsonl", [rows[i] for i in given])
+        return {"anchors": len(given), "short_by": 0, "tokens": 0, "flops": 0}
     ids, vectors, _ = joined(inputs, "shard")
-    clusters = clustered(ids, vectors, cfg.count, cfg.seed, "anchors.count")
+    clusters = clustered(ids, vectors, cfg.count, cfg.seed, "anchors.count", cfg.order)
     chosen = []
     for members, centre in zip(clusters.members, clusters.centres, strict=True):
         if len(members):
             distances = np.linalg.norm(clusters.vectors[members] - centre, axis=1)
-            # the centre of two rows is as far from one as from the other: the smaller id, not rounding, decides
+            # the centre of two rows is as far from one as from the other: the first row, not rounding, decides
             near = distances <= distances.min() + _SAME * np.linalg.norm(centre)
             chosen.append(clusters.ids[members[near][0]])
-    rows = {row.id: row for row in read_rows(inputs["candidates"] / "rows.jsonl", Example)}
     write_rows(out / "rows.jsonl", [rows[i] for i in sorted(chosen)])
     return {"anchors": len(chosen), "short_by": cfg.count - len(chosen), "tokens": 0, "flops": 0}
 
 
+def _given(path: Path, rows: Mapping[str, Example]) -> list[str]:
+    """The ids in ``path``, a JSON list, sorted.
+
+    Raises:
+        NuggetsError: not a list of ids of ``rows``.
+    """
+    ids = read_json(path)
+    if not isinstance(ids, list) or not ids or len(set(map(str, ids))) < len(ids):
+        raise NuggetsError(f"{path}: anchors.ids must be a JSON list of different ids, with at least one.")
+    if unknown := [str(i) for i in ids if str(i) not in rows]:
+        raise NuggetsError(
+            f"{path}: {len(unknown)} of {len(ids)} ids aren't among the {len(rows)} rows that are ranked (first: "
+            f"{unknown[0]!r}); remove them, or rank more rows (data.candidates.size, select_from=pool)."
+        )
+    return sorted(map(str, ids))
+
+
 def _anchor(row: Example, cfg: NuggetsConfig, tokenizer: Any) -> Encoded | None:
     """Ids of an anchor, at most ``anchor_tokens``; None if no response token is left."""
-    prompt = text_ids(tokenizer, PROMPTS[cfg.template](row))[0]
-    ids = (prompt + text_ids(tokenizer, row.response)[0])[: cfg.anchor_tokens]
-    return Encoded(ids, len(prompt)) if len(ids) > len(prompt) else None
+    text = PROMPTS[cfg.template](row)
+    if cfg.tokenise is Tokenise.joint:
+        ids, start = joint_ids(tokenizer, text, row.response)
+    else:
+        ids, start = text_ids(tokenizer, text)[0], len(text_ids(tokenizer, text)[0])
+        ids = ids + text_ids(tokenizer, row.response)[0]
+    ids = ids[: cfg.anchor_tokens]
+    return Encoded(ids, start) if len(ids) > start else None
 
 
 def shard(cfg: NuggetsShard, inputs: Mapping[str, Path], out: Path, runtime: Runtime) -> dict[str, Any]:
@@ -62,6 +95,8 @@ def shard(cfg: NuggetsShard, inputs: Mapping[str, Path], out: Path, runtime: Run
     nuggets = cfg.nuggets
     rows = read_rows(inputs["candidates"] / "rows.jsonl", Example)[cfg.start : cfg.stop]
     anchored = read_rows(inputs["anchors"] / "rows.jsonl", Example)
+    if nuggets.strip:
+        rows, anchored = [stripped(row) for row in rows], [stripped(row) for row in anchored]
     helped = np.full((len(rows), len(anchored)), -1, np.int8)
     tokens = parameters = 0
     if rows:
@@ -70,23 +105,28 @@ def shard(cfg: NuggetsShard, inputs: Mapping[str, Path], out: Path, runtime: Run
         parameters = model.num_parameters()
         pad = tokenizer.pad_token_id
         assert isinstance(pad, int)
-        start, between = bos_ids(tokenizer), text_ids(tokenizer, nuggets.separator)[0]
+        start, between = bos_ids(tokenizer), text_ids(tokenizer, nuggets.separator or "")[0]
         encoded = [_anchor(row, nuggets, tokenizer) for row in anchored]
         if not any(encoded):
             raise NuggetsError(f"no anchor has a response token within {nuggets.anchor_tokens} tokens; raise it.")
         with runtime.progress(len(rows) * len(anchored), "pair") as progress:
             # without a BOS, the prompt stands alone: its own first token needs nothing before it
-            alone = mean_nll(model, pad, start, encoded, budget)
+            alone = mean_nll(model, pad, start if nuggets.anchor_bos is not False else [], encoded, budget)
             for place, row in enumerate(rows):
-                text = text_ids(tokenizer, PROMPTS[nuggets.template](row) + row.response, nuggets.shot_tokens)[0]
+                text = text_ids(tokenizer, PROMPTS[nuggets.template](row) + row.response, nuggets.shot_tokens or None)[
+                    0
+                ]
                 after = mean_nll(model, pad, start + text + between, encoded, budget, progress)
                 known = np.isfinite(after)
                 helped[place, known] = (after < alone)[known]
             tokens = progress.tokens
         own = {row.id: column for column, row in enumerate(anchored)}
-        for place, row in enumerate(rows):
-            if row.id in own:
-                helped[place, own[row.id]] = -1
+        if nuggets.counted is Counted.all:
+            helped[helped < 0] = 0
+        else:
+            for place, row in enumerate(rows):
+                if row.id in own:
+                    helped[place, own[row.id]] = -1
     np.save(out / "helped.npy", helped, allow_pickle=False)
     write_json(out / "ids.json", {"rows": [row.id for row in rows], "anchors": [row.id for row in anchored]})
     return {

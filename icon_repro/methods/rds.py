@@ -4,8 +4,10 @@ In: embeddings of the rows and of the assessment set (the queries).  Out: scores
 order in which rows are taken, negative; parts: ``similarity``, the largest cosine to a query.
 Source: Ivison et al., arXiv 2503.01807 (RDS+): last hidden layer of prompt and response, weights i / sum, cosine; each
 query in turn takes the row that is nearest to it among those left.
-Differs: the prompt's template is the one of tuning, not a chat format. The order goes on until all rows are taken, so
-that selections of all fractions are nested; ties go to the smaller id.
+Differs: the prompt's template is the one of tuning, not a chat format, for rows and queries alike (``query_template``);
+a query whose nearest row is taken takes its next one, where the published code passes on to the next query (``turn``);
+ties go to the smaller id, there to the earlier row (``ties``). ``compat=published`` sets the three. The order goes on
+until all rows are taken, so that selections of all fractions are nested.
 Known gap: all similarities are held in memory, rows x queries x 8 bytes.
 """
 
@@ -16,18 +18,20 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from icon_repro.config_methods import RdsConfig
+from icon_repro.config_baselines import RdsConfig, Turn
+from icon_repro.config_common import RowOrder
 from icon_repro.engine.runtime import Runtime
 from icon_repro.methods.common.embeddings import joined
 from icon_repro.methods.common.outcome import write_scores
 from icon_repro.records import Score
 
 
-def taken_in_turns(similarity: NDArray[np.floating[Any]]) -> list[int]:
+def taken_in_turns(similarity: NDArray[np.floating[Any]], turn: Turn | None = Turn.next) -> list[int]:
     """The order in which queries (columns) take rows: each in turn the most similar one that is left.
 
     Args:
         similarity: (rows, queries); of equal values the first row is taken.
+        turn: with ``lose`` a query tries one row a turn, its k-th nearest in turn k, and takes none if that is taken.
 
     Returns:
         All row numbers, first taken first.
@@ -38,9 +42,13 @@ def taken_in_turns(similarity: NDArray[np.floating[Any]]) -> list[int]:
     order: list[int] = []
     while len(order) < rows:
         for query in range(queries):
-            while taken[preferred[pointers[query], query]]:
+            while turn is not Turn.lose and taken[preferred[pointers[query], query]]:
                 pointers[query] += 1
             row = int(preferred[pointers[query], query])
+            if turn is Turn.lose:
+                pointers[query] += 1
+                if taken[row]:
+                    continue
             taken[row] = True
             order.append(row)
             if len(order) == rows:
@@ -52,10 +60,11 @@ def run(cfg: RdsConfig, inputs: Mapping[str, Path], out: Path, runtime: Runtime)
     """Write scores.jsonl and failures.jsonl. Needs inputs named shard-NNNN and query-NNNN."""
     ids, vectors, reasons = joined(inputs, "shard")
     _, queries, _ = joined(inputs, "query")
-    by_id = sorted(range(len(ids)), key=lambda i: ids[i])
-    ids, vectors = [ids[i] for i in by_id], vectors[by_id]
+    if cfg.ties is not RowOrder.file:
+        by_id = sorted(range(len(ids)), key=lambda i: ids[i])
+        ids, vectors = [ids[i] for i in by_id], vectors[by_id]
     similarity = vectors @ queries.T
-    place = {row: position for position, row in enumerate(taken_in_turns(similarity))}
+    place = {row: position for position, row in enumerate(taken_in_turns(similarity, cfg.turn))}
     nearest = similarity.max(axis=1)
     scores = [
         Score(identifier, -float(place[i]), {"similarity": float(nearest[i])}) for i, identifier in enumerate(ids)

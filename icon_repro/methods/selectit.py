@@ -5,8 +5,11 @@ parts.
 Source: Liu et al., arXiv 2402.16705 (SelectIT), and its code: probabilities of the five digits at the next position,
 scaled to sum 1 and softened by a second softmax; a prompt's rating is the likeliest digit times the mean distance of
 its probability from the others'; alpha 0.2.
-Differs: the wording of the questions is ours; digits are looked up in the model's own tokenizer, and a tokenizer that
-splits one is refused. The published code mixes models of three sizes; here the model that is tuned rates.
+Differs: the wording of the questions is ours: ``questions`` names a file with others, such as the released ones.
+Labels and line breaks around a row are ours too (``layout``); wording and layout decide the ranking
+(experiments/fidelity). Rows longer than max_length aren't rated. ``compat=published`` sets the last two. Digits are
+looked up in the model's own tokenizer, and one that splits a digit is refused. The published code mixes models of
+three sizes; here the model that is tuned rates.
 """
 
 from collections.abc import Mapping
@@ -16,7 +19,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from icon_repro.config_methods import SelectitConfig, SelectitShard
+from icon_repro.config_baselines import SelectitConfig, SelectitShard
+from icon_repro.config_common import Baseline
 from icon_repro.cost import forward_flops
 from icon_repro.engine.runtime import Runtime
 from icon_repro.lm.load import load_tokenizer, open_model
@@ -24,15 +28,9 @@ from icon_repro.lm.tokens import bos_ids, text_ids
 from icon_repro.methods.common.digits import digit_ids, digit_probabilities
 from icon_repro.methods.common.outcome import write_scores
 from icon_repro.prompts import request
+from icon_repro.questions import QUESTIONS, read_questions
 from icon_repro.records import Example, Score, read_json, read_rows, write_json
 
-QUESTIONS = (
-    "Rate how well the response answers the instruction, from 1 (not at all) to 5 (fully).",
-    "How good is this answer? Give one number: 1 is very poor, 5 is excellent.",
-    "Judge the quality of the response to the instruction on a scale of 1 to 5, where 5 is best.",
-    "On a scale from 1 to 5, how helpful and correct is the response?",
-    "Score the following pair of instruction and response with a number from 1 (useless) to 5 (perfect).",
-)
 _DIGITS = "12345"
 
 
@@ -57,8 +55,10 @@ def rating(probabilities: NDArray[np.float64]) -> NDArray[np.float64]:
     return np.asarray((best + 1) * (highest - soft).sum(axis=-1) / (soft.shape[-1] - 1))
 
 
-def prompt(row: Example, question: str) -> str:
+def prompt(row: Example, question: str, layout: Baseline | None = Baseline.ours) -> str:
     """The text that ends where a digit is expected."""
+    if layout is Baseline.published:
+        return f"{question}\n\nInstruction:{request(row)}\nResponse:{row.response}\nThe answer is: \n"
     return f"{question}\nInstruction: {request(row)}\nResponse: {row.response}\nThe answer is:\n"
 
 
@@ -66,25 +66,26 @@ def shard(cfg: SelectitShard, inputs: Mapping[str, Path], out: Path, runtime: Ru
     """Write ratings.npy of rows ``start`` to ``stop``. Needs inputs["model"], inputs["candidates"]."""
     selectit = cfg.selectit
     rows = read_rows(inputs["candidates"] / "rows.jsonl", Example)[cfg.start : cfg.stop]
-    ratings = np.full((len(rows), len(QUESTIONS)), np.nan)
+    questions = read_questions(runtime.files["questions"]) if "questions" in runtime.files else QUESTIONS
+    ratings = np.full((len(rows), len(questions)), np.nan)
     reasons, tokens, parameters = dict[str, str](), 0, 0
     if rows:
         tokenizer = load_tokenizer(inputs["model"])
         digits, start = digit_ids(tokenizer, _DIGITS), bos_ids(tokenizer)
         model, budget = open_model(inputs["model"], selectit.dtype, runtime)
         parameters = model.num_parameters()
-        texts = [[start + text_ids(tokenizer, prompt(row, q))[0] for q in QUESTIONS] for row in rows]
+        texts = [[start + text_ids(tokenizer, prompt(row, q, selectit.layout))[0] for q in questions] for row in rows]
         reasons = {
             row.id: f"longer than {selectit.max_length} tokens"
             for row, ids in zip(rows, texts, strict=True)
-            if max(map(len, ids)) > selectit.max_length
+            if selectit.max_length and max(map(len, ids)) > selectit.max_length
         }
         kept = [i for i, row in enumerate(rows) if row.id not in reasons]
-        with runtime.progress(len(kept) * len(QUESTIONS), "rating") as progress:
+        with runtime.progress(len(kept) * len(questions), "rating") as progress:
             flat = [ids for i in kept for ids in texts[i]]
             found = digit_probabilities(model, flat, digits, budget, progress)
             tokens = progress.tokens
-        ratings[kept] = rating(found).reshape(len(kept), len(QUESTIONS))
+        ratings[kept] = rating(found).reshape(len(kept), len(questions))
     np.save(out / "ratings.npy", ratings, allow_pickle=False)
     write_json(out / "ids.json", {"rows": [row.id for row in rows], "reasons": reasons})
     return {"rows": len(rows), "failed": len(reasons), "tokens": tokens, "flops": forward_flops(parameters, tokens)}

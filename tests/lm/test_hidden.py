@@ -20,6 +20,8 @@ from icon_repro.lm.tokens import TokenError
 _DRAW = torch.Generator().manual_seed(3)
 ROWS = [torch.randint(4, 250, (length,), generator=_DRAW).tolist() for length in (5, 1, 17, 9, 2, 40, 9)]
 
+KINDS = [Pooling.mean, Pooling.weighted, Pooling.last]  # that know no padding
+
 
 @pytest.fixture(scope="module")
 def model(model_step: Path) -> Any:
@@ -42,7 +44,7 @@ def slow(model: Any, row: list[int], pooling: Pooling, *, normalise: bool) -> ND
 
 
 @pytest.mark.parametrize("normalise", [True, False])
-@pytest.mark.parametrize("pooling", list(Pooling))
+@pytest.mark.parametrize("pooling", KINDS)
 def test_pooled_equals_a_loop_without_padding(model: Any, pooling: Pooling, normalise: bool) -> None:
     found = pooled(model, ROWS, pooling, TokenBudget(model, 1024), normalise=normalise)
     assert found.dtype == np.float32 and found.shape == (len(ROWS), 64)
@@ -52,8 +54,22 @@ def test_pooled_equals_a_loop_without_padding(model: Any, pooling: Pooling, norm
         np.testing.assert_allclose(np.linalg.norm(found, axis=1), 1, rtol=0, atol=1e-6)
 
 
+def test_pooled_padded_is_the_mean_over_tokens_and_padding(model: Any) -> None:
+    places, fill = 48, 2
+    budget = TokenBudget(model, 100)
+    found = pooled(model, ROWS, Pooling.padded, budget, normalise=False, padding=(fill, places))
+    for row, vector in zip(ROWS, found, strict=True):
+        ids = torch.tensor([row + [fill] * (places - len(row))])
+        mask = torch.tensor([[1] * len(row) + [0] * (places - len(row))])
+        with torch.no_grad():
+            states = model(input_ids=ids, attention_mask=mask, output_hidden_states=True).hidden_states[-1][0]
+        np.testing.assert_allclose(vector, states.double().mean(0).numpy(), rtol=0, atol=1e-5)
+    other = pooled(model, ROWS, Pooling.padded, budget, normalise=False, padding=(fill + 1, places))
+    assert np.abs(other - found).max(axis=1).min() > 1e-3, "what fills the padding counts"
+
+
 def test_pooled_kinds_differ(model: Any) -> None:
-    made = [pooled(model, ROWS, kind, TokenBudget(model, 1024), normalise=True) for kind in Pooling]
+    made = [pooled(model, ROWS, kind, TokenBudget(model, 1024), normalise=True) for kind in KINDS]
     for one, other in ((0, 1), (0, 2), (1, 2)):
         apart = np.abs(made[one] - made[other]).max(axis=1)
         assert apart[1] < 1e-6  # a single token

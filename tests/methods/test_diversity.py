@@ -12,7 +12,8 @@ from slow_baselines import ROWS, SlowModel, planned, run_method, shards_of, step
 from small import composed, small
 
 from icon_repro.config import ConfigError
-from icon_repro.config_methods import OrderByDiversity, SelectConfig, ShareConfig
+from icon_repro.config_baselines import OrderByDiversity, ShareConfig
+from icon_repro.config_methods import SelectConfig
 from icon_repro.engine.artifact import ordered
 from icon_repro.engine.plan import plan
 from icon_repro.engine.runtime import Runtime

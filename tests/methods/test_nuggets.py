@@ -10,7 +10,7 @@ import pytest
 from sklearn.cluster import KMeans
 from slow_baselines import ROWS, Ran, SlowModel, run_method, shards_of
 
-from icon_repro.config_methods import AnchorsConfig, NuggetsConfig, NuggetsShard
+from icon_repro.config_baselines import AnchorsConfig, NuggetsConfig, NuggetsShard, as_compat_says
 from icon_repro.engine.runtime import Runtime
 from icon_repro.methods import nuggets
 from icon_repro.methods.common.clusters import ClustersError
@@ -59,7 +59,7 @@ def test_nuggets_equals_a_loop_over_single_texts(
 ) -> None:
     slow = SlowModel(model_step)
     found = run_method(tmp_path, runtime, model_step, {**METHOD, **changes, "shard_rows": 3})
-    cfg = replace(NuggetsConfig(), **changes)
+    cfg = as_compat_says(replace(NuggetsConfig(), **changes))
     anchors = anchors_of(found)
     assert anchors == nearest_to_centres(slow, 3, 1, cfg.max_length)
     expected = golden(slow, anchors, cfg)

@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 from slow_baselines import ROWS, Ran, SlowModel, planned, run_method, shards_of, step_of
 
+from icon_repro.config_baselines import IfdConfig, Ratio
 from icon_repro.config_common import Template
-from icon_repro.config_methods import Best, IfdConfig, PerplexityConfig, Ratio
+from icon_repro.config_methods import Best, PerplexityConfig
 from icon_repro.engine.runtime import Runtime
 from icon_repro.methods import ifd, perplexity
 from icon_repro.methods.common.answers import AnswersError

@@ -13,8 +13,8 @@ from slow_baselines import ROWS, Ran, SlowModel, planned, run_method, shards_of,
 from small import composed, small
 
 from icon_repro.config import ConfigError
+from icon_repro.config_baselines import ChoiceConfig
 from icon_repro.config_data import Dtype
-from icon_repro.config_methods import ChoiceConfig
 from icon_repro.engine.artifact import Step, ordered
 from icon_repro.engine.plan import plan
 from icon_repro.engine.runtime import Runtime

@@ -9,7 +9,7 @@ import pytest
 from numpy.typing import NDArray
 from slow_baselines import ASSESSMENT, ROWS, SlowModel, run_method
 
-from icon_repro.config_methods import RdsConfig
+from icon_repro.config_baselines import RdsConfig
 from icon_repro.engine.runtime import Runtime
 from icon_repro.methods import rds
 from icon_repro.methods.common.embeddings import EmbeddingsError

@@ -10,11 +10,12 @@ import torch
 from slow_baselines import ROWS, SlowModel, run_method, shards_of
 from transformers import LlamaModel
 
-from icon_repro.config_methods import SelectitConfig, SelectitShard
+from icon_repro.config_baselines import SelectitConfig, SelectitShard
 from icon_repro.engine.runtime import Runtime
 from icon_repro.lm.tokens import TokenError
 from icon_repro.methods import selectit
 from icon_repro.methods.common.outcome import NoScoreError
+from icon_repro.questions import QUESTIONS
 from icon_repro.records import Example, Score, read_json, read_rows, write_json, write_rows
 
 
@@ -52,7 +53,7 @@ def test_prompt_is_question_row_and_a_line_break() -> None:
 def slow_ratings(slow: SlowModel, row: Example) -> list[float]:
     digits = [slow.tokenizer.convert_tokens_to_ids(digit) for digit in "12345"]
     found = []
-    for question in selectit.QUESTIONS:
+    for question in QUESTIONS:
         ids = slow.bos + slow.ids(selectit.prompt(row, question))
         found.append(slow_rating(np.exp(slow.log_probabilities(ids)[-1])[digits].tolist()))
     return found
@@ -72,13 +73,13 @@ def test_selectit_equals_a_batch_1_loop(model_step: Path, tmp_path: Path, runtim
         assert found.scores[row.id].parts == pytest.approx({"rating": mean, "spread": spread}, abs=1e-5)
     assert found.ranks == sorted(expected, key=lambda i: -expected[i])
     assert len(shards_of(found.step, "selectit:shard")) == 2 and not found.failures
-    tokens = sum(len(slow.bos + slow.ids(selectit.prompt(row, q))) for row in ROWS for q in selectit.QUESTIONS)
+    tokens = sum(len(slow.bos + slow.ids(selectit.prompt(row, q))) for row in ROWS for q in QUESTIONS)
     assert sum(m["tokens"] for label, m in found.all_metrics.items() if "part" in label) == tokens
 
 
 def test_selectit_long_row_is_left_out_with_the_reason(model_step: Path, tmp_path: Path, runtime: Runtime) -> None:
     slow = SlowModel(model_step)
-    lengths = {r.id: max(len(slow.bos + slow.ids(selectit.prompt(r, q))) for q in selectit.QUESTIONS) for r in ROWS}
+    lengths = {r.id: max(len(slow.bos + slow.ids(selectit.prompt(r, q))) for q in QUESTIONS) for r in ROWS}
     limit = sorted(lengths.values())[3]  # the longest wording decides; as long as the limit is short enough
     found = run_method(tmp_path, runtime, model_step, {"kind": "selectit", "max_length": limit})
     whole = run_method(tmp_path / "whole", runtime, model_step, {"kind": "selectit"})

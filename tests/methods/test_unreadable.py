@@ -8,6 +8,7 @@ import pytest
 import torch
 from slow_baselines import ROWS, SlowModel, run_method
 
+from icon_repro.config_baselines import ChoiceConfig
 from icon_repro.config_common import (
     AnswerPart,
     AnswersConfig,
@@ -18,7 +19,6 @@ from icon_repro.config_common import (
     PoolingKind,
     Template,
 )
-from icon_repro.config_methods import ChoiceConfig
 from icon_repro.engine.runtime import Runtime
 from icon_repro.methods import pre_experienced
 from icon_repro.methods.common import answers, embeddings

@@ -12,12 +12,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from icon_repro.config_common import AnswerPart, AnswersConfig, AnswersShard
+from icon_repro.config_common import AnswerPart, AnswersConfig, AnswersShard, LongRows, Tokenise
 from icon_repro.cost import forward_flops
 from icon_repro.engine.runtime import Runtime
 from icon_repro.lm.batched import mean_nll_alone
 from icon_repro.lm.load import load_tokenizer, open_model
-from icon_repro.lm.tokens import Encoded, bos_ids, readable, text_ids
+from icon_repro.lm.tokens import Encoded, bos_ids, joint_ids, readable, text_ids
 from icon_repro.prompts import PROMPTS
 from icon_repro.records import Example, Score, read_json, read_rows, write_json
 
@@ -35,8 +35,25 @@ class Answers:
     reasons: dict[str, str]
 
 
+def _after(tokenizer: Any, start: list[int], before: str, answer: str, how: Tokenise) -> Encoded:
+    """``answer`` after ``start`` and ``before``; without either, its first token can't be scored."""
+    if how is Tokenise.joint:
+        ids, place = joint_ids(tokenizer, before, answer)
+    else:
+        ids = text_ids(tokenizer, before)[0]
+        place = len(ids)
+        ids = ids + text_ids(tokenizer, answer)[0]
+    return Encoded(start + ids, max(1, len(start) + place))
+
+
+def _cut(item: Encoded, limit: int) -> Encoded:
+    """The first ``limit`` tokens; without an answer token if there is none among them."""
+    ids = item.ids[: max(0, limit)]
+    return Encoded(ids, min(item.answer_start, len(ids)), len(item.ids) - len(ids))
+
+
 def encoded(row: Example, cfg: AnswersConfig, tokenizer: Any) -> dict[AnswerPart, Encoded] | str:
-    """The texts of a row as ids; or why it isn't scored. Only a prompt that is scored alone is cut."""
+    """The texts of a row as ids; or why it isn't scored. Unless ``long_rows`` cuts, only a prompt alone is cut."""
     start = bos_ids(tokenizer)
     text = PROMPTS[cfg.template](row)
     prompt, answer = text_ids(tokenizer, text)[0], text_ids(tokenizer, row.response)[0]
@@ -44,16 +61,24 @@ def encoded(row: Example, cfg: AnswersConfig, tokenizer: Any) -> dict[AnswerPart
         return "response without tokens"
     if not readable(tokenizer, answer) or (text.strip() and not readable(tokenizer, prompt)):
         return "prompt or response that the tokenizer can't read"
-    length = len(start) + len(prompt) + len(answer)
-    if length > cfg.max_length and cfg.parts != [AnswerPart.prompt]:
-        return f"longer than {cfg.max_length} tokens"
-    direct = start + text_ids(tokenizer, cfg.direct)[0]
+    conditioned = _after(tokenizer, start, text, row.response, cfg.tokenise)
+    direct = _after(tokenizer, start, cfg.direct, row.response, cfg.tokenise)
     alone = start + prompt
+    if cfg.parts != [AnswerPart.prompt]:
+        if cfg.long_rows is LongRows.drop and len(conditioned.ids) > cfg.max_length:
+            return f"longer than {cfg.max_length} tokens"
+        if cfg.long_rows is LongRows.cut:
+            left = cfg.max_length - len(alone)
+            room = direct.answer_start if cfg.direct_room is None else cfg.direct_room
+            conditioned, direct = _cut(conditioned, cfg.max_length), _cut(direct, left + room)
+            if left < 1 or not conditioned.answer_tokens:
+                return f"prompt of {cfg.max_length} tokens or more"
+            if direct.answer_tokens > left:  # Cherry_LLM's code leaves the row out: its constant fits Llama's tokenizer
+                return f"its response alone takes more than what the prompt leaves of {cfg.max_length} tokens"
     made = {
-        # a text that nothing stands before: its first token can't be scored
-        AnswerPart.conditioned: Encoded(alone + answer, max(1, len(alone))),
-        AnswerPart.direct: Encoded(direct + answer, max(1, len(direct))),
-        AnswerPart.whole: Encoded(alone + answer, 1),
+        AnswerPart.conditioned: conditioned,
+        AnswerPart.direct: direct,
+        AnswerPart.whole: Encoded(conditioned.ids, 1, conditioned.cut),
         AnswerPart.prompt: Encoded(alone[: cfg.max_length], 1, max(0, len(alone) - cfg.max_length)),
     }
     wanted = {part: made[part] for part in cfg.parts}

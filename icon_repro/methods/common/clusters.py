@@ -1,6 +1,7 @@
 """K-means over embeddings, for methods that pick rows from each cluster.
 
-In: ids and vectors of rows in any order.  Out: rows in the order of their ids, cluster and centre of each.
+In: ids and vectors of rows in any order.  Out: rows in the order of their ids, or as they came; cluster and centre of
+each.
 Source: scikit-learn's KMeans with its former default of 10 starts, as nuggets and Cherry_LLM use it.
 """
 
@@ -12,6 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 from sklearn.cluster import KMeans
 
+from icon_repro.config_common import RowOrder
+
 
 class ClustersError(ValueError):
     """Fewer rows than clusters."""
@@ -19,7 +22,7 @@ class ClustersError(ValueError):
 
 @dataclass(frozen=True)
 class Clusters:
-    """Rows, sorted by id, in clusters."""
+    """Rows in clusters."""
 
     ids: list[str]
     vectors: NDArray[np.float64]  # (rows, hidden size)
@@ -32,11 +35,19 @@ class Clusters:
         return [np.flatnonzero(self.labels == number) for number in range(len(self.centres))]
 
 
-def clustered(ids: Sequence[str], vectors: NDArray[np.floating[Any]], count: int, seed: int, option: str) -> Clusters:
-    """``count`` clusters of the rows; the same whatever order the rows come in.
+def clustered(
+    ids: Sequence[str],
+    vectors: NDArray[np.floating[Any]],
+    count: int,
+    seed: int,
+    option: str,
+    order: RowOrder | None = RowOrder.id,
+) -> Clusters:
+    """``count`` clusters of the rows.
 
     Args:
         option: the option that ``count`` comes from, for the error.
+        order: of the rows in K-means. By id, the result is the same whatever order the rows come in.
 
     Raises:
         ClustersError: fewer rows than clusters.
@@ -46,7 +57,7 @@ def clustered(ids: Sequence[str], vectors: NDArray[np.floating[Any]], count: int
             f"{option}={count}: there are only {len(ids)} rows with an embedding; ask for fewer clusters, or rank more "
             "rows (data.candidates.size, select_from=pool)."
         )
-    places = sorted(range(len(ids)), key=lambda i: ids[i])
+    places = list(range(len(ids))) if order is RowOrder.file else sorted(range(len(ids)), key=lambda i: ids[i])
     ordered = vectors[places].astype(np.float64)
     found = KMeans(count, random_state=seed, n_init=10).fit(ordered)
     return Clusters([ids[i] for i in places], ordered, found.labels_, found.cluster_centers_)

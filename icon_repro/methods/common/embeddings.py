@@ -11,14 +11,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from icon_repro.config_common import EmbeddedText, EmbeddingConfig, EmbeddingShard
+from icon_repro.config_common import EmbeddedText, EmbeddingConfig, EmbeddingShard, PoolingKind
 from icon_repro.cost import forward_flops
 from icon_repro.engine.runtime import Runtime
 from icon_repro.lm.hidden import Pooling, pooled
 from icon_repro.lm.load import load_tokenizer, open_encoder, open_model
 from icon_repro.lm.tokens import bos_ids, readable, text_ids
-from icon_repro.prompts import PROMPTS
-from icon_repro.records import Example, read_json, read_rows, write_json
+from icon_repro.prompts import PROMPTS, prompt_of
+from icon_repro.records import Example, read_json, read_rows, stripped, write_json
 
 
 class EmbeddingsError(ValueError):
@@ -27,7 +27,9 @@ class EmbeddingsError(ValueError):
 
 def embedded_text(row: Example, cfg: EmbeddingConfig) -> str:
     """The text of a row that is embedded."""
-    prompt = PROMPTS[cfg.template](row)
+    if cfg.strip:
+        row = stripped(row)
+    prompt = prompt_of(row, cfg.template) if cfg.wrap else PROMPTS[cfg.template](row)
     return prompt if cfg.text is EmbeddedText.prompt else prompt + row.response
 
 
@@ -69,6 +71,10 @@ def shard(cfg: EmbeddingShard, inputs: Mapping[str, Path], out: Path, runtime: R
         else:
             model, budget = open_model(inputs["model"], wanted.dtype, runtime, inputs.get("tuned"))
         parameters = model.num_parameters()
+        padding = None
+        if wanted.pooling is PoolingKind.padded:
+            assert isinstance(tokenizer.pad_token_id, int)
+            padding = (tokenizer.pad_token_id, wanted.max_length)
         present = [i for i, item in enumerate(made) if not isinstance(item, str)]
         with runtime.progress(len(present), "row") as progress:
             found = pooled(
@@ -76,6 +82,7 @@ def shard(cfg: EmbeddingShard, inputs: Mapping[str, Path], out: Path, runtime: R
                 [item[0] for item in made if not isinstance(item, str)],
                 Pooling(wanted.pooling.value),
                 budget,
+                padding=padding,
                 normalise=wanted.normalise,
                 progress=progress,
                 encoder=wanted.encoder,
