@@ -58,6 +58,7 @@ class TaskConfig:
     source: SourceConfig | None = None
     task: str | None = None  # lm-eval's name of a task, group or tag, for kind lm_eval
     rows: RowsConfig | None = field(default=None, metadata={"legacy": None})  # for kind nll
+    epoch: int | None = number(None, at_least=1, legacy=None)  # of kind nll: weights after it; None: after the last
     filter: str = field(default="none", metadata={"legacy": "none"})  # of lm-eval, on what the model generates
     metrics: dict[str, str] = field(default_factory=dict, metadata={"legacy": {}})  # of tasks of a group that differ
     aggregate: Aggregate | None = field(default=None, metadata={"legacy": None})  # needed for a group or tag
@@ -90,6 +91,7 @@ class HeldOutJob:
     name: str = unhashed()
     dtype: Dtype = field(kw_only=True)
     max_length: int = field(kw_only=True)
+    epoch: int | None = field(default=None, kw_only=True, metadata={"legacy": None})  # see TaskConfig
 
 
 @dataclass

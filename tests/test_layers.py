@@ -16,6 +16,7 @@ LAYERS = {
     "schema": 0,
     "config": 0,
     "config_cluster": 0,
+    "config_controls": 0,
     "config_data": 0,
     "config_unsafe": 0,
     "config_common": 0,
