@@ -43,7 +43,7 @@ def compare(experiment: Experiment, store: Store, say: Callable[[str], None], *,
     scores: dict[str, dict[str, float]] = {}
     selected: dict[str, dict[float, list[str]]] = {}
     steps: dict[str, Step] = {}
-    lengths: dict[str, float] = {}
+    lengths: dict[str, dict[str, float]] = {}  # by the folder of the rows that a method ranks: pools have their own
     for arm in experiment.arms:
         if arm.select is None or arm.fraction is None or not store.complete(arm.select):
             continue
@@ -53,15 +53,19 @@ def compare(experiment: Experiment, store: Store, say: Callable[[str], None], *,
             scores[name] = {row.id: row.score for row in read_rows(store.path(ranked) / "scores.jsonl", Score)}
             steps[name] = arm.select
         selected.setdefault(name, {})[arm.fraction] = read_json(store.path(arm.select) / "ids.json")
-        if not lengths:
-            rows = read_rows(store.path(arm.select.inputs["universe"]) / "rows.jsonl", Example)
-            lengths = {row.id: float(len(row.response)) for row in rows}
+        universe = arm.select.inputs["universe"]
+        if universe.folder not in lengths:
+            rows = read_rows(store.path(universe) / "rows.jsonl", Example)
+            lengths[universe.folder] = {row.id: float(len(row.response)) for row in rows}
     if len(scores) < 2:
         raise CompareError(f"{len(scores)} methods have scores; two are needed to compare. Run the experiment first.")
     folder = Path(experiment.config.paths.results) / experiment.config.name
     with writing(store, experiment.config.name):
         folder.mkdir(parents=True, exist_ok=True)
-        each = [_method(name, scores[name], selected[name], lengths, steps[name], store) for name in scores]
+        each = [
+            _method(name, scores[name], selected[name], lengths[step.inputs["universe"].folder], step, store)
+            for name, step in steps.items()
+        ]
         pairs = [_pair(a, b, scores, selected) for a, b in itertools.combinations(scores, 2)]
         _write(folder / "methods.csv", each)
         _write(folder / "methods_agreement.csv", pairs)

@@ -17,6 +17,7 @@ from typing import Any
 
 from icon_repro.config_baselines import IfdConfig
 from icon_repro.config_cluster import SlurmConfig
+from icon_repro.config_controls import epoch_problems, matched_problems, pool_problems
 from icon_repro.config_data import (
     DataConfig,
     Dtype,
@@ -54,7 +55,6 @@ from icon_repro.config_methods import (
     LessConfig,
     SelectBudget,
     SelectFrom,
-    matched_problems,
 )
 from icon_repro.config_unsafe import unsafe
 from icon_repro.schema import SchemaError, build, nearest, number, plain, unhashed
@@ -274,6 +274,8 @@ def _combinations(config: Config) -> list[str]:
     if config.training.dtype is Dtype.float16:
         problems.append("training.dtype='float16': needs loss scaling, which isn't built; use bfloat16 or float32.")
     problems += matched_problems(config.methods)
+    problems += pool_problems(config.data, config.methods, config.select_from, full=config.full)
+    problems += epoch_problems(config.training, config.evaluation.tasks)
     for name, method in config.methods.items():
         if isinstance(method, IconConfig):
             problems += _icon_combinations(f"methods.{name}", resolved(method), config)

@@ -118,6 +118,7 @@ class OrderConfig:
 @dataclass
 class CandidatesSize:
     size: int | None
+    start: int = field(default=0, metadata={"legacy": 0})  # rows of the order before the first
 
 
 @dataclass
@@ -134,6 +135,8 @@ class DataConfig:
     pool: RowsConfig
     assessment: RowsConfig
     candidates: CandidatesConfig = field(default_factory=CandidatesConfig)
+    # disjoint sets of candidates, slices of one order; each method selects from each, a unit of replication each
+    pools: int = number(1, at_least=1)
     # another pool that all methods select from (select_from=pool); ICon's candidates and selection model keep ``pool``
     target: RowsConfig | None = None
 
@@ -209,6 +212,8 @@ class TrainConfig:
     dtype: Dtype = Dtype.bfloat16  # of the forward pass; weights stay float32
     lora: LoraConfig = field(default_factory=LoraConfig)
     keep_epochs: bool = field(default=False, metadata={"legacy": False})  # weights and Adam's moments of each epoch
+    # weights after these epochs are saved too, for tasks with ``epoch``; the schedule is that of all epochs
+    kept_epochs: list[int] = number([], at_least=1, legacy=[])
     # None: every process holds everything. One process without offload has nothing to share, and doesn't use it
     deepspeed: DeepspeedConfig | None = unhashed(None)
 

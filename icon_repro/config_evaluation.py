@@ -68,6 +68,7 @@ class TaskConfig:
     template: HeldOutTemplate = unhashed(HeldOutTemplate.tuning)  # of kind nll; enters the hash of its own steps
     # of kind nll: rows with fewer response tokens are a measure of their own; 0: all are in one
     short_tokens: int = field(default=10, metadata={"hash": False, "at_least": 0})
+    epoch: int | None = number(None, at_least=1, legacy=None)  # of kind nll: weights after it; None: after the last
     filter: str = field(default="none", metadata={"legacy": "none"})  # of lm-eval, on what the model generates
     metrics: dict[str, str] = field(default_factory=dict, metadata={"legacy": {}})  # of tasks of a group that differ
     aggregate: Aggregate | None = field(default=None, metadata={"legacy": None})  # needed for a group or tag
@@ -101,6 +102,7 @@ class HeldOutJob:
     dtype: Dtype = field(kw_only=True)
     max_length: int = field(kw_only=True)
     template: HeldOutTemplate = field(kw_only=True, metadata={"legacy": HeldOutTemplate.as_is})
+    epoch: int | None = field(default=None, kw_only=True, metadata={"legacy": None})  # see TaskConfig
 
 
 @dataclass

@@ -5,7 +5,6 @@ ICon's classes are in ``icon_repro.config_icon``, those of IFD, RDS+, Nuggets an
 """
 
 import enum
-from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -13,7 +12,7 @@ from icon_repro.config_baselines import IfdConfig, NuggetsConfig, RdsConfig, Sel
 from icon_repro.config_common import AnswerPart, Template
 from icon_repro.config_data import Dtype, EndpointConfig, LoraConfig, ModelConfig, RowsConfig
 from icon_repro.config_icon import IconConfig
-from icon_repro.schema import nearest, number, unhashed
+from icon_repro.schema import number, unhashed
 
 
 @dataclass
@@ -269,20 +268,3 @@ def repetitions(method: Any) -> list[tuple[int | None, Any]]:
         return once.seed + extra, replace(once, seed=once.seed + extra)
 
     return [seeded(extra) for extra in range(method.repeats)]
-
-
-def matched_problems(methods: Mapping[str, Any]) -> list[str]:
-    """Problems of controls that are matched to another method of ``methods``, by name."""
-    problems = []
-    for name, method in methods.items():
-        if not isinstance(method, RandomConfig) or (other := method.matched_to) is None:
-            continue
-        where = f"methods.{name}.matched_to={other!r}"
-        remedy = "name a method that makes a selection of its own"
-        if other == name:
-            problems.append(f"{where}: is the control itself; {remedy}, or set {name}.matched_to=null.")
-        elif other not in methods:
-            problems.append(f"{where}: no method of that name.{nearest(other, methods.keys() - {name})}")
-        elif isinstance(methods[other], RandomConfig) and methods[other].matched_to is not None:
-            problems.append(f"{where}: is a matched control too; {remedy}, e.g. {methods[other].matched_to!r}.")
-    return problems

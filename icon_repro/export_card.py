@@ -31,6 +31,8 @@ MEANINGS = {
     "icon_repro.methods.icon.selector:run": "what a selection model, trained on scored candidates, predicts from the "
     "row's text; an order, not a contribution",
     "icon_repro.methods.random:run": "a seeded random number; it says nothing about the row",
+    "icon_repro.methods.random:matched": "a seeded random number of a row that was drawn: as many of each decile of "
+    "response length as another method selects; other rows have none",
     "icon_repro.methods.longest:run": "characters of the response",
     "icon_repro.methods.perplexity:run": "perplexity of the response under the model; negative if the lowest is best",
     "icon_repro.methods.ifd:run": "loss of the response with its prompt over its loss without (IFD)",

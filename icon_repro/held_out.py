@@ -20,6 +20,7 @@ from icon_repro.config_evaluation import HeldOutJob, HeldOutRowsJob, HeldOutTemp
 from icon_repro.cost import forward_flops
 from icon_repro.engine.runtime import Runtime
 from icon_repro.held_out_measures import FACTS
+from icon_repro.lm.adapter import after_epoch
 from icon_repro.lm.batched import mean_nll
 from icon_repro.lm.load import load_tokenizer, open_model
 from icon_repro.lm.tokens import Encoded, bos_ids, text_ids
@@ -40,7 +41,8 @@ def run(cfg: HeldOutJob, inputs: Mapping[str, Path], out: Path, runtime: Runtime
     tokenizer = load_tokenizer(inputs["model"])
     scored, dropped = _scored(cfg, inputs, tokenizer)
     items = {row.id: encoded for row, encoded in scored}
-    model, budget = open_model(inputs["model"], cfg.dtype, runtime, inputs.get("tuned"))
+    tuned = after_epoch(inputs["tuned"], cfg.epoch) if "tuned" in inputs else None
+    model, budget = open_model(inputs["model"], cfg.dtype, runtime, tuned)
     pad = tokenizer.pad_token_id
     assert isinstance(pad, int)
     with runtime.progress(len(items), "row") as progress:

@@ -108,7 +108,7 @@ def _texts(experiment: Experiment, store: Store) -> dict[str, Example]:
 
 
 def _rows(experiment: Experiment, store: Store) -> dict[str, Example]:
-    for select in _selections(experiment):
-        if store.complete(select):
-            return {row.id: row for row in read_rows(store.path(select.inputs["universe"]) / "rows.jsonl", Example)}
-    return {}
+    """The rows that methods rank, by id; with several pools those of all."""
+    selects = [select for select in _selections(experiment) if store.complete(select)]
+    folders = dict.fromkeys(store.path(select.inputs["universe"]) for select in selects)
+    return {row.id: row for folder in folders for row in read_rows(folder / "rows.jsonl", Example)}

@@ -18,6 +18,7 @@ LAYERS = {
     "config": 0,
     "config_cluster": 0,
     "config_compose": 1,
+    "config_controls": 0,
     "config_data": 0,
     "config_unsafe": 0,
     "config_baselines": 0,

@@ -16,7 +16,8 @@ from icon_repro.cost import training_flops
 from icon_repro.engine.progress import Progress
 from icon_repro.engine.runtime import Interrupted as Asked
 from icon_repro.engine.runtime import Runtime, Stop
-from icon_repro.lm.load import load_model, load_tokenizer
+from icon_repro.lm.adapter import after_epoch
+from icon_repro.lm.load import load_model, load_tokenizer, load_tuned
 from icon_repro.lm.nll import answer_nll
 from icon_repro.lm.supervised import tokenise
 from icon_repro.lm.tokens import IGNORED, Encoded
@@ -375,7 +376,7 @@ def test_run_damaged_checkpoint_is_named_and_not_resumed_from(
 def test_run_asked_to_stop_saves_and_the_next_attempt_gives_the_same_bits(
     tune: Any, tmp_path: Path, tuning: Tuning, asked_at: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    cfg = config(tuning, dropout=0.1, epochs=2, global_batch_size=2, keep_epochs=True)
+    cfg = config(tuning, dropout=0.1, epochs=2, global_batch_size=2, keep_epochs=True, kept_epochs=[1])
     rows = [*ROWS, Example("e", "Say 2.", "", "Two. " * 3), Example("f", "Say 3.", "", "Three.")]  # 3 steps an epoch
     whole, metrics = tune(cfg, rows)
     part = tmp_path / "part"
@@ -395,6 +396,32 @@ def test_run_asked_to_stop_saves_and_the_next_attempt_gives_the_same_bits(
     _, resumed = tune(cfg, rows, out=part)
     assert resumed == metrics
     assert untimed(part) == untimed(whole)
+
+
+@pytest.mark.parametrize("tuning", Tuning)
+def test_run_kept_epochs_are_models_on_the_way_to_the_last(
+    tune: Any, tmp_path: Path, tiny_model: Path, tuning: Tuning
+) -> None:
+    rows = [*ROWS, Example("e", "Say 2.", "", "Two. " * 3)]  # 3 steps an epoch, the last of one row
+    plain, metrics = tune(config(tuning, dropout=0.1, global_batch_size=2), rows)
+    out, kept = tune(config(tuning, dropout=0.1, global_batch_size=2, kept_epochs=[1, 2]), rows)
+    assert kept == metrics
+    first, last = after_epoch(out, 1), after_epoch(out, 2)
+    assert sorted(path.name for path in out.glob("after*")) == [first.name, last.name]
+    files_of = {name: data for name, data in untimed(out).items() if not name.startswith("after")}
+    assert files_of == untimed(plain)  # what is saved on the way changes nothing
+    step = as_step(tiny_model, tmp_path / "base")
+    tokenizer = load_tokenizer(step)
+    texts = [Encoded(prompt + answer, len(prompt)) for prompt, answer in (row_ids(tokenizer, row) for row in rows)]
+
+    def losses(folder: Path) -> list[float]:
+        tuned = load_tuned(step, folder, Dtype.float32, torch.device("cpu"))
+        sums, counts = answer_nll(tuned, texts, tokenizer.pad_token_id)
+        return [float(value) for value in sums / counts]
+
+    assert losses(last) == losses(out)
+    assert sum(losses(out)) < sum(losses(first)) - 0.01
+    assert (first / "model.json").is_file()
 
 
 def test_run_asked_to_stop_in_the_last_step_ends_as_usual(

@@ -321,11 +321,12 @@ def alpaca(work: Path, methods: Sequence[str]) -> list[dict[str, Any]]:
         rows = [json.loads(line) for line in file]
     drawn = random.Random(SEED).sample(rows, ROWS)
     model = OmegaConf.to_container(OmegaConf.load(conf_dir() / "model" / "smollm2.yaml"))
+    assert isinstance(model, dict)
     data = Data(
         "alpaca",
         [Example(row["id"], row["instruction"], row["input"], row["output"]) for row in drawn],
         queries(SHARED / "golden" / "methods" / "assessment.jsonl")[:QUERIES],
-        model if isinstance(model, dict) else {},
+        {str(key): value for key, value in model.items()},
         work / "alpaca",
     )
     path = RESULTS / "alpaca.json"

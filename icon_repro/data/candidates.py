@@ -70,8 +70,18 @@ def run(cfg: OrderConfig, inputs: Mapping[str, Path], out: Path, runtime: Runtim
 
 
 def head(cfg: CandidatesSize, inputs: Mapping[str, Path], out: Path, runtime: Runtime) -> dict[str, Any]:
-    """Write the first ``size`` rows of the order (all, if there are fewer). Needs inputs["order"]."""
-    kept = read_rows(inputs["order"] / "rows.jsonl", Example)[: cfg.size]
+    """Write ``size`` rows of the order from ``start`` on (all, if there are fewer). Needs inputs["order"].
+
+    Raises:
+        CandidatesError: rows are left out before the first, and fewer than ``size`` are left.
+    """
+    rows = read_rows(inputs["order"] / "rows.jsonl", Example)
+    kept = rows[cfg.start :][: cfg.size]
+    if cfg.start and len(kept) < (cfg.size or 1):
+        raise CandidatesError(
+            f"{len(kept)} of {len(rows)} rows are left after the first {cfg.start}, for a pool of {cfg.size}. Lower "
+            "data.pools or data.candidates.size, or use a larger pool."
+        )
     write_rows(out / "rows.jsonl", kept)
     return {"rows": len(kept), "short_by": max(0, (cfg.size or 0) - len(kept)), **_lengths(kept)}
 

@@ -132,6 +132,7 @@ def _row(experiment: Experiment, arm: Arm, store: Store, known: Mapping[str, Fac
         "fraction": arm.fraction,
         "seed": arm.seed,
         "selection_seed": arm.selection_seed,
+        "pool": arm.pool,
         "matched_to": getattr(experiment.config.methods.get(arm.method), "matched_to", None),
         "tasks": tasks,
         "benchmarks": benchmarks,

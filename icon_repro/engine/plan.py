@@ -21,7 +21,7 @@ from icon_repro.cost import forward_flops, tokens_of, training_flops
 from icon_repro.engine.artifact import Cost, Step, ordered
 from icon_repro.engine.plan_icon import IconInputs
 from icon_repro.engine.plan_judge import Contestant, judged
-from icon_repro.engine.plan_selections import Selections
+from icon_repro.engine.plan_selections import Selections, over_pools
 from icon_repro.engine.planner import Planner
 from icon_repro.records import selected_count
 
@@ -36,8 +36,9 @@ class Arm:
     select: Step | None
     train: Step | None
     evaluations: dict[str, Step]
-    selection_seed: int | None = None  # of a method that is run with several
+    selection_seed: int | None = None  # of a method that is run with several; with several pools the pool's number
     judged: dict[str, Step] = field(default_factory=dict)  # verdicts against judge.against, and references, by set
+    pool: int | None = None  # that it selects from, where there are several
 
 
 @dataclass(frozen=True)
@@ -80,7 +81,7 @@ def plan(config: Config) -> Experiment:
         "candidates",
         "prepare",
         "universe" if whole else "candidates",
-        CandidatesSize(None if whole else data.candidates.size),
+        CandidatesSize(None if whole or data.candidates.size is None else data.candidates.size * data.pools),
         inputs={"order": selected_from},
     )
     benchmarks = {
@@ -156,7 +157,13 @@ def plan(config: Config) -> Experiment:
                     "held_out",
                     "evaluate",
                     f"{label}-{name}",
-                    HeldOutJob(name, dtype=evaluation.dtype, max_length=evaluation.max_length, template=task.template),
+                    HeldOutJob(
+                        name,
+                        dtype=evaluation.dtype,
+                        max_length=evaluation.max_length,
+                        template=task.template,
+                        epoch=task.epoch if train else None,
+                    ),
                     inputs={**held_out_inputs(name), **({"tuned": train} if train else {})},
                     cost=cost,
                 )
@@ -167,7 +174,7 @@ def plan(config: Config) -> Experiment:
             made[name] = planner.step("evaluate", "evaluate", f"{label}-{name}", job(name, task), inputs=needed, **more)
         return made
 
-    def tune(label: str, seed: int, select: Step | None, rows: float) -> Step:
+    def tune(label: str, seed: int, select: Step | None, rows: float, candidates: Step = universe) -> Step:
         tokens = rows * min(row_tokens, training.max_length) * training.epochs
         frozen = training.tuning is Tuning.lora
         return planner.step(
@@ -175,7 +182,7 @@ def plan(config: Config) -> Experiment:
             "train",
             label,
             TrainJob(training, seed),
-            inputs={"model": model, "candidates": universe, **({"ids": select} if select else {})},
+            inputs={"model": model, "candidates": candidates, **({"ids": select} if select else {})},
             cost=Cost(tokens, training_flops(config.model.parameters, tokens, frozen=frozen)),
             resumable=True,
         )
@@ -189,14 +196,15 @@ def plan(config: Config) -> Experiment:
             train = tune(f"full-s{seed}", seed, None, size)
             arms.append(Arm("full", 1.0, seed, None, train, evaluate(f"full-s{seed}", train)))
     read = IconInputs(model, order, assessment, selected_from)
-    for selection in Selections(planner, read, universe).all():
-        name, fraction, select = selection.method, selection.fraction, selection.step
+    selections = Selections(planner, read, universe, None).all() if data.pools == 1 else over_pools(planner, read)
+    for selection in selections:
+        name, fraction, select, number = selection.method, selection.fraction, selection.step, selection.pool
         if ends_early:
-            arms.append(Arm(name, fraction, None, select, None, {}, selection.seed))
+            arms.append(Arm(name, fraction, None, select, None, {}, selection.seed, pool=number))
         for seed in () if ends_early else config.seeds:
             label = f"{selection.label}-s{seed}"
-            train = tune(label, seed, select, selected_count(fraction, size))
-            arms.append(Arm(name, fraction, seed, select, train, evaluate(label, train), selection.seed))
+            train = tune(label, seed, select, selected_count(fraction, size), selection.universe)
+            arms.append(Arm(name, fraction, seed, select, train, evaluate(label, train), selection.seed, pool=number))
     if not ends_early:
         for arm, verdicts in zip(arms, judged(planner, model, [_contestant(arm) for arm in arms]), strict=True):
             arm.judged.update(verdicts)

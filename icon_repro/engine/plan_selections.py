@@ -1,12 +1,12 @@
 """The selections of every method, fraction and selection seed.
 
-A control that is matched to another method reads that method's selection, so it is planned after all others; the order
-of the result is that of ``methods``.
+With several pools each method selects from each. A control that is matched to another method reads that method's
+selection, so it is planned after all others; the order of the result is that of ``methods``.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from icon_repro.config_data import Tuning
+from icon_repro.config_data import CandidatesSize, Tuning
 from icon_repro.config_icon import IconConfig, TuningSaved
 from icon_repro.config_methods import RandomConfig, RowTokens, SelectBudget, SelectConfig, repetitions
 from icon_repro.engine.artifact import Step
@@ -21,9 +21,11 @@ class Selection:
 
     method: str  # its name in ``methods``
     fraction: float
-    seed: int | None  # of a method that selects with several
+    seed: int | None  # of a method that selects with several; with several pools the pool's number
     label: str  # begins the names of its steps
     step: Step
+    universe: Step  # what it selects from
+    pool: int | None
 
 
 class Selections:
@@ -32,16 +34,18 @@ class Selections:
     Args:
         read: what ICon reads.
         universe: the rows that all methods rank.
+        pool: its number, where there are several.
     """
 
-    def __init__(self, planner: Planner, read: IconInputs, universe: Step) -> None:
-        self.planner, self.read, self.universe = planner, read, universe
+    def __init__(self, planner: Planner, read: IconInputs, universe: Step, pool: int | None) -> None:
+        self.planner, self.read, self.universe, self.pool = planner, read, universe, pool
         self.methods = Methods(planner, read.model, universe, read.assessment)
         self.tokens: dict[str, Step] = {}  # for budget=tokens
         if planner.config.budget is SelectBudget.tokens:
             counted = RowTokens(planner.config.training.max_length)
+            name = "row-tokens" if pool is None else f"row-tokens-r{pool}"
             both = {"model": read.model, "candidates": universe}
-            self.tokens["tokens"] = planner.step("row_tokens", "prepare", "row-tokens", counted, inputs=both)
+            self.tokens["tokens"] = planner.step("row_tokens", "prepare", name, counted, inputs=both)
 
     def all(self) -> list[Selection]:
         """In the order of ``methods``, then selection seeds, then fractions."""
@@ -50,7 +54,8 @@ class Selections:
         planned: dict[str, list[Selection]] = {}
         for name in [*(n for n in methods if n not in matched), *(n for n in methods if n in matched)]:
             planned[name] = []
-            for repeat, (seed, method) in enumerate(repetitions(methods[name])):
+            for repeat, (own_seed, method) in enumerate(repetitions(methods[name])):
+                seed = own_seed if self.pool is None else self.pool
                 label = name if seed is None else f"{name}-r{seed}"
                 if name in matched:
                     scores = self._matched(label, method, repeat, planned[method.matched_to])
@@ -65,7 +70,7 @@ class Selections:
         step = self.planner.step(
             "select", "select", part, SelectConfig(fraction, self.planner.config.budget), inputs=inputs
         )
-        return Selection(name, fraction, seed, part, step)
+        return Selection(name, fraction, seed, part, step, self.universe, self.pool)
 
     def _scores(self, label: str, method: object) -> dict[float, Step]:
         """For each fraction the step with the scores that it is selected by."""
@@ -86,3 +91,20 @@ class Selections:
             name = f"{label}-f{fraction:g}"
             made[fraction] = self.planner.step("random_matched", "score", name, method, inputs=inputs)
         return made
+
+
+def over_pools(planner: Planner, read: IconInputs) -> list[Selection]:
+    """The selections from each of ``data.pools`` disjoint pools, ordered by method, then pool: slices of ICon's order.
+
+    Every method ranks a pool by itself. A pool's number takes the place of the selection seed.
+    """
+    data = planner.config.data
+    size = data.candidates.size
+    assert size is not None  # config.load
+    found: list[Selection] = []
+    for pool in range(data.pools):
+        part = CandidatesSize(size, pool * size)
+        rows = planner.step("candidates", "prepare", f"candidates-r{pool}", part, inputs={"order": read.order})
+        found += Selections(planner, replace(read, order=rows, selected_from=rows), rows, pool).all()
+    methods = list(planner.config.methods)
+    return sorted(found, key=lambda selection: methods.index(selection.method))

@@ -95,3 +95,8 @@ def tidy(adapter: Path, hub_id: str | None) -> None:
     config = read_json(adapter / "adapter_config.json")
     config |= {"base_model_name_or_path": hub_id, "target_modules": sorted(config["target_modules"])}
     write_json(adapter / "adapter_config.json", config)
+
+
+def after_epoch(tuned: Path, epoch: int | None) -> Path:
+    """Where a training in the folder ``tuned`` has its weights after an epoch; None: after the last."""
+    return tuned if epoch is None else tuned / f"after-epoch-{epoch}"

@@ -2,7 +2,8 @@
 
 In: model, candidates, and the selected ids (none: all candidates).  Out: adapter/ (LoRA) or weights/ (full), both
 safetensors, with tokenizer and prompt.json, the template of tuning; log.jsonl with loss and tokens of each step;
-report.json; with ``keep_epochs`` epochs/epoch-N/, what a gradient in the direction of Adam needs.
+report.json; with ``keep_epochs`` epochs/epoch-N/, what a gradient in the direction of Adam needs; with ``kept_epochs``
+after-epoch-N/, the model after these epochs, laid out as the last.
 Source: Stanford Alpaca's recipe as arXiv 2505.05327 uses it: its template, loss on the response and eos only; all
 weights with DeepSpeed ZeRO-3 and offload.
 Differs: rows without a response token within ``max_length`` are dropped and counted; Alpaca trains on nothing there.

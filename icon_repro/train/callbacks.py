@@ -4,6 +4,7 @@ In: the trainer's callbacks.  Out: lines of progress, the trainer's log, epochs/
 """
 
 import math
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +46,24 @@ class Report(TrainerCallback):
         self.tokens = total
         if self.progress is not None:
             self.progress.advance(1, entry["tokens"])
+
+
+class SaveEpochs(TrainerCallback):
+    """Has ``save`` write the model after some epochs, before a checkpoint of the epoch's last step is written.
+
+    A training that goes on from that checkpoint then has them.
+
+    Args:
+        epoch_steps: optimizer steps in an epoch.
+    """
+
+    def __init__(self, epochs: Sequence[int], epoch_steps: int, save: Callable[[Any, int], None]) -> None:
+        self.epochs, self.epoch_steps, self.save = epochs, epoch_steps, save
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        epoch, left = divmod(state.global_step, self.epoch_steps)
+        if not left and epoch in self.epochs:
+            self.save(kwargs["model"], epoch)
 
 
 class KeepEpochs(TrainerCallback):

@@ -4,6 +4,7 @@ In, out, source: see ``icon_repro.train``. The first process writes.
 """
 
 import math
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,15 @@ import icon_repro.train.zero as zero
 from icon_repro.config_data import DeepspeedConfig, Dtype, TrainConfig, TrainJob, Tuning
 from icon_repro.cost import training_flops
 from icon_repro.engine.runtime import Runtime
-from icon_repro.lm.adapter import SealCheckpoints, checkpoints, peft_lora, remove_checkpoints, tidy, unknown_target
+from icon_repro.lm.adapter import (
+    SealCheckpoints,
+    after_epoch,
+    checkpoints,
+    peft_lora,
+    remove_checkpoints,
+    tidy,
+    unknown_target,
+)
 from icon_repro.lm.load import load_model, load_tokenizer, prepare_device
 from icon_repro.lm.processes import pin
 from icon_repro.lm.stopping import StopOnRequest, end_if_stopped
@@ -26,7 +35,7 @@ from icon_repro.lm.supervised import tokenise
 from icon_repro.prompts import tuning_template
 from icon_repro.records import Example, read_json, read_rows, write_json, write_rows
 from icon_repro.train.batches import CheckedCollator, TrainError, TuningTrainer, filler, fillers
-from icon_repro.train.callbacks import KeepEpochs, Report
+from icon_repro.train.callbacks import KeepEpochs, Report, SaveEpochs
 
 
 def tune(cfg: TrainJob, inputs: Mapping[str, Path], out: Path, runtime: Runtime) -> dict[str, Any]:
@@ -57,6 +66,21 @@ def tune(cfg: TrainJob, inputs: Mapping[str, Path], out: Path, runtime: Runtime)
     batch = train.global_batch_size
     more = fillers(len(data), cluster.micro_batch_size, cluster.processes)
     epoch_steps = math.ceil(len(data) / batch)
+
+    def save(tuned: PreTrainedModel, folder: Path, **more: Any) -> None:
+        target = folder / ("adapter" if train.tuning is Tuning.lora else "weights")
+        tuned.save_pretrained(target, **more)
+        tokenizer.save_pretrained(target)
+        # the tokenizer's own chat template isn't what was tuned on
+        write_json(target / "prompt.json", tuning_template())
+        if train.tuning is Tuning.lora:
+            tidy(target, read_json(inputs["model"] / "model.json")["hub_id"])
+        write_json(folder / "model.json", {"hub_id": None, "commit": None})  # where lm.load finds a fully tuned model
+
+    def save_epoch(tuned: PreTrainedModel, epoch: int) -> None:
+        shutil.rmtree(after_epoch(out, epoch), ignore_errors=True)  # of an attempt that was stopped
+        save(tuned, after_epoch(out, epoch))
+
     with runtime.progress(math.ceil(epoch_steps * train.epochs), "step") as progress:
         trainer = TuningTrainer(
             rows=len(data),
@@ -71,6 +95,7 @@ def tune(cfg: TrainJob, inputs: Mapping[str, Path], out: Path, runtime: Runtime)
                 Report(progress if first else None, more, epoch_steps),
                 SealCheckpoints(),
                 StopOnRequest(runtime),
+                *([SaveEpochs(train.kept_epochs, epoch_steps, save_epoch)] if train.kept_epochs and first else []),
                 *([KeepEpochs(out / "epochs")] if train.keep_epochs and first else []),
             ],
         )
@@ -86,16 +111,8 @@ def tune(cfg: TrainJob, inputs: Mapping[str, Path], out: Path, runtime: Runtime)
     logged = [entry for entry in log if "loss" in entry]
     tokens = sum(entry["tokens"] for entry in logged)
     if first:
-        target = out / ("adapter" if train.tuning is Tuning.lora else "weights")
         model.config.use_cache = True
-        trainer.model.save_pretrained(target, **({"state_dict": whole} if deepspeed else {}))
-        tokenizer.save_pretrained(target)
-        write_json(
-            target / "prompt.json", tuning_template()
-        )  # the tokenizer's own chat template isn't what was tuned on
-        if train.tuning is Tuning.lora:
-            tidy(target, read_json(inputs["model"] / "model.json")["hub_id"])
-        write_json(out / "model.json", {"hub_id": None, "commit": None})  # where lm.load finds a fully tuned model
+        save(trainer.model, out, **({"state_dict": whole} if deepspeed else {}))
         write_rows(out / "log.jsonl", log)
         write_json(out / "report.json", notes)
         remove_checkpoints(out)

@@ -48,6 +48,19 @@ def test_candidates_larger_size_extends_smaller(order, take, example):
     assert take(7)[1] == drawn[:7] and take(30)[1] == drawn[:30] and take(None)[1] == drawn
 
 
+def test_candidates_pools_are_disjoint_slices_of_the_order(order, example, tmp_path, runtime):
+    rows = order([example(str(i)) for i in range(10)], [example("z")])[1]
+    out = tmp_path / "slice"
+    out.mkdir()
+    pools = []
+    for pool in range(3):
+        head(CandidatesSize(3, pool * 3), {"order": tmp_path / "out"}, out, runtime)
+        pools.append(read_rows(out / "rows.jsonl", Example))
+    assert [row for rows_of_pool in pools for row in rows_of_pool] == rows[:9]
+    with pytest.raises(CandidatesError, match=r"1 of 10 rows are left after the first 9, for a pool of 3\. Lower"):
+        head(CandidatesSize(3, 9), {"order": tmp_path / "out"}, out, runtime)
+
+
 def test_candidates_too_few_rows_keeps_all_and_says_so(order, take, example):
     order([example("1234", "12"), example("12", "1234")], [example("other")])
     metrics, ids = take(5)

@@ -76,6 +76,14 @@ WORLDS: dict[str, dict[str, Any]] = {
         "evaluation.tasks.held": {"kind": "nll", "metric": "nll", "rows": {**prompts(), "sample": 5}},
     },
     "tokens": {"methods": {"random": {"kind": "random"}}, "budget": "tokens", "until": "select"},
+    "pools": {
+        "methods": {"random": {"kind": "random"}, "longest": {"kind": "longest"}},
+        "full": False,
+        "data.candidates.size": 12,
+        "data.pools": 2,
+        "training.kept_epochs": [1],
+        "evaluation.tasks.held": {"kind": "nll", "metric": "nll", "epoch": 1, "rows": {**prompts(), "sample": 5}},
+    },
     "hub": {
         "model": {"kind": "hub", "name": "m", "hub_id": "org/model", "revision": COMMIT},
         "methods": {"random": {"kind": "random"}},
@@ -97,7 +105,8 @@ WORLDS: dict[str, dict[str, Any]] = {
     },
     "nll": {"methods": {"random": {"kind": "random"}}, "judge": {**JUDGE, "kind": "nll"}},
 }
-WORLDS["tuned"]["evaluation.tasks.held"]["rows"]["source"] = {**prompts()["source"], "fields": {}}
+for world in ("tuned", "pools"):
+    WORLDS[world]["evaluation.tasks.held"]["rows"]["source"] = {**prompts()["source"], "fields": {}}
 
 
 class World:
@@ -202,6 +211,9 @@ MISSES: list[tuple[str, dict[str, Any], str]] = [
     ("methods", {"methods.like.seed": 1}, "score/like-*"),
     ("tokens", {"training.max_length": 99}, "prepare/row-tokens"),
     ("tokens", {"budget": "rows"}, "select/*"),
+    ("pools", {"training.kept_epochs": [1, 2], "training.epochs": 2}, "train/*"),
+    ("pools", {"data.candidates.size": 13}, "prepare/candidates*"),
+    ("pools", {"evaluation.tasks.held.epoch": None}, "evaluate/random*-held evaluate/longest*-held"),
     ("methods", {"methods.ppl.best": "highest"}, "score/ppl"),
     ("methods", {"methods.ppl.template": "plain"}, "score/answers-tiny_random-conditioned-*"),
     ("methods", {"methods.ifd.direct": ""}, "score/answers-other-tuned-conditioned-direct-*"),

@@ -93,7 +93,7 @@ def test_experiment_of_conf_is_composed_loaded_and_planned_offline(
     arms = [(arm.method, arm.fraction, arm.seed) for arm in experiment.arms]
     tuned = config.until is Until.evaluate
     seeds = config.seeds if tuned else [None]
-    repeats = {name: getattr(method, "repeats", 1) for name, method in config.methods.items()}
+    repeats = {name: getattr(method, "repeats", 1) * config.data.pools for name, method in config.methods.items()}
     selected = [(m, f, s) for m in config.methods for _ in range(repeats[m]) for f in config.fractions for s in seeds]
     untuned = [("base", None, None)] * (config.base and tuned)
     full = [("full", 1.0, seed) for seed in config.seeds] * (config.full and tuned)
