@@ -12,6 +12,7 @@ class Template(enum.Enum):
     scoring = "scoring"  # as ICon's candidates
     plain = "plain"  # instruction and input, a line each
     labelled = "labelled"  # Instruction:, Input: and Response:, each on a line of its own (nuggets)
+    as_is = "as_is"  # no template: a ready prompt as it stands, else instruction and input
 
 
 class AnswerPart(enum.Enum):

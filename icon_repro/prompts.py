@@ -5,7 +5,9 @@ Sources: ``scoring_prompt``: arXiv 2505.05327, released scoring scripts; ``alpac
 ``quality_question``: as DEITA's code asks its scorers (hkust-nlp/deita@b279f2c), spaces included.
 """
 
+import re
 from collections.abc import Callable
+from dataclasses import replace
 
 from icon_repro.config_common import Template
 from icon_repro.records import Example
@@ -30,6 +32,9 @@ _QUALITY = (
     "You are a helpful assistant. Please identify the quality score of the Response corresponding to the Question. \n"
     " #Question#:\n{request}\n#Response#:\n{response} \n##Quality: "
 )
+
+_FIRST_LABEL = re.compile(r"\A\s*### (?:Instruction|Question):[ \t]*\n")  # of ready prompts, as the assessment rows'
+_LAST_LABEL = re.compile(r"\s*### Response:\s*\Z")
 
 QUESTION = ("Question: ", "\nAnswer:")  # before and after a multiple-choice question, as in lm-eval's PIQA
 
@@ -89,4 +94,18 @@ PROMPTS: dict[Template, Callable[[Example], str]] = {
     Template.scoring: scoring_prompt,
     Template.plain: plain_prompt,
     Template.labelled: labelled_prompt,
+    Template.as_is: request,
 }
+
+
+def prompt_of(row: Example, template: Template) -> str:
+    """The prompt of any row in ``template``: a ready prompt is put into the template too.
+
+    ``PROMPTS`` leaves a ready prompt as it stands, so that rows of two formats get two templates. Here a ready prompt
+    becomes the template's instruction, without a first "### Instruction:" or "### Question:" and a last
+    "### Response:", which the template brings itself. ``Template.as_is`` puts no row into a template.
+    """
+    if not row.ready or template is Template.as_is:
+        return PROMPTS[template](row)
+    bare = _LAST_LABEL.sub("", _FIRST_LABEL.sub("", row.instruction))
+    return PROMPTS[template](replace(row, instruction=bare or row.instruction, ready=False))

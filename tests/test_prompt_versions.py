@@ -17,7 +17,7 @@ from icon_repro.data.benchmark import multiple_choice
 from icon_repro.engine.planner import TARGETS
 from icon_repro.judge import protocols
 from icon_repro.methods import alpagasus, selectit
-from icon_repro.prompts import PROMPTS, complexity_question, quality_question
+from icon_repro.prompts import PROMPTS, complexity_question, prompt_of, quality_question
 from icon_repro.records import Example
 
 EXAMPLES = [
@@ -47,6 +47,8 @@ TEXTS: dict[str, tuple[Callable[[], Any], str, dict[str, int]]] = {
     "alpaca": (lambda: of_rows(PROMPTS[Template.alpaca]), "e1c4798a8e2c2216", {**TUNING, **CHOOSE}),
     "plain": (lambda: of_rows(PROMPTS[Template.plain]), "d9b7cef9962070d5", CHOOSE),
     "labelled": (lambda: of_rows(PROMPTS[Template.labelled]), "c9d477f4bb514cfd", CHOOSE),
+    "as_is": (lambda: of_rows(PROMPTS[Template.as_is]), "d83493267a4c0992", CHOOSE),
+    "wrapped": (lambda: of_rows(lambda row: prompt_of(row, Template.alpaca)), "846dacc903a1bdb0", CHOOSE),
     "deita": (lambda: of_rows(complexity_question, quality_question), "5c3d1cb6d0978c50", {"deita_shard": 1}),
     "selectit": (
         lambda: [of_rows(lambda row, q=q: selectit.prompt(row, q)) for q in selectit.QUESTIONS],  # type: ignore[misc]

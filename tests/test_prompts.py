@@ -3,7 +3,7 @@
 import pytest
 
 from icon_repro.config_common import Template
-from icon_repro.prompts import PROMPTS, alpaca_prompt, labelled_prompt, plain_prompt, scoring_prompt
+from icon_repro.prompts import PROMPTS, alpaca_prompt, labelled_prompt, plain_prompt, prompt_of, scoring_prompt
 from icon_repro.records import Example
 
 PLAIN = Example("1", "Name three colours.", "", "Red")
@@ -43,6 +43,32 @@ def test_labelled_prompt_is_nuggets_text() -> None:
 
 def test_prompts_ready_text_stays_as_it_is() -> None:
     assert scoring_prompt(READY) == alpaca_prompt(READY) == labelled_prompt(READY) == READY.instruction
+
+
+def test_prompt_of_a_ready_prompt_is_in_the_template_of_other_rows() -> None:
+    same = Example("6", "What is {x}?", "", "4")
+    for template in set(Template) - {Template.as_is}:
+        assert prompt_of(READY, template) == prompt_of(same, template) == PROMPTS[template](same)
+    assert prompt_of(READY, Template.as_is) == READY.instruction
+
+
+def test_prompt_of_rows_of_two_formats_has_one_template() -> None:
+    rows = [
+        PLAIN,
+        READY,
+        Example("7", "### System Prompt:\nBe brief.\n\n### Question:\nWhy?\n\n### Response: ", "", "So.", ready=True),
+    ]
+    before, after = alpaca_prompt(PLAIN).split(PLAIN.instruction)
+    for row in rows:
+        text = prompt_of(row, Template.alpaca)
+        assert text.startswith(before) and text.endswith(after) and text.count("### Response:") == 1
+    assert "Be brief.\n\n### Question:\nWhy?" in prompt_of(rows[-1], Template.alpaca)
+    assert len({prompt.startswith(before) for prompt in map(alpaca_prompt, rows)}) == 2, "alpaca_prompt alone mixes two"
+
+
+def test_prompt_of_a_prompt_of_labels_only_is_not_empty() -> None:
+    bare = Example("8", "### Instruction:\n### Response:", "", "x", ready=True)
+    assert bare.instruction in prompt_of(bare, Template.plain)
 
 
 @pytest.mark.parametrize("template", list(Template))
