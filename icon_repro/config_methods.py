@@ -201,13 +201,13 @@ class LessProjection(enum.Enum):
 
 
 class TargetTemplate(enum.Enum):
-    tuning = "tuning"  # tuning's template, around ready prompts too
+    tuning = "tuning"  # as the rows are tuned on: in tuning's template, ready prompts too unless the rows are such
     as_is = "as_is"  # ready prompts as they stand; other rows in tuning's template
 
 
 class LessCompat(enum.Enum):
-    default = "default"
-    published = "published"  # as the released code computes
+    ours = "ours"
+    published = "published"  # as the released code computes, but for ``dtype`` (it has bfloat16) and its random signs
 
 
 @dataclass
@@ -218,7 +218,7 @@ class LessConfig:
     """
 
     kind: str = "less"
-    compat: LessCompat = field(default=LessCompat.default, metadata={"hash": False})  # its options are hashed
+    compat: LessCompat = field(default=LessCompat.ours, metadata={"hash": False})  # its options are hashed
     adam: AdamFormula | None = field(default=None, metadata={"legacy": AdamFormula.code})
     projection: LessProjection | None = field(default=None, metadata={"legacy": LessProjection.rademacher})
     target_template: TargetTemplate | None = field(default=None, metadata={"legacy": TargetTemplate.as_is})

@@ -44,6 +44,7 @@ class Experiment:
     full_tuning: Cost  # of one model on all rows, whether or not that is among the arms
     warnings: list[str] = field(default_factory=list)
     shared_text: dict[str, Step] = field(default_factory=dict)  # by benchmark: what it has in common with the rows
+    notes: list[str] = field(default_factory=list)  # what one should know before it starts; nothing is refused
 
 
 def _contestant(arm: Arm) -> Contestant:
@@ -209,4 +210,5 @@ def plan(config: Config) -> Experiment:
         tune("full", 0, None, size).cost,
         planner.warnings,
         compared,
+        planner.notes,
     )

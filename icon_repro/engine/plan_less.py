@@ -7,7 +7,7 @@ What a step doesn't use is set to a fixed value before it is hashed: another val
 from dataclasses import dataclass, replace
 from typing import Any
 
-from icon_repro.config_data import TrainConfig, TrainJob, Tuning
+from icon_repro.config_data import RowFormat, TrainConfig, TrainJob, Tuning
 from icon_repro.config_methods import (
     AdamFormula,
     Direction,
@@ -25,15 +25,20 @@ from icon_repro.config_methods import (
 )
 from icon_repro.cost import tokens_of, training_flops
 from icon_repro.engine.artifact import Cost, Step
+from icon_repro.engine.less_notes import notes
 from icon_repro.engine.plan_shards import Shards
 
 
 def less_scores(shards: Shards, assessment: Step, name: str, method: LessConfig) -> Step:
     """The step with the scores of LESS; ``assessment`` holds the targets unless the method names others."""
     method = less_resolved(method)
+    data = shards.planner.config.data
+    if (data.selected_from if shards.whole else data.pool).source.format is RowFormat.prompt_response:
+        method = replace(method, target_template=TargetTemplate.as_is)  # as tuning takes the rows
     warmup = _warmup(shards, name, method)
     pool = _pool(shards, method)
     targets = _targets(shards, assessment, name, method)
+    shards.planner.notes += notes(f"methods.{name}", method, shards.planner.config)
     if method.projection is LessProjection.exact:
         return _exact(shards, name, method, warmup, targets, pool)
     return _projected(shards, name, method, warmup, targets, pool)

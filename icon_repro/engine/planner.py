@@ -91,7 +91,8 @@ class Planner:
 
     def __init__(self, config: Config) -> None:
         self.config = config
-        self.warnings: list[str] = []
+        self.warnings: list[str] = []  # what ``run`` refuses to start with
+        self.notes: list[str] = []  # what one should know before it starts
         self.commits: dict[tuple[str, str, str], tuple[str | None, str]] = {}
         self.hashes = FileHashes(Path(config.paths.work) / ".hashes.json")
 

@@ -354,7 +354,7 @@ HITS: list[tuple[str, dict[str, Any]]] = [
     ("methods", {"methods.ifd.diversity": {"max_gib": 9.0}}),
     ("methods", {"methods.less.max_gib": 9.0}),
     ("methods", {"methods.less.dimensions": 128}),
-    ("methods", {"methods.less.compat": "default"}),
+    ("methods", {"methods.less.compat": "ours"}),
 ]  # fmt: skip
 
 

@@ -13,7 +13,7 @@ from scipy.stats import spearmanr
 from slow_baselines import shards_of, step_of
 from small import small
 
-from icon_repro.config_data import LoraConfig
+from icon_repro.config_data import LoraConfig, ModelConfig, ModelKind, RandomShape
 from icon_repro.config_methods import (
     AdamFormula,
     Direction,
@@ -29,7 +29,9 @@ from icon_repro.config_methods import (
     less_resolved,
 )
 from icon_repro.engine.artifact import Step
+from icon_repro.engine.less_notes import expected_agreement, lora_weights
 from icon_repro.engine.plan import plan
+from icon_repro.engine.planner import PlanError
 from icon_repro.engine.runtime import Runtime
 from icon_repro.lm.gradients import adam_direction
 from icon_repro.lm.load import load_tokenizer
@@ -363,3 +365,66 @@ def test_plan_option_rebuilds_only_what_it_changes(tmp_path: Path, option: dict[
     assert (before.fingerprint == after.fingerprint) is (not changed)
     old, new = ({s.folder for s in shards_of(step, "less_exact:means")} for step in (before, after))
     assert (old == new) is (changed != "means")
+
+
+def noted(work: Path, **options: Any) -> list[str]:
+    method = {"kind": "less", "epochs": 2, "global_batch_size": 4, **options}
+    return plan(small(work, {"methods": {"mine": method}})).notes
+
+
+def test_plan_rows_that_are_ready_prompts_are_tuned_as_they_stand_and_so_are_the_targets(tmp_path: Path) -> None:
+    for shape, expected in (("prompt_response", TargetTemplate.as_is), ("alpaca", TargetTemplate.tuning)):
+        method = {"kind": "less", "epochs": 1, "global_batch_size": 4}
+        step = step_of(plan(small(tmp_path, {"methods": {"mine": method}, "data.pool.source.format": shape})))
+        assert {s.params.less.target_template for s in shards_of(step, "less_exact:means")} == {expected}
+
+
+def test_plan_says_the_memory_of_all_groups_and_refuses_what_is_too_much(tmp_path: Path) -> None:
+    (tmp_path / "shots.jsonl").write_text(
+        "".join(json.dumps({"instruction": "a", "output": "b", "kind": kind}) + "\n" for kind in "xyzxy")
+    )
+    source = {"kind": "file", "format": "alpaca", "name": "s", "path": str(tmp_path / "shots.jsonl")}
+    targets = {
+        "one": {"source": {**source, "fields": {"input": None}}},
+        "two": {"source": {**source, "fields": {"input": None, "group": "kind"}}},
+    }
+    (note,) = noted(tmp_path, targets=targets)
+    lora = LessConfig().lora
+    weights, known = lora_weights(ModelConfig(ModelKind.random, "r", random=RandomShape()), lora)
+    assert known and f"4 tasks and {weights:,} LoRA weights take {4 * weights * 4 / 2**30:.2g} GiB" in note
+    with pytest.raises(PlanError, match=r"methods.mine.max_gib=0.001 allows less.*methods.mine.projection=rademacher"):
+        noted(tmp_path, targets=targets, max_gib=0.001)
+
+
+@pytest.mark.parametrize("targets", [["q_proj", "k_proj", "v_proj", "o_proj"], ["up_proj", "down_proj", "gate_proj"]])
+def test_plan_counts_the_lora_weights_that_the_model_has(
+    inputs: dict[str, Path], tiny_model: Path, runtime: Runtime, targets: list[str]
+) -> None:
+    from peft import get_peft_model
+    from transformers import AutoModelForCausalLM
+
+    from icon_repro.lm.adapter import peft_lora
+
+    lora = LoraConfig(r=4, targets=targets)
+    model = get_peft_model(AutoModelForCausalLM.from_pretrained(tiny_model), peft_lora(lora, "CAUSAL_LM"))
+    expected = sum(p.numel() for p in model.parameters() if p.requires_grad)
+    assert lora_weights(ModelConfig(ModelKind.local, "t", path=str(tiny_model)), lora) == (expected, True)
+
+
+def test_plan_guesses_the_lora_weights_of_a_model_that_isnt_here_within_a_factor_of_two() -> None:
+    for parameters, r, expected in ((134_515_008, 8, 921_600), (8_030_261_248, 128, 109_051_904)):
+        found, known = lora_weights(ModelConfig(ModelKind.hub, "h", parameters=parameters), LoraConfig(r=r))
+        assert not known and 0.5 < found / expected < 2
+
+
+def test_plan_warns_of_a_small_projection_with_the_rank_correlation_to_expect(tmp_path: Path) -> None:
+    (small_one,) = noted(tmp_path, projection="rademacher", dimensions=1024)
+    assert small_one.startswith("warning: methods.mine.dimensions=1024: ") and "about 0.54 " in small_one
+    assert "an estimate" in small_one and "methods.mine.projection=exact" in small_one
+    (published,) = noted(tmp_path, compat="published")
+    assert published.startswith("note: methods.mine.dimensions=8192: ") and "about 0.88 " in published
+
+
+def test_expected_agreement_lies_within_what_was_measured() -> None:
+    assert 0.45 <= expected_agreement(1024) <= 0.63 and 0.83 <= expected_agreement(8192) <= 0.92
+    assert expected_agreement(64) < expected_agreement(1024) < expected_agreement(8192) < 1
