@@ -108,7 +108,7 @@ def notes(where: str, method: LessConfig, config: Config) -> list[str]:
         return [
             f"{kind}: {where}.dimensions={method.dimensions}: the order of the rows is expected to have a rank "
             f"correlation of about {expected:.2f} with that of the exact influence (an estimate). Set "
-            f"{where}.projection=exact, which takes less time and storage, or more dimensions."
+            f"{where}.projection=exact, which has no such noise, or more dimensions."
         ]
     weights, known = lora_weights(config.model, method.lora)
     counts = [tasks_of(rows) for rows in method.targets.values()] or [tasks_of(config.data.assessment)]
