@@ -153,7 +153,7 @@ def _action_run(experiment: Experiment, store: Store) -> int:
         + (f", about {_amount(expected)}" if expected.tokens else "")
     )
     paces = told(pace(experiment.steps, store, config.cluster))
-    for line in [*paces, *expected_calls(missing), *_licences(missing)]:
+    for line in [*paces, *expected_calls(missing), *_licences(missing), *experiment.notes]:
         print(line)
     intact = Intact(store)
     try:
@@ -207,7 +207,7 @@ def _action_plan(experiment: Experiment, store: Store) -> int:
             print(
                 f"{label}: selection about {_amount(expected)}, {ratio:.3g} times the FLOPs of the tuning that it saves"
             )
-    for line in expected_calls(missing):
+    for line in [*expected_calls(missing), *experiment.notes]:
         print(line)
     for warning in [*experiment.warnings, *missing_for(missing, Path(experiment.config.paths.cache))]:
         print(f"warning: {warning}")

@@ -62,14 +62,35 @@ class ShotMean(enum.Enum):
     gradients = "gradients"  # of the shots, then one cosine with it (the paper)
 
 
+class LessProjection(enum.Enum):
+    exact = "exact"  # none: products with the mean gradient of each task, taken as the rows stream by
+    rademacher = "rademacher"  # gradients times random signs, stored (the released code)
+
+
+class TargetTemplate(enum.Enum):
+    tuning = "tuning"  # as the rows are tuned on: in tuning's template, ready prompts too unless the rows are such
+    as_is = "as_is"  # ready prompts as they stand; other rows in tuning's template
+
+
+class LessCompat(enum.Enum):
+    ours = "ours"
+    published = "published"  # as the released code computes, but for ``dtype`` (it has bfloat16) and its random signs
+
+
 @dataclass
 class LessConfig:
-    """LESS (arXiv 2402.04333): rows whose gradients point where those of the targets do."""
+    """LESS (arXiv 2402.04333): rows whose gradients point where those of the targets do.
+
+    ``compat`` sets the options after it that are left null. ``less_resolved`` fills them in.
+    """
 
     kind: str = "less"
+    compat: LessCompat = field(default=LessCompat.ours, metadata={"hash": False})  # its options are hashed
+    adam: AdamFormula | None = field(default=None, metadata={"legacy": AdamFormula.code})
+    projection: LessProjection | None = field(default=None, metadata={"legacy": LessProjection.rademacher})
+    target_template: TargetTemplate | None = field(default=None, metadata={"legacy": TargetTemplate.as_is})
     # task -> its shots, never rows that are evaluated; their groups are tasks of their own. Empty: the assessment rows
     targets: dict[str, RowsConfig] = field(default_factory=dict, metadata={"legacy": {}})
-    adam: AdamFormula = field(default=AdamFormula.paper, metadata={"legacy": AdamFormula.code})
     shot_mean: ShotMean = field(default=ShotMean.cosines, metadata={"legacy": ShotMean.cosines})
     warmup_fraction: float = number(0.05, above=0, at_most=1)  # of the rows, at random
     warmup_seed: int = number(3, at_least=0)
@@ -79,10 +100,23 @@ class LessConfig:
     global_batch_size: int = number(32, at_least=1)
     lora: LoraConfig = field(default_factory=lambda: LoraConfig(r=128, alpha=512, dropout=0.1))
     max_length: int = number(2048, at_least=8)  # tokens, in warm-up and gradients
-    dimensions: int = number(8192, at_least=64)  # of the projection; a multiple of 64
+    dimensions: int = number(8192, at_least=64)  # of projection=rademacher; a multiple of 64
     projection_seed: int = number(0, at_least=0)
+    # of memory for the tasks' mean gradients with projection=exact: tasks x LoRA weights x 4 bytes
+    max_gib: float = field(default=8.0, metadata={"hash": False, "above": 0})
     dtype: Dtype = Dtype.float32
     shard_rows: int = number(256, at_least=1)
+
+
+def less_resolved(less: LessConfig) -> LessConfig:
+    """``less`` with every option that ``compat`` decides filled in."""
+    published = less.compat is LessCompat.published
+    preset: dict[str, Any] = {
+        "adam": AdamFormula.code if published else AdamFormula.paper,
+        "projection": LessProjection.rademacher if published else LessProjection.exact,
+        "target_template": TargetTemplate.as_is if published else TargetTemplate.tuning,
+    }
+    return replace(less, **{name: value for name, value in preset.items() if getattr(less, name) is None})
 
 
 class Direction(enum.Enum):
@@ -99,6 +133,31 @@ class LessShard:
     epoch: int
     start: int
     stop: int | None
+
+
+@dataclass
+class LessMeans:
+    """Mean gradients of the tasks among the targets, after an epoch of the warm-up, counted from 1."""
+
+    less: LessConfig
+    epoch: int
+
+
+@dataclass
+class LessProducts:
+    """Rows ``start`` to ``stop`` (exclusive) against the tasks, after an epoch of the warm-up, counted from 1."""
+
+    less: LessConfig
+    epoch: int
+    start: int
+    stop: int | None
+
+
+@dataclass
+class LessExact:
+    """The sum over the epochs."""
+
+    epochs: int
 
 
 @dataclass

@@ -42,6 +42,7 @@ MEANINGS = {
     "icon_repro.methods.nuggets:run": "share of anchors whose response the row makes likelier as a one-shot example",
     "icon_repro.methods.selectit:run": "the model's own rating of the row, lowered by how much it varies over wordings",
     "icon_repro.methods.less:run": "how far the row's gradient points where those of the target rows do (LESS)",
+    "icon_repro.methods.less_exact:run": "how far the row's gradient points where those of the target rows do (LESS)",
     "icon_repro.methods.deita:run": "rated complexity times rated quality; rows too near to a better one have no score",
     "icon_repro.methods.armorm:run": "a reward model's reward of the response",
     "icon_repro.methods.alpagasus:run": "a strong model's rating from 0 to 5, plus less than a millionth to order ties",

@@ -23,6 +23,7 @@ from filelock import FileLock, Timeout
 
 from icon_repro.config import Config
 from icon_repro.config_icon import IconConfig, resolved
+from icon_repro.config_methods import LessConfig, less_resolved
 from icon_repro.engine.artifact import Step, Store, differences
 from icon_repro.engine.collect import collect, provenance, results, sources
 from icon_repro.engine.plan import Experiment
@@ -190,7 +191,8 @@ def public(config: Config) -> dict[str, Any]:
 
 def _filled(config: Config) -> Config:
     """``config`` with the options that ``compat`` decides filled in: an option's value is what counts."""
-    methods = {name: resolved(m) if isinstance(m, IconConfig) else m for name, m in config.methods.items()}
+    methods = {name: less_resolved(m) if isinstance(m, LessConfig) else m for name, m in config.methods.items()}
+    methods = {name: resolved(m) if isinstance(m, IconConfig) else m for name, m in methods.items()}
     return dataclasses.replace(config, methods=methods)
 
 

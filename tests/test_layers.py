@@ -79,6 +79,7 @@ LAYERS = {
     "engine.plan_methods": 4,
     "engine.plan_shards": 4,
     "engine.plan_less": 4,
+    "engine.less_notes": 4,
     "engine.plan_judge": 4,
     "engine.plan_selections": 4,
     "engine.planner": 4,

@@ -42,14 +42,15 @@ def judged(protocol: Protocol) -> Any:
 ICON = {"icon_dtype": 1, "icon_baseline": 2, "icon_bank": 1, "icon_shard": 1, "icon_control": 1, "icon_pilot": 1}
 SELECTOR = {"selector": 1, "selector_pool": 1}
 CHOOSE = {"answers": 1, "embeddings": 1, "nuggets_shard": 1, "judge_nll": 1}  # any template
-TUNING = {"train": 1, "held_out": 1, "less_shard": 2, "judge_answers": 1}
+LESS = {"less_shard": 2, "less_means": 1, "less_products": 1}
+TUNING = {"train": 1, "held_out": 1, "judge_answers": 1, **LESS}
 TEXTS: dict[str, tuple[Callable[[], Any], str, dict[str, int]]] = {
     "scoring": (lambda: of_rows(PROMPTS[Template.scoring]), "c399d60c188fd71c", {**ICON, **SELECTOR, **CHOOSE}),
     "alpaca": (lambda: of_rows(PROMPTS[Template.alpaca]), "e1c4798a8e2c2216", {**TUNING, **CHOOSE}),
     "plain": (lambda: of_rows(PROMPTS[Template.plain]), "d9b7cef9962070d5", CHOOSE),
     "labelled": (lambda: of_rows(PROMPTS[Template.labelled]), "c9d477f4bb514cfd", CHOOSE),
     "as_is": (lambda: of_rows(PROMPTS[Template.as_is]), "d83493267a4c0992", CHOOSE),
-    "wrapped": (lambda: of_rows(lambda row: prompt_of(row, Template.alpaca)), "846dacc903a1bdb0", CHOOSE),
+    "wrapped": (lambda: of_rows(lambda row: prompt_of(row, Template.alpaca)), "846dacc903a1bdb0", {**CHOOSE, **LESS}),
     "deita": (lambda: of_rows(complexity_question, quality_question), "5c3d1cb6d0978c50", {"deita_shard": 1}),
     "selectit": (
         lambda: [of_rows(lambda row, q=q: selectit.prompt(row, q)) for q in SELECTIT_QUESTIONS],  # type: ignore[misc]

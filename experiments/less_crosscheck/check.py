@@ -29,19 +29,22 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from icon_repro.config import ClusterConfig, conf_dir
 from icon_repro.config_data import Dtype, LoraConfig, TrainConfig, TrainJob, Tuning
-from icon_repro.config_methods import Direction, LessConfig, LessShard
+from icon_repro.config_methods import Direction, LessConfig, LessShard, less_resolved
 from icon_repro.engine.runtime import Runtime
 from icon_repro.lm.gradients import adam_direction, row_gradients
 from icon_repro.lm.load import load_tokenizer
 from icon_repro.lm.supervised import tokenise
 from icon_repro.lm.tokens import IGNORED
-from icon_repro.methods.less import Warmed, run, shard, warmed
+from icon_repro.methods.common.influence import Warmed, warmed
+from icon_repro.methods.less import run, shard
 from icon_repro.records import Example, Score, read_json, read_lines, read_rows, write_json, write_rows
 from icon_repro.train import run as train
 
 HERE = Path(__file__).resolve().parent
 ROWS = 12  # of the pool, and of the targets
-LESS = LessConfig(epochs=2, lora=LoraConfig(r=4, alpha=8, dropout=0.1), max_length=256, learning_rate=1e-2)
+LESS = less_resolved(
+    LessConfig(epochs=2, lora=LoraConfig(r=4, alpha=8, dropout=0.1), max_length=256, learning_rate=1e-2)
+)
 Rows = list[dict[str, list[int]]]
 
 

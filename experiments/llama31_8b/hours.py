@@ -30,7 +30,7 @@ from icon_repro.report.tables import markdown
 MEASURED = Path("results/scoring_cost/h100_8b.json")
 _BENCH_PARAMETERS = 8_030_261_248  # of bench_gpu's shape 8b
 _PAIRS = {TARGETS[name][0] for name in ("icon_shard", "icon_control", "icon_round", "icon_pilot")}
-_TRAINING = {TARGETS[name][0] for name in ("train", "selector", "less_shard")}
+_TRAINING = {TARGETS[name][0] for name in ("train", "selector", "less_shard", "less_means", "less_products")}
 _LEVELS = {
     "as released: a random text for every pair": ["methods.icon.compat=official"],
     "a random text for every candidate": ["methods.icon.control=per_candidate"],

@@ -52,6 +52,7 @@ class Experiment:
     warnings: list[str] = field(default_factory=list)
     shared_text: dict[str, Step] = field(default_factory=dict)  # by benchmark: what it has in common with the rows
     held_out_rows: dict[str, Step] = field(default_factory=dict)  # by held-out task: facts of its rows
+    notes: list[str] = field(default_factory=list)  # what one should know before it starts; nothing is refused
 
 
 def _contestant(arm: Arm) -> Contestant:
@@ -221,5 +222,6 @@ def plan(config: Config) -> Experiment:
         tune("full", 0, None, size).cost,
         planner.warnings,
         compared,
-        held_out_rows,
+        held_out_rows=held_out_rows,
+        notes=planner.notes,
     )

@@ -58,6 +58,9 @@ TARGETS = {
     "selectit": ("icon_repro.methods.selectit:run", 1),
     "less_shard": ("icon_repro.methods.less:shard", 2),  # 2: lengths of targets
     "less": ("icon_repro.methods.less:run", 2),  # 2: tasks come with the targets
+    "less_means": ("icon_repro.methods.less_exact:means", 1),
+    "less_products": ("icon_repro.methods.less_exact:shard", 1),
+    "less_exact": ("icon_repro.methods.less_exact:run", 1),
     "deita_shard": ("icon_repro.methods.deita:shard", 1),
     "deita": ("icon_repro.methods.deita:run", 1),
     "armorm_shard": ("icon_repro.methods.armorm:shard", 1),
@@ -94,7 +97,8 @@ class Planner:
 
     def __init__(self, config: Config) -> None:
         self.config = config
-        self.warnings: list[str] = []
+        self.warnings: list[str] = []  # what ``run`` refuses to start with
+        self.notes: list[str] = []  # what one should know before it starts
         self.commits: dict[tuple[str, str, str], tuple[str | None, str]] = {}
         self.hashes = FileHashes(Path(config.paths.work) / ".hashes.json")
 

@@ -1,6 +1,6 @@
 """Rows for supervised tuning as ids and labels: what training sees, and what gradients of single rows are taken of."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from transformers import PreTrainedTokenizerBase
 
@@ -10,12 +10,16 @@ from icon_repro.records import Example
 
 
 def tokenise(
-    rows: Sequence[Example], tokenizer: PreTrainedTokenizerBase, max_length: int
+    rows: Sequence[Example],
+    tokenizer: PreTrainedTokenizerBase,
+    max_length: int,
+    prompt: Callable[[Example], str] = alpaca_prompt,
 ) -> tuple[list[dict[str, list[int]]], dict[str, list[str]]]:
     """input_ids and labels of each row: BOS + prompt + response + eos, loss on response and eos.
 
     Args:
         max_length: tokens; what is beyond is cut from the end.
+        prompt: of a row; tuning's unless given.
 
     Returns:
         rows for the trainer; ids of the rows that were cut, and of those dropped as no label was left.
@@ -23,7 +27,7 @@ def tokenise(
     start, end = bos_ids(tokenizer), tokenizer.eos_token_id
     made, notes = [], {"cut": list[str](), "dropped": list[str]()}
     for row in rows:
-        item = encode(tokenizer, alpaca_prompt(row), row.response, name=f"candidate {row.id}")
+        item = encode(tokenizer, prompt(row), row.response, name=f"candidate {row.id}")
         ids = start + item.ids + ([end] if end is not None else [])
         labels = mask_labels(ids, len(start) + item.answer_start)
         if len(ids) > max_length:

@@ -42,6 +42,7 @@ METHODS = {
     "nuggets": {"kind": "nuggets"},
     "selectit": {"kind": "selectit"},
     "less": {"kind": "less", "epochs": 1},
+    "less_stored": {"kind": "less", "epochs": 1, "compat": "published"},
     "deita": {"kind": "deita", "complexity": OTHER, "quality": {**OTHER, "name": "third"}},
     "armorm": {"kind": "armorm", "reward": OTHER},
     "asked": {"kind": "alpagasus", "endpoint": ENDPOINT},
@@ -223,9 +224,14 @@ MISSES: list[tuple[str, dict[str, Any], str]] = [
     ("methods", {"methods.nuggets.separator": " "}, "score/nuggets-part-*"),
     ("methods", {"methods.nuggets.anchors": {"seed": 1}}, "score/nuggets-anchors"),
     ("methods", {"methods.selectit.alpha": 0.5}, "score/selectit"),
-    ("methods", {"methods.less.projection_seed": 1}, "score/less-epoch1-*"),
+    ("methods", {"methods.less_stored.projection_seed": 1}, "score/less_stored-epoch1-*"),
     ("methods", {"methods.less.warmup_seed": 1}, "score/less-warmup score/less-warmup-training"),
     ("methods", {"methods.less.adam": "code"}, "score/less-epoch1-shard-*"),
+    ("methods", {"methods.less_stored.adam": "paper"}, "score/less_stored-epoch1-shard-*"),
+    ("methods", {"methods.less.shot_mean": "gradients"}, "score/less-epoch1-assessment"),
+    ("methods", {"methods.less_stored.shot_mean": "gradients"}, "score/less_stored"),
+    ("methods", {"methods.less.target_template": "as_is"}, "score/less-epoch1-assessment"),
+    ("methods", {"methods.less_stored.target_template": "tuning"}, "score/less_stored-epoch1-assessment"),
     ("methods", {"methods.deita.threshold": 0.5}, "score/deita"),
     ("methods", {"methods.deita.quality.random.seed": 2}, "model/third"),
     ("methods", {"methods.armorm.prompt_end": "x"}, "score/armorm-part-*"),
@@ -373,6 +379,9 @@ HITS: list[tuple[str, dict[str, Any]]] = [
     ("methods", {"cluster.device": "cuda", "cluster.score_batch_tokens": 9}),
     ("methods", {"methods.asked.endpoint.concurrency": 99}),
     ("methods", {"methods.ifd.diversity": {"max_gib": 9.0}}),
+    ("methods", {"methods.less.max_gib": 9.0}),
+    ("methods", {"methods.less.dimensions": 128}),
+    ("methods", {"methods.less.compat": "ours"}),
 ]  # fmt: skip
 
 

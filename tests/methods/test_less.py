@@ -1,4 +1,4 @@
-"""LESS against obvious loops: gradients, Adam's direction, projection, influence, targets; the warm-up it needs."""
+"""LESS by stored projections against obvious loops: gradients, Adam's direction, influence, targets; its warm-up."""
 
 import shutil
 import time
@@ -10,12 +10,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from less_rows import POOL, SHOTS, TARGETS, TASKS, folder, loop, trained_warmup
+from less_rows import PROJECTED as LESS
 from safetensors.torch import load_file, save_file
 from slow_baselines import shards_of, step_of
 from small import small
 
-from icon_repro.config import ClusterConfig
-from icon_repro.config_data import Dtype, LoraConfig, TrainConfig, TrainJob, Tuning
+from icon_repro.config_data import LoraConfig
 from icon_repro.config_methods import AdamFormula, Direction, LessConfig, LessShard, ShotMean
 from icon_repro.engine.artifact import Step
 from icon_repro.engine.plan import plan
@@ -25,60 +26,21 @@ from icon_repro.lm.gradients import Projection, _ahead, adam_direction, row_grad
 from icon_repro.lm.load import load_tokenizer
 from icon_repro.lm.supervised import tokenise
 from icon_repro.lm.tokens import IGNORED
-from icon_repro.methods.less import LessError, run, shard, warmed
-from icon_repro.records import Example, Score, read_json, read_rows, write_rows
-from icon_repro.train import run as train
-
-POOL = [Example(f"p{i}", f"Name {i} colours.", "", "red, green and blue " * (i % 4 + 1)) for i in range(9)]
-TARGETS = [Example(f"a{i}", "Why is the sky blue?", "", f"Because of {i}", group="ab"[i % 2]) for i in range(5)]
-LESS = LessConfig(
-    epochs=2, lora=LoraConfig(r=4, alpha=8, dropout=0.1), dimensions=512, max_length=256, learning_rate=1e-2
-)
-
-
-def folder(path: Path, rows: list[Example]) -> Path:
-    path.mkdir()
-    write_rows(path / "rows.jsonl", rows)
-    return path
+from icon_repro.methods.common.influence import LessError, warmed
+from icon_repro.methods.less import run, shard
+from icon_repro.records import Example, Score, read_json, read_rows
 
 
 @pytest.fixture(scope="module")
 def trained(model_step: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """Pool, targets, and a warm-up on the pool whose epochs are kept; not to be changed."""
-    root = tmp_path_factory.mktemp("less")
-    made = {"model": model_step, "pool": folder(root / "pool", POOL), "targets": folder(root / "targets", TARGETS)}
-    job = TrainConfig(
-        Tuning.lora,
-        LESS.learning_rate,
-        epochs=float(LESS.epochs),
-        global_batch_size=4,
-        max_length=256,
-        dtype=Dtype.float32,
-        lora=LESS.lora,
-        keep_epochs=True,
-    )
-    warmup = root / "warmup"
-    warmup.mkdir()
-    runtime = Runtime(ClusterConfig(device="cpu"), cache=root / "cache", terminal=None)
-    train(TrainJob(job, 3), {"model": model_step, "candidates": made["pool"]}, warmup, runtime)
-    return {**made, "warmup": warmup}
+    """Pool, targets, and a warm-up; not to be changed."""
+    return trained_warmup(tmp_path_factory.mktemp("less"), model_step)
 
 
 @pytest.fixture
 def inputs(trained: dict[str, Path], tmp_path: Path) -> dict[str, Path]:
     """``trained`` with a warm-up that may be changed."""
     return {**trained, "warmup": shutil.copytree(trained["warmup"], tmp_path / "warmup")}
-
-
-def loop(model: Any, rows: list[dict[str, list[int]]]) -> torch.Tensor:
-    """Gradients of one row after the other, by transformers' own loss."""
-    found = []
-    for row in rows:
-        model.zero_grad()
-        model(input_ids=torch.tensor([row["input_ids"]]), labels=torch.tensor([row["labels"]])).loss.backward()
-        named = sorted((name, p) for name, p in model.named_parameters() if p.requires_grad)
-        found.append(torch.cat([p.grad.flatten() for _, p in named]))
-    return torch.stack(found).detach()
 
 
 def test_row_gradients_equal_an_autograd_loop_and_are_faster(inputs: dict[str, Path], runtime: Runtime) -> None:
@@ -281,16 +243,6 @@ def test_influence_equals_a_slow_loop_and_shards_change_nothing(
         assert apart[row.id].score == pytest.approx(row.score, abs=2e-4)
 
 
-SHOTS = {
-    "qa": [
-        Example(f"q{i}", f"Question: Is {i} even?\nAnswer:", "", f" {'no' if i % 2 else 'yes'}", ready=True)
-        for i in range(3)
-    ],
-    "sums": [Example(f"s{i}", f"What is {i} + 1?", "", str(i + 1), group="xy"[i > 0]) for i in range(3)],
-}
-TASKS = {"qa": SHOTS["qa"], "sums/x": SHOTS["sums"][:1], "sums/y": SHOTS["sums"][1:]}
-
-
 @pytest.mark.parametrize("adam", list(AdamFormula))
 @pytest.mark.parametrize("shot_mean", list(ShotMean))
 def test_shots_of_benchmarks_are_targets_by_task_and_group(
@@ -438,7 +390,8 @@ def test_optimizer_state_that_isnt_there_is_refused(inputs: dict[str, Path], run
 
 
 def planned(work: Path, **options: Any) -> Step:
-    method = {"kind": "less", "epochs": 2, "global_batch_size": 4, **options}
+    way = {"projection": "rademacher", "target_template": "as_is"}
+    method = {"kind": "less", "epochs": 2, "global_batch_size": 4, **way, **options}
     return step_of(plan(small(work, {"methods": {"mine": method}})))
 
 
