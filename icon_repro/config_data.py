@@ -172,6 +172,10 @@ class ModelConfig:
     path: str | None = unhashed(None)
     registry: RegistryFile | None = None
     random: RandomShape | None = None
+    # weights that its files lack and that are meant to be drawn at random, and weights in its files that aren't used:
+    # names as in the error that asks for them, * for any text. All others must fit, by name and shape
+    new_weights: list[str] = field(default_factory=list, metadata={"legacy": []})
+    unused_weights: list[str] = field(default_factory=list, metadata={"legacy": []})
     parameters: int = field(default=0, metadata={"hash": False, "at_least": 0})  # for cost estimates
     licence: str = unhashed("not stated")
 

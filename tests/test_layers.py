@@ -29,6 +29,7 @@ LAYERS = {
     "reliability": 1,
     "items": 1,
     "cost": 1,
+    "model_files": 1,
     "engine.artifact": 1,
     "engine.tracking": 1,
     "engine.wandb_sender": 1,
