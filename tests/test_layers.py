@@ -34,6 +34,7 @@ LAYERS = {
     "engine.tracking": 1,
     "engine.wandb_sender": 1,
     "engine.progress": 1,
+    "engine.notices": 1,
     "engine.runtime": 1,
     "lm": 2,
     "replies": 2,

@@ -40,6 +40,7 @@ from filelock import LeaseSettingsMismatch, SoftFileLease, Timeout
 
 from icon_repro.config import ClusterConfig
 from icon_repro.engine.artifact import Step, Store, clear_trash, damage, discard, file_sha256, publish, set_aside
+from icon_repro.engine.notices import collected
 from icon_repro.engine.runtime import Interrupted, Runtime, Stop
 from icon_repro.records import RecordError, read_json, write_json
 from icon_repro.schema import build, plain
@@ -327,7 +328,8 @@ def _build(spec: Mapping[str, Any], final: Path, cluster: ClusterConfig, termina
     function, params = _load(spec["target"], spec["params"])
     runtime = Runtime(cluster, Path(spec["cache"]), spec["label"], files, dict(spec["extra"]), terminal, stop)
     started, clock = time.time(), time.monotonic()
-    metrics = function(params, inputs, part, runtime)
+    with collected() as notices:
+        metrics = function(params, inputs, part, runtime)
     stop.deferred = True  # what remains takes less than doing the step again
     record = {
         "label": spec["label"],
@@ -337,6 +339,7 @@ def _build(spec: Mapping[str, Any], final: Path, cluster: ClusterConfig, termina
         "files_read": dict(spec["files"]),
         "cluster": dict(spec["cluster"]),
         "metrics": metrics,
+        "warnings": notices.rows(),
         "git": dict(spec["git"]),
         "packages": {name: _version(name) for name in _PACKAGES},
         "python": platform.python_version(),
