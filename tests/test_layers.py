@@ -30,6 +30,7 @@ LAYERS = {
     "items": 1,
     "cost": 1,
     "model_files": 1,
+    "thoughts": 1,
     "engine.artifact": 1,
     "engine.tracking": 1,
     "engine.wandb_sender": 1,
