@@ -74,7 +74,8 @@ class SourceConfig:
     kind: SourceKind
     format: RowFormat
     name: str = unhashed()
-    path: str | None = unhashed(None)  # JSON, JSONL or Parquet; hashed by content
+    # JSON, JSONL (also .gz, .zst), Parquet or Arrow: a file, a folder or a pattern; hashed by content
+    path: str | None = unhashed(None)
     hub_id: str | None = None
     revision: str | None = None  # commit, branch or tag; what it resolves to is hashed
     subset: str | None = None
@@ -89,6 +90,8 @@ class RowsConfig:
     """One set of rows: source, filters, sample."""
 
     source: SourceConfig
+    # rows that can't be read (a null response, malformed JSON) are left out, counted by reason; else they are an error
+    drop_unreadable: bool = field(default=False, metadata={"legacy": False})
     drop_urls: bool = False  # rows with http(s):// in instruction or input, as the paper
     min_response_chars: int = number(1, at_least=1)
     max_chars: int | None = number(None, at_least=1)  # prompt and response together
