@@ -4,7 +4,10 @@ In: Hydra's config from conf/ with overrides.  Out: steps under paths.work, tabl
 """
 
 import errno
+import io
 import os
+import re
+import shlex
 import signal
 import sys
 from collections.abc import Callable, Sequence
@@ -22,8 +25,9 @@ from omegaconf.errors import OmegaConfBaseException
 from icon_repro.config import Action, Config, ConfigError, Until, conf_dir, load
 from icon_repro.config_data import EndpointConfig, ModelConfig, SourceConfig
 from icon_repro.config_unsafe import unsafe_files
-from icon_repro.engine.artifact import ArtifactError, Cost, Step, Store
+from icon_repro.engine.artifact import ArtifactError, Cost, Step, Store, check_writable
 from icon_repro.engine.collect import cost_ratios, estimate
+from icon_repro.engine.environment import clean, find_home
 from icon_repro.engine.intact import Intact
 from icon_repro.engine.jobs import SubmitError, living, read_jobs, with_job
 from icon_repro.engine.pace import pace, told
@@ -72,6 +76,17 @@ Show the composed configuration: --cfg job. Meaning and range of every key: icon
 
 def main() -> None:
     """Entry of the console script and of ``python -m icon_repro``."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")  # a console that isn't UTF-8 shows another sign, rather than fail
+    try:
+        _main()
+    except BrokenPipeError:  # `| head` has read enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        sys.exit(128 + signal.SIGPIPE)
+
+
+def _main() -> None:
     if {"--help", "-h"} & set(sys.argv[1:]):  # Hydra's own takes seconds to list its groups
         print(help_text(conf_dir()), end="")
         sys.exit(0)
@@ -81,6 +96,10 @@ def main() -> None:
         sys.argv[1:] = open_overrides(sys.argv[1:], conf_dir())
     except ConfigError as error:
         sys.exit(f"error: {error}")
+    if removed := clean():
+        print(f"warning: taken out of the environment for this run: {', '.join(removed)}", file=sys.stderr)
+    if changed := find_home():
+        print(f"warning: {changed}", file=sys.stderr)
     register_resolvers()
     codes: list[int] = []
 
@@ -126,7 +145,9 @@ def open_overrides(arguments: Sequence[str], conf: Path) -> list[str]:
         try:
             override = None if argument.startswith("-") else parser.parse_override(argument)
         except HydraException:
-            override = None  # Hydra says what is wrong with it
+            override = None  # Hydra says what is wrong with it, but not how to quote
+            if quoted := _quoted(argument):
+                problems.append(f"{argument}: can't be read. A value with such signs is quoted: {quoted}")
         if override is None:
             others.append(argument)
             continue
@@ -143,6 +164,19 @@ def open_overrides(arguments: Sequence[str], conf: Path) -> list[str]:
     if problems:
         raise ConfigError("\n".join(problems))
     return [*opened, *others]
+
+
+def _quoted(argument: str) -> str | None:
+    """How the shell and Hydra take ``key=value`` with any value; None if that isn't what it is."""
+    key, sign, value = argument.partition("=")
+    if not sign or not re.fullmatch(r"[+~]{0,2}[\w.@/-]+", key) or value[:1] in ("[", "{", "'", '"'):
+        return None
+    escaped = value.replace("\\", "\\\\").replace('"', '\\"')
+    try:
+        OverridesParser.create().parse_override(f'{key}="{escaped}"')
+    except HydraException:
+        return None
+    return shlex.quote(f'{key}="{escaped}"')
 
 
 def typed(raw: DictConfig) -> Config:
@@ -196,9 +230,12 @@ def _run(raw: DictConfig) -> int:
     except problems as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
+    except BrokenPipeError:
+        raise
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
-            raise
+            print(f"error: {error}. Check the file's place and permissions; finished steps are kept.", file=sys.stderr)
+            return 1
         print(f"error: {error}. Make room and run again: finished steps are kept.", file=sys.stderr)
         return 1
 
@@ -218,6 +255,7 @@ def _action_run(experiment: Experiment, store: Store) -> int:
 
         if silent := unreachable(asked):
             raise PlanError("\n".join(silent))
+    _check_outputs(config)
     expected = estimate(missing)
     print(
         f"{len(experiment.steps)} steps, {len(missing)} to do"
@@ -245,6 +283,18 @@ def _action_run(experiment: Experiment, store: Store) -> int:
     for label, why in summary.failed.items():
         print(f"  failed: {label}: {why}")
     return 1 if summary.failed else finished
+
+
+def _check_outputs(config: Config) -> None:
+    """Try all folders that a run writes to besides the work folder, before any work.
+
+    Raises:
+        StoreError: names the key.
+    """
+    results = Path(config.paths.results)
+    own = results / config.name
+    check_writable("paths.results", own if own.is_dir() else results)
+    check_writable("paths.cache", Path(config.paths.cache))
 
 
 def _licences(steps: Sequence[Step]) -> list[str]:
@@ -322,6 +372,7 @@ def _action_submit(experiment: Experiment, store: Store) -> int:
         raise PlanError("\n".join(lacking))
     if missing:
         store.check_writable()
+        _check_outputs(config)
     if submit(experiment.steps, store, config.cluster, Path(config.paths.cache), print):
         print(*_licences(missing), sep="\n")
     return 0

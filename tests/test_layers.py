@@ -36,6 +36,7 @@ LAYERS = {
     "engine.wandb_sender": 1,
     "engine.progress": 1,
     "engine.notices": 1,
+    "engine.environment": 1,
     "engine.runtime": 1,
     "lm": 2,
     "replies": 2,

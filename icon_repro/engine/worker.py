@@ -40,6 +40,7 @@ from filelock import LeaseSettingsMismatch, SoftFileLease, Timeout
 
 from icon_repro.config import ClusterConfig
 from icon_repro.engine.artifact import Step, Store, clear_trash, damage, discard, file_sha256, publish, set_aside
+from icon_repro.engine.environment import recorded
 from icon_repro.engine.notices import collected
 from icon_repro.engine.runtime import Interrupted, Runtime, Stop
 from icon_repro.records import RecordError, read_json, write_json
@@ -340,6 +341,7 @@ def _build(spec: Mapping[str, Any], final: Path, cluster: ClusterConfig, termina
         "cluster": dict(spec["cluster"]),
         "metrics": metrics,
         "warnings": notices.rows(),
+        "environment": recorded(),
         "git": dict(spec["git"]),
         "packages": {name: _version(name) for name in _PACKAGES},
         "python": platform.python_version(),
@@ -402,7 +404,7 @@ def child(spec: Mapping[str, Any], report: Connection) -> typing.NoReturn:
         log = Path(spec["root"]) / ".attempts" / spec["folder"] / "log.txt"
         log.parent.mkdir(parents=True, exist_ok=True)
         terminal = os.fdopen(os.dup(2), "w", buffering=1)
-        descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+        descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
         for number, stream in ((1, sys.stdout), (2, sys.stderr)):
             stream.flush()
             os.dup2(descriptor, number)

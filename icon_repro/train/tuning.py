@@ -43,6 +43,11 @@ def tune(cfg: TrainJob, inputs: Mapping[str, Path], out: Path, runtime: Runtime)
     if unknown := [i for i in chosen if i not in rows]:
         raise TrainError(f"{len(unknown)} selected ids aren't candidates (first: {unknown[0]!r}).")
     tokenizer = load_tokenizer(inputs["model"])
+    if tokenizer.eos_token_id is None:
+        raise TrainError(
+            "the model's tokenizer has no end token: a model tuned with it would never learn to stop. Name one as "
+            "eos_token in its tokenizer_config.json."
+        )
     # sorted: the order of training comes from the seed alone, not from the scores
     data, notes = tokenise([rows[i] for i in sorted(chosen)], tokenizer, train.max_length)
     if not data:
