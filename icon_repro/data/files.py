@@ -123,7 +123,7 @@ def file_rows(path: Path) -> Iterator[Row]:
 
 def _opened(path: Path) -> IO[bytes]:
     if path.suffix.lower() == ".gz":
-        return gzip.open(path, "rb")
+        return io.BufferedReader(gzip.open(path, "rb"))
     if path.suffix.lower() == ".zst":
         import pyarrow
 

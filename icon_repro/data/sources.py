@@ -282,4 +282,5 @@ def _joined(content: Any) -> Any:
     if not isinstance(content, list) or not content:
         return content
     texts = [part.get("text") if isinstance(part, dict) and part.get("type") == "text" else None for part in content]
-    return "\n".join(texts) if all(isinstance(text, str) for text in texts) else content
+    read = [text for text in texts if isinstance(text, str)]
+    return "\n".join(read) if len(read) == len(texts) else content

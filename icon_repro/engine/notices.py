@@ -15,7 +15,16 @@ from typing import Any, TextIO
 
 OURS = logging.getLogger("icon_repro")  # what stages themselves warn of
 # loggers that hand nothing on to the root logger
-_LIBRARIES = ("transformers", "datasets", "huggingface_hub", "trl", "peft", "accelerate", "lm_eval", "lm-eval")
+_LIBRARIES: tuple[str, ...] = (
+    "transformers",
+    "datasets",
+    "huggingface_hub",
+    "trl",
+    "peft",
+    "accelerate",
+    "lm_eval",
+    "lm-eval",
+)
 _LIBRARIES = (*_LIBRARIES, "DeepSpeed", "deepspeed", "vllm", "torch", OURS.name)
 _LATER = (DeprecationWarning, PendingDeprecationWarning, FutureWarning, ImportWarning, ResourceWarning)
 # what lm-eval says of being given a model that is loaded already, as it is here
