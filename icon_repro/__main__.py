@@ -4,6 +4,8 @@ In: Hydra's config from conf/ with overrides.  Out: steps under paths.work, tabl
 """
 
 import errno
+import io
+import os
 import signal
 import sys
 from collections.abc import Callable, Sequence
@@ -18,8 +20,9 @@ from icon_repro.config import Action, Config, ConfigError, Until, conf_dir
 from icon_repro.config_compose import open_overrides, register_resolvers, typed
 from icon_repro.config_data import EndpointConfig, ModelConfig, SourceConfig
 from icon_repro.config_unsafe import unsafe_files
-from icon_repro.engine.artifact import ArtifactError, Cost, Step, Store
+from icon_repro.engine.artifact import ArtifactError, Cost, Step, Store, check_writable
 from icon_repro.engine.collect import cost_ratios, estimate
+from icon_repro.engine.environment import clean, find_home
 from icon_repro.engine.intact import Intact
 from icon_repro.engine.jobs import SubmitError, living, read_jobs, with_job
 from icon_repro.engine.pace import pace, told
@@ -67,6 +70,17 @@ Show the composed configuration: --cfg job. Meaning and range of every key: icon
 
 def main() -> None:
     """Entry of the console script and of ``python -m icon_repro``."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")  # a console that isn't UTF-8 shows another sign, rather than fail
+    try:
+        _main()
+    except BrokenPipeError:  # `| head` has read enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        sys.exit(128 + signal.SIGPIPE)
+
+
+def _main() -> None:
     if {"--help", "-h"} & set(sys.argv[1:]):  # Hydra's own takes seconds to list its groups
         print(help_text(conf_dir()), end="")
         sys.exit(0)
@@ -76,6 +90,10 @@ def main() -> None:
         sys.argv[1:] = open_overrides(sys.argv[1:], conf_dir())
     except ConfigError as error:
         sys.exit(f"error: {error}")
+    if removed := clean():
+        print(f"warning: taken out of the environment for this run: {', '.join(removed)}", file=sys.stderr)
+    if changed := find_home():
+        print(f"warning: {changed}", file=sys.stderr)
     register_resolvers()
     codes: list[int] = []
 
@@ -125,9 +143,12 @@ def _run(raw: DictConfig) -> int:
     except problems as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
+    except BrokenPipeError:
+        raise
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
-            raise
+            print(f"error: {error}. Check the file's place and permissions; finished steps are kept.", file=sys.stderr)
+            return 1
         print(f"error: {error}. Make room and run again: finished steps are kept.", file=sys.stderr)
         return 1
 
@@ -147,6 +168,7 @@ def _action_run(experiment: Experiment, store: Store) -> int:
 
         if silent := unreachable(asked):
             raise PlanError("\n".join(silent))
+    _check_outputs(config)
     expected = estimate(missing)
     print(
         f"{len(experiment.steps)} steps, {len(missing)} to do"
@@ -174,6 +196,18 @@ def _action_run(experiment: Experiment, store: Store) -> int:
     for label, why in summary.failed.items():
         print(f"  failed: {label}: {why}")
     return 1 if summary.failed else finished
+
+
+def _check_outputs(config: Config) -> None:
+    """Try all folders that a run writes to besides the work folder, before any work.
+
+    Raises:
+        StoreError: names the key.
+    """
+    results = Path(config.paths.results)
+    own = results / config.name
+    check_writable("paths.results", own if own.is_dir() else results)
+    check_writable("paths.cache", Path(config.paths.cache))
 
 
 def _licences(steps: Sequence[Step]) -> list[str]:
@@ -251,6 +285,7 @@ def _action_submit(experiment: Experiment, store: Store) -> int:
         raise PlanError("\n".join(lacking))
     if missing:
         store.check_writable()
+        _check_outputs(config)
     if submit(experiment.steps, store, config.cluster, Path(config.paths.cache), print):
         print(*_licences(missing), sep="\n")
     return 0

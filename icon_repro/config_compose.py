@@ -4,6 +4,8 @@ In: the name of an experiment, overrides as ``key=value``.  Out: a checked Confi
 """
 
 import os
+import re
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -45,7 +47,9 @@ def open_overrides(arguments: Sequence[str], conf: Path) -> list[str]:
         try:
             override = None if argument.startswith("-") else parser.parse_override(argument)
         except HydraException:
-            override = None  # Hydra says what is wrong with it
+            override = None  # Hydra says what is wrong with it, but not how to quote
+            if quoted := _quoted(argument):
+                problems.append(f"{argument}: can't be read. A value with such signs is quoted: {quoted}")
         if override is None:
             others.append(argument)
             continue
@@ -62,6 +66,19 @@ def open_overrides(arguments: Sequence[str], conf: Path) -> list[str]:
     if problems:
         raise ConfigError("\n".join(problems))
     return [*opened, *others]
+
+
+def _quoted(argument: str) -> str | None:
+    """How the shell and Hydra take ``key=value`` with any value; None if that isn't what it is."""
+    key, sign, value = argument.partition("=")
+    if not sign or not re.fullmatch(r"[+~]{0,2}[\w.@/-]+", key) or value[:1] in ("[", "{", "'", '"'):
+        return None
+    escaped = value.replace("\\", "\\\\").replace('"', '\\"')
+    try:
+        OverridesParser.create().parse_override(f'{key}="{escaped}"')
+    except HydraException:
+        return None
+    return shlex.quote(f'{key}="{escaped}"')
 
 
 def typed(raw: DictConfig) -> Config:

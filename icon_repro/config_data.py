@@ -4,6 +4,7 @@ import enum
 import ipaddress
 import re
 from dataclasses import dataclass, field
+from typing import Any
 from urllib.parse import urlsplit
 
 from icon_repro.schema import number, unhashed
@@ -73,7 +74,8 @@ class SourceConfig:
     kind: SourceKind
     format: RowFormat
     name: str = unhashed()
-    path: str | None = unhashed(None)  # JSON, JSONL or Parquet; hashed by content
+    # JSON, JSONL (also .gz, .zst), Parquet or Arrow: a file, a folder or a pattern; hashed by content
+    path: str | None = unhashed(None)
     hub_id: str | None = None
     revision: str | None = None  # commit, branch or tag; what it resolves to is hashed
     subset: str | None = None
@@ -88,6 +90,8 @@ class RowsConfig:
     """One set of rows: source, filters, sample."""
 
     source: SourceConfig
+    # rows that can't be read (a null response, malformed JSON) are left out, counted by reason; else they are an error
+    drop_unreadable: bool = field(default=False, metadata={"legacy": False})
     drop_urls: bool = False  # rows with http(s):// in instruction or input, as the paper
     min_response_chars: int = number(1, at_least=1)
     max_chars: int | None = number(None, at_least=1)  # prompt and response together
@@ -175,6 +179,10 @@ class ModelConfig:
     path: str | None = unhashed(None)
     registry: RegistryFile | None = None
     random: RandomShape | None = None
+    # weights that its files lack and that are meant to be drawn at random, and weights in its files that aren't used:
+    # names as in the error that asks for them, * for any text. All others must fit, by name and shape
+    new_weights: list[str] = field(default_factory=list, metadata={"legacy": []})
+    unused_weights: list[str] = field(default_factory=list, metadata={"legacy": []})
     parameters: int = field(default=0, metadata={"hash": False, "at_least": 0})  # for cost estimates
     licence: str = unhashed("not stated")
 
@@ -224,13 +232,22 @@ class TrainJob:
     seed: int
 
 
+class TokensField(enum.Enum):
+    """What a server calls the limit of a reply."""
+
+    max_tokens = "max_tokens"
+    max_completion_tokens = "max_completion_tokens"  # OpenAI's o-series, gpt-5; thoughts count too
+
+
 @dataclass
 class EndpointConfig:
     """An OpenAI-compatible chat endpoint. What it charges is in any one currency, for a million tokens."""
 
     model: str
-    temperature: float = number(0.0, at_least=0)
+    temperature: float | None = number(0.0, at_least=0)  # None: not sent, for models that take none
     max_tokens: int = number(512, at_least=1)  # of a reply
+    max_tokens_field: TokensField = field(default=TokensField.max_tokens, metadata={"legacy": TokensField.max_tokens})
+    extra: dict[str, Any] = field(default_factory=dict, metadata={"legacy": {}})  # sent along: {reasoning_effort: low}
     seed: int | None = number(None, at_least=0)  # sent along, one higher with each time that a request is asked again
     reasks: int = number(2, at_least=0)  # a reply that can't be read is asked for again so often
     base_url: str = unhashed("https://api.openai.com/v1")
@@ -260,6 +277,10 @@ class EndpointConfig:
         return (tokens_in * self.price_in + tokens_out * self.price_out) / 1e6
 
 
+# fields of a request that aren't for ``extra``
+_SENT = {"model", "messages", "temperature", "seed", "stream", "n", *(name.value for name in TokensField)}
+
+
 def endpoint_problems(where: str, endpoint: EndpointConfig) -> list[str]:
     """What no single value's type or range shows. Values that may be keys aren't repeated."""
     problems = []
@@ -274,6 +295,8 @@ def endpoint_problems(where: str, endpoint: EndpointConfig) -> list[str]:
         problems.append(f"{where}.base_url: must hold no user, password or query; the key is in the environment.")
     if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", endpoint.api_key_env):
         problems.append(f"{where}.api_key_env: must be the name of an environment variable, not the key itself.")
+    if own := sorted(_SENT & endpoint.extra.keys()):
+        problems.append(f"{where}.extra.{own[0]}: has a key of its own, or is fixed; extra holds other fields alone.")
     if endpoint.max_cost is not None and not (endpoint.price_in or endpoint.price_out):
         problems.append(f"{where}.max_cost={endpoint.max_cost:g}: needs price_in and price_out, for a million tokens.")
     return problems

@@ -24,9 +24,11 @@ from icon_repro.config_data import EndpointConfig, endpoint_problems
 from icon_repro.cost import tokens_of
 from icon_repro.endpoint_http import Connection, EndpointError, Fault, Key, Said, connections
 from icon_repro.replies import Replies, Reply
+from icon_repro.thoughts import without_thoughts
 
 T = TypeVar("T")
 _MESSAGE_TOKENS = 4  # that a chat template puts around a message, about
+_CUT = ("length", "max_tokens", "MAX_TOKENS", "max_output_tokens")  # finish reasons of a reply that isn't whole
 _CONNECT_TRIES = 3  # while nothing at all has come from the endpoint
 
 
@@ -86,6 +88,11 @@ def _tokens(request: Request) -> float:
     return sum(tokens_of(len(message["content"])) + _MESSAGE_TOKENS for message in request.messages)
 
 
+def server(endpoint: EndpointConfig) -> str:
+    """Whose replies are of use to ``endpoint``: another server may have another model of the same name."""
+    return endpoint.base_url.rstrip("/")
+
+
 def _nothing(done: int) -> None:
     pass
 
@@ -96,14 +103,17 @@ def ask(
     folder: Path,
     parse: Callable[[str], T],
     advance: Callable[[int], None] = _nothing,
+    *,
+    cut_is_read: bool = False,
 ) -> list[Answer[T]]:
     """Ask what ``folder`` holds no reply to yet.
 
     Args:
         folder: of a resumable step; its replies.jsonl is added to.
-        parse: reads a reply; raises ValueError for one that can't be read. The request is then asked again, up to
-            ``endpoint.reasks`` times, and after that has the error's text as its reason.
+        parse: reads a reply without its thoughts; raises ValueError for one that can't be read. The request is then
+            asked again, up to ``endpoint.reasks`` times, and after that has the error's text as its reason.
         advance: is told how many more requests are done.
+        cut_is_read: a reply that ends at ``max_tokens`` counts; else it is one that can't be read.
 
     Returns:
         An answer for each request, in their order.
@@ -122,7 +132,7 @@ def ask(
     try:
         if store.cut:
             print(f"{store.path.name}: a torn last line of {store.cut} bytes is cut off", flush=True)
-        asked = [_Asked(request, endpoint, store, parse) for request in requests]
+        asked = [_Asked(request, endpoint, store, parse, cut_is_read=cut_is_read) for request in requests]
         missing = [one for one in asked if one.answer is None]
         advance(len(asked) - len(missing))
         if missing:
@@ -154,14 +164,24 @@ def ask(
 class _Asked(Generic[T]):
     """A request, the replies to it, and its answer once it is settled."""
 
-    def __init__(self, request: Request, endpoint: EndpointConfig, store: Replies, parse: Callable[[str], T]) -> None:
-        self.request, self._endpoint, self._parse = request, endpoint, parse
+    def __init__(
+        self,
+        request: Request,
+        endpoint: EndpointConfig,
+        store: Replies,
+        parse: Callable[[str], T],
+        *,
+        cut_is_read: bool,
+    ) -> None:
+        self.request, self._endpoint, self._parse, self._cut_is_read = request, endpoint, parse, cut_is_read
         sent: dict[str, Any] = {
             "model": endpoint.model,
             "messages": request.messages,
-            "temperature": endpoint.temperature,
-            "max_tokens": endpoint.max_tokens,
+            endpoint.max_tokens_field.value: endpoint.max_tokens,
+            **endpoint.extra,
         }
+        if endpoint.temperature is not None:
+            sent["temperature"] = endpoint.temperature
         if endpoint.seed is not None:
             sent["seed"] = endpoint.seed
         self._sent = sent
@@ -169,7 +189,7 @@ class _Asked(Generic[T]):
         self.count, self.last = 0, ""
         self.answer: Answer[T] | None = None
         self.unanswered = False
-        for reply in store.of(request.key, self.digest):
+        for reply in store.of(request.key, self.digest, server(endpoint)):
             if self.answer is None:
                 self.take(reply)
 
@@ -193,6 +213,7 @@ class _Asked(Generic[T]):
             time=round(time.time(), 3),
             seconds=round(seconds, 3),
             refused=said.refused,
+            server=server(self._endpoint),
         )
 
     def take(self, reply: Reply) -> None:
@@ -203,11 +224,15 @@ class _Asked(Generic[T]):
             reason = f"the endpoint refuses the request ({reply.finish})"
         elif reply.finish == "refusal":
             reason = "the model refused"
+        elif reply.finish in _CUT and not self._cut_is_read:
+            reason = f"cut short (finish reason {reply.finish}); raise max_tokens={self._endpoint.max_tokens}"
         elif not reply.text.strip():
             reason = f"the model gave no text (finish reason {reply.finish})"
+        elif not (text := without_thoughts(reply.text)):
+            reason = f"the model gave thoughts alone (finish reason {reply.finish}); raise max_tokens"
         else:
             try:
-                value = self._parse(reply.text)
+                value = self._parse(text)
             except ValueError as error:
                 reason = str(error)
         if reason is None or reply.refused or self.count > self._endpoint.reasks:

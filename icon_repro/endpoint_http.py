@@ -8,6 +8,7 @@ import asyncio
 import contextlib
 import json
 import os
+import re
 import ssl
 from collections.abc import Generator, Iterable
 from dataclasses import dataclass
@@ -17,7 +18,7 @@ from typing import Any
 
 import httpx
 
-from icon_repro.config_data import EndpointConfig
+from icon_repro.config_data import EndpointConfig, TokensField
 
 _CONNECT_S = 10.0
 _TRIED_AGAIN = frozenset({408, 409, 425, 429, *range(500, 600)})
@@ -141,20 +142,20 @@ class Connection:
             content = None
         if response.status_code == 200:
             return self._read(content)
-        code, message = _error(content)
+        code, message, field = _error(content)
         if response.status_code in _TRIED_AGAIN and code != _QUOTA:
             return Fault(f"HTTP {response.status_code}", retry_after(response.headers.get("Retry-After")))
         if response.status_code in (400, 413, 422):
             for sign, name in _REFUSED.items():
                 if sign == code or sign in message:
                     return Said("", name, None, refused=True)
-        raise EndpointError(self._explain(response.status_code, code, message))
+        raise EndpointError(self._explain(response.status_code, code, message, field))
 
     def _read(self, content: Any) -> Said | Fault:
         """The reply in the JSON of a response with status 200."""
         try:
             choice = content["choices"][0]
-            text, finish = choice["message"].get("content"), choice.get("finish_reason")
+            text, finish = _content(choice["message"].get("content")), choice.get("finish_reason")
             refusal, usage = choice["message"].get("refusal"), content.get("usage")
         except (TypeError, KeyError, IndexError, AttributeError):
             return Fault("damaged reply")
@@ -171,11 +172,34 @@ class Connection:
             _count(usage, "completion_tokens"),
         )
 
-    def _explain(self, status: int, code: str, message: str) -> str:
+    def _remedy(self, about: str) -> str:
+        """Which key of the endpoint's settings mends a request that isn't taken.
+
+        Args:
+            about: the field that the server names, or its whole message.
+        """
+        name = self._endpoint.max_tokens_field.value
+        other = next(one.value for one in TokensField if one.value != name)
+        if re.search(rf"\b{name}\b", about):
+            return f"Set endpoint.max_tokens_field={other}."
+        if "temperature" in about and self._endpoint.temperature is not None:
+            return "Set endpoint.temperature=null: it is then not sent (or =1.0)."
+        if re.search(r"\bseed\b", about) and self._endpoint.seed is not None:
+            return "Set endpoint.seed=null: it is then not sent."
+        for field in self._endpoint.extra:
+            if field in about:
+                return f"Remove {field!r} from endpoint.extra, or give it another value."
+        return (
+            "Fields are left out with endpoint.temperature=null and endpoint.seed=null, renamed with "
+            "endpoint.max_tokens_field, and added with endpoint.extra."
+        )
+
+    def _explain(self, status: int, code: str, message: str, field: str) -> str:
         endpoint = self._endpoint
         said = " ".join(message.split())[:300]
         remedy = {
-            400: f"the request isn't what it takes ({said}). Check the settings of the endpoint.",
+            400: f"the request isn't what it takes ({said}). {self._remedy(field or message)}",
+            422: f"the request isn't what it takes ({said}). {self._remedy(field or message)}",
             401: f"the key in {endpoint.api_key_env} is missing or wrong. Set the environment variable.",
             403: f"the key in {endpoint.api_key_env} may not use {endpoint.model!r}.",
             404: f"there is no model {endpoint.model!r}, or no such path; base_url mostly ends with /v1.",
@@ -183,6 +207,18 @@ class Connection:
         }
         text = remedy.get(status, f"not understood ({said}).")
         return f"{endpoint.base_url}: HTTP {status}: {text} The replies so far are stored."
+
+
+def _content(content: Any) -> Any:
+    """A message's text: a string, or a list of parts, of which those that aren't text (thoughts) are left out."""
+    if not isinstance(content, list):
+        return content
+    texts = [part if isinstance(part, str) else part.get("text") for part in content if _is_text(part)]
+    return "\n".join(text for text in texts if isinstance(text, str))
+
+
+def _is_text(part: Any) -> bool:
+    return isinstance(part, str) or (isinstance(part, dict) and part.get("type") in (None, "text", "output_text"))
 
 
 def unreachable(endpoints: Iterable[EndpointConfig]) -> list[str]:
@@ -227,16 +263,18 @@ def _count(usage: Any, name: str) -> int | None:
     return value if isinstance(value, int) and value >= 0 else None
 
 
-def _error(content: Any) -> tuple[str, str]:
-    """Code and message of an error's JSON; empty where there is none."""
+def _error(content: Any) -> tuple[str, str, str]:
+    """Code and message of an error's JSON, and the field of the request that it is about; empty where there is none."""
     error = content.get("error") if isinstance(content, dict) else None
     if error is None and isinstance(content, dict):
         error = content  # some servers have no envelope
     if isinstance(error, str):
-        return "", error
+        return "", error, ""
     if not isinstance(error, dict):
-        return "", ""
-    return str(error.get("code") or ""), str(error.get("message") or "")
+        return "", "", ""
+    message = error.get("message") or error.get("detail") or ""
+    text = message if isinstance(message, str) else json.dumps(message)
+    return str(error.get("code") or ""), text, str(error.get("param") or "")
 
 
 def retry_after(value: str | None) -> float | None:

@@ -35,6 +35,7 @@ class Reply:
     time: float  # of arrival, seconds since 1970
     seconds: float  # that the answer took
     refused: bool = False  # without text, and would be again
+    server: str | None = None  # None: stored before it was noted, and taken for the one that is asked
 
 
 def _read(line: bytes) -> Reply:
@@ -78,9 +79,9 @@ class Replies:
         finally:
             os.close(descriptor)
 
-    def of(self, key: str, digest: str) -> list[Reply]:
-        """Replies to a request, oldest first; none if its text or its settings were others."""
-        return self._found.get((key, digest), [])
+    def of(self, key: str, digest: str, server: str) -> list[Reply]:
+        """Replies of ``server`` to a request, oldest first; none if its text or its settings were others."""
+        return [reply for reply in self._found.get((key, digest), []) if reply.server in (None, server)]
 
     async def add(self, reply: Reply) -> None:
         """Store a reply; returns when it is on disk. Those that arrive meanwhile go to disk together."""

@@ -19,7 +19,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock, Timeout
+from filelock import SoftFileLease, Timeout
 
 from icon_repro.config import Config
 from icon_repro.config_icon import IconConfig, resolved
@@ -38,6 +38,7 @@ FORMAT = 1  # of run.json
 _OURS = {"name", "description", "paths", "export", "action", "cluster", "tracking"}  # fields that change no result
 _ASKED = {"paths", "export", "explain", "action"}  # fields that are of one command
 _SHOWN = 10  # differences in a message
+_LEASE_S = 60.0
 _PATIENCE_S = 600.0  # with another process that writes the same results
 
 
@@ -93,7 +94,8 @@ def writing(store: Store, name: str) -> Iterator[None]:
         ResultsError: another process holds them for ``_PATIENCE_S``.
     """
     store.root.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(store.root / f".report-{name}.lock", timeout=_PATIENCE_S)  # a process that is killed lets go
+    # a lease, as steps have: file systems without flock have it too, and a killed process's ends
+    lock = SoftFileLease(store.root / f".report-{name}.lease", lease_duration=_LEASE_S, timeout=_PATIENCE_S)
     try:
         lock.acquire()
     except Timeout as error:

@@ -122,13 +122,15 @@ def response(status: int, body: bytes, headers: dict[str, str] | None = None) ->
 
 
 def completion(message: Body, body: Body, count_tokens: bool) -> bytes:
+    message = dict(message)
+    finish = message.pop("finish_reason", "stop")
     usage = {"prompt_tokens": 11, "completion_tokens": 7, "total_tokens": 18}
     made: Body = {
         "id": "chat-1",
         "object": "chat.completion",
         "created": int(time.time()),
         "model": body["model"],
-        "choices": [{"index": 0, "message": {"role": "assistant", **message}, "finish_reason": "stop"}],
+        "choices": [{"index": 0, "message": {"role": "assistant", **message}, "finish_reason": finish}],
     }
     return json.dumps({**made, "usage": usage} if count_tokens else made).encode()
 

@@ -21,7 +21,7 @@ import pytest
 from ask_driver import number
 from fault_server import BABBLE, LINE_FAULTS, REPLY_FAULTS, Body, FaultServer, closed_port
 
-from icon_repro.config_data import EndpointConfig, endpoint_problems
+from icon_repro.config_data import EndpointConfig, TokensField, endpoint_problems
 from icon_repro.endpoint import Answer, BudgetError, Request, ask, estimate, spent
 from icon_repro.endpoint_http import EndpointError, retry_after, unreachable
 from icon_repro.replies import RepliesError
@@ -121,8 +121,7 @@ def test_ask_again_asks_nothing_and_gives_the_same(tmp_path: Path) -> None:
         assert again == first and sum(server.asked.values()) == tries
         more = ask([*questions(10, start=50), *questions(50)], settings(server.url), tmp_path, number)
     assert more[10:] == first and sum(server.asked[f"say {i}"] for i in range(50)) == tries
-    with closed_port() as nobody:  # what is there needs neither server nor key
-        assert ask(questions(50), settings(nobody), tmp_path, number) == first
+    assert ask(questions(50), settings(server.url), tmp_path, number) == first  # closed: needs neither server nor key
 
 
 def test_ask_kill_9_loses_no_stored_reply_and_asks_only_for_the_rest(tmp_path: Path) -> None:
@@ -284,6 +283,10 @@ def test_retry_after_seconds_and_dates() -> None:
 @pytest.mark.parametrize(
     "status, error, message",
     [
+        (400, {"message": "temperature isn't known here"}, r"Set endpoint\.temperature=null"),
+        (400, {"param": "max_tokens", "message": "no"}, r"Set endpoint\.max_tokens_field=max_completion_tokens\."),
+        (422, {"detail": [{"loc": ["body", "max_tokens"]}]}, r"endpoint\.max_tokens_field=max_completion_tokens"),
+        (400, {"message": "a system text isn't"}, r"endpoint\.temperature=null and .*endpoint\.extra"),
         (400, {"message": "temperature isn't known here"}, "HTTP 400: .*temperature isn't known here"),
         (401, {"message": "who are you"}, "HTTP 401: the key in OPENAI_API_KEY is missing or wrong"),
         (403, {}, "HTTP 403: the key in OPENAI_API_KEY may not use 'toy'"),
@@ -426,6 +429,7 @@ def test_stored_reply_says_what_came_and_when(tmp_path: Path) -> None:
         "tokens_out": 7,
         "counted": True,
         "refused": False,
+        "server": server.url,
     }
 
 
@@ -476,6 +480,7 @@ def test_key_is_in_no_file_message_log_or_traceback(
         ({"base_url": f"https://api.example/v1?key={CANARY}"}, "base_url: must hold no user, password or query"),
         ({"base_url": "http://host:port/v1"}, "base_url: must be like"),
         ({"api_key_env": CANARY}, "api_key_env: must be the name of an environment variable"),
+        ({"extra": {"max_tokens": 9}}, "extra.max_tokens: has a key of its own"),
         ({"max_cost": 1.0}, "max_cost=1: needs price_in and price_out"),
     ],
 )
@@ -513,3 +518,56 @@ def test_overhead_of_a_request_is_below_5_ms(tmp_path: Path) -> None:
     with FaultServer() as server:
         _, found = result(drive(server, tmp_path, 500, 8))
     assert found["right"] and found["cpu_ms"] < 5, found
+
+
+def test_ask_reply_that_is_cut_is_asked_again_then_counted(tmp_path: Path) -> None:
+    def cut(body: Body) -> Any:
+        return {"content": "7 8 and so", "finish_reason": "length"}
+
+    with FaultServer(cut) as server:
+        (answer,) = ask(questions(1), settings(server.url, reasks=1), tmp_path, str)
+        (read,) = ask(questions(1), settings(server.url, reasks=1), tmp_path, str, cut_is_read=True)
+    assert (answer.value, answer.asked) == (None, 2)
+    assert answer.reason == "cut short (finish reason length); raise max_tokens=512"
+    assert read.value == "7 8 and so"
+
+
+@pytest.mark.parametrize(
+    ("content", "read", "reason"),
+    [
+        ("<think>\n9 2\n</think>\n\n3 8", "3 8", None),
+        ("so 9 2\n</think>3 8", "3 8", None),
+        ([{"type": "thinking", "thinking": "9 2", "text": "9 2"}, {"type": "text", "text": "3 8"}], "3 8", None),
+        ("<think>9 2", None, "the model gave thoughts alone (finish reason stop); raise max_tokens"),
+        ([{"type": "thinking", "text": "9 2"}], None, "the model gave no text (finish reason stop)"),
+    ],
+)
+def test_ask_thoughts_are_taken_away_first(tmp_path: Path, content: Any, read: str | None, reason: str | None) -> None:
+    said = {"content": content, "reasoning_content": "5 5", "reasoning": "5 5"}
+    with FaultServer(lambda body: said) as server:
+        (answer,) = ask(questions(1), settings(server.url, reasks=0), tmp_path, str)
+    assert (answer.value, answer.reason) == (read, reason)
+
+
+def test_ask_sends_the_fields_that_are_asked_for(tmp_path: Path) -> None:
+    changes = {"temperature": None, "max_tokens_field": TokensField.max_completion_tokens, "extra": {"top_k": 1}}
+    with FaultServer() as server:
+        ask(questions(1), settings(server.url, **changes), tmp_path, number)
+    (body,) = server.bodies
+    assert body == {"model": "toy", "messages": body["messages"], "max_completion_tokens": 512, "top_k": 1}
+
+
+def test_ask_replies_of_another_server_arent_served(tmp_path: Path) -> None:
+    with FaultServer(lambda body: "1") as one, FaultServer(lambda body: "2") as other:
+        assert [ask(questions(1), settings(s.url), tmp_path, number)[0].value for s in (one, other, one)] == [1, 2, 1]
+    assert sum(one.asked.values()) == sum(other.asked.values()) == 1
+
+
+def test_ask_replies_stored_before_the_server_was_noted_are_kept(tmp_path: Path) -> None:
+    with FaultServer() as server:
+        ask(questions(1), settings(server.url), tmp_path, number)
+        (row,) = stored(tmp_path)
+        old = {name: value for name, value in row.items() if name not in ("server", "checksum")}
+        (tmp_path / "replies.jsonl").write_text(json.dumps(old) + "\n", encoding="utf-8")
+        ask(questions(1), settings(server.url), tmp_path, number)
+    assert sum(server.asked.values()) == 1

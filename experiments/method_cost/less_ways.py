@@ -17,7 +17,7 @@ from typing import Any
 
 from scipy.stats import spearmanr
 
-from icon_repro.__main__ import composed
+from icon_repro.config_compose import composed
 from icon_repro.config_data import Dtype, TrainConfig, TrainJob, Tuning
 from icon_repro.config_methods import (
     Direction,

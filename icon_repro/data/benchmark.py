@@ -15,6 +15,7 @@ from typing import Any
 
 from icon_repro.config_data import SourceConfig
 from icon_repro.data.sources import SourceError, group_of, read_raw
+from icon_repro.engine.notices import OURS
 from icon_repro.engine.runtime import Runtime
 from icon_repro.prompts import QUESTION
 from icon_repro.records import Example, content_id, write_json, write_rows
@@ -46,6 +47,10 @@ def run(cfg: SourceConfig, inputs: Mapping[str, Path], out: Path, runtime: Runti
     if not rows:
         text = ", ".join(f"{reason} {count}" for reason, count in counts.items()) or "the source is empty"
         raise BenchmarkError(f"{cfg.name}: no usable row (dropped: {text}). Check the source.")
+    if counts:
+        text = ", ".join(f"{reason}: {count:,}" for reason, count in sorted(counts.items()))
+        total = len(rows) + sum(counts.values())
+        OURS.warning("%s", f"{cfg.name}: {sum(counts.values()):,} of {total:,} items are left out ({text}).")
     write_rows(out / "rows.jsonl", rows.values())
     report = {
         "rows": len(rows),

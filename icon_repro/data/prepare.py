@@ -17,7 +17,8 @@ import numpy as np
 
 from icon_repro.config_data import RowFormat, RowsConfig, SourceConfig
 from icon_repro.data.benchmark import BenchmarkError, shot
-from icon_repro.data.sources import read_examples, read_raw
+from icon_repro.data.sources import RowError, SourceError, read_all, read_raw
+from icon_repro.engine.notices import OURS
 from icon_repro.engine.runtime import Runtime
 from icon_repro.records import Example, write_json, write_rows
 
@@ -30,9 +31,9 @@ class PrepareError(ValueError):
 
 def run(cfg: RowsConfig, inputs: Mapping[str, Path], out: Path, runtime: Runtime) -> dict[str, Any]:
     """Write rows.jsonl and report.json. Needs files["source"] for kind file, extra["commit"] for kind hub."""
-    read, dropped = examples(cfg.source, runtime)
+    read, dropped = examples(cfg.source, runtime, drop_unreadable=cfg.drop_unreadable)
     total = len(read) + sum(map(len, dropped.values()))
-    rows, dropped["duplicate"] = unique(read)
+    rows, dropped["duplicate"] = unique(read, texts=cfg.source.fields.response is not None)
     if cfg.source.fields.response is None and cfg.source.fields.id is not None and dropped["duplicate"]:
         raise PrepareError(
             f"{cfg.source.name}: {len(dropped['duplicate'])} prompts have the id of another (first: "
@@ -52,8 +53,13 @@ def run(cfg: RowsConfig, inputs: Mapping[str, Path], out: Path, runtime: Runtime
             f"{cfg.source.name}: none of {total} rows is left (dropped: {text}). "
             "Relax the filters (max_chars, max_prompt_chars, min_response_chars, drop_urls) or check the source."
         )
+    if counts:
+        text = ", ".join(f"{reason}: {count:,}" for reason, count in sorted(counts.items()))
+        OURS.warning("%s", f"{cfg.source.name}: {sum(counts.values()):,} of {total:,} rows are left out ({text}).")
     kept = passed if cfg.sample is None else draw(passed, cfg.sample, cfg.seed, stratify=cfg.stratify)
     short_by = max(0, (cfg.sample or 0) - len(passed))
+    if short_by:
+        OURS.warning("%s", f"{cfg.source.name}: {short_by:,} rows fewer than sample={cfg.sample} are there.")
     metrics = {
         "rows": len(kept),
         "prompt_chars": round(fmean(prompt_chars(row) for row in kept), 1),
@@ -77,14 +83,33 @@ def run(cfg: RowsConfig, inputs: Mapping[str, Path], out: Path, runtime: Runtime
     return metrics
 
 
-def examples(source: SourceConfig, runtime: Runtime) -> tuple[list[tuple[str, Example]], dict[str, list[str]]]:
-    """Rows, each with its place; and by reason the places (without folders) of multiple-choice rows that can't be read.
+def examples(
+    source: SourceConfig, runtime: Runtime, *, drop_unreadable: bool = False
+) -> tuple[list[tuple[str, Example]], dict[str, list[str]]]:
+    """Rows, each with its place; and by reason the places (without folders) of rows that can't be read.
 
-    Errors as in ``read_examples``; only multiple-choice rows may be unreadable, as everywhere.
+    Args:
+        drop_unreadable: leave them out; multiple-choice rows are left out always.
+
+    Raises:
+        SourceError: rows can't be read, and aren't to be left out; or none can be. Names the first, counts all.
+        SourceError, HubError: see ``read_all``.
     """
-    if source.format is not RowFormat.multiple_choice:
-        return list(read_examples(source, runtime)), {}
     rows, unreadable = list[tuple[str, Example]](), dict[str, list[str]]()
+    if source.format is not RowFormat.multiple_choice:
+        first: RowError | None = None
+        for place, row in read_all(source, runtime):
+            if isinstance(row, RowError):
+                first = first or row
+                unreadable.setdefault(row.reason, []).append(Path(place).name)
+            else:
+                rows.append((place, row))
+        if first is not None and not (drop_unreadable and rows):
+            bad = sum(map(len, unreadable.values()))
+            counts = ", ".join(f"{reason}: {len(places)}" for reason, places in sorted(unreadable.items())[:_NAMED_IDS])
+            remedy = " Rows like it are left out and counted with drop_unreadable=true (beside source)." if rows else ""
+            raise SourceError(f"{first} {bad} of {bad + len(rows)} rows can't be read ({counts}).{remedy}") from first
+        return rows, unreadable
     for place, raw in read_raw(source, runtime):
         try:
             rows.append((place, shot(source, raw, place)))
@@ -98,8 +123,11 @@ def prompt_chars(row: Example) -> int:
     return len(row.instruction) + len(row.input)
 
 
-def unique(read: Iterable[tuple[str, Example]]) -> tuple[list[Example], list[str]]:
+def unique(read: Iterable[tuple[str, Example]], *, texts: bool = True) -> tuple[list[Example], list[str]]:
     """Rows sorted by id, each text once, and the ids of the copies left out (of groups, the first name stays).
+
+    Args:
+        texts: whether rows with other ids are copies, too, if their texts are the same; the smallest id stays.
 
     Raises:
         PrepareError: two rows share an id and have other texts; names both places.
@@ -117,7 +145,15 @@ def unique(read: Iterable[tuple[str, Example]]) -> tuple[list[Example], list[str
                 "Make the ids unique, or set fields.id to null: ids are then made from the texts."
             )
         copies.append(row.id)
-    return [row for _, row in rows], copies
+    kept, seen = list[Example](), set[tuple[str, str, str]]()
+    for _, row in rows:
+        text = (row.instruction, row.input, row.response)
+        if texts and text in seen:
+            copies.append(row.id)
+        else:
+            seen.add(text)
+            kept.append(row)
+    return kept, copies
 
 
 def reject(row: Example, cfg: RowsConfig) -> str | None:

@@ -1,29 +1,34 @@
 """Raw rows of a source, and the same rows as examples.
 
 In: a SourceConfig (file, registry package or hub data set).  Out: rows with the place each came from.
-Formats: alpaca; prompt_response (a finished prompt, no template is applied); turns: the first of a list of a user's
-turns; messages: the last assistant turn is the response and what follows it is left out. A lone user turn before it
-is the instruction as it stands; with a system
-message or earlier turns, all turns are joined by blank lines, each under a line "System:", "User:" or "Assistant:".
+Formats: alpaca (a row may lack the input); prompt_response (a finished prompt, no template is applied); turns: the
+first of a list of a user's turns; messages: the last assistant turn is the response and what follows it is left out.
+A lone user turn before it is the instruction as it stands; with a system message or earlier turns, all turns are joined
+by blank lines, each under a line "System:", "User:" or "Assistant:". Turns are {role, content}, or {from, value} as
+ShareGPT has them; content may be a list of texts.
 Differs: nothing known.  Known gap: messages with content other than text (images, tool calls) are refused.
 """
 
+import difflib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from icon_repro.config_data import Fields, RowFormat, SourceConfig, SourceKind
+from icon_repro.data.files import RowError, SourceError, file_rows, files_read
 from icon_repro.data.registry import fetch
 from icon_repro.engine.runtime import Runtime
-from icon_repro.records import Example, content_id, read_json, read_lines
-from icon_repro.schema import nearest
+from icon_repro.records import Example, content_id
 
-_ROLES = ("system", "user", "assistant")
-_TURNS = "a list of {role, content} with an assistant turn after a user turn"
+__all__ = ["HubError", "RowError", "SourceError", "read_all", "read_examples", "read_raw"]
 
-
-class SourceError(ValueError):
-    """A source can't be read; the message names place and key."""
+# as ShareGPT and others call them
+_ROLES = {"system": "system", "user": "user", "human": "user", "prompter": "user", "assistant": "assistant"}
+_ROLES |= dict.fromkeys(("gpt", "chatgpt", "bing", "bard", "model", "bot"), "assistant")
+_TURNS = "a list of {role, content} (or {from, value}) with an assistant turn after a user turn"
+_INPUTS = {"input", "inputs", "input_text", "context"}  # what may hold an input under another name
+_ANSWERS = {"output", "outputs", "response", "answer", "completion", "target", "chosen", "rejected", "label"}
+_NEAR = 0.5
 
 
 class HubError(SourceError):
@@ -31,68 +36,50 @@ class HubError(SourceError):
 
 
 def read_examples(source: SourceConfig, runtime: Runtime) -> Iterator[tuple[str, Example]]:
-    """Yield (place, example), the place as "file:line" or "file, row n" from 1.
+    """Yield (place, example). Errors as in ``read_all``.
 
     Raises:
-        SourceError: a missing or unreadable file, a missing column, a value of the wrong type.
-        HubError: the hub can't be reached, or has no such data set, commit, subset or split.
-        RecordError: malformed JSON; names file and line.
+        RowError: a row can't be read.
     """
-    for place, row in read_raw(source, runtime):
-        yield place, _example(source, place, row)
+    for place, row in read_all(source, runtime):
+        if isinstance(row, RowError):
+            raise row
+        yield place, row
+
+
+def read_all(source: SourceConfig, runtime: Runtime) -> Iterator[tuple[str, Example | RowError]]:
+    """Yield (place, example or why it can't be read), the place as "file:line" or "file, row n" from 1.
+
+    Raises:
+        SourceError: a missing or unreadable file.
+        HubError: the hub can't be reached, or has no such data set, commit, subset or split.
+    """
+    for place, row in _rows(source, runtime):
+        try:
+            yield place, row if isinstance(row, RowError) else _example(source, place, row)
+        except RowError as error:
+            yield place, error
 
 
 def read_raw(source: SourceConfig, runtime: Runtime) -> Iterator[tuple[str, dict[str, Any]]]:
     """Yield (place, row) as stored. Errors as in ``read_examples``."""
+    for place, row in _rows(source, runtime):
+        if isinstance(row, RowError):
+            raise row
+        yield place, row
+
+
+def _rows(source: SourceConfig, runtime: Runtime) -> Iterator[tuple[str, dict[str, Any] | RowError]]:
     if source.kind is SourceKind.hub:
         yield from _hub_rows(source, runtime)
         return
     if source.kind is SourceKind.registry:
         assert source.registry is not None  # load() checks it
-        path = fetch(source.registry, runtime.cache, source.licence)
+        paths = [fetch(source.registry, runtime.cache, source.licence)]
     else:
-        path = runtime.files["source"]
-    yield from _file_rows(path)
-
-
-def _file_rows(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
-    if not path.is_file():
-        raise SourceError(f"{path}: no such file. Correct the source's path; it is relative to the working directory.")
-    suffix = path.suffix.lower()
-    if suffix == ".jsonl":
-        yield from ((f"{path}:{number}", row) for number, row in read_lines(path))
-    elif suffix == ".json":
-        yield from _json_rows(path)
-    elif suffix == ".parquet":
-        yield from _parquet_rows(path)
-    else:
-        raise SourceError(f"{path}: suffix {path.suffix!r} isn't known. Use .json (a list), .jsonl or .parquet.")
-
-
-def _json_rows(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
-    with path.open("rb") as file:
-        start = file.read(64).removeprefix(b"\xef\xbb\xbf").lstrip()
-    if not start.startswith(b"["):
-        raise SourceError(f"{path}: must hold one JSON list of rows. If it has a row a line, name it .jsonl.")
-    for number, row in enumerate(read_json(path), start=1):
-        if not isinstance(row, dict):
-            raise SourceError(f"{path}, row {number}: a JSON object is needed, found {type(row).__name__}.")
-        yield f"{path}, row {number}", row
-
-
-def _parquet_rows(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
-    import pyarrow
-    import pyarrow.parquet
-
-    number = 0
-    try:
-        with pyarrow.parquet.ParquetFile(path) as file:
-            for batch in file.iter_batches():
-                for row in batch.to_pylist():
-                    number += 1
-                    yield f"{path}, row {number}", row
-    except pyarrow.ArrowException as error:
-        raise SourceError(f"{path}: not readable as Parquet after row {number} ({error}). Replace the file.") from error
+        paths = files_read(runtime.files)
+    for path in paths:
+        yield from file_rows(path)
 
 
 def _hub_rows(source: SourceConfig, runtime: Runtime) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -132,20 +119,25 @@ def _example(source: SourceConfig, place: str, row: Mapping[str, Any]) -> Exampl
     fields = source.fields
     input = ""
     if source.format is RowFormat.alpaca:
-        instruction = _text(row, fields.instruction, place)
+        instruction = _text(row, fields.instruction, place, "instruction", fields)
         response = _response(row, fields, place)
-        if fields.input is not None and row.get(fields.input, "") is not None:  # a null input is no input
-            input = _text(row, fields.input, place)
+        input = _input(row, fields, place)
     elif source.format is RowFormat.prompt_response:
-        instruction, response = _text(row, fields.prompt, place), _response(row, fields, place)
+        instruction = _text(row, fields.prompt, place, "prompt", fields)
+        response = _response(row, fields, place)
     elif source.format is RowFormat.turns:
-        instruction, response = _first_turn(row, fields.prompt, place), _response(row, fields, place)
+        instruction, response = _first_turn(row, fields, place), _response(row, fields, place)
     elif source.format is RowFormat.messages:
-        instruction, response = _conversation(_value(row, fields.messages, place), f"{place}: {fields.messages!r}")
+        key = fields.messages
+        if key == "messages" and key not in row and "conversations" in row:  # ShareGPT's name
+            key = "conversations"
+        instruction, response = _conversation(_value(row, key, place, "messages", fields), f"{place}: {key!r}")
     else:
         raise SourceError(f"{place}: format {source.format.value} has no response; it is for benchmarks.")
     return Example(
-        id=content_id(instruction, input, response) if fields.id is None else _name(row, fields.id, place),
+        id=content_id(instruction, input, response)
+        if fields.id is None
+        else _name(row, fields.id, place, "id", fields),
         instruction=instruction,
         input=input,
         response=response,
@@ -155,66 +147,140 @@ def _example(source: SourceConfig, place: str, row: Mapping[str, Any]) -> Exampl
 
 
 def _response(row: Mapping[str, Any], fields: Fields, place: str) -> str:
-    return "" if fields.response is None else _text(row, fields.response, place)
+    return "" if fields.response is None else _text(row, fields.response, place, "response", fields)
 
 
-def _first_turn(row: Mapping[str, Any], key: str, place: str) -> str:
-    turns = _value(row, key, place)
+def _input(row: Mapping[str, Any], fields: Fields, place: str) -> str:
+    """The input of a row; empty where it is null, or where rows have none.
+
+    Raises:
+        RowError: it may stand under another name; a missing one would be lost without a word.
+    """
+    if fields.input is None or (fields.input in row and row[fields.input] is None):
+        return ""
+    if fields.input != "input" or "input" in row:
+        return _text(row, fields.input, place, "input", fields)
+    if other := [name for name in row if name.lower() in _INPUTS and name not in _used(fields)]:
+        raise RowError(
+            f"{place}: no column 'input', but {other[0]!r}. Set source.fields.input={other[0]}, or null if rows have "
+            "no input.",
+            "no column 'input'",
+        )
+    return ""
+
+
+def _first_turn(row: Mapping[str, Any], fields: Fields, place: str) -> str:
+    key = fields.prompt
+    turns = _value(row, key, place, "prompt", fields)
     if not isinstance(turns, list) or not turns:
-        raise SourceError(f"{place}: {key!r} must be a list of turns, found {type(turns).__name__}. Set source.fields.")
-    return _checked(turns[0], f"{place}: {key!r}, turn 1")
+        found = type(turns).__name__
+        raise RowError(
+            f"{place}: {key!r} must be a list of turns, found {found}. Set source.fields.prompt.", f"{key} is {found}"
+        )
+    return _checked(turns[0], f"{place}: {key!r}, turn 1", key)
 
 
 def group_of(source: SourceConfig, row: Mapping[str, Any], place: str) -> str:
     """The group that a row as stored is in."""
-    return "" if source.fields.group is None else _name(row, source.fields.group, place)
+    return "" if source.fields.group is None else _name(row, source.fields.group, place, "group", source.fields)
 
 
-def _value(row: Mapping[str, Any], key: str, place: str) -> Any:
+def _used(fields: Fields) -> set[str]:
+    """Columns that have a meaning already."""
+    names = (fields.id, fields.instruction, fields.input, fields.response, fields.prompt, fields.messages, fields.group)
+    return {name for name in names if name is not None}
+
+
+def _value(row: Mapping[str, Any], key: str, place: str, field: str, fields: Fields) -> Any:
+    """A column's value.
+
+    Args:
+        field: of ``source.fields``, which names the column.
+    """
     if key not in row:
-        raise SourceError(
-            f"{place}: no column {key!r}.{nearest(key, row)} Columns: {', '.join(row)}. Set source.fields."
+        # neither a column with another meaning nor, in a prompt, one that may hold the answer
+        free = [
+            name for name in row if name not in _used(fields) and (name.lower() in _ANSWERS) == (field == "response")
+        ]
+        near = difflib.get_close_matches(key, free, n=1, cutoff=_NEAR) or (free if len(free) == 1 else [])
+        hint = f" Did you mean {near[0]!r}?" if near else ""
+        none = " (null if rows have none)" if field in ("input", "id", "group") else ""
+        raise RowError(
+            f"{place}: no column {key!r}.{hint} Columns: {', '.join(row)}. Set source.fields.{field}{none}.",
+            f"no column {key!r}",
         )
     return row[key]
 
 
-def _text(row: Mapping[str, Any], key: str, place: str) -> str:
-    return _checked(_value(row, key, place), f"{place}: {key!r}")
+def _text(row: Mapping[str, Any], key: str, place: str, field: str, fields: Fields) -> str:
+    return _checked(_value(row, key, place, field, fields), f"{place}: {key!r}", key)
 
 
-def _checked(value: Any, where: str) -> str:
+def _checked(value: Any, where: str, name: str) -> str:
+    """``value``, if it is text.
+
+    Args:
+        name: of the value, in the reason.
+    """
     if not isinstance(value, str):
-        raise SourceError(f"{where} must be text, found {type(value).__name__}. Mend or remove the row.")
+        found = type(value).__name__
+        reason = f"{name} is {'null' if value is None else found}"
+        raise RowError(f"{where} must be text, found {found}. Mend or remove the row.", reason)
     if not value.isascii() and any("\ud800" <= sign <= "\udfff" for sign in value):
-        raise SourceError(f"{where} holds half of a surrogate pair, which isn't Unicode text. Mend or remove the row.")
+        raise RowError(
+            f"{where} holds half of a surrogate pair, which isn't Unicode text. Mend or remove the row.",
+            f"{name} isn't Unicode",
+        )
     return value
 
 
-def _name(row: Mapping[str, Any], key: str, place: str) -> str:
+def _name(row: Mapping[str, Any], key: str, place: str, field: str, fields: Fields) -> str:
     """An id or group: text or an integer."""
-    value = _value(row, key, place)
+    value = _value(row, key, place, field, fields)
     if isinstance(value, int) and not isinstance(value, bool):
         return str(value)
     if value == "":
-        raise SourceError(f"{place}: {key!r} is empty. Mend or remove the row.")
-    return _checked(value, f"{place}: {key!r}")
+        raise RowError(f"{place}: {key!r} is empty. Mend or remove the row.", f"{key} is empty")
+    return _checked(value, f"{place}: {key!r}", key)
 
 
 def _conversation(turns: Any, where: str) -> tuple[str, str]:
-    """Prompt and response of a list of {role, content}."""
+    """Prompt and response of a list of {role, content} or {from, value}."""
     if not isinstance(turns, list) or not all(isinstance(turn, dict) for turn in turns):
-        raise SourceError(f"{where} must be {_TURNS}, found {type(turns).__name__}. Set source.fields.messages.")
+        found = type(turns).__name__
+        raise RowError(f"{where} must be {_TURNS}, found {found}. Set source.fields.messages.", f"turns are {found}")
     spoken = []
     for number, turn in enumerate(turns, start=1):
-        role = _text(turn, "role", f"{where}, turn {number}")
-        if role not in _ROLES:
-            raise SourceError(f"{where}, turn {number}: role {role!r} isn't one of {', '.join(_ROLES)}.")
-        spoken.append((role, _text(turn, "content", f"{where}, turn {number}")))
+        at = f"{where}, turn {number}"
+        names = ("role", "content") if "role" in turn or "from" not in turn else ("from", "value")
+        if missing := [name for name in names if name not in turn]:
+            raise RowError(
+                f"{at}: no {missing[0]!r}, only {', '.join(turn) or 'nothing'}. A turn is {{role, content}} or "
+                "{from, value}. Mend or remove the row.",
+                f"a turn without {missing[0]}",
+            )
+        said = _checked(turn[names[0]], f"{at}: {names[0]!r}", "a role")
+        role = _ROLES.get(said.lower())
+        if role is None:
+            raise RowError(
+                f"{at}: role {said!r} isn't one of {', '.join(_ROLES)}. Mend or remove the row.", f"role {said!r}"
+            )
+        spoken.append((role, _checked(_joined(turn[names[1]]), f"{at}: {names[1]!r}", "a turn's text")))
     answers = [place for place, (role, _) in enumerate(spoken) if role == "assistant"]
     before = spoken[: answers[-1]] if answers else []
     if not any(role == "user" for role, _ in before):
-        raise SourceError(f"{where} must be {_TURNS}, found roles: {', '.join(r for r, _ in spoken) or 'none'}.")
+        found = ", ".join(r for r, _ in spoken) or "none"
+        raise RowError(f"{where} must be {_TURNS}, found roles: {found}.", "no assistant turn after a user turn")
     response = spoken[answers[-1]][1]
     if len(before) == 1:
         return before[0][1], response
     return "\n\n".join(f"{role.capitalize()}:\n{text}" for role, text in before), response
+
+
+def _joined(content: Any) -> Any:
+    """The text of a content that is a list of texts alone; any other content as it is."""
+    if not isinstance(content, list) or not content:
+        return content
+    texts = [part.get("text") if isinstance(part, dict) and part.get("type") == "text" else None for part in content]
+    read = [text for text in texts if isinstance(text, str)]
+    return "\n".join(read) if len(read) == len(texts) else content

@@ -16,6 +16,7 @@ from unittest.mock import patch
 from icon_repro.config_data import ModelConfig, ModelKind, RandomShape, RegistryFile
 from icon_repro.data.registry import fetch
 from icon_repro.engine.runtime import Runtime
+from icon_repro.model_files import folder_problem
 from icon_repro.records import write_json
 
 
@@ -38,7 +39,9 @@ def run(cfg: ModelConfig, inputs: Mapping[str, Path], out: Path, runtime: Runtim
     else:
         assert cfg.random is not None
         _make_random(cfg.random, out / "weights")
-    write_json(out / "model.json", {"hub_id": cfg.hub_id if commit else None, "commit": commit})
+    source = {"hub_id": cfg.hub_id if commit else None, "commit": commit}
+    allowed = {"new_weights": list(cfg.new_weights), "unused_weights": list(cfg.unused_weights)}
+    write_json(out / "model.json", source | {name: names for name, names in allowed.items() if names})
     return {"commit": commit, "bytes": sum(p.stat().st_size for p in out.rglob("*") if p.is_file())}
 
 
@@ -55,12 +58,16 @@ def _download(hub_id: str, commit: str) -> None:
         ) from error
     if not list(folder.glob("*.safetensors")):
         raise WeightsError(f"model.hub_id={hub_id!r} at {commit}: holds no safetensors; other formats aren't loaded.")
+    if problem := folder_problem(folder):
+        raise WeightsError(f"model.hub_id={hub_id!r} at {commit}: {problem}")
 
 
 def _copy(source: Path, target: Path) -> None:
     """Copy a local model folder, so that a later change of it can't change results."""
     if not list(source.glob("*.safetensors")):
         raise WeightsError(f"model.path={source}: holds no *.safetensors; other formats aren't loaded.")
+    if problem := folder_problem(source):
+        raise WeightsError(f"model.path={source}: {problem}")
     target.mkdir()
     for path in source.iterdir():
         if path.suffix in {".json", ".safetensors", ".model", ".jinja", ".txt"}:
@@ -73,13 +80,16 @@ def _convert_gguf(file: RegistryFile, cache: Path, licence: str, target: Path) -
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
+    from icon_repro.lm.load import check_weights
+
     path = fetch(file, cache, licence)
     where = {"pretrained_model_name_or_path": str(path.parent), "gguf_file": path.name, "local_files_only": True}
     # transformers parses the file three times and maps its names once a module: a third of the time saved
     reader, names = lru_cache(gguf.GGUFReader), lru_cache(gguf.get_tensor_name_map)
     with patch.object(gguf, "GGUFReader", reader), patch.object(gguf, "get_tensor_name_map", names):
         tokenizer = AutoTokenizer.from_pretrained(**where)
-        model = AutoModelForCausalLM.from_pretrained(**where, dtype=torch.float32)
+        model, loaded = AutoModelForCausalLM.from_pretrained(**where, dtype=torch.float32, output_loading_info=True)
+    check_weights(str(path), loaded, [], [], "this model")
     # transformers marks the model as quantized and refuses to save it, though its weights are plain tensors by now
     model.hf_quantizer = None
     del model.config.quantization_config

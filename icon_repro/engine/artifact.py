@@ -140,6 +140,28 @@ def _files(folder: Path) -> Iterator[Path]:
     return (p for p in sorted(folder.rglob("*")) if p.is_file() and p != folder / "record.json")
 
 
+def check_writable(key: str, folder: Path) -> None:
+    """Try to write to ``folder``, which is made if it isn't there.
+
+    Args:
+        key: of the configuration, that names the folder.
+
+    Raises:
+        StoreError: says why it can't be done.
+    """
+    probe = folder / f".probe-{uuid.uuid4().hex}"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        try:
+            probe.write_text("x", encoding="utf-8")
+        finally:
+            probe.unlink(missing_ok=True)
+    except OSError as error:
+        raise StoreError(
+            f"{key}={folder}: can't be written ({error}). Set {key} to another folder, or make room."
+        ) from error
+
+
 class Store:
     """The work folder: where steps lie and what is known about them."""
 
@@ -160,17 +182,7 @@ class Store:
         Raises:
             StoreError: says why it can't be done.
         """
-        probe = self.root / f".probe-{uuid.uuid4().hex}"
-        try:
-            self.root.mkdir(parents=True, exist_ok=True)
-            try:
-                probe.write_text("x", encoding="utf-8")
-            finally:
-                probe.unlink(missing_ok=True)
-        except OSError as error:
-            raise StoreError(
-                f"paths.work={self.root}: can't be written ({error}). Set paths.work to another folder, or make room."
-            ) from error
+        check_writable("paths.work", self.root)
 
     def complete(self, step: Step) -> bool:
         return (self.path(step) / "record.json").is_file()
@@ -239,6 +251,7 @@ def publish(part: Path, final: Path, record: Mapping[str, Any]) -> bool:
     Returns:
         False if another process published the same step first; its result is kept and ``part`` removed.
     """
+    _open_to_umask(part)
     sync(part)
     whole = {**record, "format": FORMAT, "files": manifest(part)}
     write_json(part / "record.json", {**whole, "checksum": _own_checksum(whole)})
@@ -254,6 +267,16 @@ def publish(part: Path, final: Path, record: Mapping[str, Any]) -> bool:
         return False
     _sync_folder(final.parent)
     return True
+
+
+def _open_to_umask(folder: Path) -> None:
+    """Give files the mode that the umask asks for: some libraries make them under a temporary name, with mode 0600."""
+    mask = os.umask(0)
+    os.umask(mask)
+    for path in _files(folder):
+        mode = path.stat().st_mode & 0o777
+        if (wanted := (0o666 | mode & 0o111) & ~mask) != mode:
+            path.chmod(wanted)
 
 
 def damage(

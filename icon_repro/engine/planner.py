@@ -16,6 +16,7 @@ from icon_repro.config import Config
 from icon_repro.config_data import ModelConfig, ModelKind, RowsConfig, SourceConfig, SourceKind
 from icon_repro.config_evaluation import TaskConfig
 from icon_repro.config_methods import SelectFrom
+from icon_repro.data.files import SourceError, files_of
 from icon_repro.engine.artifact import SourceFile, Step, file_sha256
 from icon_repro.records import RecordError, read_sealed, selected_count, write_sealed
 
@@ -125,10 +126,15 @@ class Planner:
         """The ``files`` and ``extra`` of a step that reads ``source``."""
         if source.kind is SourceKind.file:
             assert source.path is not None
-            path = Path(source.path).expanduser()
-            if not path.is_file():
-                raise PlanError(f"{where}.path={source.path!r}: no such file (looked in {Path.cwd()}).")
-            return {"files": {"source": self.hashes.of(path)}}
+            try:
+                paths = files_of(source.path, source.split)
+                if len(paths) == 1:
+                    return {"files": {"source": self.hashes.of(paths[0])}}
+                return {"files": {f"source.{at:05}": self.hashes.of(path) for at, path in enumerate(paths)}}
+            except SourceError as error:
+                raise PlanError(f"{where}.path={error}") from error
+            except OSError as error:
+                raise PlanError(f"{where}.path={source.path!r}: can't be read ({error.strerror}).") from error
         if source.kind is SourceKind.hub:
             assert source.hub_id is not None and source.revision is not None
             return {"extra": self.commit(where, "dataset", source.hub_id, source.revision)}

@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from icon_repro.config import ClusterConfig, Executor
-from icon_repro.engine import targets, worker
+from icon_repro.engine import notices, targets, worker
 from icon_repro.engine.artifact import MISSING, ArtifactError, Step, Store, differences
 from icon_repro.records import RecordError
 
@@ -196,7 +196,8 @@ def run(
                 say(f"{number}: built by another process")
             elif code == worker.BUILT:
                 summary.built.append(step.label)
-                say(f"{number}: {_speed(store.record(step))}")
+                record = store.record(step)
+                say("\n      ".join([f"{number}: {_speed(record)}", *notices.lines(record)]))
             else:
                 bad.add(step.folder)
                 if redone & {folder for folder, _ in damaged}:

@@ -11,6 +11,7 @@ import contextlib
 import getpass
 import json
 import os
+import re
 import shlex
 import sys
 import tempfile
@@ -311,7 +312,14 @@ def _sbatch(options: Sequence[str], script: Path, tasks: Path) -> str:
         said = done.stderr.strip()
         remedy = next((text for sign, text in _REMEDIES if sign in said.lower()), "See man sbatch.")
         raise SubmitError(f"sbatch refused: {said}\n  {remedy}\n  options: {shlex.join(options)}")
-    return done.stdout.strip().partition(";")[0]  # "id" or "id;cluster"
+    # "id" or "id;cluster"; sites print more before and after it
+    found = re.findall(r"^\s*(?:Submitted batch job )?(\d+)(?:;\S+)?(?: on cluster \S+)?\s*$", done.stdout, re.M)
+    if not found:
+        raise SubmitError(
+            f"sbatch printed no job's id: {' '.join((done.stdout + done.stderr).split())[:300]!r}. The job may be "
+            "queued: see squeue, and cancel it before you submit again."
+        )
+    return str(found[-1])
 
 
 def _write_lines(path: Path, values: Sequence[Mapping[str, Any]]) -> None:

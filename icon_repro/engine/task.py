@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from icon_repro.engine import worker
+from icon_repro.engine.environment import clean, find_home
 from icon_repro.engine.planner import TARGETS
 from icon_repro.engine.run import git_state
 from icon_repro.engine.runtime import Stop
@@ -177,6 +178,8 @@ def stoppable() -> Iterator[None]:
 
 def main() -> None:
     """Entry of the batch script."""
+    clean()
+    find_home()
     try:
         spec = read_task(Path(sys.argv[1]), int(sys.argv[2]))
     except TaskError as error:

@@ -15,6 +15,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from icon_repro.engine.environment import clean
 from icon_repro.records import read_json
 
 DONE, FAILED, END = "done", "failed", "end"
@@ -75,6 +76,7 @@ def send(run: Mapping[str, Any], job: Mapping[str, Any]) -> None:
 
 def main() -> None:
     """Log all runs of the job in the file that the command line names."""
+    clean()  # WANDB_RUN_ID, WANDB_SWEEP_ID and others would have all runs be one
     job = read_json(Path(sys.argv[1]))
     words = os.fdopen(os.dup(1), "w", buffering=1)
     os.dup2(2, 1)  # what W&B prints goes to the log

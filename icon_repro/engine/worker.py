@@ -40,6 +40,8 @@ from filelock import LeaseSettingsMismatch, SoftFileLease, Timeout
 from icon_repro.config import ClusterConfig
 from icon_repro.engine import targets
 from icon_repro.engine.artifact import Step, Store, clear_trash, damage, discard, file_sha256, publish, set_aside
+from icon_repro.engine.environment import recorded
+from icon_repro.engine.notices import collected
 from icon_repro.engine.runtime import Interrupted, Runtime, Stop
 from icon_repro.records import RecordError, read_json, write_json
 from icon_repro.schema import build, plain
@@ -333,7 +335,8 @@ def _build(spec: Mapping[str, Any], final: Path, cluster: ClusterConfig, termina
     function, params = _load(spec)
     runtime = Runtime(cluster, Path(spec["cache"]), spec["label"], files, dict(spec["extra"]), terminal, stop)
     started, clock = time.time(), time.monotonic()
-    metrics = function(params, inputs, part, runtime)
+    with collected() as notices:
+        metrics = function(params, inputs, part, runtime)
     stop.deferred = True  # what remains takes less than doing the step again
     record = {
         "label": spec["label"],
@@ -343,6 +346,8 @@ def _build(spec: Mapping[str, Any], final: Path, cluster: ClusterConfig, termina
         "files_read": dict(spec["files"]),
         "cluster": dict(spec["cluster"]),
         "metrics": metrics,
+        "warnings": notices.rows(),
+        "environment": recorded(),
         "git": dict(spec["git"]),
         "packages": {name: _version(name) for name in _PACKAGES},
         "python": platform.python_version(),
@@ -413,7 +418,7 @@ def child(spec: Mapping[str, Any], report: Connection) -> typing.NoReturn:
         log = Path(spec["root"]) / ".attempts" / spec["folder"] / "log.txt"
         log.parent.mkdir(parents=True, exist_ok=True)
         terminal = os.fdopen(os.dup(2), "w", buffering=1)
-        descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+        descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
         for number, stream in ((1, sys.stdout), (2, sys.stderr)):
             stream.flush()
             os.dup2(descriptor, number)

@@ -24,6 +24,7 @@ from lm_eval.tasks import TaskManager
 
 from icon_repro.config_evaluation import EvaluationJob, TaskKind
 from icon_repro.engine.artifact import file_sha256
+from icon_repro.engine.notices import OURS
 from icon_repro.engine.runtime import Interrupted, Runtime
 from icon_repro.evaluate.backends import open_backend
 from icon_repro.evaluate.combine import combined, plain, subtask
@@ -78,6 +79,7 @@ def run(cfg: EvaluationJob, inputs: Mapping[str, Path], out: Path, runtime: Runt
         "chance": cfg.task.chance,
         "group": cfg.task.group,
         "datasets": read,
+        "items_cut": sum(entry.get("cut", 0) for entry in made.values()),  # absent: of an older, interrupted attempt
         "backend": cfg.backend.value,
     }
     write_items(out, metrics)
@@ -125,12 +127,19 @@ def _evaluate(cfg: EvaluationJob, model: Any, name: str, task: Any, finished: Pa
     samples, values = found["samples"][name], found["results"][name]
     rows = [plain({"task": name, **sample}) for sample in samples]
     write_rows(finished / f"{name}.jsonl", rows)  # to be looked at if the metric is refused
+    cut, items = sum(task == name for task, _ in model.cut), len({sample["doc_id"] for sample in samples})
+    if cut:
+        OURS.warning(
+            "%s",
+            f"{name}: {cut} of {items} items are longer than evaluation.max_length={cfg.max_length} tokens: their "
+            "beginning was cut.",
+        )
     facts, outcomes = subtask(f"evaluation.tasks.{cfg.name}", task, cfg.task, values, samples)
     if outcomes is not None:
         kept = [row for row in rows if row["filter"] == cfg.task.filter]
         for row, outcome in zip(kept, outcomes, strict=True):
             row["outcome"] = outcome
         write_rows(finished / f"{name}.jsonl", rows)
-    made = {"lm_eval": importlib.metadata.version("lm-eval"), "results": plain(values), "facts": facts}
+    made = {"lm_eval": importlib.metadata.version("lm-eval"), "results": plain(values), "facts": facts, "cut": cut}
     write_sealed(finished / f"{name}.json", {**made, "samples": file_sha256(finished / f"{name}.jsonl")})
     shutil.rmtree(finished / _PARTS, ignore_errors=True)

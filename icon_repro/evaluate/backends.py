@@ -16,7 +16,8 @@ from lm_eval.models.huggingface import HFLM
 
 from icon_repro.config_evaluation import Backend, EvaluationJob
 from icon_repro.engine.runtime import Runtime
-from icon_repro.lm.load import load_tokenizer, load_tuned, prepare_device
+from icon_repro.evaluate.tasks import EvaluationError
+from icon_repro.lm.load import load_tokenizer, load_tuned, positions_of, prepare_device
 
 
 def open_backend(cfg: EvaluationJob, inputs: Mapping[str, Path], runtime: Runtime, stack: ExitStack) -> Any:
@@ -30,6 +31,12 @@ def open_backend(cfg: EvaluationJob, inputs: Mapping[str, Path], runtime: Runtim
     if cfg.backend is Backend.hf:
         device = prepare_device(cluster)
         model: Any = load_tuned(inputs["model"], inputs.get("tuned"), cfg.dtype, device, cluster.attention)
+        positions = positions_of(model)
+        if positions is not None and cfg.max_length > positions:
+            raise EvaluationError(
+                f"evaluation.max_length={cfg.max_length}: the model has {positions} positions. Lower "
+                f"evaluation.max_length to {positions} or less."
+            )
         return HFLM(
             pretrained=model, tokenizer=tokenizer, batch_size=cluster.eval_batch_size, max_length=cfg.max_length
         )

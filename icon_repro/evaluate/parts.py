@@ -37,6 +37,7 @@ class InParts(LM):
     def __init__(self, model: LM, folder: Path) -> None:
         super().__init__()
         self._model, self._folder = model, folder
+        self.cut: set[tuple[str, int]] = set()  # task and number of items whose text doesn't fit the model's length
 
     def loglikelihood(self, requests: Sequence[Instance]) -> list[tuple[float, bool]]:
         return [(float(value), bool(greedy)) for value, greedy in self._ask("loglikelihood", requests, _RANKED)]
@@ -49,19 +50,50 @@ class InParts(LM):
 
     def _ask(self, kind: str, requests: Sequence[Instance], size: int) -> list[Any]:
         if kind == "generate_until" and any(request.args[1].get("do_sample") for request in requests):
+            self._note([list(one) for one in cut_items(self._model, kind, requests)])
             return list(self._model.generate_until(list(requests)))
         made: list[Any] = []
         for start in range(0, len(requests), size):
             part = list(requests[start : start + size])
             path = self._folder / f"{_name(kind, part)}.json"
-            found = _stored(path)
-            if found is None:
+            stored = _stored(path)
+            if stored is None:
+                cut = [list(one) for one in cut_items(self._model, kind, part)]
                 found = getattr(self._model, kind)(part)
                 _check_finite(part, found)
                 self._folder.mkdir(exist_ok=True)
-                write_sealed(path, found)
-            made += found
+                stored = {"found": found, "cut": cut}
+                write_sealed(path, stored)
+            self._note(stored["cut"])
+            made += stored["found"]
         return made
+
+    def _note(self, cut: Sequence[Sequence[Any]]) -> None:
+        self.cut |= {(str(task), int(number)) for task, number in cut}
+
+
+def cut_items(model: Any, kind: str, requests: Sequence[Instance]) -> set[tuple[str, int]]:
+    """Items whose text lm-eval cuts on the left, as it is longer than the model reads: (task, number of the item).
+
+    Args:
+        model: lm-eval's; one without a tokenizer of ours (vLLM's) has none that are known.
+    """
+    if kind == "loglikelihood_rolling" or not hasattr(model, "tok_encode"):  # rolling reads all, window by window
+        return set()
+    found = set()
+    for request in requests:
+        item = (str(request.task_name), int(request.doc_id))
+        if item in found:
+            continue
+        context, second = request.args[0], request.args[1]
+        if kind == "loglikelihood":
+            # of ids, the model reads all but the last one. A token is a byte or more, so short texts fit
+            text, room = str(context) + str(second), int(model.max_length) + 1
+        else:
+            text, room = str(context), int(model.max_length) - int(second.get("max_gen_toks", model.max_gen_toks))
+        if len(text.encode("utf-8", "replace")) + 2 > room and len(model.tok_encode(text)) > room:
+            found.add(item)
+    return found
 
 
 def _name(kind: str, requests: Sequence[Instance]) -> str:
@@ -79,10 +111,11 @@ def _check_finite(requests: Sequence[Instance], found: Sequence[Any]) -> None:
             )
 
 
-def _stored(path: Path) -> list[Any] | None:
+def _stored(path: Path) -> dict[str, Any] | None:
     """What an earlier attempt got; None if nothing, or if it was altered, which is said."""
     try:
-        return list(read_sealed(path))
+        stored = read_sealed(path)
+        return stored if isinstance(stored, dict) else None  # a list: of a version that didn't count what was cut
     except FileNotFoundError:
         return None
     except RecordError as error:

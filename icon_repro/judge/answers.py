@@ -104,7 +104,7 @@ def served(cfg: ServedAnswers, inputs: Mapping[str, Path], out: Path, runtime: R
         Request(row.id, [{"role": "user", "content": f"{row.instruction}\n\n{row.input}".strip()}]) for row in rows
     ]
     with runtime.progress(len(requests), "answer") as progress:
-        replies = ask(requests, cfg.endpoint, out, str, progress.advance)
+        replies = ask(requests, cfg.endpoint, out, str, progress.advance, cut_is_read=True)  # as ours is
     answers = [ModelAnswer(a.key, a.value, None, UNKNOWN) for a in replies if a.value is not None]
     failures = [Failure(a.key, str(a.reason)) for a in replies if a.value is None]
     asked = sum(answer.asked for answer in replies)

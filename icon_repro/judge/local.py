@@ -66,7 +66,7 @@ def _chat(protocol: Protocol, pair: Pair, order: str, tokenizer: PreTrainedToken
 def _prompt_ids(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
     """Ids with one BOS, which a chat template may have written already."""
     start = bos_ids(tokenizer)
-    ids = text_ids(tokenizer, text)[0]
+    ids = text_ids(tokenizer, text, control=bool(tokenizer.chat_template))[0]
     return ids if start and ids[: len(start)] == start else start + ids
 
 

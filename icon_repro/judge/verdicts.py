@@ -10,11 +10,15 @@ Numbers within sentences are never read: before a colon stands a word for scores
 and the like alone. "8/10" on its own may be two scores or one of ten, so it is refused.
 Differs: the scale that is asked for is 1 to 10; 0 is read too, as GPT-4 gives it to an answer that isn't there (14
 of the 1,040 scores of the stored reviews). Everything else outside 1 to 10 is refused.
-Known gap: words for numbers, and decimal commas, aren't read.
+Thoughts (``icon_repro.thoughts``) are taken away first. "8,5" may be one score or two, so it is refused as "8/10" is;
+"10,9" isn't, nor is "8, 5".
+Known gap: words for numbers aren't read.
 """
 
 import math
 import re
+
+from icon_repro.thoughts import without_thoughts
 
 _SCORE = r"[+-]?\d+(?:\.\d+)?"
 _TEN = r"\s*(?:/|out\s+of)\s*10(?:\.0+)?"
@@ -66,7 +70,7 @@ def parse_scores(text: str) -> tuple[float, float]:
     Raises:
         VerdictError: no score or one only, contradicting or ambiguous ones, a score outside the scale.
     """
-    lines = _lines(text)
+    lines = _lines(_answer(text))
     at = next((place for place, line in enumerate(lines) if _numbered(line)), None)
     if at is None:
         raise VerdictError(f"no score in the reply {_shown(text)}; two numbers from 1 to 10 are needed.")
@@ -93,6 +97,7 @@ def parse_verdict(text: str) -> str:
     Raises:
         VerdictError: no verdict, or contradicting ones.
     """
+    text = _answer(text)
     found = [letter.upper() for letter in _VERDICT.findall(text)]
     if not found:
         raise VerdictError(f"no verdict in the reply {_shown(text)}; [[A]], [[B]] or [[C]] is needed.")
@@ -103,6 +108,18 @@ def parse_verdict(text: str) -> str:
     if len(own) == 1 and re.search(r"\]\]\W*$", last):
         return str(own[0].upper())
     raise VerdictError(f"contradicting verdicts {', '.join(found)} in the reply {_shown(text)}; one is needed.")
+
+
+def _answer(text: str) -> str:
+    """The reply without its thoughts.
+
+    Raises:
+        VerdictError: nothing is left.
+    """
+    answer = without_thoughts(text)
+    if text.strip() and not answer:
+        raise VerdictError(f"the reply {_shown(text)} holds thoughts alone; an answer after them is needed.")
+    return answer
 
 
 def _shown(text: str) -> str:
@@ -129,7 +146,7 @@ def _pair(line: str, *, announced: bool) -> tuple[float, float] | None:
         announced: only if the line says that these are scores.
 
     Raises:
-        VerdictError: it is "8/10", which may be one score.
+        VerdictError: it is "8/10" or "8,5", which may be one score.
     """
     if len(line) > 2 * _LONGEST:
         if announced:
@@ -157,7 +174,14 @@ def _pair(line: str, *, announced: bool) -> tuple[float, float] | None:
     first, second = float(match["first"]), float(match["second"])
     if match.re is _PLAIN_PAIR and match["between"].strip() == "/" and second == 10:
         raise VerdictError(f"{line!r}: two scores, or one out of 10? Two numbers separated by a space are needed.")
+    if match["between"] == "," and _decimal(match["first"], match["second"]):
+        raise VerdictError(f"{line!r}: a decimal comma, or two scores? Two numbers separated by a space are needed.")
     return (second, first) if named == ["2", "1"] else (first, second)
+
+
+def _decimal(first: str, second: str) -> bool:
+    """Whether both, with a comma right between them, may be one score."""
+    return first.isdigit() and second.isdigit() and float(f"{first}.{second}") <= 10
 
 
 def _followed(match: re.Match[str], line: str) -> bool:

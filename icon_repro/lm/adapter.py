@@ -14,6 +14,7 @@ from transformers import TrainerCallback
 
 from icon_repro.config_data import LoraConfig
 from icon_repro.engine.artifact import HASHED_BYTES, altered, manifest
+from icon_repro.lm.load import tied_targets
 from icon_repro.records import RecordError, read_json, read_sealed, write_json, write_sealed
 from icon_repro.schema import nearest
 
@@ -32,13 +33,13 @@ def peft_lora(lora: LoraConfig, task_type: str, dropout: float | None = None) ->
 
 
 def unknown_target(lora: LoraConfig, model: nn.Module) -> str | None:
-    """What is wrong with the first target that the model has no module for; peft is content if one of them is there."""
+    """What is wrong with a target: the model has no such module (peft is content with one of them), or ties it."""
     names = [f".{name}" for name, _ in model.named_modules()]
     for target in lora.targets:
         if not any(name.endswith(f".{target}") for name in names):
             known = nearest(target, {name.rpartition(".")[2] for name in names})
             return f"lora.targets: the model has no module {target!r}.{known}"
-    return None
+    return tied_targets(model, lora.targets)
 
 
 class SealCheckpoints(TrainerCallback):

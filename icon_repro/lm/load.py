@@ -1,16 +1,21 @@
 """Load a model and its tokenizer from the folder of a model step.
 
 In: a folder with model.json (made by ``icon_repro.data.weights``).  Out: model in eval mode, fast tokenizer.
-``trust_remote_code`` is never on; weights are read from safetensors only.
+``trust_remote_code`` is never on; weights are read from safetensors only. transformers draws missing weights at random
+and leaves out what it doesn't know, with a warning: ``load_weights``, which loads all models, refuses both.
 Known gap: none.
 """
 
+from collections.abc import Mapping, Sequence
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
 import torch
 import transformers
-from peft import PeftModel
+from huggingface_hub import try_to_load_from_cache
+from peft import PeftModel, get_peft_model_state_dict
+from safetensors import SafetensorError, safe_open
 from transformers import (
     MODEL_FOR_MASKED_LM_MAPPING,
     MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING,
@@ -27,7 +32,13 @@ from icon_repro.config import ClusterConfig
 from icon_repro.config_data import Dtype
 from icon_repro.engine.runtime import Runtime
 from icon_repro.lm.budget import TokenBudget
+from icon_repro.model_files import ADAPTER_FILES, folder_problem
 from icon_repro.records import read_json
+
+_NAMED = 5  # weights in a message
+# an encoder's states need neither what reads them nor what sums them up
+_HEADS = ("cls.*", "lm_head.*", "classifier.*", "qa_outputs.*", "vocab_*", "*predictions*", "*pooler.*")
+_POOLER = ("*pooler.*",)
 
 
 class ModelError(ValueError):
@@ -62,17 +73,26 @@ def location_of(folder: Path) -> dict[str, Any]:
     """Arguments for ``from_pretrained``: the folder's own weights, or a hub id at a commit.
 
     Raises:
-        ModelError: a folder in the current one bears the hub id: transformers would load it instead.
+        ModelError: a folder in the current one bears the hub id: transformers would load it instead; or the files
+            aren't what they seem (``icon_repro.model_files``).
     """
     source = read_json(folder / "model.json")
     common = {"trust_remote_code": False, "local_files_only": True}
     if source["hub_id"] is None:
+        if problem := folder_problem(folder / "weights"):
+            raise ModelError(problem)
         return {"pretrained_model_name_or_path": str(folder / "weights"), **common}
     if Path(source["hub_id"]).exists():
         raise ModelError(
             f"{source['hub_id']}: {Path(source['hub_id']).absolute()} bears the name of the hub model, and would be "
             "loaded in its place. Start from another folder, or rename it."
         )
+    for name in ADAPTER_FILES:
+        if isinstance(try_to_load_from_cache(source["hub_id"], name, revision=source["commit"]), str):
+            raise ModelError(
+                f"{source['hub_id']}: holds {name}, an adapter, which transformers would apply on top of the weights. "
+                "Use a model without one, or merge it and set model.kind=local."
+            )
     return {"pretrained_model_name_or_path": source["hub_id"], "revision": source["commit"], **common}
 
 
@@ -84,6 +104,11 @@ def _config(location: dict[str, Any]) -> Any:
     """
     try:
         return AutoConfig.from_pretrained(**location)
+    except OSError as error:
+        raise ModelError(
+            f"{location['pretrained_model_name_or_path']}: config.json can't be read ({_short(error)}). Download or "
+            "copy the model again."
+        ) from error
     except ValueError as error:
         raise ModelError(
             f"{location['pretrained_model_name_or_path']}: transformers {transformers.__version__} doesn't know the "
@@ -101,6 +126,11 @@ def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
     rows = _config(location).get_text_config().vocab_size
     try:
         tokenizer = AutoTokenizer.from_pretrained(**location)
+    except OSError as error:
+        raise ModelError(
+            f"{location['pretrained_model_name_or_path']}: the tokenizer can't be read ({_short(error)}). Download or "
+            "copy the model again."
+        ) from error
     except ValueError as error:
         raise ModelError(
             f"{location['pretrained_model_name_or_path']}: the tokenizer can't be loaded; code that comes with one is "
@@ -119,6 +149,100 @@ def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
     return tokenizer
 
 
+def load_weights(
+    kind: Any,
+    folder: Path,
+    attention: str | None,
+    *,
+    dtype: torch.dtype,
+    new: Sequence[str] = (),
+    unused: Sequence[str] = (),
+    what: str = "this model",
+    **settings: Any,
+) -> Any:
+    """A model of class ``kind`` with the weights of a model step; the one place where weights are loaded.
+
+    Args:
+        attention: transformers' attn_implementation; None: the class's own.
+        new, unused: names of weights (* for any text) that may be drawn at random, or left out, besides those that
+            the model's YAML allows.
+        settings: of the model's configuration.
+
+    Raises:
+        ModelError: weights are missing, unknown, of another shape or not finite; files that can't be read.
+    """
+    location = location_of(folder)
+    name = location["pretrained_model_name_or_path"]
+    more = {} if attention is None else {"attn_implementation": attention}
+    try:
+        model, loaded = kind.from_pretrained(
+            **location,
+            **more,
+            **settings,
+            dtype=dtype,
+            use_safetensors=True,
+            ignore_mismatched_sizes=True,  # so that the shapes can be named; refused below
+            output_loading_info=True,
+        )
+    except (ImportError, ValueError) as error:
+        if attention in (None, "sdpa", "eager"):
+            raise ModelError(f"{name}: can't be loaded ({_short(error)}).") from error
+        raise ModelError(
+            f"cluster.attention={attention!r}: {error} Install it, or set cluster.attention=sdpa."
+        ) from error
+    except (OSError, RuntimeError, SafetensorError, KeyError) as error:
+        raise ModelError(
+            f"{name}: its weights can't be read ({_short(error)}). Only *.safetensors are read; download or copy the "
+            "model again, with all of them."
+        ) from error
+    allowed = read_json(folder / "model.json")
+    new = [*new, *allowed.get("new_weights", [])]  # absent where the YAML allows none
+    check_weights(name, loaded, new, [*unused, *allowed.get("unused_weights", [])], what)
+    if bad := [key for key, value in model.named_parameters() if not torch.isfinite(value).all()]:
+        raise ModelError(
+            f"{name}: {len(bad)} weights aren't finite as {str(dtype).removeprefix('torch.')} (first: {bad[0]}). "
+            "The file is damaged, or its numbers are too large for this dtype: use bfloat16 or float32."
+        )
+    return model
+
+
+def check_weights(name: str, loaded: Mapping[str, Any], new: Sequence[str], unused: Sequence[str], what: str) -> None:
+    """Refuse weights that aren't exactly those of the architecture: transformers would draw missing ones at random.
+
+    Args:
+        loaded: transformers' report.
+        new, unused: see ``load_weights``.
+    """
+    shapes = [
+        f"{key} has the shape {tuple(found)}, not {tuple(wanted)}"
+        for key, found, wanted in sorted(loaded["mismatched_keys"])
+    ]
+    mismatched = {key for key, *_ in loaded["mismatched_keys"]}
+    missing = [key for key in sorted(loaded["missing_keys"]) if key not in mismatched and not _is(key, new)]
+    unknown = [key for key in sorted(loaded["unexpected_keys"]) if not _is(key, unused)]
+    problems = [*shapes, *(f"{key} is missing" for key in missing), *(f"{key} is unknown" for key in unknown)]
+    if not problems:
+        return
+    more = f" and {len(problems) - _NAMED} more" if len(problems) > _NAMED else ""
+    remedy = ["Check the model's folder and config.json."]
+    if missing and not shapes:
+        remedy.append("If they are meant to be drawn at random, name them in model.new_weights.")
+    if unknown and not shapes:
+        remedy.append("If they are meant to be left out, name them in model.unused_weights.")
+    raise ModelError(
+        f"{name}: the weights aren't those of {what}: {'; '.join(problems[:_NAMED])}{more}. {' '.join(remedy)}"
+    )
+
+
+def _is(key: str, patterns: Sequence[str]) -> bool:
+    return any(fnmatchcase(key, pattern) for pattern in patterns)
+
+
+def _short(error: BaseException) -> str:
+    text = " ".join(str(error).split())
+    return f"{type(error).__name__}: {text[:300]}"
+
+
 def load_model(folder: Path, dtype: Dtype, device: torch.device, attention: str = "sdpa") -> PreTrainedModel:
     """The causal language model of a model step, in eval mode on ``device``.
 
@@ -135,17 +259,14 @@ def load_model(folder: Path, dtype: Dtype, device: torch.device, attention: str 
             f"{location['pretrained_model_name_or_path']}: a {config.model_type} reads in both directions and can't "
             "score the next token; use a causal language model (for embeddings alone: encoder=true)."
         )
-    try:
-        model = AutoModelForCausalLM.from_pretrained(
-            **location, dtype=getattr(torch, dtype.value), attn_implementation=attention, use_safetensors=True
-        )
-    except (ImportError, ValueError) as error:
-        if attention in ("sdpa", "eager"):
-            raise
-        raise ModelError(
-            f"cluster.attention={attention!r}: {error} Install it, or set cluster.attention=sdpa."
-        ) from error
+    model = load_weights(AutoModelForCausalLM, folder, attention, dtype=getattr(torch, dtype.value))
     return model.to(device).eval()
+
+
+def positions_of(model: PreTrainedModel) -> int | None:
+    """How many tokens the model was made to read; None if its configuration doesn't say."""
+    found = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+    return found if isinstance(found, int) and found > 0 else None
 
 
 def load_encoder(folder: Path, dtype: Dtype, device: torch.device) -> PreTrainedModel:
@@ -160,7 +281,9 @@ def load_encoder(folder: Path, dtype: Dtype, device: torch.device) -> PreTrained
         raise ModelError(
             f"{location['pretrained_model_name_or_path']}: a {config.model_type} isn't an encoder; set encoder=false."
         )
-    model = AutoModel.from_pretrained(**location, dtype=getattr(torch, dtype.value), use_safetensors=True)
+    model = load_weights(
+        AutoModel, folder, None, dtype=getattr(torch, dtype.value), new=_POOLER, unused=_HEADS, what="this encoder"
+    )
     return model.to(device).eval()
 
 
@@ -176,9 +299,57 @@ def load_tuned(
         return load_model(folder, dtype, device, attention)
     if (tuned / "weights").is_dir():
         return load_model(tuned, dtype, device, attention)
-    model = PeftModel.from_pretrained(load_model(folder, dtype, device, attention), str(tuned / "adapter"))
+    model = adapted(load_model(folder, dtype, device, attention), tuned / "adapter")
     merged: PreTrainedModel = model.merge_and_unload()
     return merged.eval()
+
+
+def adapted(base: PreTrainedModel, adapter: Path) -> PeftModel:
+    """``base`` with the adapter of a train step, all of whose weights it takes.
+
+    Raises:
+        ModelError: the adapter has weights that the model has no place for, or lacks some, or is on weights that
+            are tied to others: merged, both would change.
+    """
+    path = adapter / "adapter_model.safetensors"
+    try:
+        model = PeftModel.from_pretrained(base, str(adapter))
+        with safe_open(path, framework="pt") as stored:
+            found = set(stored.keys())
+    except (OSError, ValueError, RuntimeError, KeyError, SafetensorError) as error:
+        raise ModelError(f"{adapter}: the adapter doesn't fit the model ({_short(error)}). Tune again.") from error
+    if tied := tied_targets(base, sorted(model.peft_config["default"].target_modules)):
+        raise ModelError(f"{adapter}: {tied}")
+    wanted = set(get_peft_model_state_dict(model))
+    if odd := sorted(found ^ wanted):
+        raise ModelError(
+            f"{path}: {len(odd)} weights are in the adapter or in the model alone (first: {odd[0]}): it belongs to "
+            "another model. Tune again."
+        )
+    return model
+
+
+def tied_targets(model: torch.nn.Module, targets: Sequence[str]) -> str | None:
+    """Says which target of LoRA has weights that are another module's too; None if none has.
+
+    An adapter changes one of the two places only; merged, it changes both: another model than the trained one.
+    """
+    owners: dict[int, list[str]] = {}
+    for name, module in model.named_modules(remove_duplicate=False):
+        weight = getattr(module, "weight", None)
+        if isinstance(weight, torch.nn.Parameter):
+            owners.setdefault(id(weight), []).append(name.removesuffix(".base_layer"))
+    for names in owners.values():
+        if len(set(names)) > 1:
+            for name in names:
+                for target in targets:
+                    if name == target or name.endswith(f".{target}"):
+                        other = next(n for n in names if n != name)
+                        return (
+                            f"lora.targets: {target!r} has its weights in common with {other} (tie_word_embeddings): "
+                            "merged, the adapter would change both. Leave it out."
+                        )
+    return None
 
 
 def open_model(
@@ -221,13 +392,16 @@ def load_classifier(folder: Path, labels: int, device: torch.device, attention: 
     name = location["pretrained_model_name_or_path"]
     if type(_config(location)) not in MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING:
         raise ModelError(f"{name}: transformers has no sequence classifier of this architecture.")
-    model = AutoModelForSequenceClassification.from_pretrained(
-        **location,
+    model = load_weights(
+        AutoModelForSequenceClassification,
+        folder,
+        attention,
+        dtype=torch.float32,
+        new=("score.*", "classifier.*"),  # the latter is refused below
+        unused=("lm_head.*",),
+        what="this classifier",
         num_labels=labels,
         pad_token_id=load_tokenizer(folder).pad_token_id,
-        dtype=torch.float32,
-        attn_implementation=attention,
-        use_safetensors=True,
     )
     if not hasattr(model, "score"):
         raise ModelError(f"{name}: its sequence classifier, {type(model).__name__}, has no head named 'score'.")

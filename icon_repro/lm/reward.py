@@ -32,7 +32,7 @@ from icon_repro.config_data import Dtype
 from icon_repro.engine.progress import Progress
 from icon_repro.engine.runtime import Runtime
 from icon_repro.lm.budget import TokenBudget, in_batches
-from icon_repro.lm.load import ModelError, budget_of, load_tokenizer, location_of, prepare_device
+from icon_repro.lm.load import ModelError, budget_of, load_tokenizer, load_weights, location_of, prepare_device
 from icon_repro.lm.tokens import TokenError
 
 _GATED_SETTINGS = ("num_objectives", "gating_temperature", "gating_hidden_dim", "gating_n_hidden")
@@ -108,37 +108,19 @@ def load_reward_model(
         if config.num_labels != 1:
             raise ModelError(f"{name}: a classifier with {config.num_labels} labels; a reward model has one.")
         kind, more = AutoModelForSequenceClassification, {"pad_token_id": load_tokenizer(folder).pad_token_id}
-    model, loaded = kind.from_pretrained(
-        **location,
-        **more,
+    model: PreTrainedModel = load_weights(
+        kind,
+        folder,
+        attention,
         dtype=getattr(torch, dtype.value),
-        attn_implementation=attention,
-        use_safetensors=True,
-        ignore_mismatched_sizes=True,  # so that the shapes can be named; refused below
-        output_loading_info=True,
+        what="this reward model (see methods.<name>.architecture)",
+        **more,
     )
-    _check_weights(name, loaded)
     if not gated and not hasattr(model, "score"):
         raise ModelError(f"{name}: its sequence classifier, {type(model).__name__}, has no head named 'score'.")
     if not gated:
         model.score.float()
     return model.to(device).eval()
-
-
-def _check_weights(name: str, loaded: dict[str, Any]) -> None:
-    """Refuse weights that aren't exactly those of the architecture: transformers would draw missing ones at random."""
-    problems = [
-        f"{key} has the shape {tuple(found)}, not {tuple(wanted)}"
-        for key, found, wanted in sorted(loaded["mismatched_keys"])
-    ]
-    problems += [f"{key} is missing" for key in sorted(loaded["missing_keys"])]
-    problems += [f"{key} is unknown" for key in sorted(loaded["unexpected_keys"])]
-    if problems:
-        more = f" and {len(problems) - 5} more" if len(problems) > 5 else ""
-        raise ModelError(
-            f"{name}: the weights aren't those of this reward model: {'; '.join(problems[:5])}{more}. Check the model "
-            "and methods.<name>.architecture."
-        )
 
 
 def open_reward_model(

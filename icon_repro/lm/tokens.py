@@ -41,9 +41,17 @@ def bos_ids(tokenizer: "PreTrainedTokenizerBase") -> list[int]:
     return []
 
 
-def text_ids(tokenizer: "PreTrainedTokenizerBase", text: str, limit: int | None = None) -> tuple[list[int], int]:
-    """Ids of ``text`` without special tokens, at most ``limit`` from the start; and how many were cut."""
-    ids = list(tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"])
+def text_ids(
+    tokenizer: "PreTrainedTokenizerBase", text: str, limit: int | None = None, *, control: bool = False
+) -> tuple[list[int], int]:
+    """Ids of ``text`` without special tokens, at most ``limit`` from the start; and how many were cut.
+
+    Args:
+        control: read "</s>" and the like as the tokens of that name, as in a chat template's text; in a text of a
+            user they are letters as any others.
+    """
+    split = {} if control else {"split_special_tokens": True}
+    ids = list(tokenizer(text, add_special_tokens=False, verbose=False, **split)["input_ids"])
     return (ids, 0) if limit is None else (ids[:limit], max(len(ids) - limit, 0))
 
 

@@ -63,7 +63,7 @@ def chat_ids(tokenizer: PreTrainedTokenizerBase, row: Example) -> list[int]:
     if tokenizer.chat_template is None:
         raise ArmormError("the reward model's tokenizer has no chat template, so its turns can't be marked.")
     turns = [{"role": "user", "content": request(row)}, {"role": "assistant", "content": row.response}]
-    return text_ids(tokenizer, tokenizer.apply_chat_template(turns, tokenize=False))[0]
+    return text_ids(tokenizer, tokenizer.apply_chat_template(turns, tokenize=False), control=True)[0]
 
 
 def last_start(ids: Sequence[int], pattern: Sequence[int]) -> int | None:
@@ -81,7 +81,7 @@ def shard(cfg: ArmormShard, inputs: Mapping[str, Path], out: Path, runtime: Runt
     if rows:
         tokenizer = load_tokenizer(inputs["model"])
         chats = [chat_ids(tokenizer, row) for row in rows]
-        pattern = text_ids(tokenizer, cfg.prompt_end)[0]
+        pattern = text_ids(tokenizer, cfg.prompt_end, control=True)[0]
         ends = [last_start(ids, pattern) if gated else 0 for ids in chats]
         for row, ids, end in zip(rows, chats, ends, strict=True):
             if len(ids) > cfg.max_length:

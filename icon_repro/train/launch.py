@@ -22,6 +22,7 @@ import torch
 from torch.distributed import TCPStore
 
 from icon_repro.config_data import TrainJob
+from icon_repro.engine.notices import OURS
 from icon_repro.engine.runtime import Interrupted, Runtime
 from icon_repro.lm.load import pick_device
 from icon_repro.records import read_json, write_json
@@ -175,5 +176,7 @@ def _metrics(codes: Sequence[int | None], reports: Sequence[Mapping[str, Any] | 
         if code != 0 or report is None:
             raise ProcessError(f"process {number} of {count} ended with code {code} and without a word; see the log")
     assert reports[0] is not None
+    for warning in reports[0].get("warnings", []):
+        OURS.warning("%s", f"{warning['source']}: {warning['text']}")
     metrics: dict[str, Any] = reports[0]["metrics"]
     return metrics

@@ -20,6 +20,7 @@ import torch.distributed
 
 from icon_repro.config import ClusterConfig
 from icon_repro.config_data import TrainJob
+from icon_repro.engine.notices import collected
 from icon_repro.engine.runtime import Interrupted, Runtime, Stop
 from icon_repro.records import read_json, write_json
 from icon_repro.schema import build
@@ -59,7 +60,8 @@ def main(folder: Path) -> int:
         cluster = build(ClusterConfig, job["cluster"])
         runtime = _Told(cluster, Path(job["cache"]), job["label"], terminal=terminal, stop=stop, folder=folder)
         inputs = {name: Path(path) for name, path in job["inputs"].items()}
-        metrics = tune(build(TrainJob, job["params"]), inputs, Path(job["out"]), runtime)
+        with collected() as notices:
+            metrics = tune(build(TrainJob, job["params"]), inputs, Path(job["out"]), runtime)
         torch.distributed.barrier()  # none ends while another needs it
     except Interrupted as stopped:
         write_json(report, {"outcome": "interrupted", "error": str(stopped), "at": time.time()})
@@ -68,7 +70,7 @@ def main(folder: Path) -> int:
         traceback.print_exc()
         write_json(report, {"outcome": "failed", "error": f"{type(error).__name__}: {error}", "at": time.time()})
         return 1
-    write_json(report, {"outcome": "built", "metrics": metrics})
+    write_json(report, {"outcome": "built", "metrics": metrics, "warnings": notices.rows()})
     return 0
 
 

@@ -18,6 +18,7 @@ from trl import SFTConfig
 import icon_repro.train.zero as zero
 from icon_repro.config_data import DeepspeedConfig, Dtype, TrainConfig, TrainJob, Tuning
 from icon_repro.cost import training_flops
+from icon_repro.engine.notices import OURS
 from icon_repro.engine.runtime import Runtime
 from icon_repro.lm.adapter import (
     SealCheckpoints,
@@ -28,7 +29,7 @@ from icon_repro.lm.adapter import (
     tidy,
     unknown_target,
 )
-from icon_repro.lm.load import load_model, load_tokenizer, prepare_device
+from icon_repro.lm.load import load_model, load_tokenizer, positions_of, prepare_device
 from icon_repro.lm.processes import pin
 from icon_repro.lm.stopping import StopOnRequest, end_if_stopped
 from icon_repro.lm.supervised import tokenise
@@ -51,16 +52,33 @@ def tune(cfg: TrainJob, inputs: Mapping[str, Path], out: Path, runtime: Runtime)
     if unknown := [i for i in chosen if i not in rows]:
         raise TrainError(f"{len(unknown)} selected ids aren't candidates (first: {unknown[0]!r}).")
     tokenizer = load_tokenizer(inputs["model"])
+    if tokenizer.eos_token_id is None:
+        raise TrainError(
+            "the model's tokenizer has no end token: a model tuned with it would never learn to stop. Name one as "
+            "eos_token in its tokenizer_config.json."
+        )
     # sorted: the order of training comes from the seed alone, not from the scores
     data, notes = tokenise([rows[i] for i in sorted(chosen)], tokenizer, train.max_length)
     if not data:
         raise TrainError(f"none of {len(chosen)} rows has a response token within max_length={train.max_length}.")
+    if notes["dropped"] or notes["cut"]:
+        OURS.warning(
+            "%s",
+            f"of {len(chosen):,} selected rows, {len(notes['dropped']):,} aren't trained on (no response token within "
+            f"training.max_length={train.max_length}) and {len(notes['cut']):,} are cut.",
+        )
     deepspeed = zero.used(train, cluster.processes, device, out)
     earlier = next(reversed(checkpoints(out)), None)
     arguments = _arguments(cfg, runtime, out, device, deepspeed, earlier)
     first = arguments.process_index == 0
     set_seed(cfg.seed)
     model = load_model(inputs["model"], Dtype.float32, arguments.device, cluster.attention)
+    longest, positions = max(len(row["input_ids"]) for row in data), positions_of(model)
+    if positions is not None and longest > positions:
+        raise TrainError(
+            f"training.max_length={train.max_length}: a row takes {longest} tokens, the model has {positions} "
+            "positions. Lower training.max_length."
+        )
     model.config.use_cache = False
     parameters = zero.weights_of(model)
     batch = train.global_batch_size

@@ -5,6 +5,7 @@ import pytest
 
 from icon_repro.config_data import RowFormat, RowsConfig
 from icon_repro.data.prepare import PrepareError, draw, run
+from icon_repro.data.sources import SourceError
 from icon_repro.records import Example, read_json, read_rows
 
 
@@ -162,3 +163,24 @@ def test_prepare_shots_of_a_benchmark_ask_as_the_evaluation_does_and_answer_righ
     assert all(row.ready and row.input == "" for row in kept)
     assert metrics["rows"] == 2 and metrics["dropped"] == {"unreadable options": 1, "duplicate": 1}
     assert report["read"] == 4 and report["dropped"]["unreadable options"]["first_ids"] == ["rows.jsonl:3"]
+
+
+def test_prepare_rows_that_cannot_be_read_are_counted_and_dropped_only_if_asked(prepare):
+    rows = [row("a"), row("b", None), row("c", 5), row("d", None), '{"instruction": "e', row("f"), "[1]"]
+    message = r"rows\.jsonl:2: 'output' must be text, found NoneType.* 5 of 7 rows can't be read .*output is null: 2.*"
+    with pytest.raises(SourceError, match=message + "drop_unreadable=true"):
+        prepare(rows)
+    metrics, kept, report = prepare(rows, drop_unreadable=True)
+    assert sorted(r.instruction for r in kept) == ["a", "f"]
+    reasons = {"malformed JSON": 1, "not a JSON object": 1, "output is int": 1, "output is null": 2}
+    assert metrics["dropped"] == reasons
+    assert report["dropped"]["output is null"] == {"count": 2, "first_ids": ["rows.jsonl:2", "rows.jsonl:4"]}
+    with pytest.raises(SourceError, match=r"1 of 1 rows can't be read \(output is null: 1\)\.$"):
+        prepare([row("b", None)], drop_unreadable=True)
+
+
+def test_prepare_copies_of_a_text_are_left_out_also_under_ids_of_their_own(prepare):
+    rows = [row("same", key="2"), row("same", key="1"), row("other", key="3"), row("same", "another", key="4")]
+    metrics, kept, report = prepare(rows, fields={"id": "key"})
+    assert [r.id for r in kept] == ["1", "3", "4"]
+    assert metrics["dropped"] == {"duplicate": 1} and report["dropped"]["duplicate"]["first_ids"] == ["2"]

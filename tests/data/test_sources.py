@@ -1,10 +1,12 @@
+import gzip
 import json
 
 import pytest
 
 from icon_repro.config_data import RowFormat, SourceConfig, SourceKind
+from icon_repro.data.files import files_of
 from icon_repro.data.sources import HubError, SourceError, read_examples
-from icon_repro.records import RecordError, content_id, read_lines
+from icon_repro.records import content_id, read_lines
 
 ALPACA = {"instruction": "Say hi.", "input": "to Ann", "output": "Hi Ann."}
 
@@ -83,9 +85,10 @@ def test_messages_last_assistant_turn_is_the_response(read, jsonl, turns, instru
         ([{"role": "assistant", "content": "Hi"}], ["after a user turn"]),
         ([], ["found roles: none"]),
         ("Hi", ["found str", "fields.messages"]),
-        ([{"role": "human", "content": "Hi"}], ["turn 1", "'human'", "user"]),
+        ([{"role": "tool", "content": "Hi"}], ["turn 1", "'tool'", "user"]),
         ([{"role": "user", "content": [{"text": "Hi"}]}], ["turn 1", "'content'", "found list"]),
-        ([{"from": "user", "value": "Hi"}], ["turn 1", "'role'", "from, value"]),
+        ([{"from": "user", "text": "Hi"}], ["turn 1", "'value'", "from, text"]),
+        ([{"who": "user", "value": "Hi"}], ["turn 1", "'role'", "who, value"]),
     ],
 )
 def test_messages_bad_turns_are_named(read, jsonl, messages, parts):
@@ -105,9 +108,32 @@ def test_missing_column_names_file_line_key_and_nearest(read, jsonl):
 
 def test_missing_column_in_json_names_the_row(read, tmp_path):
     path = tmp_path / "rows.json"
-    path.write_text(json.dumps([ALPACA, {"instruction": "x", "output": "y"}]))
+    path.write_text(json.dumps([ALPACA, {"instruction": "x", "input": ""}]))
     message = refused(read, path)
-    assert f"{path}, row 2" in message and "'input'" in message
+    assert f"{path}, row 2" in message and "'output'" in message
+
+
+def test_alpaca_without_input_has_none_and_never_the_answer_in_its_place(read, jsonl):
+    (row,) = read(jsonl([{"instruction": "x", "output": "y"}]))
+    assert (row.instruction, row.input, row.response) == ("x", "", "y")
+    message = refused(read, jsonl([{"instruction": "x", "context": "c", "output": "y"}]))
+    assert "no column 'input', but 'context'. Set source.fields.input=context, or null" in message
+    message = refused(read, jsonl([{"instruction": "x", "output": "y"}]), input="inputt")
+    assert "Did you mean" not in message and "Set source.fields.input (null if rows have none)" in message
+
+
+def test_advice_for_a_prompt_is_never_a_column_with_the_answer(read, jsonl):
+    message = refused(read, jsonl([{"completion": "y"}]), RowFormat.prompt_response, prompt="completions", response="r")
+    assert "Did you mean" not in message and "source.fields.prompt" in message
+
+
+@pytest.mark.parametrize("key", ["messages", "conversations"])
+def test_sharegpt_turns_are_read_as_messages(read, jsonl, key):
+    turns = [{"from": "system", "value": "S"}, {"from": "human", "value": "A"}, {"from": "gpt", "value": "B"}]
+    ours = [{"role": "system", "content": "S"}, {"role": "user", "content": [{"type": "text", "text": "A"}]}]
+    ours.append({"role": "assistant", "content": "B"})
+    (row,) = read(jsonl([{key: turns}]), RowFormat.messages)
+    assert [row] == read(jsonl([{"messages": ours}]), RowFormat.messages)
 
 
 @pytest.mark.parametrize("value, kind", [(3, "int"), (None, "NoneType"), (["a"], "list")])
@@ -131,16 +157,78 @@ def test_id_column_of_no_use_is_named(read, jsonl, value):
 
 def test_malformed_line_names_file_and_line(read, jsonl):
     path = jsonl([ALPACA, '{"instruction": "cut o'])
-    with pytest.raises(RecordError, match=r"rows\.jsonl:2: malformed JSON"):
+    with pytest.raises(SourceError, match=r"rows\.jsonl:2: malformed JSON"):
         read(path)
 
 
-@pytest.mark.parametrize("text", ['{"instruction": "a"}\n{"instruction": "b"}\n', ""])
-def test_json_that_is_no_list_says_which_suffix(read, tmp_path, text):
+def test_json_that_is_one_object_is_refused(read, tmp_path):
     path = tmp_path / "rows.json"
-    path.write_text(text)
-    message = refused(read, path)
-    assert str(path) in message and ".jsonl" in message
+    path.write_text(json.dumps({"data": [ALPACA]}, indent=1))
+    assert f"{path}: must hold a JSON list of rows, or a JSON object a line" in refused(read, path)
+
+
+@pytest.mark.parametrize("form", ["lines", "list"])
+@pytest.mark.parametrize("name", ["rows.json", "rows.jsonl", "rows.jsonl.gz", "rows.json.zst"])
+@pytest.mark.parametrize("mark", [b"", b"\xef\xbb\xbf"])
+def test_lines_and_lists_are_read_whatever_suffix_mark_and_packing(read, tmp_path, form, name, mark):
+    import pyarrow
+
+    rows = [{**ALPACA, "input": "größer"}, ALPACA]
+    text = json.dumps(rows) if form == "list" else "\r\n".join(map(json.dumps, rows))
+    data = mark + text.encode()
+    path = tmp_path / name
+    if name.endswith(".zst"):
+        with pyarrow.CompressedOutputStream(str(path), "zstd") as stream:
+            stream.write(data)
+    else:
+        path.write_bytes(gzip.compress(data) if name.endswith(".gz") else data)
+    assert [row.input for row in read(path)] == ["größer", "to Ann"]
+
+
+@pytest.mark.parametrize(
+    ("name", "data", "message"),
+    [
+        ("a.json", '["é"]'.encode("utf-16"), "is UTF-16"),
+        ("a.json", b'[{"a": 1}', "not valid JSON .*Mend the file"),
+        ("a.jsonl", b"version https://git-lfs.github.com/spec/v1\n", "git lfs pull"),
+        ("a.jsonl.gz", b'{"a": 1}', "can't be read"),
+        ("a.jsonl", b'{"a": "\xe9"}', "not UTF-8"),
+        ("a.parquet", b"PAR1", "not readable as Parquet"),
+    ],
+)
+def test_files_that_cannot_be_read_say_why(read, tmp_path, name, data, message):
+    path = tmp_path / name
+    path.write_bytes(data)
+    with pytest.raises(SourceError, match=message) as raised:
+        read(path)
+    assert "Delete" not in str(raised.value)
+
+
+def test_files_of_folders_patterns_and_splits(tmp_path):
+    def names(path, split="train"):
+        return [found.relative_to(tmp_path).as_posix() for found in files_of(str(tmp_path / path), split)]
+
+    for name in ("hub/data/train-00000-of-00002.parquet", "hub/data/train-00001-of-00002.parquet"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    (tmp_path / "hub/data/test-00000-of-00001.parquet").touch()
+    (tmp_path / "hub/README.md").touch()
+    (tmp_path / "hub/dataset_infos.json").touch()
+    (tmp_path / "plain").mkdir()
+    (tmp_path / "plain/b.jsonl").touch()
+    (tmp_path / "plain/a.jsonl.gz").touch()
+    (tmp_path / "odd [1].jsonl").touch()
+    assert names("hub") == ["hub/data/train-00000-of-00002.parquet", "hub/data/train-00001-of-00002.parquet"]
+    assert names("hub", "test") == ["hub/data/test-00000-of-00001.parquet"]
+    assert names("plain") == ["plain/a.jsonl.gz", "plain/b.jsonl"]
+    assert names("hub/**/t*-0*.parquet") == names("hub", "test") + names("hub")
+    assert names("odd [1].jsonl") == ["odd [1].jsonl"]
+    for path, message in [("hub/x*", "no file fits"), ("no", "no such file"), ("hub/data/..", "holds the splits")]:
+        with pytest.raises(SourceError, match=message):
+            names(path, "extra")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(SourceError, match="a folder without a file of rows"):
+        names("empty")
 
 
 def test_json_list_of_other_things_names_the_row(read, tmp_path):

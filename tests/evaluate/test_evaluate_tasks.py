@@ -715,3 +715,35 @@ def test_shared_text_of_lm_evals_documents(hub: Asked, tmp_path: Path) -> None:
     assert metrics["items"] == len(benchmark_rows.HELLASWAG)
     limited = replace(asked, limit=1, evaluation=job("hellaswag", limit=1))
     assert shared_text.run(limited, {"candidates": tmp_path / "candidates"}, tmp_path / "out", runtime)["items"] == 1
+
+
+def test_in_parts_items_that_do_not_fit_are_named_also_from_kept_parts(tmp_path: Path) -> None:
+    class Short(LM):
+        max_length, max_gen_toks = 10, 4
+
+        def tok_encode(self, text: str) -> list[int]:
+            return [ord(sign) for sign in text]
+
+        def loglikelihood(self, requests: Any) -> list[tuple[float, bool]]:
+            return [(-1.0, False) for _ in requests]
+
+        def loglikelihood_rolling(self, requests: Any) -> list[float]:
+            return [-1.0 for _ in requests]
+
+        def generate_until(self, requests: Any) -> list[str]:
+            return ["" for _ in requests]
+
+    def requests(kind: str, second: Any, *contexts: str) -> list[Any]:
+        return [
+            Instance(kind, {}, (text, second), number, metadata=("t", number, 1))  # type: ignore[arg-type]
+            for number, text in enumerate(contexts)
+        ]
+
+    for _ in range(2):  # the second reads the kept parts
+        model = parts.InParts(Short(), tmp_path / "parts")
+        model.loglikelihood(requests("loglikelihood", "ab", "x" * 9, "x" * 10))  # 11 tokens fit: the last isn't read
+        assert model.cut == {("t", 1)}
+        model.generate_until(requests("generate_until", {}, "x" * 6, "x" * 6, "x" * 7))
+        assert model.cut == {("t", 1), ("t", 2)}
+        model.generate_until(requests("generate_until", {"max_gen_toks": 5}, "x" * 6))
+        assert model.cut == {("t", 0), ("t", 1), ("t", 2)}

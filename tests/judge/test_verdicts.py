@@ -29,7 +29,13 @@ def test_parse_scores_every_stored_review_gives_the_stored_scores(shared: Path, 
         ("8 9\n\nOn reflection I would say 7 9.", (8, 9)),
         # separators
         ("8, 7", (8, 7)),
-        ("8,7", (8, 7)),
+        ("10,7", (10, 7)),  # 10.7 is no score
+        ("8.5,7", (8.5, 7)),
+        ("<think>\n9 2\nHm.</think>\n\n3 8", (3, 8)),
+        ("First I thought 9 2.\n9 2\n</think>\n3 8", (3, 8)),
+        ("<THINK a='b'>9 2 <think>1 1</think> 5 5</THINK>3 8\nBecause.", (3, 8)),
+        ("[reasoning]9 2[/reasoning]\n3 8", (3, 8)),
+        ("<|channel|>analysis<|message|>9 2<|end|><|start|>assistant<|channel|>final<|message|>3 8<|return|>", (3, 8)),
         ("8/7", (8, 7)),
         ("8\t7", (8, 7)),
         ("8; 7", (8, 7)),
@@ -119,6 +125,8 @@ def test_parse_scores_forms_that_judges_write(text: str, expected: tuple[float, 
         *("11 8", "8 11", "100 90", "85/100 70/100", "-1 5", "8 -9", "0.5 8", "9.99 10.01"),
         "Assistant 1: -8\nAssistant 2: 7",
         # not numbers
+        *("8,7", "3,5\n8,0\nbecause", "Scores: 8,5", "Well\nScores: 8,5\n3 8", "8,5 because it is short"),
+        *("<think>9 2", "<think>9 2</think>", "<|channel|>analysis<|message|>9 2", "<think>a</think><think>3 8"),
         *("nan 8", "inf 9", "1e1 5", "8½ 9", "8,5 9", "9" * 400 + " 5"),
         # prose
         "I'd give Assistant 1 an 8 and Assistant 2 a 7.",
@@ -206,3 +214,20 @@ def test_parse_verdict_reads_the_final_one(text: str, expected: str) -> None:
 def test_parse_verdict_none_or_contradicting_is_refused(text: str) -> None:
     with pytest.raises(VerdictError):
         parse_verdict(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "verdict"),
+    [
+        ("<think>[[A]]</think>So [[B]]", "B"),
+        ("It is [[A]].\n</think>\n[[B]]", "B"),
+        ("<thinking>no, [[A]]?\n</thinking>\n**[[C]]**", "C"),
+    ],
+)
+def test_parse_verdict_thoughts_do_not_count(text: str, verdict: str) -> None:
+    assert parse_verdict(text) == verdict
+
+
+def test_parse_verdict_a_reply_of_thoughts_alone_is_refused() -> None:
+    with pytest.raises(VerdictError, match="holds thoughts alone"):
+        parse_verdict("<think>It will be [[A]], or")

@@ -37,7 +37,7 @@ from icon_repro.cost import forward_flops, training_flops
 from icon_repro.engine.progress import Progress
 from icon_repro.engine.runtime import Runtime
 from icon_repro.lm.adapter import SealCheckpoints, checkpoints, peft_lora, remove_checkpoints, tidy, unknown_target
-from icon_repro.lm.load import load_classifier, load_tokenizer, prepare_device
+from icon_repro.lm.load import adapted, load_classifier, load_tokenizer, prepare_device
 from icon_repro.lm.processes import pin
 from icon_repro.lm.stopping import StopOnRequest, end_if_stopped
 from icon_repro.lm.tokens import pack
@@ -288,7 +288,7 @@ def pool(cfg: SelectorShard, inputs: Mapping[str, Path], out: Path, runtime: Run
             base = _classifier(cfg.selector, inputs["model"], runtime)
             _check_length(base, ids, "pool_max_length")
             parameters = base.num_parameters()
-            model = PeftModel.from_pretrained(base, inputs["selector"] / "adapter")
+            model = adapted(base, inputs["selector"] / "adapter")
             values = predict(model, ids, names, cfg.selector.dtype, runtime.cluster.score_batch_tokens, progress)
     np.save(out / "scores.npy", values, allow_pickle=False)
     write_json(out / "ids.json", {"rows": names})

@@ -1,0 +1,220 @@
+"""Rows in files of users: JSON, JSON lines, Parquet and Arrow, also compressed, in one file, a folder or a pattern.
+
+In: a path.  Out: the files that it stands for; rows with their places, and in the place of one that can't be read a
+``RowError``. A byte order mark is skipped; JSON and JSON lines are told apart by what the file begins with.
+Known gap: a compressed file is read as a stream, a JSON list as a whole.
+"""
+
+import gzip
+import io
+import json
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from glob import glob
+from pathlib import Path
+from typing import IO, Any
+
+from icon_repro.model_files import lfs_problem
+
+_TEXT, _TABLES, _PACKED = (".jsonl", ".ndjson", ".json"), (".parquet", ".arrow"), (".gz", ".zst")
+# JSON that lies beside rows and holds none
+_ABOUT = ("dataset_info.json", "dataset_infos.json", "dataset_dict.json", "state.json")
+_SPLIT = re.compile(r"(?:^|[-_./])(train|training|test|testing|validation|valid|val|dev|eval)(?=[-_./\d]|$)", re.I)
+_SPLITS = {"training": "train", "testing": "test", "valid": "validation", "val": "validation", "dev": "validation"}
+_KNOWN = ".jsonl, .json, .parquet or .arrow, the first two also with .gz or .zst"
+
+
+class SourceError(ValueError):
+    """A source can't be read; the message names place and key."""
+
+
+class RowError(SourceError):
+    """One row can't be read, others may be.
+
+    Args:
+        reason: in a few words, the same for equal faults of other rows.
+    """
+
+    def __init__(self, message: str, reason: str) -> None:
+        super().__init__(message)
+        self.reason = reason
+
+
+Row = tuple[str, dict[str, Any] | RowError]  # place, and the row or why there is none
+
+
+def files_of(path: str, split: str = "train") -> list[Path]:
+    """The files that a path stands for, by name: itself, those of a folder, or those that a pattern fits.
+
+    Args:
+        split: which files of a folder are meant, where their names say train, test and so on.
+
+    Raises:
+        SourceError: there is no such file.
+    """
+    whole = Path(path).expanduser()
+    if whole.is_file():
+        return [whole]
+    if whole.is_dir():
+        found = _of_split(whole, [p for p in sorted(whole.rglob("*")) if _holds_rows(p, whole)], split)
+        if not found:
+            raise SourceError(f"{path!r}: a folder without a file of rows ({_KNOWN}). Give the file's own path.")
+        return found
+    if any(sign in path for sign in "*?["):
+        matches = [Path(p) for p in sorted(glob(str(whole), recursive=True)) if Path(p).is_file()]  # noqa: PTH207
+        if not matches:
+            raise SourceError(f"{path!r}: no file fits this pattern (looked in {Path.cwd()}).")
+        return matches
+    raise SourceError(f"{path!r}: no such file (looked in {Path.cwd()}).")
+
+
+def _holds_rows(path: Path, folder: Path) -> bool:
+    hidden = any(part.startswith((".", "_")) for part in path.relative_to(folder).parts)
+    return path.is_file() and not hidden and path.name not in _ABOUT and _kind(path) is not None
+
+
+def _of_split(folder: Path, files: list[Path], split: str) -> list[Path]:
+    """Those of ``files`` whose names are of ``split``; all, if no name says a split."""
+    named: dict[str, list[Path]] = {}
+    for path in files:
+        match = _SPLIT.search(path.relative_to(folder).as_posix())
+        name = match[1].lower() if match else ""
+        named.setdefault(_SPLITS.get(name, name), []).append(path)
+    if set(named) <= {""}:
+        return files
+    wanted = _SPLITS.get(split, split)
+    if wanted not in named:
+        raise SourceError(
+            f"{str(folder)!r}: holds the splits {', '.join(sorted(filter(None, named)))}, not source.split={split!r}. "
+            "Set source.split, or give a pattern of the files that are meant."
+        )
+    return named[wanted]
+
+
+def _kind(path: Path) -> str | None:
+    """The suffix that says how to read the file; None if none does."""
+    name = path.name.lower()
+    for packed in _PACKED:
+        if name.endswith(packed):
+            plain = Path(name.removesuffix(packed)).suffix
+            return plain if plain in _TEXT else None
+    suffix = Path(name).suffix
+    return suffix if suffix in (*_TEXT, *_TABLES) else None
+
+
+def file_rows(path: Path) -> Iterator[Row]:
+    """The rows of one file.
+
+    Raises:
+        SourceError: the file as a whole can't be read.
+    """
+    if not path.is_file():
+        raise SourceError(f"{path}: no such file. Correct the source's path; it is relative to the working directory.")
+    kind = _kind(path)
+    if kind is None:
+        raise SourceError(f"{path}: suffix {path.suffix!r} isn't known. Use {_KNOWN}.")
+    try:
+        if problem := lfs_problem(path):
+            raise SourceError(problem)
+        yield from _table_rows(path, kind) if kind in _TABLES else _text_rows(path)
+    except (OSError, EOFError) as error:
+        raise SourceError(f"{path}: can't be read ({error}). Check the file and its permissions.") from error
+
+
+def _opened(path: Path) -> IO[bytes]:
+    if path.suffix.lower() == ".gz":
+        return io.BufferedReader(gzip.open(path, "rb"))
+    if path.suffix.lower() == ".zst":
+        import pyarrow
+
+        return io.BufferedReader(pyarrow.CompressedInputStream(pyarrow.OSFile(str(path)), "zstd"))
+    return path.open("rb")
+
+
+def _text_rows(path: Path) -> Iterator[Row]:
+    with _opened(path) as file:
+        start = file.read(4096)
+        if start.startswith((b"\xff\xfe", b"\xfe\xff")):
+            raise SourceError(f"{path}: is UTF-16. Convert the file to UTF-8.")
+    if start.removeprefix(b"\xef\xbb\xbf").lstrip().startswith(b"["):
+        yield from _list_rows(path)
+    elif _first_line_is_whole(start):
+        yield from _line_rows(path)
+    else:
+        raise SourceError(f"{path}: must hold a JSON list of rows, or a JSON object a line.")
+
+
+def _first_line_is_whole(start: bytes) -> bool:
+    """Whether the file may have a row a line: what is one JSON object over many lines has "{" alone on its first."""
+    first = start.removeprefix(b"\xef\xbb\xbf").lstrip().split(b"\n", 1)[0].strip()
+    return first != b"{"
+
+
+def _list_rows(path: Path) -> Iterator[Row]:
+    with _opened(path) as file:
+        try:
+            rows = json.loads(file.read().decode("utf-8-sig"))
+        except UnicodeDecodeError as error:
+            raise SourceError(f"{path}: not UTF-8 ({error}). Convert the file to UTF-8.") from error
+        except (ValueError, RecursionError) as error:
+            raise SourceError(f"{path}: not valid JSON ({error}). Mend the file.") from error
+    for number, row in enumerate(rows, start=1):
+        yield f"{path}, row {number}", _object(row, f"{path}, row {number}")
+
+
+def _line_rows(path: Path) -> Iterator[Row]:
+    with _opened(path) as file:
+        for number, line in enumerate(file, start=1):
+            place = f"{path}:{number}"
+            try:
+                text = line.decode("utf-8-sig" if number == 1 else "utf-8")
+            except UnicodeDecodeError as error:
+                yield place, RowError(f"{place}: not UTF-8 ({error}). Convert the file to UTF-8.", "not UTF-8")
+                continue
+            if not text.strip():
+                continue
+            try:
+                row = json.loads(text)
+            except (ValueError, RecursionError) as error:
+                message = f"{place}: malformed JSON ({error}). Mend or remove the line."
+                yield place, RowError(message, "malformed JSON")
+                continue
+            yield place, _object(row, place)
+
+
+def _object(row: Any, place: str) -> dict[str, Any] | RowError:
+    if isinstance(row, dict):
+        return row
+    return RowError(f"{place}: a JSON object is needed, found {type(row).__name__}.", "not a JSON object")
+
+
+def _table_rows(path: Path, kind: str) -> Iterator[Row]:
+    import pyarrow
+    import pyarrow.ipc
+    import pyarrow.parquet
+
+    number = 0
+    try:
+        if kind == ".parquet":
+            with pyarrow.parquet.ParquetFile(path) as file:
+                for row in _of_batches(file.iter_batches()):
+                    number += 1
+                    yield f"{path}, row {number}", row
+        else:
+            with pyarrow.OSFile(str(path)) as stream, pyarrow.ipc.open_stream(stream) as reader:
+                for row in _of_batches(reader):
+                    number += 1
+                    yield f"{path}, row {number}", row
+    except pyarrow.ArrowException as error:
+        name = "Parquet" if kind == ".parquet" else "an Arrow stream"
+        raise SourceError(f"{path}: not readable as {name} after row {number} ({error}). Replace the file.") from error
+
+
+def _of_batches(batches: Iterable[Any]) -> Iterator[dict[str, Any]]:
+    for batch in batches:
+        yield from batch.to_pylist()
+
+
+def files_read(files: Mapping[str, Path]) -> list[Path]:
+    """The files of a step's source, in the order of ``files_of``."""
+    return [files[name] for name in sorted(files) if name == "source" or name.startswith("source.")]

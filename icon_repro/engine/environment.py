@@ -1,0 +1,123 @@
+"""The environment of a run: what would change numbers or make a process wait is taken out, a home is found.
+
+In: environment variables.  Out: the same without what other launchers and libraries' switches left there; a line for
+each thing that was changed; what remains and may matter, for a step's record.
+Of some families of variables those alone stay that are known to change no number (``_KEPT``).
+Known gap: variables of other programs that a library of the future may read.
+"""
+
+import os
+import tempfile
+from collections.abc import MutableMapping
+from pathlib import Path
+
+# of another launcher: a process would wait for partners that never come
+_LAUNCHERS = {"WORLD_SIZE", "RANK", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "GROUP_RANK", "NODE_RANK", "ROLE_RANK"}
+_LAUNCHERS |= {"MASTER_ADDR", "MASTER_PORT", "GROUP_WORLD_SIZE", "ROLE_WORLD_SIZE", "CROSS_RANK", "CROSS_SIZE"}
+_SWITCHES = {"NVIDIA_TF32_OVERRIDE", "USE_TORCH_XLA", "PJRT_DEVICE", "XRT_TPU_CONFIG", "FORCE_TORCHRUN"}
+# families of which nothing stays, or only what ``_KEPT`` names
+_FAMILIES: tuple[str, ...] = (
+    "ACCELERATE_",
+    "FSDP_",
+    "MEGATRON_LM_",
+    "PARALLELISM_CONFIG_",
+    "TORCHELASTIC_",
+    "TRL_",
+    "TRANSFORMERS_",
+)
+_FAMILIES = (*_FAMILIES, "WANDB_", "TORCH_", "PYTORCH_", "OMPI_COMM_WORLD_", "PMI_", "MV2_COMM_", "LMEVAL_", "PEFT_")
+_KEPT = {"TRANSFORMERS_OFFLINE", "TRANSFORMERS_CACHE", "TORCH_HOME", "TORCH_EXTENSIONS_DIR", "TORCH_CUDA_ARCH_LIST"}
+_KEPT |= {"TORCH_CPP_LOG_LEVEL", "TORCH_DISTRIBUTED_DEBUG", "TORCH_SHOW_CPP_STACKTRACES", "PYTORCH_KERNEL_CACHE_PATH"}
+_KEPT |= {"PYTORCH_CUDA_ALLOC_CONF", "PYTORCH_ALLOC_CONF", "TORCH_LOGS"}
+_KEPT |= {f"WANDB_{name}" for name in ("API_KEY", "MODE", "BASE_URL", "DIR", "DATA_DIR", "CACHE_DIR", "CONFIG_DIR")}
+_KEPT |= {
+    f"WANDB_{name}" for name in ("ARTIFACT_DIR", "INSECURE_DISABLE_SSL", "HTTP_TIMEOUT", "INIT_TIMEOUT", "SILENT")
+}
+_KEPT_PREFIXES = ("TORCH_NCCL_", "WANDB__", "WANDB_X_")
+# threads, determinism, devices: they stay, and are in the step's record
+_RECORDED: tuple[str, ...] = (
+    "OMP_",
+    "MKL_",
+    "OPENBLAS_",
+    "KMP_",
+    "GOMP_",
+    "CUBLAS_",
+    "CUDNN_",
+    "NCCL_",
+    "TORCH_",
+    "PYTORCH_",
+    "ATEN_",
+)
+_RECORDED = (*_RECORDED, "CUDA_VISIBLE_DEVICES", "CUDA_LAUNCH_BLOCKING", "PYTHONHASHSEED", "DS_ACCELERATOR")
+
+
+def clean(environment: MutableMapping[str, str] = os.environ) -> list[str]:
+    """Remove variables that would change numbers or have a process wait for others; returns their names."""
+    removed = sorted(name for name in environment if _removed(name))
+    for name in removed:
+        del environment[name]
+    return removed
+
+
+def _removed(name: str) -> bool:
+    if name in _LAUNCHERS or name in _SWITCHES:
+        return True
+    return name.startswith(_FAMILIES) and name not in _KEPT and not name.startswith(_KEPT_PREFIXES)
+
+
+def recorded() -> dict[str, str]:
+    """What remains in the environment and may change a number's last digits or a step's speed."""
+    return {name: value for name, value in sorted(os.environ.items()) if name.startswith(_RECORDED)}
+
+
+def find_home(environment: MutableMapping[str, str] = os.environ) -> str:
+    """Have libraries find a user's name and a home that can be written; returns what was changed, in a sentence.
+
+    Containers run as a user id that has no entry, some without HOME, some with one that can't be written.
+    """
+    _name_user(environment)
+    home = _home(environment)
+    if home is not None and _writable(home):
+        return ""
+    instead = Path(tempfile.gettempdir()) / f"icon_repro-{os.getuid()}"
+    instead.mkdir(mode=0o700, exist_ok=True)
+    if instead.stat().st_uid != os.getuid():
+        return (
+            f"the home folder can't be written, and {instead} belongs to another user: set HOME to a folder of yours."
+        )
+    changed = []
+    for name, folder in (("ICON_REPRO_CACHE", "cache"), ("HF_DATASETS_CACHE", "datasets"), ("XDG_CACHE_HOME", "cache")):
+        own = name == "HF_DATASETS_CACHE" and "HF_HOME" in environment
+        if name not in environment and not own and not (name == "ICON_REPRO_CACHE" and "XDG_CACHE_HOME" in environment):
+            environment[name] = str(instead / folder)
+            changed.append(name)
+    if home is None:
+        environment["HOME"] = str(instead)
+        changed.append("HOME")
+    why = "there is no home folder" if home is None else f"the home folder {home} can't be written"
+    return f"{why}: {instead} is used in its place ({', '.join(changed)})." if changed else ""
+
+
+def _name_user(environment: MutableMapping[str, str]) -> None:
+    import pwd
+
+    try:
+        pwd.getpwuid(os.getuid())
+    except KeyError:
+        if not any(environment.get(name) for name in ("LOGNAME", "USER", "LNAME", "USERNAME")):
+            environment["USER"] = environment["LOGNAME"] = f"uid{os.getuid()}"
+
+
+def _home(environment: MutableMapping[str, str]) -> Path | None:
+    if environment.get("HOME"):
+        return Path(environment["HOME"])
+    try:
+        return Path.home()
+    except RuntimeError:
+        return None
+
+
+def _writable(home: Path) -> bool:
+    """Whether caches can be made there: in the first of .cache and home that exists."""
+    folder = next((path for path in (home / ".cache", home) if path.is_dir()), None)
+    return folder is not None and os.access(folder, os.W_OK | os.X_OK)

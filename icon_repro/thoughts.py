@@ -1,0 +1,52 @@
+"""What a model thinks before it answers, taken away from its reply: a draft in there is no verdict.
+
+In: a reply.  Out: what follows the thoughts.
+Read as thoughts: <think>, <thinking>, <thought>, <reasoning>, <reflection>, <scratchpad>, <analysis> in <..>, [..] or
+<|..|>, nested or not; with no opening mark (the chat template wrote it), all before the last closing one; with no
+closing mark, the reply ended within them, and nothing is left. Also the channels of gpt-oss ("<|channel|>final").
+Known gap: thoughts in plain words, without marks, are read as the answer.
+"""
+
+import re
+
+_NAMES = "think|thinking|thought|thoughts|reasoning|reflection|scratchpad|analysis|seed:think|antml:thinking"
+_MARK = re.compile(
+    rf"(?:<(?P<a>/?)\s*(?:{_NAMES})(?:\s[^<>]{{0,100}})?>|\[(?P<b>/?)\s*(?:{_NAMES})\s*\]|<\|(?P<c>/?)\s*(?:{_NAMES})\s*\|>"
+    rf"|(?P<open>◁think▷|<\|(?:begin|start)_of_(?:thought|thinking)\|>)"
+    rf"|(?P<close>◁/think▷|<\|end_of_(?:thought|thinking)\|>))",
+    re.I,
+)
+_CHANNEL = re.compile(r"<\|channel\|>\s*(?P<name>[a-z]+)[^<]{0,100}<\|message\|>", re.I)
+_END = re.compile(r"<\|(?:end|return|start|call|im_end|eot_id)\|>.*", re.I | re.S)
+
+
+def without_thoughts(text: str) -> str:
+    """``text`` after its thoughts, as it is if there are none; empty if it ends within them."""
+    text = _final_channel(text)
+    if _MARK.search(text) is None:
+        return text
+    depth, kept, start = 0, list[str](), 0
+    for mark in _MARK.finditer(text):
+        closing = mark["close"] is not None or "/" in (mark["a"], mark["b"], mark["c"])
+        if not closing:
+            if depth == 0:
+                kept.append(text[start : mark.start()])
+            depth += 1
+        elif depth:
+            depth -= 1
+        else:
+            kept.clear()  # the opening mark was in the prompt
+        if depth == 0:
+            start = mark.end()
+    if depth == 0:
+        kept.append(text[start:])
+    return "\n".join(part.strip() for part in kept if part.strip())
+
+
+def _final_channel(text: str) -> str:
+    """The last final message, where the reply has channels; nothing if it has only others."""
+    channels = list(_CHANNEL.finditer(text))
+    if not channels:
+        return text
+    final = [mark for mark in channels if mark["name"].lower() == "final"]
+    return _END.sub("", text[final[-1].end() :]) if final else ""

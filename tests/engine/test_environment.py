@@ -1,0 +1,69 @@
+"""Variables that change numbers go, others stay; a home is found where there is none."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+from icon_repro.engine.environment import clean, find_home, recorded
+
+
+def test_clean_removes_what_changes_numbers_and_keeps_the_rest() -> None:
+    gone = {"ACCELERATE_MIXED_PRECISION", "ACCELERATE_NEW", "FSDP_X", "WORLD_SIZE", "RANK", "LOCAL_RANK", "MASTER_PORT"}
+    gone |= {"WANDB_SWEEP_ID", "WANDB_RUN_ID", "WANDB_RESUME", "TRANSFORMERS_VERBOSITY", "NVIDIA_TF32_OVERRIDE"}
+    gone |= {"TORCH_ALLOW_TF32_CUBLAS_OVERRIDE", "OMPI_COMM_WORLD_SIZE", "PMI_RANK", "TORCHELASTIC_RUN_ID"}
+    stay = {"PATH", "HOME", "HF_HOME", "HF_TOKEN", "CUDA_VISIBLE_DEVICES", "OMP_NUM_THREADS", "SLURM_JOB_ID"}
+    stay |= {
+        "WANDB_API_KEY",
+        "WANDB_MODE",
+        "TRANSFORMERS_OFFLINE",
+        "PYTORCH_CUDA_ALLOC_CONF",
+        "TORCH_NCCL_BLOCKING_WAIT",
+    }
+    environment = dict.fromkeys(gone | stay, "1")
+    assert clean(environment) == sorted(gone)
+    assert set(environment) == stay
+    assert clean(environment) == []
+
+
+def test_recorded_is_what_may_matter(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OMP_NUM_THREADS", "3")
+    monkeypatch.setenv("HF_TOKEN", "secret")
+    found = recorded()
+    assert found["OMP_NUM_THREADS"] == "3"
+    assert "HF_TOKEN" not in found
+
+
+@pytest.fixture
+def temporary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setattr("tempfile.gettempdir", lambda: str(tmp_path))
+    return tmp_path / f"icon_repro-{os.getuid()}"
+
+
+def test_find_home_changes_nothing_where_home_can_be_written(tmp_path: Path, temporary: Path) -> None:
+    environment = {"HOME": str(tmp_path), "USER": "u"}
+    assert find_home(environment) == ""
+    assert environment == {"HOME": str(tmp_path), "USER": "u"}
+    assert not temporary.exists()
+
+
+def test_find_home_that_is_not_there_is_replaced_and_named(tmp_path: Path, temporary: Path) -> None:
+    environment = {"HOME": str(tmp_path / "none"), "USER": "u"}
+    said = find_home(environment)
+    assert f"home folder {tmp_path / 'none'} can't be written: {temporary}" in said
+    assert environment["ICON_REPRO_CACHE"] == str(temporary / "cache")
+    assert environment["HF_DATASETS_CACHE"] == str(temporary / "datasets")
+    assert temporary.stat().st_mode & 0o777 == 0o700
+
+
+def test_find_home_user_without_a_name_or_home_gets_both(temporary: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def unknown(number: int) -> None:
+        raise KeyError(number)
+
+    monkeypatch.setattr("pwd.getpwuid", unknown)
+    monkeypatch.delenv("HOME", raising=False)
+    environment: dict[str, str] = {"HF_HOME": "/data/hub"}
+    assert "there is no home folder" in find_home(environment)
+    assert environment["HOME"] == str(temporary)
+    assert environment["USER"] == f"uid{os.getuid()}"
+    assert "HF_DATASETS_CACHE" not in environment  # HF_HOME says where
