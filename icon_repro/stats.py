@@ -228,11 +228,21 @@ def _estimate(samples: Sequence[Sample], lender: Sample | None, bounds: tuple[fl
     ]
     selections, selections_freedom = _purged(found, 0.0) if found else (0.0, 0.0)
     seeds, seeds_freedom, more = _seeds(arms, borrowed, lenders)
-    size = sum(part.weight * np.abs(part.values).mean() for part in samples[0].parts)
-    items = np.where(items > (1e-10 * size) ** 2, items, 0.0)  # what is left is rounding
-    numbers: list[Any] = [items, items_freedom, seeds, seeds_freedom, selections, selections_freedom]
     value: Any = center.totals[..., 0]
-    return Estimate(value, *numbers, bounds, lacking, (*limits, *more))
+    size = sum(part.weight * np.abs(part.values).mean() for part in samples[0].parts)
+    items_variance: Any = np.where(items > (1e-10 * size) ** 2, items, 0.0)  # what is left is rounding
+    return Estimate(
+        value=value,
+        items=items_variance,
+        items_freedom=items_freedom,
+        seeds=seeds,
+        seeds_freedom=seeds_freedom,
+        selections=selections,
+        selections_freedom=selections_freedom,
+        bounds=bounds,
+        lacking=lacking,
+        limits=(*limits, *more),
+    )
 
 
 def _by_pool(samples: Sequence[Sample], arms: list[Arm]) -> list[Arm]:
@@ -469,9 +479,12 @@ def _purged(parts: Sequence[tuple[Any, Any, float]], held: Any) -> tuple[Any, An
     Args:
         parts: each without and with the noise of cells, and the freedom of the latter.
     """
+    clean: Any = sum(clean for clean, _, _ in parts)
     seen: Any = sum(seen for _, seen, _ in parts)
-    left = np.maximum(1e-6 * seen, sum(clean for clean, _, _ in parts) - held)
-    error = sum(seen**2 / freedom for _, seen, freedom in parts)
+    left = np.maximum(1e-6 * seen, clean - held)
+    # of the error of what was seen: the part that noise and what is left make of it
+    share = (left + seen - clean) / np.where(seen > 0, seen, 1.0)
+    error = share**2 * sum(one**2 / freedom for _, one, freedom in parts)
     with np.errstate(divide="ignore", invalid="ignore"):
         return left, np.where(error > 0, np.divide(left**2, error), math.inf)
 

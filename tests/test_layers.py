@@ -26,6 +26,8 @@ LAYERS = {
     "prompts": 0,
     "overlap": 1,
     "stats": 1,
+    "estimates": 1,
+    "levels": 1,
     "reliability": 1,
     "items": 1,
     "cost": 1,

@@ -5,8 +5,6 @@ An experiment is drawn some thousand times from a model in which two methods don
 training seeds and all their interactions are random. Every number is made by ``icon_repro.stats``, as for a report.
 """
 
-import argparse
-import csv
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -182,7 +180,8 @@ def _single(variances: Values, freedoms: Values) -> list[float]:
 
 
 if __name__ == "__main__":
-    import sys, time
+    import sys
+    import time
     for d in DESIGNS:
         t = time.time()
         r = checked(d, int(sys.argv[1]))

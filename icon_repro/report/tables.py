@@ -257,6 +257,7 @@ def write(
     notes: Sequence[str] = (),
     versions: Versions | None = None,
     stored: Sequence[Row] | None = None,
+    primary: Mapping[str, Any] | None = None,
 ) -> tuple[str, Table]:
     """Write metrics.jsonl and the tables.
 
@@ -264,6 +265,7 @@ def write(
         notes: lines below the first table.
         versions: what made the cells: comparisons over several are marked.
         stored: what metrics.jsonl gets, if not ``rows``.
+        primary: the comparison that the experiment's config names beforehand.
 
     Returns:
         All tables as text, and the first.
@@ -275,8 +277,9 @@ def write(
     compared = verdicts.comparisons(rows)
     made = {
         "table": (table(rows), caption(rows, notes)),
-        "verdicts": (verdicts.table(compared), verdicts.caption(rows, compared) + _listed(across(versions, compared))),
+        "verdicts": (verdicts.table(compared, primary), ""),
     }
+    texts = {"verdicts": verdicts.document(rows, compared, primary, _listed(across(versions, compared)), markdown)}
     if any(row["judged"] or row["unjudged"] for row in rows):
         made["judged"] = (judged(rows), _JUDGED_CAPTION + _listed(of_judged(versions, rows) if versions else []))
     if contamination.known(rows):
@@ -285,7 +288,8 @@ def write(
     folder.mkdir(parents=True, exist_ok=True)
     write_rows(folder / "metrics.jsonl", [dict(row) for row in (stored if stored is not None else rows)])
     for name, ((header, cells), below) in made.items():
-        (folder / f"{name}.md").write_text(f"{markdown(header, cells)}\n{below}", encoding="utf-8")
+        text = texts.get(name, f"{markdown(header, cells)}\n{below}")
+        (folder / f"{name}.md").write_text(text, encoding="utf-8")
         with (folder / f"{name}.csv").open("w", encoding="utf-8", newline="") as file:
             csv.writer(file, lineterminator="\n").writerows([header, *cells])
         title = f"{_TITLES[name]} of experiment {rows[0]['experiment']}."
