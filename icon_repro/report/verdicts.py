@@ -126,7 +126,7 @@ def said(one: Comparison, p: float, whole: float | None) -> str:
     if says is Verdict.undecided:
         return says.value
     limits = list(one.found.limits) + (["these benchmarks"] if whole is not None and whole >= ALPHA else [])
-    return f"{says.value} ({', '.join(limits)} only)" if limits else says.value
+    return f"{says.value} ({' and '.join(limits)} only)" if limits else says.value
 
 
 def _p(value: float) -> str:
@@ -230,7 +230,7 @@ def document(
     below = f"{caption(rows, found, primary)}{notes}"
     text = f"{opening(found, primary)}\n\n"
     for role, title in (("primary", "Primary comparison"), ("exploratory", "Exploratory comparisons")):
-        own = [cell[1:] for cell in cells if cell[0] == role]
+        own = [cell for cell in cells if cell[0] == role]
         if own:
-            text += f"## {title}\n\n{markdown(header[1:], own)}\n"
+            text += f"## {title}\n\n{markdown(header, own)}\n"
     return text + below

@@ -38,9 +38,8 @@ def test_cell_of_several_seeds_is_their_mean_with_both_kinds_of_variance() -> No
     # items' means 1/3 and 2/3, twenty each; seeds' means 0, 0.5, 1
     items, seeds = 40 * (1 / 6) ** 2 / 39 / 40, 0.25 / 3
     cells = (120 * 0.25 - 40 * 0.5 - 3 * 40 * (1 / 6) ** 2) / (2 * 39) / 120
-    seeds -= cells
-    t_items, t_seeds = t_distribution.ppf(0.975, [39, 2])
-    width = (t_items * items + t_seeds * seeds) / math.sqrt(items + seeds)
+    both = items + seeds - cells
+    width = half(both, both**2 / (items**2 / 39 + seeds**2 / 2))
     assert column(rows, "arc") == [f"50.00 ± {100 * width:.2f}"]
 
 

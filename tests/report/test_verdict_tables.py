@@ -11,6 +11,8 @@ from statsmodels.regression.linear_model import OLS
 from icon_repro.report.verdicts import HEADER, caption, comparisons, table
 from icon_repro.stats import holm
 
+ONE_RUN = "(this selection and this training seed only)"
+
 
 def lines(rows: list[dict[str, Any]]) -> list[dict[str, str]]:
     header, cells = table(comparisons(rows))
@@ -46,9 +48,9 @@ def test_difference_is_paired_by_item_and_adjusted_over_all_comparisons() -> Non
         assert line["difference"] == f"{100 * gain:+.2f}"
         assert line["95 % interval"] == f"[{100 * low:+.2f}, {100 * high:+.2f}]"
         assert line["p (Holm)"] == ("<0.001" if p < 0.001 else f"{p:.3f}")
-        assert line["verdict"] == ("better" if p < 0.05 else "not distinguishable")
-    assert {line["verdict"] for line in found} == {"better"}  # the same items are hard for all: small differences show
-    assert float(found[0]["detectable"]) > float(found[0]["difference"]) * 0.5
+        assert line["verdict"] == (f"better {ONE_RUN}" if p < 0.05 else "not distinguishable")
+    assert {line["verdict"] for line in found} == {f"better {ONE_RUN}"}  # the same items are hard for all
+    assert float(found[0]["detectable"].split()[0]) > float(found[0]["difference"]) * 0.5
 
 
 def test_p_by_benchmark_is_the_paired_test_of_their_means() -> None:
@@ -95,8 +97,8 @@ def test_worse_and_not_distinguishable_are_said() -> None:
     found = {(line["method"], line["against"]): line["verdict"] for line in lines(rows)}
     assert found == {
         ("longest", "random"): "not distinguishable",
-        ("icon", "random"): "worse",
-        ("icon", "longest"): "worse",
+        ("icon", "random"): f"worse {ONE_RUN}",
+        ("icon", "longest"): f"worse {ONE_RUN}",
     }
 
 
@@ -104,12 +106,23 @@ def test_seeds_that_differ_as_much_as_methods_leave_nothing_to_tell() -> None:
     def seeds(method: str, shares: list[float]) -> list[dict[str, Any]]:
         return [row(method, 0.15, s, {"arc": result(solved(x, 400, 1))}) for s, x in enumerate(shares)]
 
-    rows = [*seeds("random", [0.5, 0.6, 0.7]), *seeds("icon", [0.6, 0.7, 0.8])]
+    rows = [*seeds("random", [0.5, 0.6, 0.7]), *seeds("icon", [0.8, 0.6, 0.7])]
     (line,) = lines(rows)
     assert (line["runs"], line["its runs"], line["verdict"]) == ("3", "3", "not distinguishable")
-    assert float(line["detectable"]) > 15
+    assert float(line["detectable"].split()[0]) > 15
     (single,) = lines([rows[0], rows[3]])
-    assert single["verdict"] == "better"  # of one seed only items count
+    assert single["verdict"] == f"better {ONE_RUN}"  # of one seed only items count
+
+
+def test_effect_of_a_training_seed_that_methods_share_cancels() -> None:
+    def seeds(method: str, shares: list[float], first: int) -> list[dict[str, Any]]:
+        return [row(method, 0.15, first + s, {"arc": result(solved(x, 400, 1))}) for s, x in enumerate(shares)]
+
+    shares, higher = [0.5, 0.6, 0.7], [0.56, 0.66, 0.76]
+    (paired,) = lines([*seeds("random", shares, 0), *seeds("icon", higher, 0)])
+    assert paired["verdict"] == "better (this selection only)"
+    (apart,) = lines([*seeds("random", shares, 0), *seeds("icon", higher, 5)])
+    assert apart["verdict"] == "not distinguishable"
 
 
 def test_measure_of_which_lower_is_better_has_verdicts_and_a_correction_of_its_own() -> None:
@@ -125,17 +138,21 @@ def test_measure_of_which_lower_is_better_has_verdicts_and_a_correction_of_its_o
         "+0.00",
         "not distinguishable",
     )
-    assert (held_out["measure"], held_out["verdict"], held_out["p (Holm)"]) == ("held_out", "better", "<0.001")
-    assert held_out["difference"].startswith("-1.0")
-    assert "- average: 1 comparisons, 1 with results\n- held_out: 1 comparisons, 1 with results\n" in caption(
-        rows, comparisons(rows)
+    assert (held_out["measure"], held_out["verdict"], held_out["p (Holm)"]) == (
+        "held_out",
+        f"better {ONE_RUN}",
+        "<0.001",
     )
+    assert held_out["difference"].startswith("-1.0")
+    text = caption(rows, comparisons(rows))
+    assert all(f"- {name}: 1 comparisons, 1 with results\n" in text for name in ("average", "held_out"))
+    assert "- held_out: its items have no groups" in text
 
 
 def test_missing_result_is_missing_and_no_part_of_the_correction() -> None:
     rows = [*runs("random", 0.5), *runs("icon", 0.56), row("ifd", 0.15, 0, {}, {"arc": "failed"})]
     icon, ifd = lines(rows)
-    assert [ifd[name] for name in HEADER[6:]] == ["missing"] * 6
+    assert [ifd[name] for name in HEADER[7:]] == ["missing"] * 6
     (alone,) = lines(rows[:2])
     assert icon == alone
     assert "- average: 2 comparisons, 1 with results\n" in caption(rows, comparisons(rows))
@@ -162,7 +179,11 @@ def test_missing_baseline_is_said(methods: tuple[str, ...], named: str) -> None:
 
 def test_caption_tells_of_single_runs() -> None:
     rows = [*runs("random", 0.5), *runs("icon", 0.5), *runs("ifd", 0.5, seeds=2)]
-    assert "- 1 of 2 comparisons: one run on each side" in caption(rows, comparisons(rows))
-    assert "- all comparisons: one run on each side" in caption(rows[:2], comparisons(rows[:2]))
+    assert "- average: 1 of 2 comparisons about this training seed only" in caption(rows, comparisons(rows))
+    assert "- average: all comparisons about this training seed only" in caption(rows[:2], comparisons(rows[:2]))
     several = [*runs("random", 0.5, 2), *runs("icon", 0.5, 2)]
-    assert "one run on each side" not in caption(several, comparisons(several))
+    assert "training seed only" not in caption(several, comparisons(several))
+    assert "all comparisons about this selection only" in caption(several, comparisons(several))
+    drawn = [{**one, "selection_seed": s} for s in range(3) for one in runs("random", 0.5, 2)]
+    rows = [*drawn, *runs("icon", 0.5, 2)]
+    assert "only:" not in caption(rows, comparisons(rows))
