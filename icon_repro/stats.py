@@ -28,58 +28,24 @@ Known gap: that a method's selections vary as those of random is assumed, and ca
 
 import math
 from collections.abc import Hashable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from enum import Enum
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from icon_repro.estimates import ALPHA, LEVEL, Estimate, Level
 from icon_repro.levels import Arm, Table, layout, units_freedom
+from icon_repro.outcomes import Items as Items
+from icon_repro.outcomes import Sample as Sample
+from icon_repro.outcomes import StatsError as StatsError
+from icon_repro.outcomes import Summary as Summary
+from icon_repro.outcomes import Values as Values
+from icon_repro.outcomes import bounds_of, check, check_same, shares_of, summed
 
-Values = NDArray[np.float64]
+# of the noise in a variance, what counts in its error; 1 covers 98 % where noise is all, 0 less than 94 % elsewhere
+_NOISE = 0.7
 _FEW = 3  # fewer items (groups) without bounds say nothing: two that agree by chance would be certainty
-
-
-class StatsError(ValueError):
-    """Outcomes that can't be compared: not finite, too few, or of different items."""
-
-
-@dataclass(frozen=True, eq=False)
-class Items:
-    """Outcomes on one set of items: a benchmark, a subtask of one, a set of prompts."""
-
-    name: str
-    values: Values  # (runs, items)
-    ids: str = ""  # what the items are: equal for the same items in the same order only
-    weight: float = 1.0  # of this mean in the estimate
-    bounds: tuple[float, float] | None = None  # that the mean can't leave, as declared; None: none
-    clusters: NDArray[np.int64] | None = None  # (items,) 0..K-1: items of one number are drawn together
-    sizes: Values | None = None  # (items,) above 0: the mean is sum(sizes * values) / sum(sizes); None: equal
-
-
-@dataclass(frozen=True, eq=False)
-class Summary:
-    """A number of each run that is no mean over items, with its standard error; never paired."""
-
-    name: str
-    values: Values  # (runs,)
-    errors: Values  # (runs,)
-    weight: float = 1.0
-    bounds: tuple[float, float] | None = None
-
-
-@dataclass(frozen=True, eq=False)
-class Sample:
-    """One method's results: every run on the same parts."""
-
-    parts: Sequence[Items | Summary]
-    selections: Sequence[Hashable]  # (runs,) the selection that each run was trained on
-    seeds: Sequence[Hashable] | None = None  # (runs,) the training seed; equal ones pair methods. None: all differ
-    selected: bool = True  # False: nothing was selected (all rows, no tuning), so that no other selection could be
-    trained: bool = True  # False: a model without tuning, which has no seed
-    pools: bool = False  # ``selections`` are pools of rows: equal ones pair methods
 
 
 def mean(sample: Sample, lender: Sample | None = None) -> Estimate:
@@ -92,7 +58,7 @@ def mean(sample: Sample, lender: Sample | None = None) -> Estimate:
     Raises:
         StatsError: a value that isn't finite, no value, or parts with different numbers of runs.
     """
-    return _estimate([sample], lender, _bounds(sample))
+    return _estimate([sample], lender, bounds_of(sample))
 
 
 def difference(sample: Sample, other: Sample, lender: Sample | None = None) -> Estimate:
@@ -108,8 +74,8 @@ def difference(sample: Sample, other: Sample, lender: Sample | None = None) -> E
     if names != theirs:
         raise StatsError(f"a difference needs the same parts: {names} and {theirs}.")
     for one, two in zip(sample.parts, other.parts, strict=True):
-        _check_same(one, two)
-    ends = _bounds(sample)
+        check_same(one, two)
+    ends = bounds_of(sample)
     return _estimate([sample, other], lender, None if ends is None else (ends[0] - ends[1], ends[1] - ends[0]))
 
 
@@ -139,7 +105,7 @@ def bootstrap(
             total += part.weight * (float(one) + known * generator.standard_normal(draws))
             continue
         sizes = np.ones(one.shape[-1]) if part.sizes is None else part.sizes
-        sums, counts = _summed(one * sizes, part), _summed(sizes, part)
+        sums, counts = summed(one * sizes, part), summed(sizes, part)
         units, same = np.unique(np.stack([sums, counts]), axis=1, return_counts=True)  # equal ones are drawn together
         step = max(1, 4_000_000 // len(same))
         for start in range(0, draws, step):
@@ -171,7 +137,7 @@ def clustered(sample: Sample, groups: Sequence[Hashable]) -> Sample:
     labels = list(dict.fromkeys(groups))
     if len(labels) < 2:
         raise StatsError(f"{len(labels)} groups of parts: at least two are needed to see how they differ.")
-    _check(sample)
+    check(sample)
     weights, sums = dict.fromkeys(labels, 0.0), dict[Hashable, Any](dict.fromkeys(labels, 0.0))
     for part, label in zip(sample.parts, groups, strict=True):
         weights[label] += part.weight
@@ -320,8 +286,8 @@ def _items(samples: Sequence[Sample], center: Table) -> tuple[Any, Any, str]:
             errors = [one for sample in samples if isinstance(one := sample.parts[place], Summary)]
             found.append((part.weight**2 * sum(_squared_error(one) for one in errors), math.inf))
             continue
-        items = _shares(part)
-        shares = _summed(items, part)
+        items = shares_of(part)
+        shares = summed(items, part)
         units = center.units[..., 0, start : start + len(shares)]
         start += len(shares)
         span = math.inf if part.bounds is None else len(samples) * (part.bounds[1] - part.bounds[0])
@@ -358,12 +324,12 @@ def _variances(part: Items, items: Values, shares: Values, by_item: Any, squares
     """
     if by_item is None or part.clusters is None:
         return np.ones(len(shares)), np.ones(len(shares))
-    counts = _summed(np.ones(len(items)), part)
-    means = _summed(by_item * items, part) / shares
+    counts = summed(np.ones(len(items)), part)
+    means = summed(by_item * items, part) / shares
     rest = ((items * (by_item - means[..., part.clusters])) ** 2).sum(axis=-1)
     ones = np.ones_like(shares)
-    own = _summed(items**2, part) / shares**2  # of a unit's mean, for items of variance 1
-    free = (_summed(items**2, part) * (1 - 1 / counts)).sum()
+    own = summed(items**2, part) / shares**2  # of a unit's mean, for items of variance 1
+    free = (summed(items**2, part) * (1 - 1 / counts)).sum()
     of_items = np.asarray(rest / free if free > 0 else 0 * rest)
     of_units = np.maximum(0.0, squares - of_items * units_freedom(shares, own)[0]) / units_freedom(shares, ones)[0]
     made = np.asarray(of_units)[..., None] + of_items[..., None] * own
@@ -372,16 +338,16 @@ def _variances(part: Items, items: Values, shares: Values, by_item: Any, squares
 
 def _arm(sample: Sample) -> Arm:
     """``sample`` checked, as a table of its runs."""
-    _check(sample)
+    check(sample)
     totals: Any = 0.0
     units, scale = list[Any](), list[Any]()
     for part in sample.parts:
         if isinstance(part, Summary):
             totals = totals + part.weight * part.values
             continue
-        items = _shares(part)
-        shares = _summed(items, part)
-        sums = _summed(part.values * items, part)
+        items = shares_of(part)
+        shares = summed(items, part)
+        sums = summed(part.values * items, part)
         means = sums.sum(axis=-1, keepdims=True)
         totals = totals + part.weight * means[..., 0]
         units.append(part.weight * (sums - shares * means))
@@ -389,19 +355,6 @@ def _arm(sample: Sample) -> Arm:
     made = np.concatenate(units, axis=-1) if units else np.zeros((*totals.shape, 0))
     table = Table(totals, made, np.concatenate(scale) if scale else np.zeros(0))
     return layout(table, sample.selections, sample.seeds, selected=sample.selected, trained=sample.trained)
-
-
-def _shares(part: Items) -> Values:
-    """(items,) share of each item in the mean."""
-    sizes = np.ones(part.values.shape[-1]) if part.sizes is None else part.sizes
-    return np.asarray(sizes / sizes.sum(), np.float64)
-
-
-def _summed(values: Values, part: Items) -> Values:
-    """Sums over each cluster along the last axis."""
-    if part.clusters is None:
-        return values
-    return np.asarray(values @ np.eye(int(part.clusters.max()) + 1)[part.clusters])
 
 
 def _by_item(sample: Sample, place: int) -> Any:
@@ -418,56 +371,6 @@ def _squared_error(part: Summary) -> Any:
     return (part.errors**2).mean(axis=-1)
 
 
-def _bounds(sample: Sample) -> tuple[float, float] | None:
-    """That the weighted sum of the parts' means can't leave."""
-    known = [(part.weight, part.bounds) for part in sample.parts if part.bounds is not None]
-    if len(known) < len(sample.parts) or not known:
-        return None
-    low, high = (sum(weight * ends[end] for weight, ends in known) for end in (0, 1))
-    return low, high
-
-
-def _check(sample: Sample) -> None:
-    if not sample.parts or not sample.selections:
-        raise StatsError("no outcomes: at least one part and one run are needed.")
-    runs = len(sample.selections)
-    if sample.seeds is not None and len(sample.seeds) != runs:
-        raise StatsError(f"{len(sample.seeds)} seeds for {runs} runs.")
-    for part in sample.parts:
-        shape, axis = part.values.shape, -2 if isinstance(part, Items) else -1
-        if shape[axis:][:1] != (runs,) or not part.values.size:
-            raise StatsError(f"{part.name}: outcomes of shape {shape} for {runs} runs; each needs at least one.")
-        arrays = [part.values] if isinstance(part, Items) else [part.values, part.errors]
-        if bad := sum(int((~np.isfinite(array)).sum()) for array in arrays):
-            raise StatsError(f"{part.name}: {bad} outcomes aren't finite. Evaluate again, or leave the benchmark out.")
-        if isinstance(part, Summary):
-            continue
-        for what, array in (("clusters", part.clusters), ("sizes", part.sizes)):
-            if array is not None and array.shape != shape[-1:]:
-                raise StatsError(f"{part.name}: {array.size} {what} for {shape[-1]} items.")
-        if part.sizes is not None and not (np.isfinite(part.sizes).all() and (part.sizes > 0).all()):
-            raise StatsError(f"{part.name}: a size of an item isn't above 0. Leave items without tokens out.")
-
-
-def _check_same(one: Items | Summary, two: Items | Summary) -> None:
-    """Refuse parts that aren't of the same items."""
-    if one.weight != two.weight or isinstance(one, Items) != isinstance(two, Items):
-        raise StatsError(f"{one.name}: of one method by item, of the other not, or with another weight.")
-    if not isinstance(one, Items) or not isinstance(two, Items):
-        return
-    if one.values.shape[-1] != two.values.shape[-1] or one.ids != two.ids:
-        raise StatsError(
-            f"{one.name}: the two methods were tested on different items ({one.values.shape[-1]} and "
-            f"{two.values.shape[-1]}). Evaluate both on the same ones."
-        )
-    for what in ("clusters", "sizes"):
-        left, right = getattr(one, what), getattr(two, what)
-        if (left is None) != (right is None) or (left is not None and not np.array_equal(left, right)):
-            raise StatsError(
-                f"{one.name}: the two methods' items have other {what}. Evaluate both with the same version."
-            )
-
-
 def _purged(parts: Sequence[tuple[Any, Any, float]], held: Any) -> tuple[Any, Any]:
     """The sum of variances less what is ``held`` elsewhere, and its degrees of freedom.
 
@@ -481,7 +384,7 @@ def _purged(parts: Sequence[tuple[Any, Any, float]], held: Any) -> tuple[Any, An
     seen: Any = sum(seen for _, seen, _ in parts)
     left = np.maximum(1e-6 * seen, clean - held)
     # of the error of what was seen: the part that noise and what is left make of it
-    share = (left + seen - clean) / np.where(seen > 0, seen, 1.0)
+    share = (left + _NOISE * (seen - clean)) / np.where(seen > 0, seen, 1.0)
     error = share**2 * sum(one**2 / freedom for _, one, freedom in parts)
     with np.errstate(divide="ignore", invalid="ignore"):
         return left, np.where(error > 0, np.divide(left**2, error), math.inf)

@@ -28,6 +28,7 @@ LAYERS = {
     "stats": 1,
     "estimates": 1,
     "levels": 1,
+    "outcomes": 1,
     "reliability": 1,
     "items": 1,
     "cost": 1,

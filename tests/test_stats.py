@@ -78,7 +78,7 @@ def test_mean_of_several_seeds_equals_slow_sums(generator: np.random.Generator) 
     assert seeds > rest / 36  # else it shows nothing
     assert found.seeds == pytest.approx(seeds - rest / 36, rel=1e-9)
     both = found.items + found.seeds
-    freedom = both**2 / (found.items**2 / 11 + seeds**2 / 2)  # the error of the seeds' variance is that with noise
+    freedom = both**2 / (found.items**2 / 11 + (found.seeds + 0.7 * rest / 36) ** 2 / 2)  # noise counts in the error
     assert found.half_width() == pytest.approx(scipy_stats.t.ppf(0.975, freedom) * math.sqrt(both), rel=1e-9)
 
 
@@ -132,7 +132,7 @@ def test_clusters_count_as_units(generator: np.random.Generator) -> None:
     labels = np.repeat(np.arange(8), 5)
     found = mean(sample(groups.reshape(1, -1), clusters=labels))
     plain = mean(sample(groups.mean(axis=1)[None], bounds=None))
-    assert (found.items, found.items_freedom) == (pytest.approx(plain.items, rel=1e-9), 7)
+    assert (found.items, found.items_freedom) == (pytest.approx(plain.items, rel=1e-9), pytest.approx(7))
     assert found.items > 2 * mean(sample(groups.reshape(1, -1))).items
     alone = mean(sample(groups.reshape(1, -1), clusters=np.arange(40)))
     assert alone.items == pytest.approx(mean(sample(groups.reshape(1, -1))).items, rel=1e-9)
@@ -261,6 +261,68 @@ def test_detectable_difference_of_few_degrees_of_freedom_is_the_noncentral_ts(fr
     assert power == pytest.approx(0.8, abs=0.003)
 
 
+# ---------------------------------------------------------------- groups, sizes, selections
+
+
+def test_mean_by_sizes_is_the_ratio_of_sums_with_its_delta_method_variance(generator: np.random.Generator) -> None:
+    sizes, values = generator.integers(1, 40, 300).astype(float), generator.random(300)
+    found = mean(sample(values, sizes=sizes, bounds=None))
+    ratio = (sizes * values).sum() / sizes.sum()
+    assert found.value == pytest.approx(ratio, rel=1e-12)
+    rest = sizes * (values - ratio)
+    assert found.items == pytest.approx((rest**2).sum() / sizes.sum() ** 2, rel=0.02)
+    assert mean(sample(values, sizes=np.full(300, 7.0))).items == pytest.approx(mean(sample(values)).items, rel=1e-9)
+    halves = [bootstrap(sample(values, sizes=sizes), np.random.default_rng(0), draws=20000)[end] for end in (0, 1)]
+    assert halves == pytest.approx(list(found.interval()), abs=0.06 * found.half_width())
+
+
+def test_groups_of_unequal_size_have_fewer_degrees_of_freedom_than_equal_ones(generator: np.random.Generator) -> None:
+    labels = {"equal": np.repeat(np.arange(12), 20), "unequal": np.repeat(np.arange(12), [100, 40, *[10] * 10])}
+    means = {}
+    for name, own in labels.items():
+        values = generator.standard_normal(12)[own] + 0.1 * generator.standard_normal(240)
+        means[name] = mean(sample(values, clusters=own, bounds=None))
+    assert means["equal"].items_freedom == pytest.approx(11) and 2 < means["unequal"].items_freedom < 7
+
+
+def test_one_selection_borrows_the_variance_between_selections_of_the_other_or_of_the_lender() -> None:
+    levels = np.array([0.0, 1.0, 3.0, 4.0])
+    several = Sample(
+        [Items("b0", np.repeat(np.repeat(levels, 2)[:, None], 9, 1))], [0, 0, 1, 1, 2, 2, 3, 3], [5, 6] * 4
+    )
+    one, two = (Sample([Items("b0", np.full((2, 9), level))], [None, None], [5, 6]) for level in (1.0, 2.0))
+    variance = levels.var(ddof=1)
+    found = difference(one, several)
+    assert found.selections == pytest.approx(variance * (1 + 1 / 4)) and found.selections_freedom == pytest.approx(3)
+    expected = scipy_stats.t.ppf(0.975, 3) * math.sqrt(variance * 1.25)  # Crawford and Howell's one against several
+    assert found.half_width() == pytest.approx(expected, rel=1e-6) and not found.limits
+    assert difference(one, two, several).selections == pytest.approx(2 * variance)
+    assert mean(one, several).selections == pytest.approx(variance)
+    alone = difference(one, two)
+    assert alone.limits == ("this selection",) and alone.selections_freedom == 0
+    full = replace(two, selected=False)
+    assert difference(several, full).selections == pytest.approx(variance / 4)
+
+
+def test_selections_of_common_pools_are_paired(generator: np.random.Generator) -> None:
+    pools = 5 * generator.standard_normal((5, 1))
+    gains = 0.1 * generator.standard_normal((5, 1))
+    runs = [np.repeat(own, 30, axis=1) for own in (pools + gains, pools)]
+    one, two = (Sample([Items("b0", own)], list("abcde"), [0] * 5, pools=True) for own in runs)
+    expected = scipy_stats.ttest_rel(runs[0][:, 0], runs[1][:, 0])
+    assert difference(one, two).p_value() == pytest.approx(expected.pvalue, rel=1e-6)
+    assert difference(replace(one, pools=False), two).half_width() > 10 * difference(one, two).half_width()
+
+
+def test_methods_with_other_groups_or_sizes_are_refused() -> None:
+    values = np.arange(4.0)
+    for more in ({"clusters": np.array([0, 0, 1, 1])}, {"sizes": np.array([1.0, 2, 3, 4])}):
+        with pytest.raises(StatsError, match=f"items have other {next(iter(more))}"):
+            difference(sample(values, **more), sample(values))
+    with pytest.raises(StatsError, match="a size of an item isn't above 0"):
+        mean(sample(values, sizes=np.array([1.0, 0, 1, 1])))
+
+
 # ---------------------------------------------------------------- Holm, verdicts
 
 
@@ -377,7 +439,7 @@ def test_coverage_of_a_paired_difference(runs: list[int], items: list[int], spre
     for one, two in experiments(generator, runs, items, spread, own, cuts=cuts):
         low, high = difference(one, two).interval()
         covered.append(np.logical_and(low <= truth, truth <= high))
-    assert share(covered) == pytest.approx(0.95, abs=0.015)
+    assert share(covered) == pytest.approx(0.95, abs=0.02)
 
 
 def test_coverage_with_several_selections_needs_their_level() -> None:

@@ -238,7 +238,7 @@ def write(found: list[dict[str, Any]], families: list[dict[str, Any]], count: in
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--count", type=int, default=4000, help="simulated experiments a design")
+    parser.add_argument("--count", type=int, default=2000, help="simulated experiments a design")
     count = parser.parse_args().count
     found, families = list[dict[str, Any]](), list[dict[str, Any]]()
     for design in DESIGNS:

@@ -8,8 +8,10 @@ from made_up_runs import number, result, row, solved, task
 from scipy.stats import ttest_rel
 from statsmodels.regression.linear_model import OLS
 
-from icon_repro.report.verdicts import HEADER, caption, comparisons, table
-from icon_repro.stats import holm
+from icon_repro.report.runs import RunsError
+from icon_repro.report.tables import markdown
+from icon_repro.report.verdicts import HEADER, caption, comparisons, document, table
+from icon_repro.stats import StatsError, holm
 
 ONE_RUN = "(this selection and this training seed only)"
 
@@ -187,3 +189,103 @@ def test_caption_tells_of_single_runs() -> None:
     drawn = [{**one, "selection_seed": s} for s in range(3) for one in runs("random", 0.5, 2)]
     rows = [*drawn, *runs("icon", 0.5, 2)]
     assert "only:" not in caption(rows, comparisons(rows))
+
+
+# ---------------------------------------------------------------- groups, controls of one length, the primary outcome
+
+
+def nll(level: float, seed: int = 0, **more: Any) -> dict[str, Any]:
+    """A cell of 24 rows in 8 groups whose own levels differ."""
+    values = (level * (1 + np.repeat(np.random.default_rng(seed).standard_normal(8), 3))).tolist()
+    part = {"name": "", "weight": 1.0, "values": values, **more}
+    return {**result(values, "nll"), "outcomes": {"ids": "x", "parts": [part]}}
+
+
+def held_out(method: str, cells: list[dict[str, Any]], **more: Any) -> list[dict[str, Any]]:
+    tasks = {"held_out": task(higher=False)}
+    return [row(method, 0.15, seed, {"held_out": cell}, tasks=tasks, **more) for seed, cell in enumerate(cells)]
+
+
+def test_groups_and_sizes_of_items_go_into_the_verdict() -> None:
+    groups = [f"g{i // 3}" for i in range(24)]
+    plain, by_group = (
+        lines([*held_out("random", [nll(1.0, **more)]), *held_out("icon", [nll(1.8, **more)])])[0]
+        for more in ({}, {"groups": groups})
+    )
+    assert plain["difference"] == by_group["difference"]
+    wide, narrow = (
+        np.subtract(*map(float, line["95 % interval"].strip("[]").split(", "))) for line in (by_group, plain)
+    )
+    assert abs(wide) > 1.5 * abs(narrow)
+    sizes = [100.0] * 3 + [1.0] * 21
+    (sized,) = lines([*held_out("random", [nll(1.0, sizes=sizes)]), *held_out("icon", [nll(1.8, sizes=sizes)])])
+    assert sized["difference"] != plain["difference"]
+    rows = [*held_out("random", [nll(1.0, groups=[*groups[:-1], "alone"])]), *held_out("icon", [nll(1.0)])]
+    with pytest.raises(StatsError, match="items have other clusters"):
+        comparisons(rows)
+    rows[1] = held_out("icon", [nll(1.5, groups=[*groups[:-1], "alone"])])[0]
+    assert "- held_out: groups of one item, each drawn by itself: alone" in caption(rows, comparisons(rows))
+
+
+def test_runs_of_one_method_with_other_groups_are_refused() -> None:
+    cells = [nll(1.0, groups=["a", "b"] * 12), nll(1.0)]
+    with pytest.raises(RunsError, match=r"runs of random-0\.15 differ in groups"):
+        comparisons([*held_out("random", cells), *held_out("icon", [nll(1.0), nll(1.0)])])
+
+
+def test_one_shift_of_all_rows_is_not_enough() -> None:
+    one, two = ([level + i / 7 for i in range(9)] for level in (1.0, 2.0))
+    rows = [*held_out("random", [result(one, "nll")]), *held_out("icon", [result(two, "nll")])]
+    (line,) = lines(rows)
+    assert (line["verdict"], line["95 % interval"], line["p (Holm)"]) == ("not enough", "not enough", "-")
+    assert "- held_out: not enough for a verdict: outcomes don't vary" in caption(rows, comparisons(rows))
+
+
+def test_values_in_0_to_1_arent_taken_for_shares_unless_declared() -> None:
+    cells = [nll(0.01, seed) for seed in (0, 1)]
+    rows = [*held_out("random", cells[:1]), *held_out("icon", cells[1:])]
+    assert comparisons(rows)[0].found is not None and comparisons(rows)[0].found.bounds is None
+    rows = [*runs("random", 0.5), *runs("icon", 0.6)]
+    assert comparisons(rows)[0].found.bounds == (-1.0, 1.0)  # type: ignore[union-attr]
+    for one in rows:
+        one["benchmarks"]["arc"]["metric"] = "own"
+    assert comparisons(rows)[0].found.bounds is None  # type: ignore[union-attr]
+    for one in rows:
+        one["tasks"]["arc"]["bounds"] = [0, 2]
+    assert comparisons(rows)[0].found.bounds == (-2.0, 2.0)  # type: ignore[union-attr]
+
+
+def test_a_control_of_matched_length_is_compared_with_random_and_its_method_alone() -> None:
+    rows = [row(method, 0.15, 0) for method in ("random", "longest", "icon", "ifd")]
+    rows.append(row("random_icon", 0.15, 0, matched_to="icon"))
+    found = {(line["method"], line["against"]) for line in lines(rows)}
+    controls = {(method, name) for method in ("icon", "ifd") for name in ("random", "longest")}
+    assert found == {("longest", "random"), ("icon", "random_icon"), ("random_icon", "random")} | controls
+
+
+def test_one_selection_gets_the_variance_between_selections_of_random() -> None:
+    shares = [0.45, 0.5, 0.55, 0.6]
+    drawn = [row("random", 0.15, 0, {"arc": result(solved(x, 400, 1))}, selection_seed=s) for s, x in enumerate(shares)]
+    others = [row(name, 0.15, 0, {"arc": result(solved(x, 400, 1))}) for name, x in (("longest", 0.5), ("icon", 0.6))]
+    alone = lines(others)[0]
+    assert alone["verdict"].startswith("better (this selection")
+    found = {(line["method"], line["against"]): line for line in lines([*drawn, *others])}
+    assert found["icon", "longest"]["verdict"] == found["icon", "random"]["verdict"] == "not distinguishable"
+
+
+def test_primary_comparison_comes_first_and_isnt_corrected() -> None:
+    rows = [*runs("random", 0.5), *runs("longest", 0.505), *runs("icon", 0.53)]
+    primary = {"measure": "average", "comparison": ["icon", "random"], "unit": "selection", "fraction": None}
+    header, cells = table(comparisons(rows), primary)
+    first, *others = [dict(zip(header, cell, strict=True)) for cell in cells]
+    assert (first["role"], first["method"], first["against"]) == ("primary", "icon", "random")
+    assert [one["role"] for one in others] == ["exploratory"] * 2
+    assert first["p (Holm)"] == "<0.001" and first["verdict"] == f"better {ONE_RUN}"
+    text = document(rows, comparisons(rows), primary, "", markdown)
+    assert text.startswith(
+        "**Primary outcome, set beforehand**: average, icon against random; replicated by selection."
+    )
+    assert text.index("## Primary comparison") < text.index("## Exploratory comparisons")
+    without = document(rows, comparisons(rows), None, "", markdown)
+    assert without.startswith("No primary outcome was set beforehand") and "## Primary comparison" not in without
+    assert "Its results are missing" in document(rows[:2], comparisons(rows[:2]), primary, "", markdown)
