@@ -99,6 +99,16 @@ class Estimate:
         low, high = (value * math.sqrt(freedom / end) if end > 0 else math.inf for end in ends)
         return Detectable(value, low, high)
 
+    def shown(self, scale: float, digits: int) -> str:
+        """The value and half its interval; both ends where a bound cuts one; the value alone if nothing is known."""
+        value, half = f"{scale * self.value:.{digits}f}", self.half_width()
+        if not math.isfinite(half):
+            return f"{value} (not enough)"
+        low, high = self.interval()
+        if high - low < 2 * half * (1 - 1e-9):
+            return f"{value} [{scale * low:.{digits}f}, {scale * high:.{digits}f}]"
+        return f"{value} ± {scale * half:.{digits}f}"
+
     def scaled(self, factor: float) -> "Estimate":
         """The same in another unit, or of the other sign."""
         variances = {name: factor**2 * getattr(self, name) for name in ("items", "seeds", "selections")}

@@ -229,6 +229,12 @@ def test_degenerate_designs_are_not_enough(one: list[float], two: list[float], m
     assert found.p_value() == 1 and math.isinf(found.half_width()) and math.isinf(found.detectable().value)
 
 
+def test_shown_cell_has_both_ends_where_a_bound_cuts_one() -> None:
+    assert mean(sample([[1.0] * 19 + [0.0]])).shown(100, 1) == "95.0 [84.5, 100.0]"
+    assert mean(sample([[1.0, 0.0] * 50])).shown(100, 1) == "50.0 ± 10.0"
+    assert mean(sample([[0.5, 0.5]], bounds=None)).shown(1, 2) == "0.50 (not enough)"
+
+
 def test_shares_stay_within_their_bounds() -> None:
     low, high = mean(sample([[1.0] * 19 + [0.0]])).interval()
     assert 0.8 < low < 0.95 and high == 1.0

@@ -72,8 +72,7 @@ def shown(line: Line, names: Sequence[str], scale: float = 100, digits: int = 2)
     own = sample(line, names)
     if own is None:
         return f"{scale * fmean(line.mean(name) for name in names):.{digits}f}"
-    estimate = mean(own)
-    return f"{scale * estimate.value:.{digits}f} ± {scale * estimate.half_width():.{digits}f}"
+    return mean(own).shown(scale, digits)
 
 
 def _lower_title(name: str) -> str:

@@ -56,4 +56,4 @@ def test_stored_results_give_their_variances(tmp_path: Path) -> None:
     assert "variances of the stored results" in line and "points (95 %: " in line
     assert 20 < seen(line) < 60  # selections differ by 8 points, one against five: 4 degrees of freedom
     (more,) = primary_lines(dataclasses.replace(config, seeds=[*range(12)]), tmp_path)
-    assert seen(more) <= seen(line)
+    assert seen(more) == pytest.approx(seen(line), rel=0.01)  # selections, not seeds, decide here
