@@ -83,6 +83,8 @@ def _assumed(config: Config, asked: str) -> str:
     average = config.primary.measure == "average"
     spread = _SHARES if average else _NLL
     tasks = [task for task in config.evaluation.tasks.values() if (task.kind is TaskKind.nll) != average]
+    if not tasks:
+        return f"{asked}: how many items it will have isn't known, so neither is what it could see"
     sizes = [task.limit or task.expected_items for task in tasks]
     count = sum(sizes) if average else sizes[0]
     levels = [(spread["items"] ** 2 / count, count - 1.0)]
