@@ -283,7 +283,7 @@ def test_primary_comparison_comes_first_and_isnt_corrected() -> None:
     assert first["p (Holm)"] == "<0.001" and first["verdict"] == f"better {ONE_RUN}"
     text = document(rows, comparisons(rows), primary, "", markdown)
     assert text.startswith(
-        "**Primary outcome, set beforehand**: average, icon against random; replicated by selection."
+        "**Primary outcome, set beforehand**: average, icon against random, unit of replication: selection."
     )
     assert text.index("## Primary comparison") < text.index("## Exploratory comparisons")
     without = document(rows, comparisons(rows), None, "", markdown)
