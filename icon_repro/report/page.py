@@ -27,7 +27,7 @@ _FIRST = (
 )
 _TITLES = {
     "table": "Results",
-    "verdicts": "Differences from random and longest",
+    "verdicts": "Differences from the controls",
     "judged": "Comparisons by a judge",
     "contamination": "Benchmark items with text of the tuning rows",
     "paper_table1": "Table 1 of the paper beside ours",
