@@ -241,6 +241,10 @@ def _action_plan(experiment: Experiment, store: Store) -> int:
             print(
                 f"{label}: selection about {_amount(expected)}, {ratio:.3g} times the FLOPs of the tuning that it saves"
             )
+    if experiment.config.until is Until.evaluate and experiment.config.primary is not None:
+        from icon_repro.report.planned import primary_lines  # scipy.special takes a moment to import
+
+        print(*primary_lines(experiment.config, Path(experiment.config.paths.results)), sep="\n")
     for line in [*expected_calls(missing), *experiment.notes]:
         print(line)
     for warning in [*experiment.warnings, *missing_for(missing, Path(experiment.config.paths.cache))]:

@@ -146,6 +146,22 @@ class Until(enum.Enum):
     evaluate = "evaluate"
 
 
+class Unit(enum.Enum):
+    selection = "selection"
+    seed = "seed"
+    pool = "pool"
+
+
+@dataclass
+class PrimaryConfig:
+    """The comparison that an experiment is made for, set before its results are seen; the report opens with it."""
+
+    measure: str  # average (of the benchmarks), or a task of which lower is better
+    comparison: list[str]  # a method, and the one it is compared with
+    unit: Unit = Unit.selection  # of replication
+    fraction: float | None = number(None, above=0, at_most=1)  # None: each of ``fractions``
+
+
 @dataclass
 class Config:
     name: str  # of the experiment; results/<name>/
@@ -169,6 +185,7 @@ class Config:
     tracking: TrackingConfig = field(default_factory=TrackingConfig)
     paths: PathsConfig = field(default_factory=PathsConfig)
     export: ExportConfig = field(default_factory=ExportConfig)
+    primary: PrimaryConfig | None = unhashed(None)  # changes what a report opens with, and no result
     published: str | None = unhashed(None)  # folder in paths.experiments with paper_table*.csv, claims.yaml
     mixed_versions: MixedVersions = unhashed(MixedVersions.refuse)  # among the runs of one method, in a report
     explain: str | None = unhashed(None)  # a cell of a table, for action=report: what it is made of
@@ -299,6 +316,7 @@ def _combinations(config: Config) -> list[str]:
             problems.append(f"methods.{name}.path: kind external needs the path of a Python file.")
         if isinstance(method, IdsConfig) and not method.path:
             problems.append(f"methods.{name}.path: kind ids needs the path of a list of ids.")
+    problems += _primary_problems(config)
     if not config.seeds:
         problems.append("seeds=[]: give at least one training seed.")
     if len(set(config.seeds)) < len(config.seeds):
@@ -311,6 +329,33 @@ def _combinations(config: Config) -> list[str]:
         problems.append(f"explain={config.explain!r}: goes with action=report, not action={config.action.value}.")
     problems += _batch_problems("training", config.training.global_batch_size, config.cluster)
     problems += _process_problems(config)
+    return problems
+
+
+def _primary_problems(config: Config) -> list[str]:
+    """Problems of the primary comparison: a measure or a method that isn't there, or one that isn't compared."""
+    if config.primary is None:
+        return []
+    primary, problems = config.primary, []
+    tasks = {name for name, task in config.evaluation.tasks.items() if task.kind is TaskKind.nll}
+    if primary.measure != "average" and not any(primary.measure.startswith(task) for task in tasks):
+        known = sorted({"average", *tasks})
+        problems.append(f"primary.measure={primary.measure!r}: no such measure.{nearest(primary.measure, known)}")
+    if len(primary.comparison) != 2:
+        problems.append(f"primary.comparison={primary.comparison}: must be two methods, e.g. [icon, random].")
+    for name in primary.comparison:
+        if name not in config.methods:
+            problems.append(f"primary.comparison: no method {name!r}.{nearest(name, config.methods)}")
+    if len(primary.comparison) == 2 and primary.comparison[1] in config.methods:
+        control = primary.comparison[1]
+        matched = getattr(config.methods[control], "matched_to", None)
+        if control not in ("random", "longest") and matched != primary.comparison[0]:
+            problems.append(
+                f"primary.comparison={primary.comparison}: verdicts are against random, longest, or random matched to "
+                f"{primary.comparison[0]}; name one of them second."
+            )
+    if primary.fraction is not None and primary.fraction not in config.fractions:
+        problems.append(f"primary.fraction={primary.fraction:g}: isn't in fractions={config.fractions}.")
     return problems
 
 

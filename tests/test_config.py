@@ -9,6 +9,7 @@ import pytest
 from icon_repro.config import Config, ConfigError, load
 from icon_repro.config_icon import AdaptiveConfig, IconConfig, round_ends
 from icon_repro.config_methods import RandomConfig
+from icon_repro.schema import plain
 
 HUB = {"kind": "hub", "name": "h"}  # without an id and a revision
 TINY = {"kind": "random", "name": "t", "random": {}}
@@ -313,3 +314,26 @@ def test_round_ends_grow_as_asked_and_end_with_all_rows(first: int, growth: floa
             fewer = round_ends(rows, cfg, most)
             assert len(fewer) == min(most, len(ends)) and fewer[-1] == rows
             assert fewer[:-1] == ends[: len(fewer) - 1]
+
+
+@pytest.mark.parametrize(
+    "primary, part",
+    [
+        ({"measure": "nll_of_all", "comparison": ["icon", "random"]}, "primary.measure='nll_of_all': no such measure"),
+        ({"measure": "average", "comparison": ["icon", "randon"]}, "no method 'randon'. Did you mean 'random'?"),
+        ({"measure": "average", "comparison": ["icon"]}, "must be two methods, e.g. [icon, random]"),
+        ({"measure": "average", "comparison": ["random", "icon"]}, "verdicts are against random, longest"),
+        ({"measure": "average", "comparison": ["icon", "random"], "unit": "row"}, "primary.unit='row'"),
+        ({"measure": "average", "comparison": ["icon", "random"], "fraction": 0.5}, "isn't in fractions=[0.15]"),
+    ],
+)
+def test_load_primary_that_isnt_compared_is_refused(primary: dict[str, Any], part: str) -> None:
+    methods = {"random": {"kind": "random"}, "icon": {"kind": "icon"}}
+    assert part in message({**minimal(), "methods": methods, "primary": primary})
+
+
+def test_load_primary_enters_no_fingerprint() -> None:
+    methods = {"random": {"kind": "random"}, "icon": {"kind": "icon"}}
+    primary = {"measure": "average", "comparison": ["icon", "random"]}
+    plain_config, named = (load({**minimal(), "methods": methods, "primary": own}) for own in (None, primary))
+    assert plain(plain_config, hashed_only=True) == plain(named, hashed_only=True) and plain_config != named

@@ -20,6 +20,7 @@ from pathlib import Path
 
 import yaml
 
+from icon_repro.estimates import ALPHA, Estimate
 from icon_repro.report.measures import (
     NotRunError,
     Results,
@@ -30,10 +31,10 @@ from icon_repro.report.measures import (
     tuning_flops,
 )
 from icon_repro.report.published import BENCHMARKS, GROUPS
-from icon_repro.report.runs import Line
+from icon_repro.report.runs import Contrasts, Line
 from icon_repro.report.tables import markdown
 from icon_repro.schema import SchemaError, build, nearest
-from icon_repro.stats import ALPHA, Estimate, difference, mean
+from icon_repro.stats import mean
 
 FILE = "claims.yaml"
 _MEANS = {"paper_average": BENCHMARKS, **GROUPS}
@@ -88,7 +89,7 @@ class Finding:
     low: float | None = None
     high: float | None = None
     runs: str = "-"
-    one_run: bool = False
+    limits: tuple[str, ...] = ()  # what it is about only, e.g. this selection
     why: str = ""  # it isn't there
 
 
@@ -186,8 +187,9 @@ def _checked(claim: Claim, results: Results) -> Checked:
         says.append(ClaimVerdict.not_run if finding.why else _verdict(claim, finding, estimate))
     verdict = _joined(says)
     notes = [finding.why for finding in findings if finding.why]
-    if verdict in (ClaimVerdict.reproduced, ClaimVerdict.contradicted) and any(f.one_run for f in findings):
-        notes.append("one run on each side: the interval is over items only, another seed may say something else")
+    limits = dict.fromkeys(limit for finding in findings for limit in finding.limits)
+    if verdict in (ClaimVerdict.reproduced, ClaimVerdict.contradicted) and limits:
+        notes.append(f"about {' and '.join(limits)} only: another one may say something else")
     return Checked(claim, verdict, findings, "; ".join(dict.fromkeys(notes)))
 
 
@@ -217,8 +219,8 @@ def _finding(claim: Claim, results: Results, other: str) -> tuple[Finding, Estim
         found = [line]
         if other:
             found.append(line_of(results, *_arm(other)))
-            theirs = benchmark_sample(results, found[1], names)
-            estimate = None if own is None or theirs is None else difference(own, theirs)
+            benchmark_sample(results, found[1], names)  # says what is missing
+            estimate = Contrasts(list(results.lines.values())).of(line, found[1], names)
         else:
             estimate = None if own is None else mean(own)
     except NotRunError as error:
@@ -227,8 +229,8 @@ def _finding(claim: Claim, results: Results, other: str) -> tuple[Finding, Estim
     if estimate is None:
         values = [math.fsum(one.mean(name) for name in names) / len(names) for one in found]
         value = scale * (values[0] - (values[1] if other else 0.0))
-        return Finding(other, value, runs=runs, one_run=_single(found)), None
-    return _estimated(other, estimate, scale, runs, _single(found)), _scaled(estimate, scale)
+        return Finding(other, value, runs=runs), None
+    return _estimated(other, estimate, scale, runs), estimate.scaled(scale)
 
 
 def _score(claim: Claim, results: Results, method: str, fraction: float | None, other: str) -> tuple[Finding, Estimate]:
@@ -239,23 +241,12 @@ def _score(claim: Claim, results: Results, method: str, fraction: float | None, 
         raise ClaimsError(f"{claim.id}: {claim.arm} is judged against the same fraction only, not {other}.")
     line, own = score_sample(results, method, fraction, opponent, claim.set)
     estimate = mean(own)
-    return _estimated(other, estimate, 1.0, str(line.runs), _single([line])), estimate
+    return _estimated(other, estimate, 1.0, str(line.runs)), estimate
 
 
-def _estimated(other: str, estimate: Estimate, scale: float, runs: str, single: bool) -> Finding:
+def _estimated(other: str, estimate: Estimate, scale: float, runs: str) -> Finding:
     low, high = (scale * float(end) for end in estimate.interval())
-    return Finding(other, scale * float(estimate.value), low, high, runs, single)
-
-
-def _scaled(found: Estimate, scale: float) -> Estimate:
-    square = scale**2
-    return Estimate(
-        scale * found.value, square * found.items, found.items_freedom, square * found.seeds, found.seeds_freedom
-    )
-
-
-def _single(found: Sequence[Line]) -> bool:
-    return all(line.runs <= 1 for line in found)
+    return Finding(other, scale * float(estimate.value), low, high, runs, estimate.limits)
 
 
 def _benchmarks(claim: Claim, results: Results) -> Sequence[str]:

@@ -72,9 +72,9 @@ def differences(rows: Sequence[Row]) -> Figure:
     return Figure(
         "differences",
         "Differences from random and longest",
-        "Difference of each method from the controls of the same size, with its 95 % interval over items and, with two "
-        "seeds or more, seeds; each interval is that of one comparison alone. The table of differences corrects for "
-        "their number.",
+        "Difference of each method from the controls of the same size, with its 95 % interval over items (groups of "
+        "them), selections and training seeds; each interval is that of one comparison alone. The table of differences "
+        "corrects for their number.",
         f"Points with intervals of {drawn} differences in {measures}; {clear} intervals leave out 0.",
         [*(replace(panel, legend=False) for panel in panels[:-1]), panels[-1]],
     )

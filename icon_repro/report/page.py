@@ -27,7 +27,7 @@ _FIRST = (
 )
 _TITLES = {
     "table": "Results",
-    "verdicts": "Differences from random and longest",
+    "verdicts": "Differences from the controls",
     "held_out": "Held-out responses by length",
     "judged": "Comparisons by a judge",
     "contamination": "Benchmark items with text of the tuning rows",
@@ -116,6 +116,7 @@ def render(folder: Path, made_of: str = "", rows: Mapping[str, Example] | None =
         description=described.get("description") or config.get("description") or "",
         model=described.get("model") or config.get("model", {}).get("name") or "",
         tables=[(name, _TITLES.get(name, _title(name)), Markup(_linked(_html(texts[name]), order))) for name in order],
+        opening=Markup(_html(_opening(texts))) if config.get("primary") is not None else None,
         claims=Markup(_html(texts[_CLAIMS])) if _CLAIMS in texts else None,
         figures=shown,
         not_made=[*described["not_made"], *left_out],
@@ -129,6 +130,11 @@ def render(folder: Path, made_of: str = "", rows: Mapping[str, Example] | None =
         steps=len(run.get("steps", [])),
         config=json.dumps(config, indent=1, sort_keys=True, ensure_ascii=False) if config else "",
     )
+
+
+def _opening(texts: Mapping[str, str]) -> str:
+    """What the primary comparison says: the first paragraph of the verdicts."""
+    return texts.get("verdicts", "").partition("\n\n")[0]
 
 
 def _made_of(folder: Path, page: Path, *, whole: bool) -> str:

@@ -13,6 +13,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from statistics import fmean
 
+from icon_repro.estimates import Estimate
 from icon_repro.report.measures import (
     NotRunError,
     Results,
@@ -27,7 +28,7 @@ from icon_repro.report.measures import (
 )
 from icon_repro.report.published import GROUPS, METHODS, SETS, PublishedLine, benchmarks_of
 from icon_repro.report.runs import Line, label
-from icon_repro.stats import Estimate, mean
+from icon_repro.stats import mean
 
 HERO = "icon"
 _COSTS = {

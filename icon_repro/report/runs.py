@@ -8,15 +8,22 @@ Known gap: none.
 
 import json
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
-from icon_repro.stats import Items, Sample, Summary, Values
+from icon_repro.estimates import Estimate
+from icon_repro.stats import Items, Sample, Summary, Values, clustered, difference
 
 Row = Mapping[str, Any]
+RANDOM = "random"  # the control whose selections lend their variance
+# metrics that are a mean of values in [0, 1]; another needs ``bounds`` with its outcomes or its task
+_SHARES = {"acc", "acc_norm", "exact_match", "win rate", "prompt_level_strict_acc", "inst_level_strict_acc"}
+_SHARES |= {"prompt_level_loose_acc", "inst_level_loose_acc", "mc1", "mc2", "f1", "em", "pass@1"}
 _POINTS = {"w": 2.0, "t": 1.0, "l": 0.0}  # of a prompt in the winning score
 
 
@@ -51,6 +58,12 @@ class Line:
     def selections(self) -> list[int | None]:
         return [row["selection_seed"] for row in self.rows]
 
+    @property
+    def matched_to(self) -> str | None:
+        """The method whose response lengths this random control has; None if it isn't such a control."""
+        found = self.rows[0].get("matched_to")
+        return None if found is None else str(found)
+
     def has(self, names: Sequence[str]) -> bool:
         """Whether every run has a result of each benchmark."""
         return all(name in row["benchmarks"] for row in self.rows for name in names)
@@ -69,15 +82,15 @@ def lines(rows: Sequence[Row]) -> list[Line]:
     Raises:
         RunsError: see the module.
     """
-    groups: dict[tuple[str, float | None], dict[tuple[Any, Any], Row]] = {}
+    groups: dict[tuple[str, float | None], dict[tuple[Any, ...], Row]] = {}
     for row in rows:
         if row["seed"] is None and row["method"] != "base":
             raise RunsError(f"{row['method']}: a run without a training seed. Make the rows anew with action=report.")
         group = groups.setdefault((row["method"], row["fraction"]), {})
-        seeds = (row["selection_seed"], row["seed"])
+        seeds = (row.get("pool"), row["selection_seed"], row["seed"])
         if seeds in group:
             raise RunsError(
-                f"{row['method']}, fraction {row['fraction']}: two runs of seeds {seeds}. Keep one of them."
+                f"{row['method']}, fraction {row['fraction']}: two runs of seeds {seeds[1:]}. Keep one of them."
             )
         group[seeds] = row
     _check_alike(rows)
@@ -152,24 +165,116 @@ def sample(line: Line, names: Sequence[str]) -> Sample | None:
     """Outcomes of the benchmarks, each of the same weight; None if one of them has no known error.
 
     Every run must have all of them.
+
+    Raises:
+        RunsError: runs whose items have other groups or sizes.
     """
     parts: list[Items | Summary] = []
     for name in names:
         stored = [row["benchmarks"][name]["outcomes"] for row in line.rows]
         for index, first in enumerate(stored[0]["parts"]):
             own = [outcomes["parts"][index] for outcomes in stored]
-            label = f"{name} {first['name']}".strip()
-            weight = first["weight"] / len(names)
+            title, weight = f"{name} {first['name']}".strip(), first["weight"] / len(names)
+            bounds = _bounds(line.rows[0], name, first)
             if "values" in first:
+                for key in ("groups", "sizes"):
+                    if any(part.get(key) != first.get(key) for part in own):
+                        raise RunsError(f"{title}: runs of {line.label} differ in {key} of items. Evaluate them again.")
                 values = np.stack([decoded(part["values"]) for part in own])
-                span = 1.0 if values.min() >= 0 and values.max() <= 1 else math.inf
-                parts.append(Items(label, values, stored[0]["ids"], weight, span))
+                sizes = None if first.get("sizes") is None else np.asarray(first["sizes"], np.float64)
+                parts.append(Items(title, values, stored[0]["ids"], weight, bounds, _numbered(first), sizes))
             elif all(part["stderr"] is not None for part in own):
                 numbers, errors = (np.array([part[key] for part in own]) for key in ("value", "stderr"))
-                parts.append(Summary(label, numbers, errors, weight))
+                parts.append(Summary(title, numbers, errors, weight, bounds))
             else:
                 return None
-    return Sample(parts, line.selections)
+    return _sample(line, parts)
+
+
+def _sample(line: Line, parts: Sequence[Items | Summary]) -> Sample:
+    seeds = [row["seed"] for row in line.rows]
+    selected, trained = line.method not in ("base", "full"), line.rows[0]["seed"] is not None
+    pools = [row.get("pool") for row in line.rows]
+    known = None not in pools
+    return Sample(parts, pools if known else line.selections, seeds, selected, trained, known)
+
+
+def _bounds(row: Row, name: str, part: Mapping[str, Any]) -> tuple[float, float] | None:
+    """What a mean can't leave, as it is declared: with the outcomes, with the task, or by a metric that is a share."""
+    declared = part.get("bounds", row["tasks"][name].get("bounds"))
+    if declared is not None:
+        low, high = declared
+        return float(low), float(high)
+    metric = row["benchmarks"][name]["metric"]
+    return (0.0, 1.0) if set(str(metric).split("+")) <= _SHARES else None
+
+
+def _numbered(part: Mapping[str, Any]) -> NDArray[np.int64] | None:
+    """The groups of a part's items as numbers, in order of first appearance."""
+    groups = part.get("groups")
+    if groups is None:
+        return None
+    place = {label: number for number, label in enumerate(dict.fromkeys(groups))}
+    return np.array([place[label] for label in groups], np.int64)
+
+
+def single_groups(rows: Sequence[Row], names: Sequence[str]) -> list[str]:
+    """Groups of one item among the items of the benchmarks: they say nothing of how items of a group differ."""
+    found: dict[str, None] = {}
+    for part in _parts(rows, names):
+        counts = Counter(part.get("groups") or [])
+        found |= dict.fromkeys(str(label) for label, count in counts.items() if count == 1)
+    return list(found)
+
+
+def grouped_items(rows: Sequence[Row], names: Sequence[str]) -> bool:
+    """Whether items of the benchmarks have groups."""
+    return any(part.get("groups") is not None for part in _parts(rows, names))
+
+
+def _parts(rows: Sequence[Row], names: Sequence[str]) -> list[Mapping[str, Any]]:
+    cells = [next((row["benchmarks"][name] for row in rows if name in row["benchmarks"]), None) for name in names]
+    return [part for cell in cells if cell is not None for part in cell["outcomes"]["parts"]]
+
+
+class Contrasts:
+    """Differences of two lines' means; every table, figure and claim takes them from here."""
+
+    def __init__(self, known: Sequence[Line]) -> None:
+        """
+        Args:
+            known: all lines: where neither of two has several selections, random of the same fraction (if there is no
+                such, of another) lends its variance between them.
+        """
+        self._known = known
+        self._samples: dict[tuple[int, tuple[str, ...], bool], Sample | None] = {}
+
+    def of(self, line: Line, other: Line, names: Sequence[str], *, whole: bool = False) -> Estimate | None:
+        """The difference of the mean of benchmarks.
+
+        Args:
+            whole: benchmarks (of a single one, its tasks) are drawn whole.
+
+        Returns:
+            None where a result or its error is missing, or, with ``whole``, there is one benchmark alone.
+        """
+        fraction = line.fraction if line.fraction is not None else other.fraction
+        lenders = [own for own in self._known if own.method == RANDOM and len(set(own.selections)) > 1]
+        lenders = sorted((own for own in lenders if own.has(names)), key=lambda own: own.fraction != fraction)
+        one, two = (self._sample(own, names, whole) for own in (line, other))
+        if one is None or two is None:
+            return None
+        return difference(one, two, self._sample(lenders[0], names, whole) if lenders else None)
+
+    def _sample(self, line: Line, names: Sequence[str], whole: bool) -> Sample | None:
+        key = id(line), tuple(names), whole
+        if key not in self._samples:
+            made = sample(line, names) if line.has(names) else None
+            if made is not None and whole:
+                groups = clusters(line, names)
+                made = clustered(made, groups) if len(set(groups)) > 1 else None
+            self._samples[key] = made
+        return self._samples[key]
 
 
 def clusters(line: Line, names: Sequence[str]) -> list[str]:
@@ -200,8 +305,9 @@ def judged_sample(line: Line, name: str) -> Sample:
             own, score = _points(outcomes["parts"][index]["values"]), float(np.nanmean(points))
             made.append(score + np.nan_to_num(own - score) * points.size / np.count_nonzero(~np.isnan(points)))
         values = np.stack(made)
-        parts.append(Items(f"{name} {first['name']}".strip(), values, stored[0]["ids"], first["weight"], 2.0))
-    return Sample(parts, line.selections)
+        title = f"{name} {first['name']}".strip()
+        parts.append(Items(title, values, stored[0]["ids"], first["weight"], (0.0, 2.0)))
+    return _sample(line, parts)
 
 
 def _points(outcomes: str) -> Values:

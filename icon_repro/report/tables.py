@@ -77,8 +77,7 @@ def shown(line: Line, names: Sequence[str], scale: float = 100, digits: int = 2)
     own = sample(line, names)
     if own is None:
         return f"{scale * fmean(line.mean(name) for name in names):.{digits}f}"
-    estimate = mean(own)
-    return f"{scale * estimate.value:.{digits}f} ± {scale * estimate.half_width():.{digits}f}"
+    return mean(own).shown(scale, digits)
 
 
 def _lower_title(name: str) -> str:
@@ -279,6 +278,7 @@ def write(
     notes: Sequence[str] = (),
     versions: Versions | None = None,
     stored: Sequence[Row] | None = None,
+    primary: Mapping[str, Any] | None = None,
 ) -> tuple[str, Table]:
     """Write metrics.jsonl and the tables.
 
@@ -286,6 +286,7 @@ def write(
         notes: lines below the first table.
         versions: what made the cells: comparisons over several are marked.
         stored: what metrics.jsonl gets, if not ``rows``.
+        primary: the comparison that the experiment's config names beforehand.
 
     Returns:
         All tables as text, and the first.
@@ -298,10 +299,11 @@ def write(
     notes_on_verdicts = [*weighting.weighting_dependent(rows, compared), *across(versions, compared)]
     made = {
         "table": (table(rows), caption(rows, notes)),
-        "verdicts": (verdicts.table(compared), verdicts.caption(rows, compared) + _listed(notes_on_verdicts)),
+        "verdicts": (verdicts.table(compared, primary), ""),
     }
     if weighting.weighted(rows):
         made["held_out"] = (weighting.table(rows, lambda line, name: shown(line, [name], 1, 4)), weighting.CAPTION)
+    texts = {"verdicts": verdicts.document(rows, compared, primary, _listed(notes_on_verdicts), markdown)}
     if any(row["judged"] or row["unjudged"] for row in rows):
         made["judged"] = (judged(rows), _JUDGED_CAPTION + _listed(of_judged(versions, rows) if versions else []))
     if contamination.known(rows):
@@ -310,7 +312,8 @@ def write(
     folder.mkdir(parents=True, exist_ok=True)
     write_runs(folder / FILE, stored if stored is not None else rows)
     for name, ((header, cells), below) in made.items():
-        (folder / f"{name}.md").write_text(f"{markdown(header, cells)}\n{below}", encoding="utf-8")
+        text = texts.get(name, f"{markdown(header, cells)}\n{below}")
+        (folder / f"{name}.md").write_text(text, encoding="utf-8")
         with (folder / f"{name}.csv").open("w", encoding="utf-8", newline="") as file:
             csv.writer(file, lineterminator="\n").writerows([header, *cells])
         title = f"{_TITLES[name]} of experiment {rows[0]['experiment']}."

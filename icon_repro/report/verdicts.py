@@ -1,28 +1,35 @@
-"""The verdicts of an experiment: each method against ``random`` and ``longest`` of the same fraction.
+"""The verdicts of an experiment: each method against its controls of the same fraction, the primary comparison first.
 
-In: the rows that ``engine.collect`` makes.  Out: lines of verdicts.md and verdicts.csv.
-Measures: the average of the benchmarks, and each one of which lower is better; p values are adjusted over all
-comparisons of a measure (Holm), and so is the smallest detectable difference (its first step, alpha / comparisons).
-Verdicts are over items within benchmarks; beside them the p value with benchmarks drawn whole.
+In: the rows that ``engine.collect`` makes; the primary comparison as the experiment's config names it.
+Out: text of verdicts.md, cells of verdicts.csv.
+Controls: ``random``; random draws with the response lengths of one method, which that method alone is compared with;
+and ``longest``. Measures: the average of the benchmarks, and each one of which lower is better. The primary comparison
+was set beforehand and isn't corrected; all others are exploratory, their p values adjusted over all comparisons of a
+measure (Holm), and so is the smallest detectable difference (its first step, alpha / comparisons).
+A verdict on an average is over items within benchmarks, and says so where the p value with benchmarks drawn whole
+doesn't bear it out.
 Known gap: none.
 """
 
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
-from icon_repro.report.runs import Line, Row, averaged, clusters, lines, lower, sample
-from icon_repro.stats import ALPHA, POWER, Estimate, Sample, clustered, difference, holm, verdict
+from icon_repro.estimates import ALPHA, POWER, Estimate
+from icon_repro.report.runs import RANDOM, Contrasts, Line, Row, averaged, grouped_items, lines, lower, single_groups
+from icon_repro.stats import Verdict, holm, verdict
 
-BASELINES = ("random", "longest")
+BASELINES = (RANDOM, "longest")
 _AS_IT_IS = ("base", "full")  # nothing is selected
 
-HEADER = ["measure", "method", "fraction", "runs", "against", "its runs", "difference", "95 % interval"]
+HEADER = ["role", "measure", "method", "fraction", "runs", "against", "its runs", "difference", "95 % interval"]
 HEADER += ["p (Holm)", "verdict", "detectable", "p by benchmark (Holm)"]
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """A method's difference from a baseline; ``found`` is None where a result is missing."""
+    """A method's difference from a control; ``found`` is None where a result is missing."""
 
     measure: str
     scale: int  # 100: shown in percent
@@ -36,87 +43,194 @@ class Comparison:
 def comparisons(rows: Sequence[Row]) -> list[Comparison]:
     """All comparisons, by measure."""
     made = lines(rows)
+    contrasts = Contrasts(made)
     measures = [("average", 100, averaged(rows)), *((name, 1, [name]) for name in lower(rows))]
     found = []
     for measure, scale, names in measures:
-        if not names:
-            continue
-        samples = {id(line): sample(line, names) if line.has(names) else None for line in made}
-        whole = {id(line): _clustered(line, names, samples[id(line)]) for line in made}
-        for line in made:
+        for line in made if names else []:
             for other in made:
                 if _compared(line, other):
-                    one, two = samples[id(line)], samples[id(other)]
-                    estimate = None if one is None or two is None else difference(one, two)
-                    one, two = whole[id(line)], whole[id(other)]
-                    across = None if one is None or two is None else difference(one, two)
+                    estimate = contrasts.of(line, other, names)
+                    across = contrasts.of(line, other, names, whole=True) if estimate is not None else None
                     found.append(Comparison(measure, scale, line, other, estimate, names, across))
     return found
 
 
-def _clustered(line: Line, names: Sequence[str], own: Sample | None) -> Sample | None:
-    groups = clusters(line, names) if own is not None else []
-    return clustered(own, groups) if own is not None and len(set(groups)) > 1 else None
-
-
 def _compared(line: Line, other: Line) -> bool:
-    if line.method in _AS_IT_IS or other.method not in BASELINES or line.fraction != other.fraction:
+    """Whether ``other`` is a control of ``line``; controls are compared once, the later with the earlier."""
+    if line.method in (*_AS_IT_IS, RANDOM) or line.fraction != other.fraction or line is other:
         return False
-    place = BASELINES.index(other.method)  # baselines are compared once, the later with the earlier
-    return line.method not in BASELINES[: place + 1]
+    if other.method == RANDOM:
+        return True
+    if other.matched_to is not None:
+        return other.matched_to == line.method
+    return other.method == "longest" and line.matched_to is None
 
 
-def table(found: Sequence[Comparison]) -> tuple[list[str], list[list[str]]]:
-    """Header and cells."""
-    better = {True: 1, False: -1}
-    cells = []
-    for measure in dict.fromkeys(comparison.measure for comparison in found):
-        own = [comparison for comparison in found if comparison.measure == measure]
+def is_primary(one: Comparison, primary: Mapping[str, Any] | None) -> bool:
+    """Whether the experiment named this comparison beforehand."""
+    if primary is None:
+        return False
+    asked = primary["measure"], tuple(primary["comparison"]), primary.get("fraction") or one.method.fraction
+    return asked == (one.measure, (one.method.method, one.baseline.method), one.method.fraction)
+
+
+def table(found: Sequence[Comparison], primary: Mapping[str, Any] | None = None) -> tuple[list[str], list[list[str]]]:
+    """Header and cells, the primary comparison first."""
+    cells = [_cells(one, "primary", 1, None, None) for one in found if is_primary(one, primary)]
+    others = [one for one in found if not is_primary(one, primary)]
+    for measure in dict.fromkeys(comparison.measure for comparison in others):
+        own = [comparison for comparison in others if comparison.measure == measure]
         done = [comparison.found for comparison in own if comparison.found is not None]
         adjusted = iter(holm([estimate.p_value() for estimate in done]))
-        across = iter(holm([comparison.across.p_value() for comparison in own if comparison.across is not None]))
-        for comparison in own:
-            line, other, estimate, scale = comparison.method, comparison.baseline, comparison.found, comparison.scale
-            cell = [measure, line.method, f"{line.fraction:g}", str(line.runs), other.method, str(other.runs)]
-            if estimate is None:
-                cells.append([*cell, *["missing"] * 6])
-                continue
-            p = next(adjusted)
-            digits = 2 if scale == 100 else 4
-            low, high = (scale * end for end in estimate.interval())
-            says = verdict(better[scale == 100] * estimate.value, p)
-            cell += [f"{scale * estimate.value:+.{digits}f}", f"[{low:+.{digits}f}, {high:+.{digits}f}]"]
-            cell += [_p(p), says.value, f"{scale * estimate.detectable(ALPHA / len(done)):.{digits}f}"]
-            cells.append([*cell, "-" if comparison.across is None else _p(next(across))])
+        across = iter(holm([one.across.p_value() for one in own if one.across is not None]))
+        for one in own:
+            p = next(adjusted) if one.found is not None else None
+            cells.append(_cells(one, "exploratory", len(done), p, next(across) if one.across is not None else None))
     return list(HEADER), cells
+
+
+def _cells(one: Comparison, role: str, count: int, p: float | None, whole: float | None) -> list[str]:
+    """A line of the table; without p values those of this comparison alone."""
+    cell = [role, one.measure, one.method.method, f"{one.method.fraction:g}", str(one.method.runs)]
+    cell += [one.baseline.method, str(one.baseline.runs)]
+    estimate = one.found
+    if estimate is None:
+        return [*cell, *["missing"] * (len(HEADER) - len(cell))]
+    p = estimate.p_value() if p is None else p
+    whole = one.across.p_value() if whole is None and one.across is not None else whole
+    digits = 2 if one.scale == 100 else 4
+    low, high = (one.scale * float(end) for end in estimate.interval())
+    cell.append(f"{one.scale * estimate.value:+.{digits}f}")
+    if not math.isfinite(estimate.half_width()):
+        return [*cell, "not enough", "-", Verdict.lacking.value, "-", "-"]
+    cell += [f"[{low:+.{digits}f}, {high:+.{digits}f}]", _p(p), said(one, p, whole)]
+    least = estimate.detectable(ALPHA / count)
+    cell.append(" ".join(_numbers(one.scale, digits, least.value, least.low, least.high)))
+    known = one.across is not None and math.isfinite(one.across.half_width())
+    return [*cell, "-" if whole is None else _p(whole) if known else "not enough"]
+
+
+def _numbers(scale: int, digits: int, value: float, low: float, high: float) -> list[str]:
+    return [f"{scale * value:.{digits}f}", f"({scale * low:.{digits}f} to {scale * high:.{digits}f})"]
+
+
+def said(one: Comparison, p: float, whole: float | None) -> str:
+    """The verdict, with what it is about only, if that is less than other items, selections and seeds.
+
+    Args:
+        p, whole: by items and with benchmarks drawn whole (None: there is one alone), adjusted.
+    """
+    assert one.found is not None
+    says = verdict((1 if one.scale == 100 else -1) * one.found.value, p)
+    if says is Verdict.undecided:
+        return says.value
+    limits = list(one.found.limits) + (["these benchmarks"] if whole is not None and whole >= ALPHA else [])
+    return f"{says.value} ({' and '.join(limits)} only)" if limits else says.value
 
 
 def _p(value: float) -> str:
     return "<0.001" if value < 0.001 else f"{value:.3f}"
 
 
-def caption(rows: Sequence[Row], found: Sequence[Comparison]) -> str:
-    """How to read the table, and which baseline isn't there."""
+def opening(found: Sequence[Comparison], primary: Mapping[str, Any] | None) -> str:
+    """What the primary comparison says, in a sentence; or that there is none."""
+    if primary is None:
+        return "No primary outcome was set beforehand: every comparison is exploratory."
+    names = " against ".join(primary["comparison"])
+    asked = (
+        f"**Primary outcome, set beforehand**: {primary['measure']}, {names}, unit of replication: {primary['unit']}."
+    )
+    done = [one for one in found if is_primary(one, primary)]
+    if not done or any(one.found is None for one in done):
+        return f"{asked} Its results are missing."
+    says = []
+    for one in done:
+        cell = dict(zip(HEADER, _cells(one, "primary", 1, None, None), strict=True))
+        at = f" at fraction {cell['fraction']}" if len(done) > 1 else ""
+        if cell["verdict"] == Verdict.lacking.value:
+            says.append(f"The data{at} aren't enough for a verdict ({_why(one)}).")
+            continue
+        says.append(
+            f"{cell['method']}{at}: {cell['verdict']}, difference {cell['difference']} {cell['95 % interval']}, p = "
+            f"{cell['p (Holm)']}; {cell['detectable']} could have been found with probability {POWER}."
+        )
+    return " ".join([asked, *says])
+
+
+def _why(one: Comparison) -> str:
+    assert one.found is not None
+    return one.found.lacking or "outcomes don't vary"
+
+
+def caption(rows: Sequence[Row], found: Sequence[Comparison], primary: Mapping[str, Any] | None = None) -> str:
+    """How to read the table, and which control isn't there."""
     made = lines(rows)
     text = [
-        "Difference of means, paired by item: of the average in points, of others in their own unit, where lower is "
-        f"better. better, worse: p below {ALPHA} after Holm's correction over the comparisons of a measure; an "
-        "interval is that of one comparison alone. detectable: the smallest true difference that this design finds "
-        f"with probability {POWER} at {ALPHA} divided by the number of comparisons. p by benchmark: with the "
-        "items of a benchmark drawn together (of a single benchmark, those of each of its tasks), so that a small p "
-        "holds for other benchmarks too; verdicts are about other items of these. With two seeds or more an interval "
-        "holds for other seeds too; a single run beside several is taken to vary as they do."
+        "Difference of means, paired by item and by training seed: of the average in points, of others in their own "
+        f"unit, where lower is better. better, worse: p below {ALPHA}; of exploratory comparisons after Holm's "
+        "correction over the comparisons of a measure; an interval is that of one comparison alone. Three things are "
+        "samples, and intervals hold for others of each: items (those of one group are drawn together; a benchmark's "
+        "items are those of this benchmark), selections, and training seeds. A method with one selection is taken to "
+        "vary as the selections of the control do, or of random; where none has several, the verdict says that it is "
+        "about this selection only. detectable: the smallest true difference that this design finds with probability "
+        f"{POWER} at {ALPHA}, of exploratory ones divided by the number of comparisons; in brackets its 95 % interval, "
+        "for it is made of estimated variances. p by benchmark: with the items of a benchmark drawn together (of a "
+        "single benchmark, those of each of its tasks), so that a small p holds for other benchmarks too; a verdict "
+        "that it doesn't bear out is about these benchmarks only."
     ]
     for measure in dict.fromkeys(comparison.measure for comparison in found):
         own = [comparison for comparison in found if comparison.measure == measure]
-        text.append(f"- {measure}: {len(own)} comparisons, {sum(c.found is not None for c in own)} with results")
-    single = [c for c in found if c.found is not None and not c.found.seeds_freedom]
-    if single:
-        names = "all comparisons" if len(single) == len(found) else f"{len(single)} of {len(found)} comparisons"
-        text.append(f"- {names}: one run on each side, so over items only; another seed may say something else")
+        done = [one for one in own if one.found is not None]
+        text.append(f"- {measure}: {len(own)} comparisons, {len(done)} with results")
+        for limit in dict.fromkeys(limit for one in done if one.found for limit in one.found.limits):
+            count = sum(limit in one.found.limits for one in done if one.found)
+            names = "all comparisons" if count == len(done) else f"{count} of {len(done)} comparisons"
+            text.append(f"- {measure}: {names} about {limit} only: nothing shows how others vary")
+        for why in dict.fromkeys(_why(one) for one in done if one.found and not math.isfinite(one.found.half_width())):
+            text.append(f"- {measure}: not enough for a verdict: {why}")
+        text += _of_groups(rows, measure, own[0].names)
+    return "\n".join([*text, *_absent(made)]) + "\n"
+
+
+def _of_groups(rows: Sequence[Row], measure: str, names: Sequence[str]) -> list[str]:
+    """What a reader has to know of the groups of a measure's items."""
+    if names != [measure]:
+        return []
+    if not grouped_items(rows, names):
+        others = [name for name in lower(rows) if grouped_items(rows, [name])]
+        beside = f" {', '.join(others)} has groups: evaluate {measure} again to have them." if others else ""
+        return [
+            f"- {measure}: its items have no groups: if some are of one source, its intervals are too narrow.{beside}"
+        ]
+    alone = single_groups(rows, names)
+    return [f"- {measure}: groups of one item, each drawn by itself: {', '.join(alone)}"] if alone else []
+
+
+def _absent(made: Sequence[Line]) -> list[str]:
+    text = []
     fractions = dict.fromkeys(line.fraction for line in made if line.method not in _AS_IT_IS)
     for name in BASELINES:
         for fraction in fractions:
             if not any(line.method == name and line.fraction == fraction for line in made):
                 text.append(f"- missing baseline: no `{name}` at fraction {fraction:g}, so no verdict against it")
-    return "\n".join(text) + "\n"
+    return text
+
+
+def document(
+    rows: Sequence[Row], found: Sequence[Comparison], primary: Mapping[str, Any] | None, notes: str, markdown: Any
+) -> str:
+    """verdicts.md: the primary comparison, then, so headed, the exploratory ones.
+
+    Args:
+        notes: lines below the caption.
+        markdown: makes a table of header and cells.
+    """
+    header, cells = table(found, primary)
+    below = f"{caption(rows, found, primary)}{notes}"
+    text = f"{opening(found, primary)}\n\n"
+    for role, title in (("primary", "Primary comparison"), ("exploratory", "Exploratory comparisons")):
+        own = [cell for cell in cells if cell[0] == role]
+        if own:
+            text += f"## {title}\n\n{markdown(header, own)}\n"
+    return text + below

@@ -53,7 +53,7 @@ def write_all(rows: Sequence[Row], run: Mapping[str, Any], experiments: Path, fo
     results = results_of(shown, run["config"])
     beside = paper_tables(results, published)
     checked = check_claims(claims, results)
-    text, table = tables.write(shown, folder, notes, versions, stored=rows)
+    text, table = tables.write(shown, folder, notes, versions, rows, run["config"].get("primary"))
     experiment = str(rows[0]["experiment"])
     stale = {path.stem for path in folder.glob("paper_table?.*")} - {f"paper_{one.name}" for one in beside}
     tables.drop(folder, stale if checked else {*stale, "claims"})

@@ -51,7 +51,8 @@ def test_differences_are_those_of_the_table_at_their_methods_name() -> None:
     (panel,) = figure.panels
     assert list(panel.names_x or []) == ["icon 5 %", "icon 15 %", "longest 15 %"]  # of ifd there is no result
     header, cells = verdicts.table(verdicts.comparisons(rows))
-    printed = {(line[1], line[2], line[4]): dict(zip(header, line, strict=True)) for line in cells}
+    named = [dict(zip(header, line, strict=True)) for line in cells]
+    printed = {(line["method"], line["fraction"], line["against"]): line for line in named}
     shown = {}
     for series in panel.series[1:]:
         assert isinstance(series, Scatter) and series.low and series.high and series.labels
@@ -74,7 +75,8 @@ def test_scale_points_are_those_of_the_table() -> None:
             assert series.name == "base (not tuned)" and f"{series.y[0]:.2f}" in printed["base", "-"]
             continue
         for x, y, low, high in zip(series.x, series.y, series.low, series.high, strict=True):
-            assert f"{y:.2f} ± {(high - low) / 2:.2f}" == printed[series.name, f"{x / 100:g}"]
+            own = f"± {(high - low) / 2:.2f}" if low > 0 and high < 100 else f"[{low:.2f}, {high:.2f}]"
+            assert f"{y:.2f} {own}" == printed[series.name, f"{x / 100:g}"]
     assert [series.name for series in left.series] == [series.name for series in right.series]
     icon = next(series for series in right.series if series.name == "icon")
     assert list(icon.x) == [5, 15] and list(icon.y) == [905, 915]

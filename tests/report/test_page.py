@@ -263,3 +263,17 @@ def test_report_of_500_runs_is_quick_and_its_page_small(
     # Both threads together; by the clock it is four fifths. Measured 11 to 21 in the same hour, so the limit is wide.
     assert took / _ordinary_seconds() < 25
     assert len(re.findall("<tr>", (tmp_path / "index.html").read_text())) > 200
+
+
+def test_page_opens_with_the_primary_comparison(folder: Path) -> None:
+    said = "**Primary outcome, set beforehand**: held_out, icon against random. icon: not distinguishable."
+    (folder / "verdicts.md").write_text(f"{said}\n\n## Primary comparison\n\n| a |\n|---|\n| 1 |\n")
+    run = json.loads((folder / "run.json").read_text()) if (folder / "run.json").is_file() else {}
+    run["config"] = {**run.get("config", {}), "primary": {"measure": "held_out"}}
+    write_json(folder / "run.json", run)
+    text = page.render(folder)
+    assert text.index("Primary outcome, set beforehand") < text.index("<nav")
+    run["config"]["primary"] = None
+    write_json(folder / "run.json", run)
+    text = page.render(folder)
+    assert text.index("Primary outcome, set beforehand") > text.index("<nav")

@@ -8,8 +8,12 @@ from made_up_runs import number, result, row, solved, task
 from scipy.stats import ttest_rel
 from statsmodels.regression.linear_model import OLS
 
-from icon_repro.report.verdicts import HEADER, caption, comparisons, table
-from icon_repro.stats import holm
+from icon_repro.report.runs import RunsError
+from icon_repro.report.tables import markdown
+from icon_repro.report.verdicts import HEADER, caption, comparisons, document, table
+from icon_repro.stats import StatsError, holm
+
+ONE_RUN = "(this selection and this training seed only)"
 
 
 def lines(rows: list[dict[str, Any]]) -> list[dict[str, str]]:
@@ -46,9 +50,9 @@ def test_difference_is_paired_by_item_and_adjusted_over_all_comparisons() -> Non
         assert line["difference"] == f"{100 * gain:+.2f}"
         assert line["95 % interval"] == f"[{100 * low:+.2f}, {100 * high:+.2f}]"
         assert line["p (Holm)"] == ("<0.001" if p < 0.001 else f"{p:.3f}")
-        assert line["verdict"] == ("better" if p < 0.05 else "not distinguishable")
-    assert {line["verdict"] for line in found} == {"better"}  # the same items are hard for all: small differences show
-    assert float(found[0]["detectable"]) > float(found[0]["difference"]) * 0.5
+        assert line["verdict"] == (f"better {ONE_RUN}" if p < 0.05 else "not distinguishable")
+    assert {line["verdict"] for line in found} == {f"better {ONE_RUN}"}  # the same items are hard for all
+    assert float(found[0]["detectable"].split()[0]) > float(found[0]["difference"]) * 0.5
 
 
 def test_p_by_benchmark_is_the_paired_test_of_their_means() -> None:
@@ -95,8 +99,8 @@ def test_worse_and_not_distinguishable_are_said() -> None:
     found = {(line["method"], line["against"]): line["verdict"] for line in lines(rows)}
     assert found == {
         ("longest", "random"): "not distinguishable",
-        ("icon", "random"): "worse",
-        ("icon", "longest"): "worse",
+        ("icon", "random"): f"worse {ONE_RUN}",
+        ("icon", "longest"): f"worse {ONE_RUN}",
     }
 
 
@@ -104,12 +108,23 @@ def test_seeds_that_differ_as_much_as_methods_leave_nothing_to_tell() -> None:
     def seeds(method: str, shares: list[float]) -> list[dict[str, Any]]:
         return [row(method, 0.15, s, {"arc": result(solved(x, 400, 1))}) for s, x in enumerate(shares)]
 
-    rows = [*seeds("random", [0.5, 0.6, 0.7]), *seeds("icon", [0.6, 0.7, 0.8])]
+    rows = [*seeds("random", [0.5, 0.6, 0.7]), *seeds("icon", [0.8, 0.6, 0.7])]
     (line,) = lines(rows)
     assert (line["runs"], line["its runs"], line["verdict"]) == ("3", "3", "not distinguishable")
-    assert float(line["detectable"]) > 15
+    assert float(line["detectable"].split()[0]) > 15
     (single,) = lines([rows[0], rows[3]])
-    assert single["verdict"] == "better"  # of one seed only items count
+    assert single["verdict"] == f"better {ONE_RUN}"  # of one seed only items count
+
+
+def test_effect_of_a_training_seed_that_methods_share_cancels() -> None:
+    def seeds(method: str, shares: list[float], first: int) -> list[dict[str, Any]]:
+        return [row(method, 0.15, first + s, {"arc": result(solved(x, 400, 1))}) for s, x in enumerate(shares)]
+
+    shares, higher = [0.5, 0.6, 0.7], [0.56, 0.66, 0.76]
+    (paired,) = lines([*seeds("random", shares, 0), *seeds("icon", higher, 0)])
+    assert paired["verdict"] == "better (this selection only)"
+    (apart,) = lines([*seeds("random", shares, 0), *seeds("icon", higher, 5)])
+    assert apart["verdict"] == "not distinguishable"
 
 
 def test_measure_of_which_lower_is_better_has_verdicts_and_a_correction_of_its_own() -> None:
@@ -125,17 +140,21 @@ def test_measure_of_which_lower_is_better_has_verdicts_and_a_correction_of_its_o
         "+0.00",
         "not distinguishable",
     )
-    assert (held_out["measure"], held_out["verdict"], held_out["p (Holm)"]) == ("held_out", "better", "<0.001")
-    assert held_out["difference"].startswith("-1.0")
-    assert "- average: 1 comparisons, 1 with results\n- held_out: 1 comparisons, 1 with results\n" in caption(
-        rows, comparisons(rows)
+    assert (held_out["measure"], held_out["verdict"], held_out["p (Holm)"]) == (
+        "held_out",
+        f"better {ONE_RUN}",
+        "<0.001",
     )
+    assert held_out["difference"].startswith("-1.0")
+    text = caption(rows, comparisons(rows))
+    assert all(f"- {name}: 1 comparisons, 1 with results\n" in text for name in ("average", "held_out"))
+    assert "- held_out: its items have no groups" in text
 
 
 def test_missing_result_is_missing_and_no_part_of_the_correction() -> None:
     rows = [*runs("random", 0.5), *runs("icon", 0.56), row("ifd", 0.15, 0, {}, {"arc": "failed"})]
     icon, ifd = lines(rows)
-    assert [ifd[name] for name in HEADER[6:]] == ["missing"] * 6
+    assert [ifd[name] for name in HEADER[7:]] == ["missing"] * 6
     (alone,) = lines(rows[:2])
     assert icon == alone
     assert "- average: 2 comparisons, 1 with results\n" in caption(rows, comparisons(rows))
@@ -162,7 +181,111 @@ def test_missing_baseline_is_said(methods: tuple[str, ...], named: str) -> None:
 
 def test_caption_tells_of_single_runs() -> None:
     rows = [*runs("random", 0.5), *runs("icon", 0.5), *runs("ifd", 0.5, seeds=2)]
-    assert "- 1 of 2 comparisons: one run on each side" in caption(rows, comparisons(rows))
-    assert "- all comparisons: one run on each side" in caption(rows[:2], comparisons(rows[:2]))
+    assert "- average: 1 of 2 comparisons about this training seed only" in caption(rows, comparisons(rows))
+    assert "- average: all comparisons about this training seed only" in caption(rows[:2], comparisons(rows[:2]))
     several = [*runs("random", 0.5, 2), *runs("icon", 0.5, 2)]
-    assert "one run on each side" not in caption(several, comparisons(several))
+    assert "training seed only" not in caption(several, comparisons(several))
+    assert "all comparisons about this selection only" in caption(several, comparisons(several))
+    drawn = [{**one, "selection_seed": s} for s in range(3) for one in runs("random", 0.5, 2)]
+    rows = [*drawn, *runs("icon", 0.5, 2)]
+    assert "only:" not in caption(rows, comparisons(rows))
+
+
+# ---------------------------------------------------------------- groups, controls of one length, the primary outcome
+
+
+def nll(level: float, seed: int = 0, **more: Any) -> dict[str, Any]:
+    """A cell of 24 rows in 8 groups whose own levels differ."""
+    values = (level * (1 + np.repeat(np.random.default_rng(seed).standard_normal(8), 3))).tolist()
+    part = {"name": "", "weight": 1.0, "values": values, **more}
+    return {**result(values, "nll"), "outcomes": {"ids": "x", "parts": [part]}}
+
+
+def held_out(method: str, cells: list[dict[str, Any]], **more: Any) -> list[dict[str, Any]]:
+    tasks = {"held_out": task(higher=False)}
+    return [row(method, 0.15, seed, {"held_out": cell}, tasks=tasks, **more) for seed, cell in enumerate(cells)]
+
+
+def test_groups_and_sizes_of_items_go_into_the_verdict() -> None:
+    groups = [f"g{i // 3}" for i in range(24)]
+    plain, by_group = (
+        lines([*held_out("random", [nll(1.0, **more)]), *held_out("icon", [nll(1.8, **more)])])[0]
+        for more in ({}, {"groups": groups})
+    )
+    assert plain["difference"] == by_group["difference"]
+    wide, narrow = (
+        np.subtract(*map(float, line["95 % interval"].strip("[]").split(", "))) for line in (by_group, plain)
+    )
+    assert abs(wide) > 1.5 * abs(narrow)
+    sizes = [100.0] * 3 + [1.0] * 21
+    (sized,) = lines([*held_out("random", [nll(1.0, sizes=sizes)]), *held_out("icon", [nll(1.8, sizes=sizes)])])
+    assert sized["difference"] != plain["difference"]
+    rows = [*held_out("random", [nll(1.0, groups=[*groups[:-1], "alone"])]), *held_out("icon", [nll(1.0)])]
+    with pytest.raises(StatsError, match="items have other clusters"):
+        comparisons(rows)
+    rows[1] = held_out("icon", [nll(1.5, groups=[*groups[:-1], "alone"])])[0]
+    assert "- held_out: groups of one item, each drawn by itself: alone" in caption(rows, comparisons(rows))
+
+
+def test_runs_of_one_method_with_other_groups_are_refused() -> None:
+    cells = [nll(1.0, groups=["a", "b"] * 12), nll(1.0)]
+    with pytest.raises(RunsError, match=r"runs of random-0\.15 differ in groups"):
+        comparisons([*held_out("random", cells), *held_out("icon", [nll(1.0), nll(1.0)])])
+
+
+def test_one_shift_of_all_rows_is_not_enough() -> None:
+    one, two = ([level + i / 7 for i in range(9)] for level in (1.0, 2.0))
+    rows = [*held_out("random", [result(one, "nll")]), *held_out("icon", [result(two, "nll")])]
+    (line,) = lines(rows)
+    assert (line["verdict"], line["95 % interval"], line["p (Holm)"]) == ("not enough", "not enough", "-")
+    assert "- held_out: not enough for a verdict: outcomes don't vary" in caption(rows, comparisons(rows))
+
+
+def test_values_in_0_to_1_arent_taken_for_shares_unless_declared() -> None:
+    cells = [nll(0.01, seed) for seed in (0, 1)]
+    rows = [*held_out("random", cells[:1]), *held_out("icon", cells[1:])]
+    assert comparisons(rows)[0].found is not None and comparisons(rows)[0].found.bounds is None
+    rows = [*runs("random", 0.5), *runs("icon", 0.6)]
+    assert comparisons(rows)[0].found.bounds == (-1.0, 1.0)  # type: ignore[union-attr]
+    for one in rows:
+        one["benchmarks"]["arc"]["metric"] = "own"
+    assert comparisons(rows)[0].found.bounds is None  # type: ignore[union-attr]
+    for one in rows:
+        one["tasks"]["arc"]["bounds"] = [0, 2]
+    assert comparisons(rows)[0].found.bounds == (-2.0, 2.0)  # type: ignore[union-attr]
+
+
+def test_a_control_of_matched_length_is_compared_with_random_and_its_method_alone() -> None:
+    rows = [row(method, 0.15, 0) for method in ("random", "longest", "icon", "ifd")]
+    rows.append(row("random_icon", 0.15, 0, matched_to="icon"))
+    found = {(line["method"], line["against"]) for line in lines(rows)}
+    controls = {(method, name) for method in ("icon", "ifd") for name in ("random", "longest")}
+    assert found == {("longest", "random"), ("icon", "random_icon"), ("random_icon", "random")} | controls
+
+
+def test_one_selection_gets_the_variance_between_selections_of_random() -> None:
+    shares = [0.45, 0.5, 0.55, 0.6]
+    drawn = [row("random", 0.15, 0, {"arc": result(solved(x, 400, 1))}, selection_seed=s) for s, x in enumerate(shares)]
+    others = [row(name, 0.15, 0, {"arc": result(solved(x, 400, 1))}) for name, x in (("longest", 0.5), ("icon", 0.6))]
+    alone = lines(others)[0]
+    assert alone["verdict"].startswith("better (this selection")
+    found = {(line["method"], line["against"]): line for line in lines([*drawn, *others])}
+    assert found["icon", "longest"]["verdict"] == found["icon", "random"]["verdict"] == "not distinguishable"
+
+
+def test_primary_comparison_comes_first_and_isnt_corrected() -> None:
+    rows = [*runs("random", 0.5), *runs("longest", 0.505), *runs("icon", 0.53)]
+    primary = {"measure": "average", "comparison": ["icon", "random"], "unit": "selection", "fraction": None}
+    header, cells = table(comparisons(rows), primary)
+    first, *others = [dict(zip(header, cell, strict=True)) for cell in cells]
+    assert (first["role"], first["method"], first["against"]) == ("primary", "icon", "random")
+    assert [one["role"] for one in others] == ["exploratory"] * 2
+    assert first["p (Holm)"] == "<0.001" and first["verdict"] == f"better {ONE_RUN}"
+    text = document(rows, comparisons(rows), primary, "", markdown)
+    assert text.startswith(
+        "**Primary outcome, set beforehand**: average, icon against random, unit of replication: selection."
+    )
+    assert text.index("## Primary comparison") < text.index("## Exploratory comparisons")
+    without = document(rows, comparisons(rows), None, "", markdown)
+    assert without.startswith("No primary outcome was set beforehand") and "## Primary comparison" not in without
+    assert "Its results are missing" in document(rows[:2], comparisons(rows[:2]), primary, "", markdown)

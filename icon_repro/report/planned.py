@@ -1,0 +1,114 @@
+"""What an experiment could see: the smallest difference that its design finds for the primary comparison.
+
+In: a config; stored rows of the same experiment, if there are some.  Out: lines for action=plan.
+Variances are those of the stored rows, scaled to the planned numbers of selections and seeds; without rows they are
+assumed, from results/study_cpu, and the line says which.
+Known gap: the number of groups of items isn't known before rows are scored; assumed ones are independent.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from icon_repro.config import Config
+from icon_repro.config_evaluation import TaskKind
+from icon_repro.config_methods import repetitions
+from icon_repro.estimates import ALPHA, POWER, Estimate, detectable
+from icon_repro.records import read_lines
+from icon_repro.report.runs import RunsError
+from icon_repro.report.verdicts import Comparison, comparisons, is_primary
+from icon_repro.schema import plain
+from icon_repro.stats import StatsError
+
+# standard deviations in results/study_cpu: of two methods' difference on an item, between selections (of random), of a
+# selection's mean over training seeds
+_NLL = {"items": 0.08, "selections": 0.005, "seeds": 0.002}
+_SHARES = {"items": 0.3, "selections": 0.003, "seeds": 0.003}
+
+
+def primary_lines(config: Config, results: Path) -> list[str]:
+    """The smallest difference that the primary comparison, which the config has, could find.
+
+    Args:
+        results: the folder of results, with a folder for each experiment.
+    """
+    assert config.primary is not None
+    asked = f"primary: {config.primary.measure}, {' against '.join(config.primary.comparison)}"
+    stored = results / config.name / "metrics.jsonl"
+    rows = [row for _, row in read_lines(stored)] if stored.is_file() else []
+    try:
+        found = [one for one in comparisons(rows) if is_primary(one, plain(config.primary))] if rows else []
+    except (RunsError, StatsError) as error:
+        return [f"{asked}: what it could see isn't known: {error}"]
+    known = [(one, one.found) for one in found if one.found is not None]
+    if known:
+        return [_from_results(config, asked, one, estimate) for one, estimate in known]
+    return [_assumed(config, asked)]
+
+
+def _counts(config: Config) -> tuple[list[int], int]:
+    """Selections of the two methods, and training seeds."""
+    assert config.primary is not None
+    methods = [config.methods[name] for name in config.primary.comparison]
+    return [len(list(repetitions(method))) for method in methods], len(config.seeds)
+
+
+def _from_results(config: Config, asked: str, one: Comparison, found: Estimate) -> str:
+    selections, seeds = _counts(config)
+    stored = [len(set(line.selections)) for line in (one.method, one.baseline)]
+    known = [len({row["seed"] for row in line.rows}) for line in (one.method, one.baseline)]
+    share = sum(1 / n for n in selections) / sum(1 / n for n in stored)
+    levels = [(float(found.items), float(found.items_freedom))]
+    if found.selections_freedom and max(selections) > 1:
+        freedom = float(found.selections_freedom) * (max(selections) - 1) / max(1, max(stored) - 1)
+        levels.append((float(found.selections) * share, freedom))
+    if found.seeds_freedom and seeds > 1:
+        freedom = float(found.seeds_freedom) * (seeds - 1) / max(1, min(known) - 1)
+        levels.append((float(found.seeds) * min(known) / seeds, freedom))
+    if found.lacking or not sum(variance for variance, _ in levels) > 0:
+        return f"{asked}: the stored results aren't enough to say what it could see"
+    at = f" at fraction {one.method.fraction:g}" if len(config.fractions) > 1 else ""
+    relative = found.detectable()
+    low, high = (end / relative.value for end in (relative.low, relative.high))
+    value = detectable(levels)
+    return (
+        f"{asked}{at}: could see {_shown(one.scale, value)} (95 %: {_shown(one.scale, value * low)} to "
+        f"{_shown(one.scale, value * high)}) with probability {POWER} at {ALPHA}; variances of the stored results "
+        f"({_design(selections, seeds)}){_limited(selections, seeds)}"
+    )
+
+
+def _assumed(config: Config, asked: str) -> str:
+    assert config.primary is not None
+    selections, seeds = _counts(config)
+    average = config.primary.measure == "average"
+    spread = _SHARES if average else _NLL
+    tasks = [task for task in config.evaluation.tasks.values() if (task.kind is TaskKind.nll) != average]
+    if not tasks:
+        return f"{asked}: how many items it will have isn't known, so neither is what it could see"
+    sizes = [task.limit or task.expected_items for task in tasks]
+    count = sum(sizes) if average else sizes[0]
+    levels = [(spread["items"] ** 2 / count, count - 1.0)]
+    if max(selections) > 1:
+        levels.append((spread["selections"] ** 2 * sum(1 / n for n in selections), max(selections) - 1.0))
+    if seeds > 1:
+        levels.append((spread["seeds"] ** 2 * 2 / seeds, seeds - 1.0))
+    scale = 100 if average else 1
+    told = ", ".join(f"{name} {scale * value:g}" for name, value in spread.items())
+    return (
+        f"{asked}: could see {_shown(scale, detectable(levels))} with probability {POWER} at {ALPHA}; assumed standard "
+        f"deviations as in study_cpu ({told}), {count} independent items ({_design(selections, seeds)})"
+        f"{_limited(selections, seeds)}"
+    )
+
+
+def _shown(scale: int, value: float) -> str:
+    return f"{scale * value:.2f} points" if scale == 100 else f"{value:.4f}"
+
+
+def _design(selections: Sequence[int], seeds: int) -> str:
+    return f"{selections[0]} against {selections[1]} selections, {seeds} training seed{'s' if seeds > 1 else ''}"
+
+
+def _limited(selections: Sequence[int], seeds: int) -> str:
+    limits = (["selection"] if max(selections) < 2 else []) + (["training seed"] if seeds < 2 else [])
+    return f"; about this {' and this '.join(limits)} only" if limits else ""
