@@ -42,7 +42,7 @@ from icon_repro.engine.tracked import log_experiment
 from icon_repro.engine.tracking import TrackingError, wandb_mode
 from icon_repro.records import RecordError
 from icon_repro.requirements import missing_for
-from icon_repro.results import ResultsError, check, public, report
+from icon_repro.results import ResultsError, check, note_selections, public, report
 from icon_repro.schema import nearest, plain
 
 HELP = """\
@@ -409,6 +409,8 @@ def _action_report(experiment: Experiment, store: Store) -> int:
     config = experiment.config
     if config.until is Until.select:
         code = _action_compare(experiment, store)
+        if code == 0:
+            note_selections(experiment)
         print(log_experiment(experiment, store, public(config), [], None, Path(config.paths.results) / config.name))
         return code
     report(experiment, store, print)
