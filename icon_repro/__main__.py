@@ -37,7 +37,7 @@ from icon_repro.engine.tracked import log_experiment
 from icon_repro.engine.tracking import TrackingError, wandb_mode
 from icon_repro.records import RecordError
 from icon_repro.requirements import missing_for
-from icon_repro.results import ResultsError, check, public, report
+from icon_repro.results import ResultsError, check, note_selections, public, report
 
 HELP = """\
 icon_repro: reproduce "ICon: In-Context Contribution for Automatic Data Selection" (arXiv 2505.05327) and compare
@@ -326,6 +326,8 @@ def _action_report(experiment: Experiment, store: Store) -> int:
     config = experiment.config
     if config.until is Until.select:
         code = _action_compare(experiment, store)
+        if code == 0:
+            note_selections(experiment)
         print(log_experiment(experiment, store, public(config), [], None, Path(config.paths.results) / config.name))
         return code
     report(experiment, store, print)

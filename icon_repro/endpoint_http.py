@@ -20,6 +20,7 @@ import httpx
 
 from icon_repro.config_data import EndpointConfig, TokensField
 
+_WHERE = "judge.served, methods.<name>.endpoint"  # other endpoints of a configuration
 _CONNECT_S = 10.0
 _TRIED_AGAIN = frozenset({408, 409, 425, 429, *range(500, 600)})
 _QUOTA = "insufficient_quota"  # a 429 that no waiting mends
@@ -181,11 +182,11 @@ class Connection:
         name = self._endpoint.max_tokens_field.value
         other = next(one.value for one in TokensField if one.value != name)
         if re.search(rf"\b{name}\b", about):
-            return f"Set endpoint.max_tokens_field={other}."
+            return f"Set judge.endpoint.max_tokens_field={other} (or of the endpoint that is asked: {_WHERE})."
         if "temperature" in about and self._endpoint.temperature is not None:
-            return "Set endpoint.temperature=null: it is then not sent (or =1.0)."
+            return f"Set judge.endpoint.temperature=null: it is then not sent (or of: {_WHERE})."
         if re.search(r"\bseed\b", about) and self._endpoint.seed is not None:
-            return "Set endpoint.seed=null: it is then not sent."
+            return f"Set judge.endpoint.seed=null: it is then not sent (or of: {_WHERE})."
         for field in self._endpoint.extra:
             if field in about:
                 return f"Remove {field!r} from endpoint.extra, or give it another value."

@@ -35,6 +35,7 @@ from icon_repro.report.published import PublishedError, published_folder, read_p
 from icon_repro.schema import plain
 
 FORMAT = 1  # of run.json
+SELECTED = "selected.json"  # in the place of run.json after until=select
 _OURS = {"name", "description", "paths", "export", "action", "cluster", "tracking"}  # fields that change no result
 _ASKED = {"paths", "export", "explain", "action"}  # fields that are of one command
 _SHOWN = 10  # differences in a message
@@ -59,16 +60,35 @@ def check(experiment: Experiment) -> None:
     except PublishedError as error:
         raise ResultsError(str(error)) from error
     folder = Path(config.paths.results) / config.name
-    if not (folder / "run.json").is_file():
+    _check_against(experiment, folder / "run.json", {step.folder for step in results(experiment)})
+    _check_against(experiment, folder / SELECTED, _selections(experiment))
+
+
+def note_selections(experiment: Experiment) -> None:
+    """Say in the results folder whose selections (until=select) it holds, for ``check``."""
+    config = experiment.config
+    run = {"format": FORMAT, "config": public(_filled(config)), "sources": sources(experiment)}
+    write_json(Path(config.paths.results) / config.name / SELECTED, {**run, "results": sorted(_selections(experiment))})
+
+
+def _selections(experiment: Experiment) -> set[str]:
+    return {step.folder for step in experiment.steps if step.stage == "select"}
+
+
+def _check_against(experiment: Experiment, file: Path, planned: set[str]) -> None:
+    """Refuse if results that ``file`` names would be lost, as a setting has another value.
+
+    Args:
+        planned: folders of the steps of this kind in the plan.
+    """
+    folder, config = file.parent, experiment.config
+    if not file.is_file():
         return
-    stored = read_json(folder / "run.json")
+    stored = read_json(file)
     if not isinstance(stored, dict) or not {"format", "config", "results", "sources"} <= set(stored):
-        raise ResultsError(f"{folder}/run.json: isn't what a report writes. Give another name=..., or delete {folder}.")
+        raise ResultsError(f"{file}: isn't what a report writes. Give another name=..., or delete {folder}.")
     if stored["format"] > FORMAT:
-        raise ResultsError(
-            f"{folder}/run.json: format {stored['format']}, this version reads up to {FORMAT}. Update icon_repro."
-        )
-    planned = {step.folder for step in results(experiment)}
+        raise ResultsError(f"{file}: format {stored['format']}, this version reads up to {FORMAT}. Update icon_repro.")
     lost = [step for step in stored["results"] if step not in planned]
     differing = _changes(stored["config"], _filled(config), "")
     differing += differences(*_common(stored["sources"], sources(experiment)), "sources")

@@ -283,8 +283,12 @@ def test_retry_after_seconds_and_dates() -> None:
 @pytest.mark.parametrize(
     "status, error, message",
     [
-        (400, {"message": "temperature isn't known here"}, r"Set endpoint\.temperature=null"),
-        (400, {"param": "max_tokens", "message": "no"}, r"Set endpoint\.max_tokens_field=max_completion_tokens\."),
+        (400, {"message": "temperature isn't known here"}, r"Set judge\.endpoint\.temperature=null"),
+        (
+            400,
+            {"param": "max_tokens", "message": "no"},
+            r"judge\.endpoint\.max_tokens_field=max_completion_tokens ",
+        ),
         (422, {"detail": [{"loc": ["body", "max_tokens"]}]}, r"endpoint\.max_tokens_field=max_completion_tokens"),
         (400, {"message": "a system text isn't"}, r"endpoint\.temperature=null and .*endpoint\.extra"),
         (400, {"message": "temperature isn't known here"}, "HTTP 400: .*temperature isn't known here"),

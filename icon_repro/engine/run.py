@@ -81,6 +81,12 @@ def changed(step: Step, store: Store) -> str:
 
 
 def _alive(pid: int) -> bool:
+    """Whether the process runs; one that has ended and that its parent hasn't asked after (a zombie) doesn't."""
+    with contextlib.suppress(OSError):
+        # "pid (name) state ..": a name may hold anything, brackets too
+        state = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()[:1]
+        if state in (["Z"], ["X"]):
+            return False
     try:
         os.kill(pid, 0)
     except ProcessLookupError:

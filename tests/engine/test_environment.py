@@ -1,11 +1,14 @@
 """Variables that change numbers go, others stay; a home is found where there is none."""
 
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 from icon_repro.engine.environment import clean, find_home, recorded
+from icon_repro.engine.run import _alive
 
 
 def test_clean_removes_what_changes_numbers_and_keeps_the_rest() -> None:
@@ -67,3 +70,13 @@ def test_find_home_user_without_a_name_or_home_gets_both(temporary: Path, monkey
     assert environment["HOME"] == str(temporary)
     assert environment["USER"] == f"uid{os.getuid()}"
     assert "HF_DATASETS_CACHE" not in environment  # HF_HOME says where
+
+
+def test_a_killed_process_that_nobody_waited_for_is_not_alive() -> None:
+    process = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
+    assert _alive(process.pid)
+    process.kill()
+    os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)  # it has ended, and stays a zombie
+    assert not _alive(process.pid)
+    process.wait()
+    assert not _alive(process.pid)
