@@ -16,28 +16,29 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
-from icon_repro.config import Action, Config, ConfigError, Until, conf_dir
-from icon_repro.config_compose import open_overrides, register_resolvers, typed
-from icon_repro.config_data import EndpointConfig, ModelConfig, SourceConfig
-from icon_repro.config_unsafe import unsafe_files
+from icon_repro.config.compose import open_overrides, register_resolvers, typed
+from icon_repro.config.load import Action, Config, ConfigError, Until, conf_dir
+from icon_repro.config.unsafe import unsafe_files
+from icon_repro.data.options import ModelConfig, SourceConfig
+from icon_repro.data.planner import PlanError
 from icon_repro.engine.artifact import ArtifactError, Cost, Step, Store, check_writable
-from icon_repro.engine.collect import cost_ratios, estimate
 from icon_repro.engine.environment import clean, find_home
-from icon_repro.engine.intact import Intact
 from icon_repro.engine.jobs import SubmitError, living, read_jobs, with_job
-from icon_repro.engine.pace import pace, told
-from icon_repro.engine.plan import Experiment, plan
-from icon_repro.engine.plan_judge import expected_calls
-from icon_repro.engine.planner import PlanError
+from icon_repro.engine.records import RecordError
 from icon_repro.engine.run import run, status
 from icon_repro.engine.runtime import Interrupted
 from icon_repro.engine.slurm import submit
 from icon_repro.engine.task import requeue, stoppable
-from icon_repro.engine.tracked import log_experiment
 from icon_repro.engine.tracking import TrackingError, wandb_mode
-from icon_repro.records import RecordError
-from icon_repro.requirements import missing_for
-from icon_repro.results import ResultsError, check, note_selections, public, report
+from icon_repro.evaluate.judge.plan import expected_calls
+from icon_repro.evaluate.requirements import missing_for
+from icon_repro.experiment import Experiment, plan
+from icon_repro.lm.options import EndpointConfig
+from icon_repro.report.checksums import Intact
+from icon_repro.report.collect import cost_ratios, estimate
+from icon_repro.report.pace import pace, told
+from icon_repro.report.results import ResultsError, check, note_selections, public, report
+from icon_repro.report.wandb_runs import log_experiment
 
 HELP = """\
 icon_repro: reproduce "ICon: In-Context Contribution for Automatic Data Selection" (arXiv 2505.05327) and compare
@@ -64,7 +65,7 @@ A step is computed once: the same command again uses what is there, a changed va
 
 Groups and their options:
 {groups}
-Show the composed configuration: --cfg job. Meaning and range of every key: icon_repro/config*.py
+Show the composed configuration: --cfg job. Meaning and range of every key: icon_repro/config/load.py
 """
 
 
@@ -164,7 +165,7 @@ def _action_run(experiment: Experiment, store: Store) -> int:
         raise PlanError("\n".join(lacking))
     asked = [e for step in missing if isinstance(e := getattr(step.params, "endpoint", None), EndpointConfig)]
     if asked:
-        from icon_repro.endpoint_http import unreachable  # httpx takes a while to import
+        from icon_repro.lm.endpoint_http import unreachable  # httpx takes a while to import
 
         if silent := unreachable(asked):
             raise PlanError("\n".join(silent))
@@ -257,7 +258,7 @@ def _action_plan(experiment: Experiment, store: Store) -> int:
 
 
 def _action_compare(experiment: Experiment, store: Store) -> int:
-    from icon_repro.compare import CompareError, compare  # scipy takes a second to import
+    from icon_repro.report.compare import CompareError, compare  # scipy takes a second to import
 
     try:
         compare(experiment, store, print)
@@ -268,7 +269,7 @@ def _action_compare(experiment: Experiment, store: Store) -> int:
 
 
 def _action_export(experiment: Experiment, store: Store) -> int:
-    from icon_repro.export import ExportError, export  # pyarrow takes a while to import
+    from icon_repro.report.export import ExportError, export  # pyarrow takes a while to import
 
     overrides = [override.lstrip("+") for override in HydraConfig.get().overrides.task]
     try:
@@ -335,13 +336,13 @@ def _action_report(experiment: Experiment, store: Store) -> int:
 
 
 def _action_verify(config: Config) -> int:
-    from icon_repro.verify import verify  # scipy and jinja2 take a second to import
+    from icon_repro.report.verify import verify  # scipy and jinja2 take a second to import
 
     return 0 if verify(Path(config.paths.results), Path(config.paths.experiments), print) else 1
 
 
 def _explain(config: Config, cell: str) -> int:
-    from icon_repro.explain import ExplainError, explain  # scipy takes a second to import
+    from icon_repro.report.explain import ExplainError, explain  # scipy takes a second to import
 
     paths = config.paths
     try:

@@ -5,8 +5,8 @@ import sys
 import time
 from pathlib import Path
 
-from icon_repro.config_data import EndpointConfig
-from icon_repro.endpoint import Request, ask
+from icon_repro.lm.endpoint import Request, ask
+from icon_repro.lm.options import EndpointConfig
 
 
 def number(text: str) -> int:

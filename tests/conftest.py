@@ -18,8 +18,8 @@ from typing import Any
 
 import pytest
 
-from icon_repro.config import ClusterConfig
 from icon_repro.engine.artifact import Store
+from icon_repro.engine.options import ClusterConfig
 from icon_repro.engine.runtime import Runtime
 
 _LINES = [

@@ -9,10 +9,10 @@ from typing import Any
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
-from icon_repro.config import Config, conf_dir, load
-from icon_repro.config_compose import open_overrides, register_resolvers
+from icon_repro.config.compose import open_overrides, register_resolvers
+from icon_repro.config.load import Config, conf_dir, load
 from icon_repro.engine.artifact import Step, Store, publish
-from icon_repro.records import write_json
+from icon_repro.engine.records import write_json
 
 
 @functools.cache

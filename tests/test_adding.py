@@ -12,8 +12,9 @@ from pathlib import Path
 import pytest
 
 from icon_repro.__main__ import main
+from icon_repro.data.rows import Score
 from icon_repro.engine.artifact import read_record
-from icon_repro.records import Score, read_json, read_rows
+from icon_repro.engine.records import read_json, read_rows
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGE = ROOT / "experiments" / "README.md"

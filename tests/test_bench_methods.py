@@ -14,10 +14,10 @@ from experiments.method_cost.bench_methods import (
     nll_timings,
     table,
 )
-from icon_repro.config_data import LoraConfig
-from icon_repro.config_methods import LessConfig
+from icon_repro.data.rows import Example
 from icon_repro.engine.runtime import Runtime
-from icon_repro.records import Example
+from icon_repro.lm.options import LoraConfig
+from icon_repro.methods.options import LessConfig
 
 ROWS = [Example(f"r{i:02d}", f"Say {i}.", "to Ann" * (i % 2), "yes " * (i + 1)) for i in range(12)]
 

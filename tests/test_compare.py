@@ -6,11 +6,12 @@ from typing import Any
 
 import pytest
 
-from icon_repro.compare import CompareError, compare
-from icon_repro.config_compose import composed
+from icon_repro.config.compose import composed
+from icon_repro.data.rows import Example, Score
 from icon_repro.engine.artifact import Store, ancestors
-from icon_repro.engine.plan import Experiment, plan
-from icon_repro.records import Example, Score, write_json, write_rows
+from icon_repro.engine.records import write_json, write_rows
+from icon_repro.experiment import Experiment, plan
+from icon_repro.report.compare import CompareError, compare
 
 ROWS = [Example(f"r{i}", "Say it.", "", "word " * (i + 1)) for i in range(10)]
 SCORES = {

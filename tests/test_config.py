@@ -6,10 +6,10 @@ from typing import Any
 
 import pytest
 
-from icon_repro.config import Config, ConfigError, load
-from icon_repro.config_icon import AdaptiveConfig, IconConfig, round_ends
-from icon_repro.config_methods import RandomConfig
-from icon_repro.schema import plain
+from icon_repro.config.load import Config, ConfigError, load
+from icon_repro.engine.schema import plain
+from icon_repro.methods.icon.options import AdaptiveConfig, IconConfig, round_ends
+from icon_repro.methods.options import RandomConfig
 
 HUB = {"kind": "hub", "name": "h"}  # without an id and a revision
 TINY = {"kind": "random", "name": "t", "random": {}}

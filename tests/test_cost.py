@@ -2,7 +2,7 @@
 
 import pytest
 
-from icon_repro.cost import forward_flops, tokens_of, training_flops
+from icon_repro.data.cost import forward_flops, tokens_of, training_flops
 
 
 def test_forward_flops_of_the_papers_scoring() -> None:

@@ -16,7 +16,7 @@ import pytest
 from cli import Done, command, environment, icon_repro
 
 from icon_repro.engine.artifact import verify
-from icon_repro.records import read_json
+from icon_repro.engine.records import read_json
 
 COMMAND = ["experiment=smoke_tiny", "judge=none", "cluster.device=cpu", "cluster.threads=1"]
 CANARY = "canary0123456789canary0123456789canary01"

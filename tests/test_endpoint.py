@@ -21,11 +21,12 @@ import pytest
 from ask_driver import number
 from fault_server import BABBLE, LINE_FAULTS, REPLY_FAULTS, Body, FaultServer, closed_port
 
-from icon_repro.config_data import EndpointConfig, TokensField, endpoint_problems
-from icon_repro.endpoint import Answer, BudgetError, Request, ask, estimate, spent
-from icon_repro.endpoint_http import EndpointError, retry_after, unreachable
-from icon_repro.replies import RepliesError
-from icon_repro.schema import plain
+from icon_repro.data.options import TokensField
+from icon_repro.engine.schema import plain
+from icon_repro.lm.endpoint import Answer, BudgetError, Request, ask, estimate, spent
+from icon_repro.lm.endpoint_http import EndpointError, retry_after, unreachable
+from icon_repro.lm.options import EndpointConfig, endpoint_problems
+from icon_repro.lm.replies import RepliesError
 
 DRIVER = Path(__file__).with_name("ask_driver.py")
 CANARY = "sk-canary-9f1c5d77"

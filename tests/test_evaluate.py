@@ -9,15 +9,16 @@ import pytest
 import torch
 from peft import LoraConfig, get_peft_model
 
-from icon_repro import evaluate
-from icon_repro.config import ClusterConfig
-from icon_repro.config_data import Dtype
-from icon_repro.config_evaluation import EvaluationJob, TaskConfig, TaskKind
+from icon_repro.data.options import Dtype
+from icon_repro.engine.options import ClusterConfig
+from icon_repro.engine.records import read_json, read_lines, write_json, write_rows
 from icon_repro.engine.runtime import Runtime
-from icon_repro.evaluate import EvaluationError, backends
-from icon_repro.items import of_evaluation
+from icon_repro.evaluate import backends
+from icon_repro.evaluate import step as evaluate
+from icon_repro.evaluate.items import of_evaluation
+from icon_repro.evaluate.options import EvaluationJob, TaskConfig, TaskKind
+from icon_repro.evaluate.step import EvaluationError
 from icon_repro.lm.load import load_model, load_tokenizer
-from icon_repro.records import read_json, read_lines, write_json, write_rows
 
 ROWS = [
     {"id": "r0", "query": "Question: Name a colour.\nAnswer:", "choices": ["Red", "It is very late", "7"], "gold": 0},

@@ -10,16 +10,18 @@ import yaml
 from cli import icon_repro
 from small import composed, small
 
-from icon_repro.config import ClusterConfig, Config, Executor, conf_dir, load
-from icon_repro.config_data import Fields, RowFormat, SourceConfig, SourceKind
+from icon_repro.config.load import Config, conf_dir, load
+from icon_repro.data.options import Fields, RowFormat, SourceConfig, SourceKind
+from icon_repro.data.rows import Example, Score
 from icon_repro.data.sources import read_examples
 from icon_repro.engine.artifact import ArtifactError, Store, ordered, publish
-from icon_repro.engine.plan import Experiment, plan
+from icon_repro.engine.options import ClusterConfig, Executor
+from icon_repro.engine.records import read_json, read_rows, write_rows
 from icon_repro.engine.run import run
 from icon_repro.engine.runtime import Runtime
-from icon_repro.export import NO_REASON, ExportError, export
-from icon_repro.export_card import MEANINGS
-from icon_repro.records import Example, Score, read_json, read_rows, write_rows
+from icon_repro.experiment import Experiment, plan
+from icon_repro.report.export import NO_REASON, ExportError, export
+from icon_repro.report.export_card import MEANINGS
 
 TEXTS = [
     {"instruction": f"Say it {i} times.", "input": "Ünïcode\nand a second line" if i % 3 else "", "output": "so " * i}

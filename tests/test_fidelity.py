@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from icon_repro.records import read_json
+from icon_repro.engine.records import read_json
 
 ROOT = Path(__file__).resolve().parents[1]
 WORDED = ("questions", "compat", "against its code")  # of SelectIT, whose released questions aren't part of the project

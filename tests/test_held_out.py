@@ -6,15 +6,16 @@ from typing import Any
 import pytest
 import torch
 
-from icon_repro import held_out
-from icon_repro.config_data import Dtype
-from icon_repro.config_evaluation import HeldOutJob, HeldOutRowsJob, HeldOutTemplate
+from icon_repro.data.options import Dtype
+from icon_repro.data.prompts import alpaca_prompt, tuning_template
+from icon_repro.data.rows import Example
+from icon_repro.engine.records import read_json, write_rows
 from icon_repro.engine.runtime import Runtime
-from icon_repro.held_out import HeldOutError
+from icon_repro.evaluate import held_out
+from icon_repro.evaluate.held_out import HeldOutError
+from icon_repro.evaluate.options import HeldOutJob, HeldOutRowsJob, HeldOutTemplate
 from icon_repro.lm.load import load_model, load_tokenizer
 from icon_repro.lm.tokens import bos_ids, text_ids
-from icon_repro.prompts import alpaca_prompt, tuning_template
-from icon_repro.records import Example, read_json, write_rows
 
 PLAIN = Example("p", "Name a colour.", "Warm ones", "Red", "g")
 READY = Example("r", "### Question:\nName a colour.\n\n### Response:", "", "Blue, I think", "h", ready=True)

@@ -4,8 +4,8 @@ from typing import Any
 
 import pytest
 
-from icon_repro.held_out_measures import Facts, MeasuresError, cells, names, read_facts
-from icon_repro.items import mean
+from icon_repro.evaluate.held_out_measures import Facts, MeasuresError, cells, names, read_facts
+from icon_repro.evaluate.items import mean
 
 FACTS = Facts(["a", "b", "c", "d"], [2, 30, 10, 9], ["qa", "qa", "code", "code"])
 NLL = {"a": 5.0, "b": 1.0, "c": 2.0, "d": 4.0}

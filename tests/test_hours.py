@@ -8,10 +8,10 @@ import pytest
 from small import small
 
 from experiments.llama31_8b.hours import MEASURED, Speed, by_method, hours, levels, main, speed, text
-from icon_repro.config import Config
+from icon_repro.config.load import Config
 from icon_repro.engine.artifact import Cost, Step
-from icon_repro.engine.planner import TARGETS
-from icon_repro.records import read_json
+from icon_repro.engine.records import read_json
+from icon_repro.engine.targets import TARGETS
 
 ROOT = Path(__file__).resolve().parents[1]
 RATE = Speed(pairs_per_s=50.0, flops_per_s=1e12, training_flops_per_s=2e12)
@@ -87,7 +87,7 @@ def test_levels_and_methods_of_a_small_experiment(tmp_path: Path) -> None:
     found = levels("smoke_tiny", rate, [f"paths.work={tmp_path}"])
     pairs = [float(line[1]) for line in found]
     assert len(found) == 5 and pairs[0] >= pairs[1] > pairs[2] > 0
-    from icon_repro.engine.plan import plan
+    from icon_repro.experiment import plan
 
     assert [line[0] for line in by_method(plan(small(tmp_path)), rate)] == ["longest", "random", "icon"]
 

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from cli import Done, icon_repro
 
-from icon_repro.records import read_json
+from icon_repro.engine.records import read_json
 
 ROUNDS = "error: 1.0e-6, first_rows: 4, growth: 2.0"
 OPTIONS = "kind: icon, dtype: float32, shard_candidates: 8, bank: {draws: 1}"

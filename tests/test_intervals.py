@@ -8,7 +8,7 @@ import pytest
 from numpy.typing import NDArray
 from statsmodels.stats.proportion import proportion_confint
 
-from icon_repro.intervals import Interval, IntervalError, auc, auc_within, by_chance, drawn, mean, share
+from icon_repro.report.intervals import Interval, IntervalError, auc, auc_within, by_chance, drawn, mean, share
 
 
 def slow_auc(positive: NDArray[Any], negative: NDArray[Any]) -> tuple[float, float]:

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from icon_repro.items import ItemsError, mean, of_evaluation, of_samples, of_verdicts, win_rate, write_items
-from icon_repro.records import read_json, write_json, write_rows
+from icon_repro.engine.records import read_json, write_json, write_rows
+from icon_repro.evaluate.items import ItemsError, mean, of_evaluation, of_samples, of_verdicts, win_rate, write_items
 
 
 def samples(folder: Path, rows: list[dict[str, Any]], tasks: dict[str, Any] | None = None) -> Path:

@@ -13,9 +13,9 @@ from fault_server import closed_port
 
 from icon_repro import __main__ as command_line
 from icon_repro.__main__ import _si, main
-from icon_repro.config import Config, ConfigError, conf_dir
-from icon_repro.config_compose import open_overrides
-from icon_repro.records import read_json, write_json
+from icon_repro.config.compose import open_overrides
+from icon_repro.config.load import Config, ConfigError, conf_dir
+from icon_repro.engine.records import read_json, write_json
 
 TINY = "experiment=smoke_tiny"
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from icon_repro.config_compose import composed
+from icon_repro.config.compose import composed
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGE = ROOT / "experiments" / "NEEDS.md"
@@ -108,7 +108,7 @@ def test_page_counts_its_states() -> None:
         ("tests/test_needs.py::test_problem_of_a_wrong_proof_is_said", None),
         ("tests/test_needs.py::test_that_isnt_there", "no such test"),
         ("tests/nowhere.py::test_x", "no such file"),
-        ("icon_repro/config.py::load", "no such file"),
+        ("icon_repro/config/load.py::load", "no such file"),
         ("python -m icon_repro experiment=smoke fractons=[0.1]", "fractions"),
         ("python -m icon_repro experiment=smoke action=plan", None),
     ],

@@ -68,7 +68,7 @@ def test_conf_dir_without_repository_lies_inside_unpacked_wheel(wheel: Path, tmp
     elsewhere = tmp_path / "elsewhere"
     elsewhere.mkdir()
     ran = subprocess.run(
-        [sys.executable, "-c", "from icon_repro.config import conf_dir; print(conf_dir().resolve())"],
+        [sys.executable, "-c", "from icon_repro.config.load import conf_dir; print(conf_dir().resolve())"],
         cwd=elsewhere,
         env={**os.environ, "PYTHONPATH": str(site)},
         capture_output=True,

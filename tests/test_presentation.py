@@ -11,14 +11,15 @@ import numpy as np
 import pytest
 from small import publish_fake, small
 
-from icon_repro.compare import compare
+from icon_repro.data.rows import Example, Score
 from icon_repro.engine.artifact import Step, Store, ancestors
-from icon_repro.engine.intact import DRAWN, NEEDED
-from icon_repro.engine.plan import Experiment, plan
-from icon_repro.gathering import gathered
-from icon_repro.presentation import _behind, _current, present
-from icon_repro.records import Example, Score, read_json, read_lines, write_json, write_rows
-from icon_repro.results import report
+from icon_repro.engine.records import read_json, read_lines, write_json, write_rows
+from icon_repro.experiment import Experiment, plan
+from icon_repro.report.checksums import DRAWN, NEEDED
+from icon_repro.report.compare import compare
+from icon_repro.report.figures.from_store import gathered
+from icon_repro.report.presentation import _behind, _current, present
+from icon_repro.report.results import report
 
 ROWS = [Example(f"r{i}", "Say it.", "", "word " * (i + 1)) for i in range(12)]
 IDS = [row.id for row in ROWS]
@@ -180,7 +181,7 @@ def test_report_again_makes_no_figure_and_no_page(
     folder, experiment, store, _ = reported
     results = folder / "results" / "smoke_tiny"
     before = {path: path.stat().st_mtime_ns for path in (*results.glob("figures/*"), results / "index.html")}
-    monkeypatch.setattr("icon_repro.gathering.draw", None)  # would fail if it were called
+    monkeypatch.setattr("icon_repro.report.figures.from_store.draw", None)  # would fail if it were called
     assert report(experiment, store, lambda line: None)
     assert {path: path.stat().st_mtime_ns for path in before} == before
 
@@ -196,7 +197,7 @@ def test_present_with_a_lost_picture_or_other_rows_draws_again(
         (given[0]).mkdir(exist_ok=True)
         return {"figures": [], "not_made": []}
 
-    monkeypatch.setattr("icon_repro.gathering.draw", draw)
+    monkeypatch.setattr("icon_repro.report.figures.from_store.draw", draw)
     out = folder / "other"
     for rows in ([], [], [{"missing": {}}], [{"missing": {}}]):
         (out / "figures").mkdir(parents=True, exist_ok=True)

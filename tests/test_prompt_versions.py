@@ -1,7 +1,7 @@
 """Texts that models are shown aren't hashed by themselves: whoever changes one raises the versions of its stages.
 
 Each entry pins the sha256 of the texts and the versions that the stages which show them had at least by then. When a
-text is changed on purpose: raise the versions in ``engine.planner.TARGETS``, then write the new sum and versions here.
+text is changed on purpose: raise the versions in ``engine.targets.TARGETS``, then write the new sum and versions here.
 """
 
 import hashlib
@@ -11,15 +11,14 @@ from typing import Any
 
 import pytest
 
-from icon_repro.config_common import Template
-from icon_repro.config_evaluation import Protocol
 from icon_repro.data.benchmark import multiple_choice
-from icon_repro.engine.planner import TARGETS
-from icon_repro.judge import protocols
+from icon_repro.data.prompts import PROMPTS, Template, complexity_question, prompt_of, quality_question
+from icon_repro.data.rows import Example
+from icon_repro.engine.targets import TARGETS
+from icon_repro.evaluate.judge import protocols
+from icon_repro.evaluate.judge.options import Protocol
 from icon_repro.methods import alpagasus, selectit
-from icon_repro.prompts import PROMPTS, complexity_question, prompt_of, quality_question
-from icon_repro.questions import QUESTIONS as SELECTIT_QUESTIONS
-from icon_repro.records import Example
+from icon_repro.methods.common.questions import QUESTIONS as SELECTIT_QUESTIONS
 
 EXAMPLES = [
     Example("1", "Name three colours.", "", "Red, green, blue."),

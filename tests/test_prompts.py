@@ -2,9 +2,16 @@
 
 import pytest
 
-from icon_repro.config_common import Template
-from icon_repro.prompts import PROMPTS, alpaca_prompt, labelled_prompt, plain_prompt, prompt_of, scoring_prompt
-from icon_repro.records import Example
+from icon_repro.data.prompts import (
+    PROMPTS,
+    Template,
+    alpaca_prompt,
+    labelled_prompt,
+    plain_prompt,
+    prompt_of,
+    scoring_prompt,
+)
+from icon_repro.data.rows import Example
 
 PLAIN = Example("1", "Name three colours.", "", "Red")
 WITH_INPUT = Example("2", "Add.", "3 and 4", "7")

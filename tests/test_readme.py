@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from icon_repro.report import written
+from icon_repro.report import outputs as written
 
 ROOT = Path(__file__).resolve().parents[1]
 COMMITTED = sorted(path.parent.name for path in (ROOT / "results").glob("*/run.json"))

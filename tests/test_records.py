@@ -5,11 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from icon_repro.records import (
-    Example,
+from icon_repro.data.rows import Example, Score, content_id
+from icon_repro.engine.records import (
     RecordError,
-    Score,
-    content_id,
     read_json,
     read_lines,
     read_rows,

@@ -43,12 +43,12 @@ from experiments.released_selections.released_scores import (
     find_scores,
     peak,
 )
-from icon_repro.config_compose import composed
+from icon_repro.config.compose import composed
+from icon_repro.data.rows import content_id
 from icon_repro.engine.artifact import Store
-from icon_repro.engine.plan import plan
 from icon_repro.engine.run import run
-from icon_repro.intervals import Interval
-from icon_repro.records import content_id
+from icon_repro.experiment import plan
+from icon_repro.report.intervals import Interval
 
 VERBS = ["Write", "List", "Explain", "Name"]
 SELECTIONS = {

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from scipy import stats as scipy_stats
 
-from icon_repro.reliability import (
+from icon_repro.methods.agreement import (
     ReliabilityError,
     agreement,
     auc,

@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 
 from icon_repro.engine.artifact import file_sha256
-from icon_repro.records import checksum, read_json
-from icon_repro.remade import main
-from icon_repro.verify import verify
+from icon_repro.engine.records import checksum, read_json
+from icon_repro.report.remade import main
+from icon_repro.report.verify import verify
 
 REPOSITORY = Path(__file__).parents[1]
 

@@ -10,11 +10,11 @@ import pytest
 from huggingface_hub import constants
 from small import small
 
-from icon_repro import requirements
-from icon_repro.config_data import Dtype
-from icon_repro.config_evaluation import Backend, EvaluationJob, HubData, TaskConfig, TaskKind
-from icon_repro.engine.plan import plan
-from icon_repro.requirements import executes_code, missing, missing_for, task_files
+from icon_repro.data.options import Dtype, HubData
+from icon_repro.evaluate import requirements
+from icon_repro.evaluate.options import Backend, EvaluationJob, TaskConfig, TaskKind
+from icon_repro.evaluate.requirements import executes_code, missing, missing_for, task_files
+from icon_repro.experiment import plan
 
 COMMIT = "c" * 40
 
@@ -146,7 +146,7 @@ JUDGE = {
                 "kind": "file",
                 "format": "alpaca",
                 "name": "tiny_prompts",
-                "path": str(Path(requirements.__file__).with_name("data") / "tiny" / "assessment.jsonl"),
+                "path": str(Path(requirements.__file__).parents[1] / "data" / "tiny" / "assessment.jsonl"),
                 "fields": {"response": None},
             },
             "sample": 4,
@@ -187,7 +187,7 @@ def test_missing_for_budget_below_the_estimate_is_said_before_any_work(tmp_path:
 
 def test_requirements_import_neither_torch_nor_lm_eval() -> None:
     code = (
-        "import sys\nfrom icon_repro.requirements import task_files, _has_punkt\ntask_files(), _has_punkt()\n"
+        "import sys\nfrom icon_repro.evaluate.requirements import task_files, _has_punkt\ntask_files(), _has_punkt()\n"
         "print(*({'torch', 'lm_eval', 'datasets', 'nltk'} & set(sys.modules)))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -10,11 +10,11 @@ from typing import Any
 import pytest
 from small import publish_fake, small
 
-from icon_repro.config import load
+from icon_repro.config.load import load
 from icon_repro.engine.artifact import Step, Store, file_sha256
-from icon_repro.engine.plan import Experiment, plan
-from icon_repro.records import read_json, write_json
-from icon_repro.results import ResultsError, check, public, report, writing
+from icon_repro.engine.records import read_json, write_json
+from icon_repro.experiment import Experiment, plan
+from icon_repro.report.results import ResultsError, check, public, report, writing
 
 METRICS: Mapping[str, dict[str, Any]] = {
     "score": {"tokens": 10, "flops": 30.0},
@@ -86,14 +86,14 @@ def test_report_waits_for_another_one_of_the_same_experiment(
 ) -> None:
     experiment = planned(tmp_path)
     finish(experiment, store)
-    monkeypatch.setattr("icon_repro.results._PATIENCE_S", 0.3)
+    monkeypatch.setattr("icon_repro.report.results._PATIENCE_S", 0.3)
     with writing(Store(store.root), experiment.config.name):
         with pytest.raises(ResultsError, match=r"another process has been writing these results for 0 s\. End it"):
             written(experiment, store)
         with writing(store, "another"):
             pass
     assert not folder.exists()
-    monkeypatch.setattr("icon_repro.results._PATIENCE_S", 60)
+    monkeypatch.setattr("icon_repro.report.results._PATIENCE_S", 60)
     with ThreadPoolExecutor(3) as several:
         done = [several.submit(report, experiment, Store(store.root), print) for _ in range(3)]
         assert all(one.result() for one in done)

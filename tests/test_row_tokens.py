@@ -4,13 +4,14 @@ from pathlib import Path
 
 import pytest
 
-from icon_repro.config_methods import RowTokens
+from icon_repro.data.prompts import alpaca_prompt
+from icon_repro.data.rows import Example
+from icon_repro.engine.records import read_json, write_rows
 from icon_repro.engine.runtime import Runtime
 from icon_repro.lm.load import load_tokenizer
 from icon_repro.lm.tokens import bos_ids
-from icon_repro.prompts import alpaca_prompt
-from icon_repro.records import Example, read_json, write_rows
-from icon_repro.row_tokens import run
+from icon_repro.methods.options import RowTokens
+from icon_repro.methods.row_tokens import run
 
 ROWS = [
     Example("b", "Name a colour.", "", "Blue."),

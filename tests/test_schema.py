@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from icon_repro import config
-from icon_repro.schema import SchemaError, build, number, plain, unhashed
+from icon_repro.config import load as config
+from icon_repro.engine.schema import SchemaError, build, number, plain, unhashed
 
 
 class Colour(enum.Enum):

@@ -20,18 +20,21 @@ from fault_server import Body, FaultServer
 from small import small
 
 import icon_repro as package
-from icon_repro.config import ClusterConfig, ConfigError
-from icon_repro.config_data import ArchiveKind, Dtype, ModelConfig, ModelKind, RegistryFile, SourceConfig
-from icon_repro.config_methods import SelectConfig
+from icon_repro.config.load import ConfigError
 from icon_repro.data import weights
+from icon_repro.data.model_files import ModelError
+from icon_repro.data.options import ArchiveKind, Dtype, ModelConfig, ModelKind, RegistryFile, SourceConfig
 from icon_repro.data.registry import fetch
+from icon_repro.data.rows import Example, Score
 from icon_repro.data.sources import HubError, read_raw
 from icon_repro.engine.artifact import damage, publish
+from icon_repro.engine.options import ClusterConfig
+from icon_repro.engine.records import read_json, write_json, write_rows
 from icon_repro.engine.runtime import Runtime
-from icon_repro.lm.load import ModelError, load_model, load_tokenizer
+from icon_repro.lm.load import load_model, load_tokenizer
 from icon_repro.methods.common.embeddings import joined
-from icon_repro.records import Example, Score, read_json, write_json, write_rows
-from icon_repro.select import run as select_run
+from icon_repro.methods.options import SelectConfig
+from icon_repro.methods.select import run as select_run
 
 KEYS = {
     "OPENAI_API_KEY": "sk-canary-6f0a1b2c3d4e5f60718293a4b5c6d7e8",

@@ -7,12 +7,13 @@ from typing import Any
 
 import pytest
 
-from icon_repro import shared_text
-from icon_repro.config import ClusterConfig
-from icon_repro.config_evaluation import SharedTextJob
+from icon_repro.data.rows import Example
+from icon_repro.engine.options import ClusterConfig
+from icon_repro.engine.records import read_json, write_rows
 from icon_repro.engine.runtime import Runtime
-from icon_repro.records import Example, read_json, write_rows
-from icon_repro.shared_text import shared
+from icon_repro.evaluate import shared_text
+from icon_repro.evaluate.options import SharedTextJob
+from icon_repro.evaluate.shared_text import shared
 
 TEXT = "the quick brown fox jumps over the lazy dog and then it sleeps under an old tree"  # 17 words
 

@@ -10,8 +10,8 @@ import pytest
 from scipy import stats as scipy_stats
 from statsmodels.stats.multitest import multipletests
 
-from icon_repro.estimates import Estimate, detectable
-from icon_repro.stats import (
+from icon_repro.report.estimates import Estimate, detectable
+from icon_repro.report.statistics import (
     Items,
     Sample,
     StatsError,

@@ -10,14 +10,14 @@ import pytest
 from cli import icon_repro
 from small import composed, small
 
-from icon_repro.config import ConfigError, load
-from icon_repro.config_data import RowsConfig
+from icon_repro.config.load import ConfigError, load
 from icon_repro.data.candidates import ordered, overlaps
+from icon_repro.data.options import RowsConfig
 from icon_repro.data.prepare import draw, examples, reject, unique
+from icon_repro.data.rows import Example
 from icon_repro.engine.artifact import Step, ancestors
-from icon_repro.engine.plan import Arm, Experiment, plan
 from icon_repro.engine.runtime import Runtime
-from icon_repro.records import Example
+from icon_repro.experiment import Arm, Experiment, plan
 
 ROOT = Path(__file__).resolve().parents[1]
 METHODS = ["random", "random_icon", "longest", "icon", "rds", "less"]

@@ -10,22 +10,25 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from icon_repro.config import ClusterConfig
-from icon_repro.config_data import Dtype, LoraConfig, Schedule, TrainConfig, TrainJob, Tuning
-from icon_repro.cost import training_flops
+from icon_repro.data.cost import training_flops
+from icon_repro.data.options import Dtype
+from icon_repro.data.prompts import alpaca_prompt
+from icon_repro.data.rows import Example
+from icon_repro.engine.options import ClusterConfig
 from icon_repro.engine.progress import Progress
+from icon_repro.engine.records import read_json, read_lines, write_json, write_rows
 from icon_repro.engine.runtime import Interrupted as Asked
 from icon_repro.engine.runtime import Runtime, Stop
+from icon_repro.engine.schema import SchemaError, build
 from icon_repro.lm.adapter import after_epoch
 from icon_repro.lm.load import load_model, load_tokenizer, load_tuned
 from icon_repro.lm.nll import answer_nll
+from icon_repro.lm.options import LoraConfig
 from icon_repro.lm.supervised import tokenise
 from icon_repro.lm.tokens import IGNORED, Encoded
-from icon_repro.prompts import alpaca_prompt
-from icon_repro.records import Example, read_json, read_lines, write_json, write_rows
-from icon_repro.schema import SchemaError, build
-from icon_repro.train import TrainError, run
 from icon_repro.train.batches import CheckedCollator
+from icon_repro.train.options import Schedule, TrainConfig, TrainJob, Tuning
+from icon_repro.train.step import TrainError, run
 
 # answers of very different lengths: a mean of the rows' means isn't the mean over tokens
 ROWS = [

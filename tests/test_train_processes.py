@@ -23,15 +23,21 @@ from safetensors.torch import load_file
 from small import composed, small
 from transformers import TrainingArguments
 
-from icon_repro.config import ClusterConfig, ConfigError, load
-from icon_repro.config_data import DeepspeedConfig, Dtype, LoraConfig, TrainConfig, TrainJob, Tuning
+from icon_repro.config.load import ConfigError, load
+from icon_repro.data.model_files import ModelError
+from icon_repro.data.options import Dtype
+from icon_repro.data.rows import Example
+from icon_repro.engine.options import ClusterConfig
+from icon_repro.engine.records import read_json, read_lines, write_json, write_rows
 from icon_repro.engine.runtime import Interrupted, Runtime, Stop
-from icon_repro.lm.load import ModelError, load_model
+from icon_repro.engine.schema import plain
+from icon_repro.lm.load import load_model
+from icon_repro.lm.options import LoraConfig
 from icon_repro.lm.processes import pin
-from icon_repro.records import Example, read_json, read_lines, write_json, write_rows
-from icon_repro.schema import plain
-from icon_repro.train import ProcessError, TrainError, launch, run
+from icon_repro.train import launch
 from icon_repro.train.batches import FilledOrder, fillers
+from icon_repro.train.options import DeepspeedConfig, TrainConfig, TrainJob, Tuning
+from icon_repro.train.step import ProcessError, TrainError, run
 from icon_repro.train.zero import settings, used
 
 CPU, GPU = torch.device("cpu"), torch.device("cuda")

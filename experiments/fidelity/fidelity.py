@@ -25,15 +25,17 @@ from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 from scipy.stats import spearmanr
 
-from icon_repro.__main__ import open_overrides, register_resolvers
-from icon_repro.config import ClusterConfig, conf_dir, load
+from icon_repro.config.compose import open_overrides, register_resolvers
+from icon_repro.config.load import conf_dir, load
+from icon_repro.data.rows import Example, Score, best_first, selected_count
 from icon_repro.engine.artifact import Step, ordered
-from icon_repro.engine.plan import plan
+from icon_repro.engine.options import ClusterConfig
+from icon_repro.engine.records import read_json, read_rows, write_json, write_rows
 from icon_repro.engine.runtime import Runtime
+from icon_repro.engine.schema import build, plain
+from icon_repro.experiment import plan
 from icon_repro.lm.load import load_tokenizer
 from icon_repro.methods.common.answers import encoded
-from icon_repro.records import Example, Score, best_first, read_json, read_rows, selected_count, write_json, write_rows
-from icon_repro.schema import build, plain
 
 ROOT = Path(__file__).resolve().parents[2]
 SHARED = ROOT.parent / "shared"

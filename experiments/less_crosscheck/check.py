@@ -27,18 +27,22 @@ from scipy.stats import spearmanr
 from torch.nn.functional import cross_entropy
 from torch.utils.data import DataLoader, TensorDataset
 
-from icon_repro.config import ClusterConfig, conf_dir
-from icon_repro.config_data import Dtype, LoraConfig, TrainConfig, TrainJob, Tuning
-from icon_repro.config_methods import Direction, LessConfig, LessShard, less_resolved
+from icon_repro.config.load import conf_dir
+from icon_repro.data.options import Dtype
+from icon_repro.data.rows import Example, Score
+from icon_repro.engine.options import ClusterConfig
+from icon_repro.engine.records import read_json, read_lines, read_rows, write_json, write_rows
 from icon_repro.engine.runtime import Runtime
 from icon_repro.lm.gradients import adam_direction, row_gradients
 from icon_repro.lm.load import load_tokenizer
+from icon_repro.lm.options import LoraConfig
 from icon_repro.lm.supervised import tokenise
 from icon_repro.lm.tokens import IGNORED
 from icon_repro.methods.common.influence import Warmed, warmed
 from icon_repro.methods.less import run, shard
-from icon_repro.records import Example, Score, read_json, read_lines, read_rows, write_json, write_rows
-from icon_repro.train import run as train
+from icon_repro.methods.options import Direction, LessConfig, LessShard, less_resolved
+from icon_repro.train.options import TrainConfig, TrainJob, Tuning
+from icon_repro.train.step import run as train
 
 HERE = Path(__file__).resolve().parent
 ROWS = 12  # of the pool, and of the targets

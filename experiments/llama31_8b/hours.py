@@ -17,14 +17,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from icon_repro.config import Config
-from icon_repro.config_compose import composed
-from icon_repro.cost import forward_flops, tokens_of
+from icon_repro.config.compose import composed
+from icon_repro.config.load import Config
+from icon_repro.data.cost import forward_flops, tokens_of
 from icon_repro.engine.artifact import Step, ancestors
-from icon_repro.engine.pace import two_digits
-from icon_repro.engine.plan import Experiment, plan
-from icon_repro.engine.planner import TARGETS
-from icon_repro.records import read_json
+from icon_repro.engine.records import read_json
+from icon_repro.engine.targets import TARGETS
+from icon_repro.experiment import Experiment, plan
+from icon_repro.report.pace import two_digits
 from icon_repro.report.tables import markdown
 
 MEASURED = Path("results/scoring_cost/h100_8b.json")

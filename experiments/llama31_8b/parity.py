@@ -18,15 +18,16 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from icon_repro.config_data import Dtype
-from icon_repro.config_icon import Compat, IconConfig, ScoreDtype, resolved
+from icon_repro.data.options import Dtype
+from icon_repro.data.rows import Example
+from icon_repro.engine.records import read_lines, write_json
 from icon_repro.lm.budget import TokenBudget
 from icon_repro.lm.load import load_model, load_tokenizer
 from icon_repro.methods.icon.layout import Layout
 from icon_repro.methods.icon.matrices import task_scores
+from icon_repro.methods.icon.options import Compat, IconConfig, ScoreDtype, resolved
 from icon_repro.methods.icon.pairs import Engine
 from icon_repro.methods.icon.score import aggregate
-from icon_repro.records import Example, read_lines, write_json
 
 Matrix = NDArray[np.float64]
 TOLERANCES = {"baseline NLL": 1e-5, "context NLL": 1e-5, "random NLL": 1e-5, "aggregated": 1e-6, "end to end": 5e-4}

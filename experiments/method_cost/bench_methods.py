@@ -30,23 +30,24 @@ from numpy.typing import NDArray
 from peft import get_peft_model
 
 from experiments.method_cost.rebuild import table as table_of
-from icon_repro.config_baselines import IfdConfig
-from icon_repro.config_common import AnswerPart, AnswersConfig
-from icon_repro.config_compose import composed
-from icon_repro.config_data import Dtype
-from icon_repro.config_methods import LessConfig
+from icon_repro.config.compose import composed
+from icon_repro.data.options import Dtype
+from icon_repro.data.rows import Example
 from icon_repro.engine.artifact import Store, ordered
-from icon_repro.engine.plan import plan
+from icon_repro.engine.records import read_rows, write_rows
 from icon_repro.engine.run import run
 from icon_repro.engine.runtime import Runtime
+from icon_repro.experiment import plan
 from icon_repro.lm.adapter import peft_lora
 from icon_repro.lm.batched import mean_nll_alone
 from icon_repro.lm.gradients import row_gradients
 from icon_repro.lm.load import load_model, load_tokenizer, open_model, prepare_device
 from icon_repro.lm.supervised import tokenise
 from icon_repro.lm.tokens import Encoded, mask_labels
+from icon_repro.methods.baseline_options import IfdConfig
 from icon_repro.methods.common.answers import encoded
-from icon_repro.records import Example, read_rows, write_rows
+from icon_repro.methods.common.options import AnswerPart, AnswersConfig
+from icon_repro.methods.options import LessConfig
 
 _EQUAL = 1e-5
 _NEIGHBOURS = 8

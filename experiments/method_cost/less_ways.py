@@ -17,9 +17,17 @@ from typing import Any
 
 from scipy.stats import spearmanr
 
-from icon_repro.config_compose import composed
-from icon_repro.config_data import Dtype, TrainConfig, TrainJob, Tuning
-from icon_repro.config_methods import (
+from icon_repro.config.compose import composed
+from icon_repro.data.options import Dtype
+from icon_repro.data.rows import Example, Score
+from icon_repro.engine.artifact import Store, ordered
+from icon_repro.engine.records import read_rows, write_rows
+from icon_repro.engine.run import run as run_steps
+from icon_repro.engine.runtime import Runtime
+from icon_repro.experiment import plan
+from icon_repro.methods import less as projected
+from icon_repro.methods import less_exact as exact
+from icon_repro.methods.options import (
     Direction,
     LessConfig,
     LessExact,
@@ -29,14 +37,8 @@ from icon_repro.config_methods import (
     LessShard,
     less_resolved,
 )
-from icon_repro.engine.artifact import Store, ordered
-from icon_repro.engine.plan import plan
-from icon_repro.engine.run import run as run_steps
-from icon_repro.engine.runtime import Runtime
-from icon_repro.methods import less as projected
-from icon_repro.methods import less_exact as exact
-from icon_repro.records import Example, Score, read_rows, write_rows
-from icon_repro.train import run as train
+from icon_repro.train.options import TrainConfig, TrainJob, Tuning
+from icon_repro.train.step import run as train
 
 
 def prepared(

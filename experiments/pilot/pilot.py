@@ -37,9 +37,9 @@ from experiments.pilot.pilot_findings import (
     tasks_of,
 )
 from icon_repro.engine.artifact import file_sha256
-from icon_repro.records import read_json, write_json
+from icon_repro.engine.records import read_json, write_json
 from icon_repro.report import page
-from icon_repro.report.figures import rounded, write_described, write_figure, write_points
+from icon_repro.report.figures.draw import rounded, write_described, write_figure, write_points
 
 Indices = NDArray[np.intp]
 Matrix = NDArray[np.float64]

@@ -26,10 +26,10 @@ from experiments.pilot.pilot_findings import (
     top_ids,
     with_interval,
 )
-from icon_repro.config_icon import IconConfig
+from icon_repro.methods.agreement import agreement, auc, components, overlap, reliability, spearman
 from icon_repro.methods.icon.matrices import task_scores
-from icon_repro.reliability import agreement, auc, components, overlap, reliability, spearman
-from icon_repro.report.figures import Bars, Line, Panel, Scatter, Series
+from icon_repro.methods.icon.options import IconConfig
+from icon_repro.report.figures.draw import Bars, Line, Panel, Scatter, Series
 
 
 def find_control(pilot: Pilot, tasks: Tasks) -> Finding:

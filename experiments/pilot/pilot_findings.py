@@ -14,12 +14,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from icon_repro.config_icon import AdaptiveConfig, IconConfig
-from icon_repro.methods.icon.adaptive import replay
-from icon_repro.methods.icon.control import bank_control
-from icon_repro.methods.icon.matrices import task_scores
-from icon_repro.records import selected_count
-from icon_repro.reliability import (
+from icon_repro.data.rows import selected_count
+from icon_repro.methods.agreement import (
     agreement,
     bootstrap,
     columns_for,
@@ -31,8 +27,12 @@ from icon_repro.reliability import (
     spearman_brown,
     split_half,
 )
-from icon_repro.report.figures import Line, Panel, Scatter, Series
-from icon_repro.select import top_fraction
+from icon_repro.methods.icon.adaptive import replay
+from icon_repro.methods.icon.control import bank_control
+from icon_repro.methods.icon.matrices import task_scores
+from icon_repro.methods.icon.options import AdaptiveConfig, IconConfig
+from icon_repro.methods.select import top_fraction
+from icon_repro.report.figures.draw import Line, Panel, Scatter, Series
 
 Matrix = NDArray[np.float64]
 Indices = NDArray[np.intp]

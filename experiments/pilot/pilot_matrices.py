@@ -13,12 +13,13 @@ from typing import Any
 
 import numpy as np
 
-from icon_repro.config import Config
-from icon_repro.config_compose import composed
+from icon_repro.config.compose import composed
+from icon_repro.config.load import Config
+from icon_repro.data.rows import Example
 from icon_repro.engine.artifact import Step, Store, ordered
-from icon_repro.engine.plan import plan
+from icon_repro.engine.records import read_json, read_rows, write_json
 from icon_repro.engine.run import run
-from icon_repro.records import Example, read_json, read_rows, write_json
+from icon_repro.experiment import plan
 
 
 class MatricesError(ValueError):

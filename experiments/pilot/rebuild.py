@@ -5,7 +5,7 @@ In: the npy and json files that ``pilot_matrices`` exported.  Out: a csv for eac
 
 from pathlib import Path
 
-from icon_repro.rebuilt import Rebuild, copy
+from icon_repro.report.rebuild import Rebuild, copy
 
 MATRICES = ("*.npy", "ids.json", "bank_lengths.json")
 

@@ -5,7 +5,7 @@ In: the numbers of steps that ``released`` stored; the released data.  Out: a cs
 
 from pathlib import Path
 
-from icon_repro.rebuilt import Rebuild, copy
+from icon_repro.report.rebuild import Rebuild, copy
 
 STORED = ("measures.csv", "embeddings.npy", "embeddings.csv", "steps.json")  # of steps
 

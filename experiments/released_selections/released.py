@@ -23,9 +23,9 @@ from experiments.released_selections.released_data import DATA, scores_step, sto
 from experiments.released_selections.released_findings import SEED
 from experiments.released_selections.released_report import EMBEDDINGS, SCORES, analyse
 from experiments.released_selections.released_scores import centred
-from icon_repro.config_compose import composed
+from icon_repro.config.compose import composed
 from icon_repro.engine.artifact import Step, Store
-from icon_repro.engine.plan import plan
+from icon_repro.experiment import plan
 from icon_repro.report import page
 
 

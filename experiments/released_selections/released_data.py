@@ -19,10 +19,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from icon_repro.data.rows import Score, content_id
 from icon_repro.engine.artifact import Step, Store, verify
-from icon_repro.engine.plan import Experiment
-from icon_repro.records import Score, content_id, read_json, read_rows, write_json
-from icon_repro.report.figures import rounded
+from icon_repro.engine.records import read_json, read_rows, write_json
+from icon_repro.experiment import Experiment
+from icon_repro.report.figures.draw import rounded
 
 DATA = Path("../shared/data")  # where released_subsets.csv and alpaca_released_union.jsonl are looked for
 POOL = 52001  # rows that the authors selected from: their sizes are int(share * 52001)

@@ -1,6 +1,6 @@
 """Figures of the authors' released selections.
 
-In: the selections, and what ``released_data`` stored.  Out: panels for ``report.figures``.
+In: the selections, and what ``released_data`` stored.  Out: panels for ``report.figures.draw``.
 Known gap: t-SNE shows which rows are near each other, not how far groups are apart.
 """
 
@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 from experiments.released_selections.released_data import POOL, Embedded, Released, Selection, label
 from experiments.released_selections.released_findings import UNION, Finding, lengths, shared
 from experiments.released_selections.released_scores import BIN
-from icon_repro.intervals import Interval
-from icon_repro.report.figures import Grid, Line, Panel, Scatter, Series
+from icon_repro.report.figures.draw import Grid, Line, Panel, Scatter, Series
+from icon_repro.report.intervals import Interval
 
 Values = NDArray[np.float64]
 _POINTS = 101  # of a cumulative distribution

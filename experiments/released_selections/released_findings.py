@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from experiments.released_selections.released_data import POOL, Released, Selection, label
 from experiments.released_selections.released_texts import QUESTIONS, verb_noun, words
-from icon_repro.intervals import Interval, auc, by_chance, drawn, share
+from icon_repro.report.intervals import Interval, auc, by_chance, drawn, share
 
 UNION = "union"
 ROWS = 500  # to which selections are cut, at random, where a number grows with the rows it is counted in

@@ -34,23 +34,24 @@ from numpy.typing import NDArray
 from experiments.pilot.pilot import load as load_pilot
 from experiments.pilot.pilot_findings import tasks_of
 from experiments.scoring_cost.rebuild import table
-from icon_repro.config import Config
-from icon_repro.config_compose import composed
-from icon_repro.config_data import Dtype
-from icon_repro.config_icon import Compat, Control, IconConfig, resolved
+from icon_repro.config.compose import composed
+from icon_repro.config.load import Config
+from icon_repro.data.options import Dtype
+from icon_repro.data.rows import Example
 from icon_repro.engine.artifact import Store, ordered
-from icon_repro.engine.plan import plan
 from icon_repro.engine.progress import Progress
+from icon_repro.engine.records import read_rows, write_json
 from icon_repro.engine.run import run
 from icon_repro.engine.runtime import Runtime
+from icon_repro.experiment import plan
 from icon_repro.lm.nll import answer_nll, make_prefix
 from icon_repro.lm.tokens import Encoded, mask_labels, pack
 from icon_repro.methods.icon import adaptive
 from icon_repro.methods.icon.control import bank_lengths, noise_ids
 from icon_repro.methods.icon.fidelity import Trials
 from icon_repro.methods.icon.layout import Layout
+from icon_repro.methods.icon.options import Compat, Control, IconConfig, resolved
 from icon_repro.methods.icon.pairs import Engine, candidate_text, make_engine
-from icon_repro.records import Example, read_rows, write_json
 
 _EQUAL = 1e-5  # nats per token, between levels that must agree
 _REPLAYS = 20

@@ -20,12 +20,12 @@ import numpy as np
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from icon_repro.config_data import Dtype
-from icon_repro.config_icon import IconConfig, resolved
+from icon_repro.data.options import Dtype
 from icon_repro.lm.budget import TokenBudget, measured_peak
 from icon_repro.lm.load import pick_device
 from icon_repro.lm.tokens import Encoded
 from icon_repro.methods.icon.layout import Layout
+from icon_repro.methods.icon.options import IconConfig, resolved
 from icon_repro.methods.icon.pairs import Engine
 from icon_repro.report.tables import markdown
 

@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from icon_repro.rebuilt import Rebuild
-from icon_repro.records import read_json
+from icon_repro.engine.records import read_json
+from icon_repro.report.rebuild import Rebuild
 from icon_repro.report.tables import markdown
 
 

@@ -2,7 +2,8 @@
 
 In: nothing but the designs below.  Out: results/statistics/coverage.csv and coverage.md.
 An experiment is drawn some thousand times from a model in which methods don't differ: items (in groups), selections,
-training seeds and all their interactions are random. Every number is made by ``icon_repro.stats``, as for a report.
+training seeds and all their interactions are random. Every number is made by ``icon_repro.report.statistics``, as for
+a report.
 """
 
 import argparse
@@ -16,9 +17,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from icon_repro.estimates import Estimate
+from icon_repro.report.estimates import Estimate
+from icon_repro.report.statistics import Items, Sample, clustered, difference
 from icon_repro.report.tables import markdown
-from icon_repro.stats import Items, Sample, clustered, difference
 
 Values = NDArray[np.float64]
 ALPHA, POWER = 0.05, 0.8

@@ -16,18 +16,18 @@ from typing import Any
 
 import numpy as np
 
-from icon_repro.config import Config
-from icon_repro.config_compose import composed
-from icon_repro.config_data import CandidatesSize
-from icon_repro.config_evaluation import HeldOutRowsJob
+from icon_repro.config.compose import composed
+from icon_repro.config.load import Config
 from icon_repro.data import candidates, prepare, weights
-from icon_repro.engine.planner import Planner
+from icon_repro.data.options import CandidatesSize
+from icon_repro.data.planner import Planner
+from icon_repro.engine.records import read_json, read_lines
 from icon_repro.engine.runtime import Runtime
-from icon_repro.held_out import facts
-from icon_repro.held_out_measures import FACTS, Facts, cells, names, read_facts
-from icon_repro.items import mean
-from icon_repro.records import read_json, read_lines
-from icon_repro.remade import remake
+from icon_repro.evaluate.held_out import facts
+from icon_repro.evaluate.held_out_measures import FACTS, Facts, cells, names, read_facts
+from icon_repro.evaluate.items import mean
+from icon_repro.evaluate.options import HeldOutRowsJob
+from icon_repro.report.remade import remake
 from icon_repro.report.runs import Line, Row, decoded, lines
 from icon_repro.report.stored import FILE, whole
 

@@ -13,13 +13,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from icon_repro.config_data import SourceConfig
+from icon_repro.data.options import SourceConfig
+from icon_repro.data.prompts import QUESTION
+from icon_repro.data.rows import Example, content_id
 from icon_repro.data.sources import SourceError, group_of, read_raw
 from icon_repro.engine.notices import OURS
+from icon_repro.engine.records import write_json, write_rows
 from icon_repro.engine.runtime import Runtime
-from icon_repro.prompts import QUESTION
-from icon_repro.records import Example, content_id, write_json, write_rows
-from icon_repro.schema import nearest
+from icon_repro.engine.schema import nearest
 
 _OPTION = re.compile(r"([A-Z])[.)]\s*(.*\S)")
 _LETTER = re.compile(r"([A-Z])[.)]?")

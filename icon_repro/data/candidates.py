@@ -16,11 +16,12 @@ from typing import Any
 
 import numpy as np
 
-from icon_repro.config_data import CandidatesSize, OrderConfig, Overlap
+from icon_repro.data.options import CandidatesSize, OrderConfig, Overlap
+from icon_repro.data.overlap import Words, row_words, runs, words
+from icon_repro.data.prompts import scoring_prompt
+from icon_repro.data.rows import Example
+from icon_repro.engine.records import read_rows, write_json, write_rows
 from icon_repro.engine.runtime import Runtime
-from icon_repro.overlap import Words, row_words, runs, words
-from icon_repro.prompts import scoring_prompt
-from icon_repro.records import Example, read_rows, write_json, write_rows
 
 _NAMED_PAIRS = 1000  # in overlap.json
 

@@ -14,7 +14,7 @@ from glob import glob
 from pathlib import Path
 from typing import IO, Any
 
-from icon_repro.model_files import lfs_problem
+from icon_repro.data.model_files import lfs_problem
 
 _TEXT, _TABLES, _PACKED = (".jsonl", ".ndjson", ".json"), (".parquet", ".arrow"), (".gz", ".zst")
 # JSON that lies beside rows and holds none

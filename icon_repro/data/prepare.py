@@ -15,12 +15,13 @@ from typing import Any
 
 import numpy as np
 
-from icon_repro.config_data import RowFormat, RowsConfig, SourceConfig
 from icon_repro.data.benchmark import BenchmarkError, shot
+from icon_repro.data.options import RowFormat, RowsConfig, SourceConfig
+from icon_repro.data.rows import Example
 from icon_repro.data.sources import RowError, SourceError, read_all, read_raw
 from icon_repro.engine.notices import OURS
+from icon_repro.engine.records import write_json, write_rows
 from icon_repro.engine.runtime import Runtime
-from icon_repro.records import Example, write_json, write_rows
 
 _NAMED_IDS = 5  # of each reason, in the report
 

@@ -21,9 +21,9 @@ from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 from typing import IO
 
-from icon_repro.config_data import ArchiveKind, RegistryFile
-from icon_repro.records import read_json, write_json
-from icon_repro.schema import nearest
+from icon_repro.data.options import ArchiveKind, RegistryFile
+from icon_repro.engine.records import read_json, write_json
+from icon_repro.engine.schema import nearest
 
 _SUFFIXES = {ArchiveKind.wheel: (".whl",), ArchiveKind.sdist: (".tar.gz", ".zip", ".tar.bz2")}
 _TIMEOUT_S = 3600  # of a download

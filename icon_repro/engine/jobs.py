@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from icon_repro.engine.artifact import Store
+from icon_repro.engine.records import read_json, write_json
 from icon_repro.engine.run import Status
-from icon_repro.records import read_json, write_json
 
 FORMAT = 1  # of jobs.json
 _PATIENCE_S = 60.0  # for a command of Slurm

@@ -22,10 +22,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from icon_repro.config import ClusterConfig, Executor
 from icon_repro.engine import notices, targets, worker
 from icon_repro.engine.artifact import MISSING, ArtifactError, Step, Store, differences
-from icon_repro.records import RecordError
+from icon_repro.engine.options import ClusterConfig, Executor
+from icon_repro.engine.records import RecordError
 
 _POLL_S = 1.0
 _STOP_S = 90.0  # what a step that was asked to stop has for it

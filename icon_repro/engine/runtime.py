@@ -10,7 +10,7 @@ from pathlib import Path
 from types import FrameType
 from typing import TextIO
 
-from icon_repro.config import ClusterConfig
+from icon_repro.engine.options import ClusterConfig
 from icon_repro.engine.progress import Progress
 
 

@@ -23,9 +23,9 @@ from typing import Any
 
 from icon_repro.engine import worker
 from icon_repro.engine.environment import clean, find_home
-from icon_repro.engine.planner import TARGETS
 from icon_repro.engine.run import git_state
 from icon_repro.engine.runtime import Stop
+from icon_repro.engine.targets import TARGETS
 
 _POLL_S = 0.5
 _BUSY_S = 5.0

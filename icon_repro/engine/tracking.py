@@ -1,4 +1,4 @@
-"""Runs of Weights & Biases: which mode, and sending what ``engine.tracked`` describes. A copy of what is stored here.
+"""Runs of Weights & Biases: which mode, and sending what describes them. A copy of what is stored here.
 
 In: descriptions of runs.  Out: W&B's files in a folder, or runs on its server; a note of what has been logged.
 Offline unless WANDB_API_KEY or a netrc entry is there; keys are never read or stored here.
@@ -22,9 +22,9 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from icon_repro.config import TrackingConfig, WandbMode
 from icon_repro.engine import wandb_sender
-from icon_repro.records import read_json, write_json
+from icon_repro.engine.options import TrackingConfig, WandbMode
+from icon_repro.engine.records import read_json, write_json
 
 _MODES = {"online": "online", "offline": "offline", "disabled": "disabled", "run": "online", "dryrun": "offline"}
 _HOSTS = ("api.forge.coreweave.com", "api.wandb.ai")  # where wandb 0.31 and older ones log in by default

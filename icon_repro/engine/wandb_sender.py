@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from icon_repro.engine.environment import clean
-from icon_repro.records import read_json
+from icon_repro.engine.records import read_json
 
 DONE, FAILED, END = "done", "failed", "end"
 

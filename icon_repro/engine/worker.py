@@ -37,14 +37,14 @@ from typing import Any, NamedTuple, TextIO
 
 from filelock import LeaseSettingsMismatch, SoftFileLease, Timeout
 
-from icon_repro.config import ClusterConfig
 from icon_repro.engine import targets
 from icon_repro.engine.artifact import Step, Store, clear_trash, damage, discard, file_sha256, publish, set_aside
 from icon_repro.engine.environment import recorded
 from icon_repro.engine.notices import collected
+from icon_repro.engine.options import ClusterConfig
+from icon_repro.engine.records import RecordError, read_json, write_json
 from icon_repro.engine.runtime import Interrupted, Runtime, Stop
-from icon_repro.records import RecordError, read_json, write_json
-from icon_repro.schema import build, plain
+from icon_repro.engine.schema import build, plain
 
 BUILT, FAILED, CACHED, BUSY, LOST, DAMAGED, BLOCKED, INTERRUPTED = 0, 1, 3, 4, 5, 6, 7, 8  # exit codes of a worker
 STOPS = (signal.SIGTERM, signal.SIGUSR1)

@@ -14,8 +14,8 @@ from typing import Any
 import torch
 from lm_eval.models.huggingface import HFLM
 
-from icon_repro.config_evaluation import Backend, EvaluationJob
 from icon_repro.engine.runtime import Runtime
+from icon_repro.evaluate.options import Backend, EvaluationJob
 from icon_repro.evaluate.tasks import EvaluationError
 from icon_repro.lm.load import load_tokenizer, load_tuned, positions_of, prepare_device
 

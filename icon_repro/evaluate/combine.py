@@ -16,7 +16,7 @@ from typing import Any
 
 from lm_eval.api.metrics import mean
 
-from icon_repro.config_evaluation import Aggregate, TaskConfig
+from icon_repro.evaluate.options import Aggregate, TaskConfig
 from icon_repro.evaluate.tasks import EvaluationError
 
 _TOLERANCE = 1e-9  # between lm-eval's value and the mean of the outcomes

@@ -19,8 +19,8 @@ from typing import Any
 from lm_eval.api.instance import Instance
 from lm_eval.api.model import LM
 
+from icon_repro.engine.records import RecordError, read_sealed, write_sealed
 from icon_repro.evaluate.tasks import EvaluationError
-from icon_repro.records import RecordError, read_sealed, write_sealed
 
 _RANKED = 2048  # requests of a part: choices, of which the model reads each once
 _SHOWN = 80  # characters of a text in a message

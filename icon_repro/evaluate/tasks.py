@@ -17,11 +17,11 @@ import datasets
 import yaml
 from lm_eval.tasks import TaskManager
 
-from icon_repro.config_evaluation import EvaluationJob, TaskKind
+from icon_repro.engine.records import RecordError, read_lines
 from icon_repro.engine.runtime import Runtime
-from icon_repro.records import RecordError, read_lines
-from icon_repro.requirements import code_allowed, code_refusal
-from icon_repro.schema import nearest
+from icon_repro.engine.schema import nearest
+from icon_repro.evaluate.options import EvaluationJob, TaskKind
+from icon_repro.evaluate.requirements import code_allowed, code_refusal
 
 _SPLITS = ("train", "validation", "test")
 _LOGIQA_LINES = 7  # label, context, question, four options

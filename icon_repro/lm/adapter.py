@@ -12,11 +12,11 @@ from peft import LoraConfig as PeftLora
 from torch import nn
 from transformers import TrainerCallback
 
-from icon_repro.config_data import LoraConfig
 from icon_repro.engine.artifact import HASHED_BYTES, altered, manifest
+from icon_repro.engine.records import RecordError, read_json, read_sealed, write_json, write_sealed
+from icon_repro.engine.schema import nearest
 from icon_repro.lm.load import tied_targets
-from icon_repro.records import RecordError, read_json, read_sealed, write_json, write_sealed
-from icon_repro.schema import nearest
+from icon_repro.lm.options import LoraConfig
 
 _SEAL = "sealed.json"  # in a checkpoint: its files as they were saved
 

@@ -14,8 +14,8 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel
 
+from icon_repro.engine.records import RecordError, read_json, write_json
 from icon_repro.lm.tokens import pack
-from icon_repro.records import RecordError, read_json, write_json
 
 _CPU_TOKENS = 1024  # more doesn't make a CPU faster
 _MAX_TOKENS = 32768

@@ -6,8 +6,7 @@ and leaves out what it doesn't know, with a warning: ``load_weights``, which loa
 Known gap: none.
 """
 
-from collections.abc import Mapping, Sequence
-from fnmatch import fnmatchcase
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,21 +27,16 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
-from icon_repro.config import ClusterConfig
-from icon_repro.config_data import Dtype
+from icon_repro.data.model_files import ADAPTER_FILES, ModelError, check_weights, folder_problem
+from icon_repro.data.options import Dtype
+from icon_repro.engine.options import ClusterConfig
+from icon_repro.engine.records import read_json
 from icon_repro.engine.runtime import Runtime
 from icon_repro.lm.budget import TokenBudget
-from icon_repro.model_files import ADAPTER_FILES, folder_problem
-from icon_repro.records import read_json
 
-_NAMED = 5  # weights in a message
 # an encoder's states need neither what reads them nor what sums them up
 _HEADS = ("cls.*", "lm_head.*", "classifier.*", "qa_outputs.*", "vocab_*", "*predictions*", "*pooler.*")
 _POOLER = ("*pooler.*",)
-
-
-class ModelError(ValueError):
-    """The model or tokenizer can't be used as asked."""
 
 
 def pick_device(name: str) -> torch.device:
@@ -74,7 +68,7 @@ def location_of(folder: Path) -> dict[str, Any]:
 
     Raises:
         ModelError: a folder in the current one bears the hub id: transformers would load it instead; or the files
-            aren't what they seem (``icon_repro.model_files``).
+            aren't what they seem (``icon_repro.data.model_files``).
     """
     source = read_json(folder / "model.json")
     common = {"trust_remote_code": False, "local_files_only": True}
@@ -204,38 +198,6 @@ def load_weights(
             "The file is damaged, or its numbers are too large for this dtype: use bfloat16 or float32."
         )
     return model
-
-
-def check_weights(name: str, loaded: Mapping[str, Any], new: Sequence[str], unused: Sequence[str], what: str) -> None:
-    """Refuse weights that aren't exactly those of the architecture: transformers would draw missing ones at random.
-
-    Args:
-        loaded: transformers' report.
-        new, unused: see ``load_weights``.
-    """
-    shapes = [
-        f"{key} has the shape {tuple(found)}, not {tuple(wanted)}"
-        for key, found, wanted in sorted(loaded["mismatched_keys"])
-    ]
-    mismatched = {key for key, *_ in loaded["mismatched_keys"]}
-    missing = [key for key in sorted(loaded["missing_keys"]) if key not in mismatched and not _is(key, new)]
-    unknown = [key for key in sorted(loaded["unexpected_keys"]) if not _is(key, unused)]
-    problems = [*shapes, *(f"{key} is missing" for key in missing), *(f"{key} is unknown" for key in unknown)]
-    if not problems:
-        return
-    more = f" and {len(problems) - _NAMED} more" if len(problems) > _NAMED else ""
-    remedy = ["Check the model's folder and config.json."]
-    if missing and not shapes:
-        remedy.append("If they are meant to be drawn at random, name them in model.new_weights.")
-    if unknown and not shapes:
-        remedy.append("If they are meant to be left out, name them in model.unused_weights.")
-    raise ModelError(
-        f"{name}: the weights aren't those of {what}: {'; '.join(problems[:_NAMED])}{more}. {' '.join(remedy)}"
-    )
-
-
-def _is(key: str, patterns: Sequence[str]) -> bool:
-    return any(fnmatchcase(key, pattern) for pattern in patterns)
 
 
 def _short(error: BaseException) -> str:

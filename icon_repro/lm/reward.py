@@ -28,11 +28,12 @@ from transformers import (
     PreTrainedModel,
 )
 
-from icon_repro.config_data import Dtype
+from icon_repro.data.model_files import ModelError
+from icon_repro.data.options import Dtype
 from icon_repro.engine.progress import Progress
 from icon_repro.engine.runtime import Runtime
 from icon_repro.lm.budget import TokenBudget, in_batches
-from icon_repro.lm.load import ModelError, budget_of, load_tokenizer, load_weights, location_of, prepare_device
+from icon_repro.lm.load import budget_of, load_tokenizer, load_weights, location_of, prepare_device
 from icon_repro.lm.tokens import TokenError
 
 _GATED_SETTINGS = ("num_objectives", "gating_temperature", "gating_hidden_dim", "gating_n_hidden")

@@ -4,9 +4,9 @@ from collections.abc import Callable, Sequence
 
 from transformers import PreTrainedTokenizerBase
 
+from icon_repro.data.prompts import alpaca_prompt
+from icon_repro.data.rows import Example
 from icon_repro.lm.tokens import IGNORED, bos_ids, encode, mask_labels
-from icon_repro.prompts import alpaca_prompt
-from icon_repro.records import Example
 
 
 def tokenise(

@@ -16,15 +16,16 @@ from typing import Any
 import numpy as np
 from transformers import PreTrainedTokenizerBase
 
-from icon_repro.config_methods import ArmormScores, ArmormShard, RewardArchitecture
-from icon_repro.cost import forward_flops
+from icon_repro.data.cost import forward_flops
+from icon_repro.data.prompts import request
+from icon_repro.data.rows import Example, Score
+from icon_repro.engine.records import read_json, read_rows, write_json
 from icon_repro.engine.runtime import Runtime
 from icon_repro.lm.load import load_tokenizer
 from icon_repro.lm.reward import open_reward_model, rewards
 from icon_repro.lm.tokens import readable, text_ids
 from icon_repro.methods.common.outcome import write_scores
-from icon_repro.prompts import request
-from icon_repro.records import Example, Score, read_json, read_rows, write_json
+from icon_repro.methods.options import ArmormScores, ArmormShard, RewardArchitecture
 
 # of RLHFlow/ArmoRM-Llama3-8B-v0.1, in the order of its outputs
 ATTRIBUTES = (

@@ -19,16 +19,17 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from icon_repro.config_methods import DeitaFilter, DeitaQuestion, DeitaShard
-from icon_repro.cost import forward_flops
+from icon_repro.data.cost import forward_flops
+from icon_repro.data.prompts import complexity_question, quality_question, request
+from icon_repro.data.rows import Example, Score, best_first
+from icon_repro.engine.records import read_json, read_rows, write_json
 from icon_repro.engine.runtime import Runtime
 from icon_repro.lm.load import load_tokenizer, open_model
 from icon_repro.lm.tokens import bos_ids, readable, text_ids
 from icon_repro.methods.common.digits import digit_ids, digit_probabilities
 from icon_repro.methods.common.embeddings import joined
 from icon_repro.methods.common.outcome import write_scores
-from icon_repro.prompts import complexity_question, quality_question, request
-from icon_repro.records import Example, Score, best_first, read_json, read_rows, write_json
+from icon_repro.methods.options import DeitaFilter, DeitaQuestion, DeitaShard
 
 _DIGITS = "123456"
 _QUESTIONS = {DeitaQuestion.complexity: complexity_question, DeitaQuestion.quality: quality_question}

@@ -19,12 +19,13 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.spatial.distance import cdist
 
-from icon_repro.config_baselines import OrderByDiversity, ShareConfig
+from icon_repro.data.rows import Example, Score, best_first, selected_count
 from icon_repro.engine.progress import Progress
+from icon_repro.engine.records import read_rows, write_rows
 from icon_repro.engine.runtime import Runtime
+from icon_repro.methods.baseline_options import OrderByDiversity, ShareConfig
 from icon_repro.methods.common.embeddings import joined
 from icon_repro.methods.common.outcome import write_scores
-from icon_repro.records import Example, Score, best_first, read_rows, selected_count, write_rows
 
 _BLOCK = 8_000_000  # distances that are made at a time
 

@@ -3,7 +3,7 @@
 In: the rows that all methods rank, options from the config.  Out: scores.jsonl; rows without a score in failures.jsonl.
 
     def score(rows, options, inputs, runtime):
-        \"\"\"rows: list of icon_repro.records.Example; returns {id: score}, higher is selected first.\"\"\"
+        \"\"\"rows: list of icon_repro.data.rows.Example; returns {id: score}, higher is selected first.\"\"\"
         return {row.id: len(row.instruction) * options["sign"] for row in rows}
 
 ``inputs`` has the folders of the steps ``model``, ``candidates`` and ``assessment``; ``runtime`` device and progress.
@@ -19,10 +19,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from icon_repro.config_methods import ExternalConfig
+from icon_repro.data.rows import Example, Score
+from icon_repro.engine.records import read_rows
 from icon_repro.engine.runtime import Runtime
 from icon_repro.methods.common.outcome import write_scores
-from icon_repro.records import Example, Score, read_rows
+from icon_repro.methods.options import ExternalConfig
 
 
 class ExternalError(ValueError):

@@ -12,10 +12,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from icon_repro.config_methods import IdsConfig
+from icon_repro.data.rows import Example, Score
+from icon_repro.engine.records import read_lines, read_rows
 from icon_repro.engine.runtime import Runtime
 from icon_repro.methods.common.outcome import write_scores
-from icon_repro.records import Example, Score, read_lines, read_rows
+from icon_repro.methods.options import IdsConfig
 
 
 class IdsError(ValueError):

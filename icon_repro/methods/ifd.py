@@ -17,12 +17,12 @@ from typing import Any
 
 import numpy as np
 
-from icon_repro.config_baselines import IfdConfig, Ratio
-from icon_repro.config_common import AnswerPart
+from icon_repro.data.rows import Score
 from icon_repro.engine.runtime import Runtime
+from icon_repro.methods.baseline_options import IfdConfig, Ratio
 from icon_repro.methods.common.answers import joined, scored
+from icon_repro.methods.common.options import AnswerPart
 from icon_repro.methods.common.outcome import write_scores
-from icon_repro.records import Score
 
 
 def run(cfg: IfdConfig, inputs: Mapping[str, Path], out: Path, runtime: Runtime) -> dict[str, Any]:

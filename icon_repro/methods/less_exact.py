@@ -18,9 +18,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from icon_repro.config_methods import LessExact, LessMeans, LessProducts, ShotMean
-from icon_repro.cost import training_flops
+from icon_repro.data.cost import training_flops
+from icon_repro.data.rows import Example
 from icon_repro.engine.progress import Progress
+from icon_repro.engine.records import read_json, read_rows, write_json
 from icon_repro.engine.runtime import Runtime
 from icon_repro.lm.gradients import row_gradients
 from icon_repro.methods.common.influence import (
@@ -36,7 +37,7 @@ from icon_repro.methods.common.influence import (
     warmed,
     write_influence,
 )
-from icon_repro.records import Example, read_json, read_rows, write_json
+from icon_repro.methods.options import LessExact, LessMeans, LessProducts, ShotMean
 
 _WEIGHTS = 65_536  # of the rows' gradients that are changed and multiplied at a time
 

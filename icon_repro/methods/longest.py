@@ -9,9 +9,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from icon_repro.config_methods import LongestConfig
+from icon_repro.data.rows import Example, Score
+from icon_repro.engine.records import read_rows, write_rows
 from icon_repro.engine.runtime import Runtime
-from icon_repro.records import Example, Score, read_rows, write_rows
+from icon_repro.methods.options import LongestConfig
 
 
 def run(cfg: LongestConfig, inputs: Mapping[str, Path], out: Path, runtime: Runtime) -> dict[str, Any]:

@@ -18,18 +18,19 @@ from typing import Any
 
 import numpy as np
 
-from icon_repro.config_baselines import AnchorsConfig, Counted, NuggetsConfig, NuggetsShard
-from icon_repro.config_common import Tokenise
-from icon_repro.cost import forward_flops
+from icon_repro.data.cost import forward_flops
+from icon_repro.data.prompts import PROMPTS
+from icon_repro.data.rows import Example, Score, stripped
+from icon_repro.engine.records import read_json, read_rows, write_json, write_rows
 from icon_repro.engine.runtime import Runtime
 from icon_repro.lm.batched import mean_nll
 from icon_repro.lm.load import load_tokenizer, open_model
 from icon_repro.lm.tokens import Encoded, bos_ids, joint_ids, text_ids
+from icon_repro.methods.baseline_options import AnchorsConfig, Counted, NuggetsConfig, NuggetsShard
 from icon_repro.methods.common.clusters import clustered
 from icon_repro.methods.common.embeddings import joined
+from icon_repro.methods.common.options import Tokenise
 from icon_repro.methods.common.outcome import write_scores
-from icon_repro.prompts import PROMPTS
-from icon_repro.records import Example, Score, read_json, read_rows, stripped, write_json, write_rows
 
 _SAME = 1e-5  # of a centre's length: distances that float32 vectors can't tell apart
 

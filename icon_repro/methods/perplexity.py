@@ -11,11 +11,11 @@ from typing import Any
 
 import numpy as np
 
-from icon_repro.config_methods import Best, PerplexityConfig
+from icon_repro.data.rows import Score
 from icon_repro.engine.runtime import Runtime
 from icon_repro.methods.common.answers import joined, scored
 from icon_repro.methods.common.outcome import write_scores
-from icon_repro.records import Score
+from icon_repro.methods.options import Best, PerplexityConfig
 
 
 def run(cfg: PerplexityConfig, inputs: Mapping[str, Path], out: Path, runtime: Runtime) -> dict[str, Any]:

@@ -16,12 +16,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from icon_repro.config_baselines import ChoiceConfig
-from icon_repro.config_common import AnswerPart
+from icon_repro.engine.records import write_json
 from icon_repro.engine.runtime import Runtime
+from icon_repro.methods.baseline_options import ChoiceConfig
 from icon_repro.methods.common import answers, embeddings
 from icon_repro.methods.common.clusters import clustered
-from icon_repro.records import write_json
+from icon_repro.methods.common.options import AnswerPart
 
 
 class PreExperiencedError(ValueError):

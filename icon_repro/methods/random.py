@@ -15,9 +15,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from icon_repro.config_methods import RandomConfig
+from icon_repro.data.rows import Example, Score
+from icon_repro.engine.records import read_json, read_rows, write_rows
 from icon_repro.engine.runtime import Runtime
-from icon_repro.records import Example, Score, read_json, read_rows, write_rows
+from icon_repro.methods.options import RandomConfig
 
 DECILES = 10
 

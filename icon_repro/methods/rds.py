@@ -18,12 +18,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from icon_repro.config_baselines import RdsConfig, Turn
-from icon_repro.config_common import RowOrder
+from icon_repro.data.rows import Score
 from icon_repro.engine.runtime import Runtime
+from icon_repro.methods.baseline_options import RdsConfig, Turn
 from icon_repro.methods.common.embeddings import joined
+from icon_repro.methods.common.options import RowOrder
 from icon_repro.methods.common.outcome import write_scores
-from icon_repro.records import Score
 
 
 def taken_in_turns(similarity: NDArray[np.floating[Any]], turn: Turn | None = Turn.next) -> list[int]:

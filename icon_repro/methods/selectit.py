@@ -19,17 +19,18 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from icon_repro.config_baselines import SelectitConfig, SelectitShard
-from icon_repro.config_common import Baseline
-from icon_repro.cost import forward_flops
+from icon_repro.data.cost import forward_flops
+from icon_repro.data.prompts import request
+from icon_repro.data.rows import Example, Score
+from icon_repro.engine.records import read_json, read_rows, write_json
 from icon_repro.engine.runtime import Runtime
 from icon_repro.lm.load import load_tokenizer, open_model
 from icon_repro.lm.tokens import bos_ids, text_ids
+from icon_repro.methods.baseline_options import SelectitConfig, SelectitShard
 from icon_repro.methods.common.digits import digit_ids, digit_probabilities
+from icon_repro.methods.common.options import Baseline
 from icon_repro.methods.common.outcome import write_scores
-from icon_repro.prompts import request
-from icon_repro.questions import QUESTIONS, read_questions
-from icon_repro.records import Example, Score, read_json, read_rows, write_json
+from icon_repro.methods.common.questions import QUESTIONS, read_questions
 
 _DIGITS = "12345"
 

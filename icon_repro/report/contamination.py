@@ -1,6 +1,6 @@
 """How many items of each benchmark share text with the rows that a line's models were tuned on.
 
-In: the rows that ``engine.collect`` makes.  Out: header and cells, and what they mean.
+In: the rows that ``report.collect`` makes.  Out: header and cells, and what they mean.
 Known gap: none.
 """
 

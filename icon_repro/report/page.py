@@ -16,7 +16,8 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from icon_repro.records import Example, read_json, read_lines
+from icon_repro.data.rows import Example
+from icon_repro.engine.records import read_json, read_lines
 from icon_repro.report.versions import separated
 
 _VERSION = 1  # of what a page looks like, beside its template, style and script

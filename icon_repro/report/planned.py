@@ -9,15 +9,15 @@ Known gap: the number of groups of items isn't known before rows are scored; ass
 from collections.abc import Sequence
 from pathlib import Path
 
-from icon_repro.config import Config
-from icon_repro.config_evaluation import TaskKind
-from icon_repro.config_methods import repetitions
-from icon_repro.estimates import ALPHA, POWER, Estimate, detectable
-from icon_repro.records import read_lines
+from icon_repro.config.load import Config
+from icon_repro.engine.records import read_lines
+from icon_repro.engine.schema import plain
+from icon_repro.evaluate.options import TaskKind
+from icon_repro.methods.options import repetitions
+from icon_repro.report.estimates import ALPHA, POWER, Estimate, detectable
 from icon_repro.report.runs import RunsError
+from icon_repro.report.statistics import StatsError
 from icon_repro.report.verdicts import Comparison, comparisons, is_primary
-from icon_repro.schema import plain
-from icon_repro.stats import StatsError
 
 # standard deviations in results/study_cpu: of two methods' difference on an item, between selections (of random), of a
 # selection's mean over training seeds

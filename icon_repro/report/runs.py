@@ -1,6 +1,6 @@
 """Stored rows, one a run, as what tables show: lines of a method and a fraction, and their outcomes for statistics.
 
-In: the rows that ``engine.collect`` makes.  Out: ``Line``; samples for ``icon_repro.stats``.
+In: the rows that ``report.collect`` makes.  Out: ``Line``; samples for ``icon_repro.report.statistics``.
 Refused: runs without a seed or given twice, rows of several experiments or models, costs that aren't finite, and
 benchmarks (comparisons) whose runs differ in metric, version or items: their mean would be of different things.
 Known gap: none.
@@ -16,8 +16,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from icon_repro.estimates import Estimate
-from icon_repro.stats import Items, Sample, Summary, Values, clustered, difference
+from icon_repro.report.estimates import Estimate
+from icon_repro.report.statistics import Items, Sample, Summary, Values, clustered, difference
 
 Row = Mapping[str, Any]
 RANDOM = "random"  # the control whose selections lend their variance

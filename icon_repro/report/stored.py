@@ -1,6 +1,6 @@
 """Rows of runs in metrics.jsonl: what all runs share of a benchmark's items is written once.
 
-In / out: the rows that ``engine.collect`` makes.  Sizes and groups of items are the same for every run; the first row
+In / out: the rows that ``report.collect`` makes.  Sizes and groups of items are the same for every run; the first row
 that has a benchmark holds them, others hold ``FIRST`` in their place. ``report.versions.separated``, through which a
 report reads rows, makes them whole.
 Known gap: none.
@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from icon_repro.records import RecordError, write_rows
+from icon_repro.engine.records import RecordError, write_rows
 from icon_repro.report.runs import Row
 
 FILE = "metrics.jsonl"

@@ -1,9 +1,10 @@
 """The results tables of an experiment: methods x benchmarks with cost, verdicts, comparisons by a judge.
 
-In: the rows that ``engine.collect`` makes (also stored as metrics.jsonl, one a run).  Out: table, verdicts and, where
+In: the rows that ``report.collect`` makes (also stored as metrics.jsonl, one a run).  Out: table, verdicts and, where
 there are held-out rows, held_out, where a judge was asked, judged, where texts were compared, contamination, each as
 Markdown, csv and LaTeX; metrics.jsonl.
-A line is a method at a fraction. A cell is the mean over its runs and half of its 95 % interval (``icon_repro.stats``).
+A line is a method at a fraction. A cell is the mean over its runs and half of its 95 % interval
+(``icon_repro.report.statistics``).
 Known gap: none.
 """
 
@@ -16,13 +17,13 @@ from typing import Any
 
 import numpy as np
 
-from icon_repro.held_out_measures import BY_TOKENS
+from icon_repro.evaluate.held_out_measures import BY_TOKENS
 from icon_repro.report import contamination, verdicts, weighting
 from icon_repro.report.latex import latex
 from icon_repro.report.runs import Line, Row, averaged, facts, judged_sample, lines, lower, sample
+from icon_repro.report.statistics import bootstrap, mean
 from icon_repro.report.stored import FILE, write_runs
 from icon_repro.report.versions import MIXED, Versions, of_judged, of_pairs
-from icon_repro.stats import bootstrap, mean
 
 Table = tuple[list[str], list[list[str]]]
 

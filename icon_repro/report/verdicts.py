@@ -1,6 +1,6 @@
 """The verdicts of an experiment: each method against its controls of the same fraction, the primary comparison first.
 
-In: the rows that ``engine.collect`` makes; the primary comparison as the experiment's config names it.
+In: the rows that ``report.collect`` makes; the primary comparison as the experiment's config names it.
 Out: text of verdicts.md, cells of verdicts.csv.
 Controls: ``random``; random draws with the response lengths of one method, which that method alone is compared with;
 and ``longest``. Measures: the average of the benchmarks, and each one of which lower is better. The primary comparison
@@ -16,9 +16,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from icon_repro.estimates import ALPHA, POWER, Estimate
+from icon_repro.report.estimates import ALPHA, POWER, Estimate
 from icon_repro.report.runs import RANDOM, Contrasts, Line, Row, averaged, grouped_items, lines, lower, single_groups
-from icon_repro.stats import Verdict, holm, verdict
+from icon_repro.report.statistics import Verdict, holm, verdict
 
 BASELINES = (RANDOM, "longest")
 _AS_IT_IS = ("base", "full")  # nothing is selected

@@ -1,6 +1,6 @@
 """Held-out NLL by length of the response, and whether a verdict depends on how rows are weighed.
 
-In: the rows that ``engine.collect`` makes; the comparisons of ``report.verdicts``.  Out: header and cells of held_out;
+In: the rows that ``report.collect`` makes; the comparisons of ``report.verdicts``.  Out: header and cells of held_out;
 a sentence for each comparison whose verdict differs between weights of tokens and of rows.
 Known gap: the limits of the bins are fixed; bins have no intervals.
 """
@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from icon_repro.held_out_measures import BY_TOKENS, ROWS, SHORT
+from icon_repro.evaluate.held_out_measures import BY_TOKENS, ROWS, SHORT
 from icon_repro.report import verdicts
 from icon_repro.report.runs import Line, Row, decoded, facts, lines
 

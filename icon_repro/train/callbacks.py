@@ -12,7 +12,7 @@ from safetensors.torch import save_file
 from transformers import TrainerCallback
 
 from icon_repro.engine.progress import Progress
-from icon_repro.records import write_json
+from icon_repro.engine.records import write_json
 from icon_repro.train.batches import TrainError
 
 

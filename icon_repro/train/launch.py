@@ -21,12 +21,12 @@ from typing import IO, Any
 import torch
 from torch.distributed import TCPStore
 
-from icon_repro.config_data import TrainJob
 from icon_repro.engine.notices import OURS
+from icon_repro.engine.records import read_json, write_json
 from icon_repro.engine.runtime import Interrupted, Runtime
+from icon_repro.engine.schema import plain
 from icon_repro.lm.load import pick_device
-from icon_repro.records import read_json, write_json
-from icon_repro.schema import plain
+from icon_repro.train.options import TrainJob
 
 MESSAGES = "processes"  # folder for what launcher and processes tell each other
 TRAINING = "training"  # file that the processes make once a request to stop leaves a checkpoint

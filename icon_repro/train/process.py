@@ -18,13 +18,13 @@ from typing import TextIO
 
 import torch.distributed
 
-from icon_repro.config import ClusterConfig
-from icon_repro.config_data import TrainJob
 from icon_repro.engine.notices import collected
+from icon_repro.engine.options import ClusterConfig
+from icon_repro.engine.records import read_json, write_json
 from icon_repro.engine.runtime import Interrupted, Runtime, Stop
-from icon_repro.records import read_json, write_json
-from icon_repro.schema import build
+from icon_repro.engine.schema import build
 from icon_repro.train.launch import TRAINING
+from icon_repro.train.options import TrainJob
 from icon_repro.train.tuning import tune
 
 

@@ -16,9 +16,12 @@ from transformers import PreTrainedModel, set_seed
 from trl import SFTConfig
 
 import icon_repro.train.zero as zero
-from icon_repro.config_data import DeepspeedConfig, Dtype, TrainConfig, TrainJob, Tuning
-from icon_repro.cost import training_flops
+from icon_repro.data.cost import training_flops
+from icon_repro.data.options import Dtype
+from icon_repro.data.prompts import tuning_template
+from icon_repro.data.rows import Example
 from icon_repro.engine.notices import OURS
+from icon_repro.engine.records import read_json, read_rows, write_json, write_rows
 from icon_repro.engine.runtime import Runtime
 from icon_repro.lm.adapter import (
     SealCheckpoints,
@@ -33,10 +36,9 @@ from icon_repro.lm.load import load_model, load_tokenizer, positions_of, prepare
 from icon_repro.lm.processes import pin
 from icon_repro.lm.stopping import StopOnRequest, end_if_stopped
 from icon_repro.lm.supervised import tokenise
-from icon_repro.prompts import tuning_template
-from icon_repro.records import Example, read_json, read_rows, write_json, write_rows
 from icon_repro.train.batches import CheckedCollator, TrainError, TuningTrainer, filler, fillers
 from icon_repro.train.callbacks import KeepEpochs, Report, SaveEpochs
+from icon_repro.train.options import DeepspeedConfig, TrainConfig, TrainJob, Tuning
 
 
 def tune(cfg: TrainJob, inputs: Mapping[str, Path], out: Path, runtime: Runtime) -> dict[str, Any]:

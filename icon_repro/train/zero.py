@@ -20,11 +20,12 @@ from typing import Any
 import torch
 from torch import nn
 
-from icon_repro.config_data import DeepspeedConfig, Dtype, TrainConfig
+from icon_repro.data.options import Dtype
 from icon_repro.engine.artifact import sync
+from icon_repro.engine.records import RecordError, read_sealed, write_sealed
 from icon_repro.lm.adapter import checkpoints, remove_checkpoints, seal, sealed
-from icon_repro.records import RecordError, read_sealed, write_sealed
 from icon_repro.train.batches import TrainError
+from icon_repro.train.options import DeepspeedConfig, TrainConfig
 
 _NOTE = "saved_by.json"  # beside the trainer's checkpoints
 _UNIVERSAL = "latest_universal"  # DeepSpeed's name, in a checkpoint that any number of processes can load

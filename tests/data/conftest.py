@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from icon_repro.config_data import Fields, RowFormat, SourceConfig, SourceKind
-from icon_repro.records import Example, content_id
+from icon_repro.data.options import Fields, RowFormat, SourceConfig, SourceKind
+from icon_repro.data.rows import Example, content_id
 
 
 @pytest.fixture

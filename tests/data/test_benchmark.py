@@ -3,10 +3,10 @@ from pathlib import Path
 import pytest
 
 import icon_repro.data
-from icon_repro.config_data import RowFormat
 from icon_repro.data.benchmark import BenchmarkError, run
+from icon_repro.data.options import RowFormat
 from icon_repro.data.sources import SourceError
-from icon_repro.records import read_json, read_lines
+from icon_repro.engine.records import read_json, read_lines
 
 ROW = {"question": " Which floats? ", "options": "\nA. a stone\nB. a  cork ", "answer": "B. a  cork "}
 

@@ -3,9 +3,10 @@ import time
 import numpy as np
 import pytest
 
-from icon_repro.config_data import CandidatesSize, OrderConfig, Overlap
 from icon_repro.data.candidates import CandidatesError, head, overlaps, run
-from icon_repro.records import Example, read_json, read_rows, write_rows
+from icon_repro.data.options import CandidatesSize, OrderConfig, Overlap
+from icon_repro.data.rows import Example
+from icon_repro.engine.records import read_json, read_rows, write_rows
 
 LONG = "one two three four five six seven eight nine ten eleven twelve thirteen"
 

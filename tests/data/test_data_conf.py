@@ -6,10 +6,10 @@ import pytest
 import yaml
 
 import icon_repro
-from icon_repro.config import conf_dir
-from icon_repro.config_data import DataConfig, SourceKind
+from icon_repro.config.load import conf_dir
+from icon_repro.data.options import DataConfig, SourceKind
 from icon_repro.data.prepare import run
-from icon_repro.schema import build
+from icon_repro.engine.schema import build
 
 FILES = sorted((conf_dir() / "data").glob("*.yaml"))
 

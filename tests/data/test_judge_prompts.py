@@ -7,13 +7,14 @@ from typing import Any
 import pytest
 from small import composed
 
-from icon_repro.config import load
-from icon_repro.config_data import Fields, RowFormat, RowsConfig, SourceConfig, SourceKind
+from icon_repro.config.load import load
 from icon_repro.data import prepare
+from icon_repro.data.options import Fields, RowFormat, RowsConfig, SourceConfig, SourceKind
 from icon_repro.data.prepare import PrepareError
+from icon_repro.data.rows import Example
 from icon_repro.data.sources import SourceError
+from icon_repro.engine.records import read_json, read_rows, write_rows
 from icon_repro.engine.runtime import Runtime
-from icon_repro.records import Example, read_json, read_rows, write_rows
 
 FIELDS = Fields(id="id", response=None)
 TURNS = Fields(id="question_id", prompt="turns", response=None, group="category")

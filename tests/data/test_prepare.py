@@ -3,10 +3,11 @@ from collections import Counter
 
 import pytest
 
-from icon_repro.config_data import RowFormat, RowsConfig
+from icon_repro.data.options import RowFormat, RowsConfig
 from icon_repro.data.prepare import PrepareError, draw, run
+from icon_repro.data.rows import Example
 from icon_repro.data.sources import SourceError
-from icon_repro.records import Example, read_json, read_rows
+from icon_repro.engine.records import read_json, read_rows
 
 
 def row(instruction, output="an answer", **more):

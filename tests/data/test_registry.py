@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from icon_repro.config_data import ArchiveKind, RegistryFile
+from icon_repro.data.options import ArchiveKind, RegistryFile
 from icon_repro.data.registry import RegistryError, fetch
 
 MEMBERS = {"pack/data/rows.json": b"[1, 2]", "pack/data/notes.txt": b"n"}
@@ -184,7 +184,7 @@ def test_fetch_through_pip_other_checksum_keeps_nothing(tmp_path, monkeypatch):
 def test_fetch_two_processes_at_once_both_get_the_member(tmp_path):
     put = archive(tmp_path, ArchiveKind.wheel, {"pack/data/rows.json": b"x" * 3_000_000})
     code = (
-        "import sys; from pathlib import Path; from icon_repro.config_data import ArchiveKind, RegistryFile;"
+        "import sys; from pathlib import Path; from icon_repro.data.options import ArchiveKind, RegistryFile;"
         "from icon_repro.data.registry import fetch;"
         "file = RegistryFile('pack', '1.0', sys.argv[1], ArchiveKind.wheel, 'pack/data/rows.json');"
         "print(all(len(fetch(file, Path(sys.argv[2]), 'MIT').read_bytes()) == 3_000_000 for _ in range(20)))"

@@ -3,10 +3,11 @@ import json
 
 import pytest
 
-from icon_repro.config_data import RowFormat, SourceConfig, SourceKind
 from icon_repro.data.files import files_of
+from icon_repro.data.options import RowFormat, SourceConfig, SourceKind
+from icon_repro.data.rows import content_id
 from icon_repro.data.sources import HubError, SourceError, read_examples
-from icon_repro.records import content_id, read_lines
+from icon_repro.engine.records import read_lines
 
 ALPACA = {"instruction": "Say hi.", "input": "to Ann", "output": "Hi Ann."}
 

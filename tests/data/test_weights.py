@@ -14,13 +14,13 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoTokenizer
 
-from icon_repro.config_data import ArchiveKind, Dtype, ModelConfig, ModelKind, RandomShape, RegistryFile
+from icon_repro.data.options import ArchiveKind, Dtype, ModelConfig, ModelKind, RandomShape, RegistryFile
 from icon_repro.data.registry import RegistryError
 from icon_repro.data.weights import WeightsError, run
+from icon_repro.engine.records import read_json
 from icon_repro.engine.runtime import Runtime
 from icon_repro.lm.load import load_model, load_tokenizer
 from icon_repro.lm.tokens import bos_ids
-from icon_repro.records import read_json
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 SENTENCE = "Paris is the capital of France, and it is known for the Eiffel Tower."

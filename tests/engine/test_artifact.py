@@ -34,8 +34,8 @@ from icon_repro.engine.artifact import (
     set_aside,
     verify,
 )
-from icon_repro.records import read_json
-from icon_repro.schema import number, unhashed
+from icon_repro.engine.records import read_json
+from icon_repro.engine.schema import number, unhashed
 
 
 @dataclass

@@ -14,9 +14,9 @@ import pytest
 from small import small
 
 import icon_repro
-from icon_repro.engine import planner
 from icon_repro.engine.artifact import Step, Store
-from icon_repro.engine.plan import plan
+from icon_repro.engine.targets import TARGETS
+from icon_repro.experiment import plan
 
 TINY = Path(icon_repro.__file__).parent / "data" / "tiny"
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
@@ -330,16 +330,16 @@ def test_cache_raised_version_of_each_stage_is_a_miss_there_and_downstream_only(
     own: dict[str, set[str]] = {}
     for step in world.steps({}):
         own.setdefault(step.target, set()).add(step.label)
-    for key, (target, version) in planner.TARGETS.items():
+    for key, (target, version) in TARGETS.items():
         if target in own:
             with monkeypatch.context() as patch:
-                patch.setitem(planner.TARGETS, key, (target, version + 1))
+                patch.setitem(TARGETS, key, (target, version + 1))
                 world.check({}, " ".join(own[target]))
 
 
 def test_cache_worlds_hold_every_stage(tmp_path: Path) -> None:
     held = {step.target for name in WORLDS for step in World(tmp_path / name, name).steps({})}
-    assert {target for target, _ in planner.TARGETS.values()} - held == set()
+    assert {target for target, _ in TARGETS.values()} - held == set()
 
 
 # ---------------------------------------------------------------- what doesn't change results

@@ -9,14 +9,14 @@ from typing import Any
 import pytest
 from small import publish_fake, small
 
-from icon_repro.config_evaluation import PooledSets
 from icon_repro.engine.artifact import ArtifactError, Step, Store, publish
-from icon_repro.engine.collect import collect, estimate, portable, provenance
-from icon_repro.engine.intact import Intact
-from icon_repro.engine.plan import Experiment, plan
-from icon_repro.held_out_measures import MeasuresError
-from icon_repro.items import ItemsError
-from icon_repro.records import read_json, write_json, write_rows
+from icon_repro.engine.records import read_json, write_json, write_rows
+from icon_repro.evaluate.held_out_measures import MeasuresError
+from icon_repro.evaluate.items import ItemsError
+from icon_repro.evaluate.judge.options import PooledSets
+from icon_repro.experiment import Experiment, plan
+from icon_repro.report.checksums import Intact
+from icon_repro.report.collect import collect, estimate, portable, provenance
 
 TOKENS = {"icon-baseline": 1, "icon-shard-0000": 10, "icon-shard-0001": 100, "icon-shard-0002": 1000}
 

@@ -21,10 +21,10 @@ import pytest
 from small import composed
 from test_cache_keys import WORLDS, World
 
-from icon_repro.config import load
-from icon_repro.engine import planner
+from icon_repro.config.load import load
+from icon_repro.data import planner
 from icon_repro.engine.artifact import Step
-from icon_repro.engine.plan import plan
+from icon_repro.experiment import plan
 
 ROOT = Path(__file__).resolve().parents[2]
 GOLDEN = ROOT / "tests" / "golden" / "plans.json"

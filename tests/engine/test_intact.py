@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 
-from icon_repro.engine import intact
 from icon_repro.engine.artifact import ArtifactError, Step, Store, publish
-from icon_repro.engine.intact import DRAWN, NEEDED, OUTCOMES, Intact
-from icon_repro.records import read_json
+from icon_repro.engine.records import read_json
+from icon_repro.report import checksums as intact
+from icon_repro.report.checksums import DRAWN, NEEDED, OUTCOMES, Intact
 
 
 @dataclass(frozen=True)
@@ -100,11 +100,11 @@ def test_check_names_all_damaged_steps_and_passes_over_unfinished_ones(store: St
 
 def test_large_file_is_hashed_once_and_again_when_touched(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     made = published(store, "one", "vectors.npy", "ids.json", size=2**20)
-    monkeypatch.setattr("icon_repro.engine.planner._SETTLED_NS", 0)  # else what was just written isn't remembered
+    monkeypatch.setattr("icon_repro.engine.hashes._SETTLED_NS", 0)  # else what was just written isn't remembered
     Intact(store).check([], [made])
     assert {Path(name).name for name in read_json(store.root / ".hashes.json")["value"]} == {"vectors.npy", "ids.json"}
     hashed: list[Path] = []
-    monkeypatch.setattr("icon_repro.engine.planner.file_sha256", hashed.append)
+    monkeypatch.setattr("icon_repro.engine.hashes.file_sha256", hashed.append)
     assert Intact(store).damaged(made) is None and hashed == []
     monkeypatch.undo()
     flip(store.path(made) / "vectors.npy")

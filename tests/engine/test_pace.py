@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 from toy_stages import toy
 
-from icon_repro.config import ClusterConfig
 from icon_repro.engine.artifact import Cost, Step, Store
-from icon_repro.engine.pace import Pace, pace, spelled, told
-from icon_repro.records import write_json
+from icon_repro.engine.options import ClusterConfig
+from icon_repro.engine.records import write_json
+from icon_repro.report.pace import Pace, pace, spelled, told
 
 HERE = {"device": "cpu", "threads": 2, "processes": 1}
 CLUSTER = ClusterConfig(device="cpu", threads=2)

@@ -17,13 +17,14 @@ import pytest
 from small import composed, small
 
 import icon_repro
-from icon_repro.config import Until, conf_dir, load
-from icon_repro.config_evaluation import TaskKind
-from icon_repro.engine import planner as planner_module
+from icon_repro.config.load import Until, conf_dir, load
+from icon_repro.data.planner import PlanError
+from icon_repro.engine import hashes as file_hashes
 from icon_repro.engine.artifact import file_sha256
-from icon_repro.engine.plan import Experiment, plan
-from icon_repro.engine.planner import FileHashes, PlanError
-from icon_repro.records import read_sealed, write_sealed
+from icon_repro.engine.hashes import FileHashes
+from icon_repro.engine.records import read_sealed, write_sealed
+from icon_repro.evaluate.options import TaskKind
+from icon_repro.experiment import Experiment, plan
 
 ROOT = Path(__file__).resolve().parents[2]
 TINY = Path(icon_repro.__file__).parent / "data" / "tiny"
@@ -504,7 +505,7 @@ def test_plan_hub_that_cant_be_reached_is_named_with_the_reason(
 def test_file_hashes_changed_content_of_same_size_and_mtime_is_seen(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(planner_module, "_SETTLED_NS", -1)  # remember young files too
+    monkeypatch.setattr(file_hashes, "_SETTLED_NS", -1)  # remember young files too
     path = tmp_path / "rows"
     path.write_text("aaaa")
     hashes = FileHashes(tmp_path / "hashes.json")
@@ -528,7 +529,7 @@ def test_file_hashes_second_change_within_a_tick_is_seen(tmp_path: Path) -> None
 
 
 def test_file_hashes_untouched_file_isnt_read_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(planner_module, "_SETTLED_NS", -1)
+    monkeypatch.setattr(file_hashes, "_SETTLED_NS", -1)
     path = tmp_path / "rows"
     path.write_text("aaaa")
     hashes = FileHashes(tmp_path / "work" / "hashes.json")
@@ -542,7 +543,7 @@ def test_file_hashes_untouched_file_isnt_read_again(tmp_path: Path, monkeypatch:
 
 @pytest.mark.parametrize("text", ["", "{}", '{"checksum": "0", "value": {}}'])
 def test_file_hashes_damaged_memory_is_made_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str) -> None:
-    monkeypatch.setattr(planner_module, "_SETTLED_NS", -1)
+    monkeypatch.setattr(file_hashes, "_SETTLED_NS", -1)
     (tmp_path / "rows").write_text("aaaa")
     (tmp_path / "hashes.json").write_text(text)
     hashes = FileHashes(tmp_path / "hashes.json")
@@ -553,6 +554,6 @@ def test_file_hashes_damaged_memory_is_made_anew(tmp_path: Path, monkeypatch: py
 
 
 def test_plan_over_a_work_folder_that_cant_be_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(planner_module, "_SETTLED_NS", -1)
+    monkeypatch.setattr(file_hashes, "_SETTLED_NS", -1)
     (tmp_path / "file").touch()
     assert plan(small(tmp_path / "file" / "work")).steps

@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 from small import small
 
-from icon_repro.config_icon import IconRound, IconShard, SelectorShard, round_ends
 from icon_repro.engine.artifact import Step
-from icon_repro.engine.plan import Experiment, plan
+from icon_repro.experiment import Experiment, plan
+from icon_repro.methods.icon.options import IconRound, IconShard, SelectorShard, round_ends
 
 POOL = {"select_from": "pool", "methods.icon.selector": {}}
 

@@ -8,12 +8,12 @@ from typing import Any
 import pytest
 from small import composed, small
 
-from icon_repro.config import Config, ConfigError, load
+from icon_repro.config.load import Config, ConfigError, load
 from icon_repro.engine.artifact import Step
-from icon_repro.engine.plan import Arm, plan
-from icon_repro.engine.plan_judge import Contestant, expected_calls, opponent
+from icon_repro.engine.schema import build, plain
 from icon_repro.engine.targets import function_of
-from icon_repro.schema import build, plain
+from icon_repro.evaluate.judge.plan import Contestant, expected_calls, opponent
+from icon_repro.experiment import Arm, plan
 
 TINY = {
     "source": {

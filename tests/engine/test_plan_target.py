@@ -6,9 +6,9 @@ from typing import Any
 import pytest
 from small import small
 
-from icon_repro.config import ConfigError
+from icon_repro.config.load import ConfigError
 from icon_repro.engine.artifact import Step
-from icon_repro.engine.plan import Experiment, plan
+from icon_repro.experiment import Experiment, plan
 
 TARGET = {"source": {"kind": "file", "format": "alpaca", "name": "other", "path": "other.jsonl", "licence": "none"}}
 

@@ -20,10 +20,10 @@ import pytest
 from filelock import SoftFileLease
 from toy_stages import diamond, toy
 
-from icon_repro.config import ClusterConfig, Executor
 from icon_repro.engine.artifact import SourceFile, Step, Store, StoreError, damage, verify
+from icon_repro.engine.options import ClusterConfig, Executor
+from icon_repro.engine.records import read_json
 from icon_repro.engine.run import Summary, git_state, run, status
-from icon_repro.records import read_json
 
 HERE = Path(__file__).parent
 
@@ -213,7 +213,7 @@ def test_run_stage_that_breaks_the_fork_server_fails_alone(tmp_path: Path) -> No
     code = f"""
 from pathlib import Path
 from toy_stages import toy
-from icon_repro.config import ClusterConfig
+from icon_repro.engine.options import ClusterConfig
 from icon_repro.engine.artifact import Store
 from icon_repro.engine.run import run
 folder = Path({str(tmp_path)!r})

@@ -9,9 +9,9 @@ import pytest
 CODE = """
 import json, resource, sys, time
 from pathlib import Path
-from icon_repro.config_compose import composed
+from icon_repro.config.compose import composed
 from icon_repro.engine.artifact import Store
-from icon_repro.engine.plan import plan
+from icon_repro.experiment import plan
 from icon_repro.engine.run import run, status
 
 work = Path(sys.argv[1])

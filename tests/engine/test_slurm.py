@@ -15,15 +15,14 @@ import pytest
 from filelock import SoftFileLease
 from toy_stages import diamond, toy
 
-from icon_repro.config import ClusterConfig
-from icon_repro.config_cluster import SlurmConfig, SlurmJob
 from icon_repro.engine import slurm
 from icon_repro.engine.artifact import Cost, Step, Store
 from icon_repro.engine.jobs import Queued, Sent, SubmitError, living, read_jobs, with_job
+from icon_repro.engine.options import ClusterConfig, SlurmConfig, SlurmJob
+from icon_repro.engine.records import read_json, write_json
 from icon_repro.engine.run import run, status
 from icon_repro.engine.slurm import arrays, submit
 from icon_repro.engine.worker import BLOCKED, FAILED, INTERRUPTED
-from icon_repro.records import read_json, write_json
 
 HERE = Path(__file__).parent
 
@@ -196,8 +195,8 @@ def test_submit_answer_of_sbatch_that_was_lost_is_found_by_the_arrays_name(fake:
     code = f"""
 from pathlib import Path
 from toy_stages import toy
-from icon_repro.config import ClusterConfig
-from icon_repro.config_cluster import SlurmConfig
+from icon_repro.engine.options import ClusterConfig
+from icon_repro.engine.options import SlurmConfig
 from icon_repro.engine.artifact import Store
 from icon_repro.engine.slurm import submit
 work = Path({str(fake.work)!r})
@@ -391,8 +390,8 @@ def test_submit_two_at_once_wait_for_each_other(fake: Fake) -> None:
     code = f"""
 from pathlib import Path
 from toy_stages import diamond
-from icon_repro.config import ClusterConfig
-from icon_repro.config_cluster import SlurmConfig
+from icon_repro.engine.options import ClusterConfig
+from icon_repro.engine.options import SlurmConfig
 from icon_repro.engine.artifact import Store
 from icon_repro.engine.slurm import submit
 work = Path({str(fake.work)!r})
@@ -658,7 +657,7 @@ def test_run_of_several_steps_asked_to_stop_saves_and_requeues_itself(fake: Fake
     code = f"""
 from pathlib import Path
 from toy_stages import toy
-from icon_repro.config import ClusterConfig
+from icon_repro.engine.options import ClusterConfig
 from icon_repro.engine.artifact import Store
 from icon_repro.engine.run import run
 from icon_repro.engine.runtime import Interrupted

@@ -12,15 +12,14 @@ import pytest
 from toy_stages import diamond, toy
 from toy_stages import run as toy_run
 
-from icon_repro.config import ClusterConfig, Executor
 from icon_repro.engine import targets
 from icon_repro.engine.artifact import Store
-from icon_repro.engine.planner import TARGETS
+from icon_repro.engine.options import ClusterConfig, Executor
 from icon_repro.engine.run import run
 from icon_repro.engine.runtime import Runtime
-from icon_repro.engine.targets import TargetError, function_of, module_of
+from icon_repro.engine.schema import plain
+from icon_repro.engine.targets import TARGETS, TargetError, function_of, module_of
 from icon_repro.engine.worker import StepError, make_spec, work
-from icon_repro.schema import plain
 
 INLINE = ClusterConfig(device="cpu", executor=Executor.inline)
 GIT = {"commit": "c0ffee", "dirty": False}

@@ -12,12 +12,12 @@ from typing import Any
 import pytest
 from small import small
 
-from icon_repro.config import TrackingConfig, WandbMode
 from icon_repro.engine.artifact import Step, Store, publish
-from icon_repro.engine.plan import Experiment, plan
-from icon_repro.engine.tracked import artifact_of, log_experiment, run_id, tracked_steps
+from icon_repro.engine.options import TrackingConfig, WandbMode
+from icon_repro.engine.records import read_json, write_json, write_rows
 from icon_repro.engine.tracking import TrackingError, wandb_mode
-from icon_repro.records import read_json, write_json, write_rows
+from icon_repro.experiment import Experiment, plan
+from icon_repro.report.wandb_runs import artifact_of, log_experiment, run_id, tracked_steps
 
 CANARY = "canary0123456789" * 3
 

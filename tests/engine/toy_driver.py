@@ -7,8 +7,8 @@ from pathlib import Path
 
 from toy_stages import diamond
 
-from icon_repro.config import ClusterConfig
 from icon_repro.engine.artifact import Store
+from icon_repro.engine.options import ClusterConfig
 from icon_repro.engine.run import run
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from icon_repro.engine.artifact import Step
 from icon_repro.engine.runtime import Interrupted, Runtime
-from icon_repro.schema import unhashed
+from icon_repro.engine.schema import unhashed
 
 
 @dataclass

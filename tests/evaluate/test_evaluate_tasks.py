@@ -23,14 +23,17 @@ from lm_eval.models.huggingface import HFLM
 from lm_eval.tasks import TaskManager
 from small import composed
 
-from icon_repro import evaluate, requirements, shared_text
-from icon_repro.config import ClusterConfig, load
-from icon_repro.config_data import Dtype
-from icon_repro.config_evaluation import Aggregate, Backend, EvaluationJob, HubData, SharedTextJob, TaskConfig, TaskKind
+from icon_repro.config.load import load
+from icon_repro.data.options import Dtype, HubData
+from icon_repro.data.rows import Example
+from icon_repro.engine.options import ClusterConfig
+from icon_repro.engine.records import RecordError, read_json, read_lines, write_json, write_rows
 from icon_repro.engine.runtime import Interrupted, Runtime
-from icon_repro.evaluate import EvaluationError, backends, parts, tasks
+from icon_repro.evaluate import backends, parts, requirements, shared_text, tasks
+from icon_repro.evaluate import step as evaluate
+from icon_repro.evaluate.options import Aggregate, Backend, EvaluationJob, SharedTextJob, TaskConfig, TaskKind
+from icon_repro.evaluate.step import EvaluationError
 from icon_repro.lm.load import load_model, load_tokenizer
-from icon_repro.records import Example, RecordError, read_json, read_lines, write_json, write_rows
 
 FOLDERS = (
     "arc hellaswag truthfulqa gpqa/zeroshot leaderboard/ifeval leaderboard/musr leaderboard/bbh_mc logiqa winogrande "

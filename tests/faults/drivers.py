@@ -23,7 +23,7 @@ from cli import command, environment
 
 from icon_repro import report
 from icon_repro.__main__ import main
-from icon_repro.engine.planner import TARGETS
+from icon_repro.engine.targets import TARGETS, module_of
 from icon_repro.engine.worker import follow_parent, read_note
 
 COMMAND = [
@@ -41,7 +41,7 @@ COMMAND = [
     "training.global_batch_size=2",
     "evaluation.tasks.tiny.limit=4",
 ]
-_STAGES = ("train", "evaluate", "select", "methods", "judge", "data")
+_STAGES = ("train", "evaluate", "methods", "data")
 _PATIENCE_S = 600.0
 
 
@@ -139,9 +139,9 @@ def driver(folder: Path, *more: str, warm: bool = True) -> Iterator[Driver]:
 
 
 def _modules() -> list[str]:
-    targets = {target.partition(":")[0] for target, _ in TARGETS.values()}
+    targets = {module_of(target) for target, _ in TARGETS.values()}
     stages = sorted(name for name in targets if name.split(".")[1] in _STAGES)
-    reports = [f"icon_repro.report.{module.name}" for module in pkgutil.iter_modules(report.__path__)]
+    reports = [module.name for module in pkgutil.walk_packages(report.__path__, "icon_repro.report.")]
     return ["icon_repro.__main__", *stages, *reports]
 
 

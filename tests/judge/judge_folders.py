@@ -3,8 +3,9 @@
 from collections.abc import Mapping
 from pathlib import Path
 
-from icon_repro.judge.answers import Failure, ModelAnswer
-from icon_repro.records import Example, write_rows
+from icon_repro.data.rows import Example
+from icon_repro.engine.records import write_rows
+from icon_repro.evaluate.judge.answers import Failure, ModelAnswer
 
 
 def prompts(folder: Path, questions: Mapping[str, str]) -> Path:

@@ -8,15 +8,17 @@ import pytest
 import torch
 from fault_server import FaultServer
 
-from icon_repro.config import ClusterConfig
-from icon_repro.config_data import Dtype, EndpointConfig
-from icon_repro.config_evaluation import GenerationConfig, ReferenceAnswers, ServedAnswers
+from icon_repro.data.options import Dtype
+from icon_repro.data.prompts import alpaca_prompt
+from icon_repro.data.rows import Example
+from icon_repro.engine.options import ClusterConfig
+from icon_repro.engine.records import read_rows, write_rows
 from icon_repro.engine.runtime import Runtime
-from icon_repro.judge import answers
-from icon_repro.judge.answers import AnswersError, Failure, ModelAnswer
+from icon_repro.evaluate.judge import answers
+from icon_repro.evaluate.judge.answers import AnswersError, Failure, ModelAnswer
+from icon_repro.evaluate.judge.options import GenerationConfig, ReferenceAnswers, ServedAnswers
 from icon_repro.lm.load import load_model, load_tokenizer
-from icon_repro.prompts import alpaca_prompt
-from icon_repro.records import Example, read_rows, write_rows
+from icon_repro.lm.options import EndpointConfig
 
 _ASKED = ["Name a colour.", "Translate.", "Why?", "Say " + "so " * 40, "3 + 4"]
 ROWS = [Example(f"p{i}", text, "Der Himmel ist blau." if i == 1 else "", "") for i, text in enumerate(_ASKED)]

@@ -9,20 +9,19 @@ import pytest
 import torch
 from judge_folders import answered, fresh, prompts
 
-from icon_repro.config import ClusterConfig
-from icon_repro.config_common import Template
-from icon_repro.config_data import Dtype
-from icon_repro.config_evaluation import LocalJudge, LocalReading, NllJudge, Protocol
+from icon_repro.data.options import Dtype
+from icon_repro.data.prompts import Template, alpaca_prompt
+from icon_repro.engine.options import ClusterConfig
+from icon_repro.engine.records import read_rows
 from icon_repro.engine.runtime import Runtime
-from icon_repro.judge import likelihood, local
-from icon_repro.judge.answers import Failure
-from icon_repro.judge.outcomes import LOSE, TIE, WIN, Verdict
-from icon_repro.judge.pairwise import JudgeError, pairs
-from icon_repro.judge.protocols import messages
+from icon_repro.evaluate.judge import likelihood, local
+from icon_repro.evaluate.judge.answers import Failure
+from icon_repro.evaluate.judge.options import LocalJudge, LocalReading, NllJudge, Protocol
+from icon_repro.evaluate.judge.outcomes import LOSE, TIE, WIN, Verdict
+from icon_repro.evaluate.judge.pairwise import JudgeError, pairs
+from icon_repro.evaluate.judge.protocols import messages
 from icon_repro.lm.generate import Continuation
 from icon_repro.lm.load import load_model, load_tokenizer
-from icon_repro.prompts import alpaca_prompt
-from icon_repro.records import read_rows
 
 NLL = NllJudge(Template.alpaca, 512, dtype=Dtype.float32)
 LETTERS = LocalJudge(Protocol.pair_v2, LocalReading.letters, 4096, 16, dtype=Dtype.float32)

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from scipy.optimize import minimize
 
-from icon_repro.judge.outcomes import (
+from icon_repro.evaluate.judge.outcomes import (
     LOSE,
     TIE,
     WIN,

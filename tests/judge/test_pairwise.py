@@ -9,15 +9,15 @@ import pytest
 from fault_server import LINE_FAULTS, REPLY_FAULTS, Body, FaultServer, last_content
 from judge_folders import answered, fresh, prompts
 
-from icon_repro.config_data import EndpointConfig
-from icon_repro.config_evaluation import EndpointJudge, PooledSets, Protocol
-from icon_repro.endpoint_http import EndpointError
+from icon_repro.engine.records import read_lines, read_rows
 from icon_repro.engine.runtime import Runtime
-from icon_repro.judge import pairwise
-from icon_repro.judge.answers import Failure
-from icon_repro.judge.outcomes import LOSE, TIE, WIN, Verdict, outcome
-from icon_repro.judge.pairwise import JudgeError, pairs
-from icon_repro.records import read_lines, read_rows
+from icon_repro.evaluate.judge import pairwise
+from icon_repro.evaluate.judge.answers import Failure
+from icon_repro.evaluate.judge.options import EndpointJudge, PooledSets, Protocol
+from icon_repro.evaluate.judge.outcomes import LOSE, TIE, WIN, Verdict, outcome
+from icon_repro.evaluate.judge.pairwise import JudgeError, pairs
+from icon_repro.lm.endpoint_http import EndpointError
+from icon_repro.lm.options import EndpointConfig
 
 NAMES = [f"q{i:03d}" for i in range(60)]
 INJECTIONS = [

@@ -4,9 +4,9 @@ import re
 
 import pytest
 
-from icon_repro.config_evaluation import Protocol
-from icon_repro.judge.protocols import FORMS, messages
-from icon_repro.judge.verdicts import VerdictError
+from icon_repro.evaluate.judge.options import Protocol
+from icon_repro.evaluate.judge.protocols import FORMS, messages
+from icon_repro.evaluate.judge.verdicts import VerdictError
 
 BOTH = list(Protocol)
 INJECTION = (

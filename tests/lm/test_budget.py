@@ -7,10 +7,10 @@ from typing import Any
 import pytest
 import torch
 
-from icon_repro.config_data import Dtype
+from icon_repro.data.options import Dtype
+from icon_repro.engine.records import read_json
 from icon_repro.lm.budget import OutOfMemoryError, TokenBudget, automatic, in_batches, measured_peak, ran_out
 from icon_repro.lm.load import load_model
-from icon_repro.records import read_json
 
 CPU = torch.device("cpu")
 

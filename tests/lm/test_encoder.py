@@ -6,11 +6,12 @@ import numpy as np
 import pytest
 import torch
 
-from icon_repro.config_data import Dtype
+from icon_repro.data.model_files import ModelError
+from icon_repro.data.options import Dtype
 from icon_repro.engine.runtime import Runtime
 from icon_repro.lm.budget import TokenBudget
 from icon_repro.lm.hidden import Pooling, pooled
-from icon_repro.lm.load import ModelError, load_encoder, load_model, open_encoder
+from icon_repro.lm.load import load_encoder, load_model, open_encoder
 
 _DRAW = torch.Generator().manual_seed(5)
 ROWS = [torch.randint(4, 56, (length,), generator=_DRAW).tolist() for length in (5, 1, 17, 9, 2, 40, 9)]

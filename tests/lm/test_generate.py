@@ -7,7 +7,7 @@ import pytest
 import torch
 from transformers import GenerationConfig
 
-from icon_repro.config_data import Dtype
+from icon_repro.data.options import Dtype
 from icon_repro.lm.generate import EOS, LENGTH, Continuation, GenerationError, greedy
 from icon_repro.lm.load import load_model, load_tokenizer
 

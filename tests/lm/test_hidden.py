@@ -9,7 +9,7 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from icon_repro.config_data import Dtype
+from icon_repro.data.options import Dtype
 from icon_repro.engine.progress import Progress
 from icon_repro.lm.budget import OutOfMemoryError, TokenBudget
 from icon_repro.lm.hidden import Pooling, pooled

@@ -9,9 +9,10 @@ import pytest
 import torch
 from transformers import AutoConfig, AutoModel, AutoTokenizer
 
-from icon_repro.config_data import Dtype
-from icon_repro.lm.load import ModelError, load_classifier, load_model, load_tokenizer, pick_device
-from icon_repro.records import read_json, write_json
+from icon_repro.data.model_files import ModelError
+from icon_repro.data.options import Dtype
+from icon_repro.engine.records import read_json, write_json
+from icon_repro.lm.load import load_classifier, load_model, load_tokenizer, pick_device
 
 CPU = torch.device("cpu")
 

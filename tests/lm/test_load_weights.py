@@ -11,11 +11,12 @@ from peft import LoraConfig as PeftLora
 from peft import get_peft_model
 from safetensors.torch import load_file, save_file
 
-from icon_repro.config_data import Dtype, LoraConfig
+from icon_repro.data.model_files import ModelError, folder_problem
+from icon_repro.data.options import Dtype
+from icon_repro.engine.records import write_json
 from icon_repro.lm.adapter import unknown_target
-from icon_repro.lm.load import ModelError, load_model, load_tuned
-from icon_repro.model_files import folder_problem
-from icon_repro.records import write_json
+from icon_repro.lm.load import load_model, load_tuned
+from icon_repro.lm.options import LoraConfig
 
 CPU = torch.device("cpu")
 Change = Callable[[dict[str, torch.Tensor]], None]

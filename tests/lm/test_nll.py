@@ -6,11 +6,11 @@ from typing import Any
 import pytest
 import torch
 
-from icon_repro.config_data import Dtype
+from icon_repro.data.options import Dtype
+from icon_repro.engine.records import read_lines
 from icon_repro.lm.load import load_model, load_tokenizer
 from icon_repro.lm.nll import NonFiniteError, answer_nll, head_is_plain, make_prefix
 from icon_repro.lm.tokens import IGNORED, Encoded, TokenError, bos_ids, encode, mask_labels, pack
-from icon_repro.records import read_lines
 
 TEXTS = [
     ("Name three colours.", "Red, green and blue."),

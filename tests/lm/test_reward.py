@@ -14,10 +14,10 @@ from reward_models import armorm, causal, classifier
 from safetensors.torch import load_file
 from transformers import AutoModel, AutoTokenizer
 
-from icon_repro.config_data import Dtype, ModelConfig, ModelKind
+from icon_repro.data.model_files import ModelError
+from icon_repro.data.options import Dtype, ModelConfig, ModelKind
 from icon_repro.data.weights import run as make_model
 from icon_repro.engine.runtime import Runtime
-from icon_repro.lm.load import ModelError
 from icon_repro.lm.reward import load_reward_model, open_reward_model, rewards
 from icon_repro.lm.tokens import TokenError
 

@@ -6,7 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from icon_repro.records import Example, write_json, write_rows
+from icon_repro.data.rows import Example
+from icon_repro.engine.records import write_json, write_rows
 
 
 def write_texts(folder: Path, rows: Sequence[Example]) -> Path:

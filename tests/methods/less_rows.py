@@ -6,12 +6,15 @@ from typing import Any
 
 import torch
 
-from icon_repro.config import ClusterConfig
-from icon_repro.config_data import Dtype, LoraConfig, TrainConfig, TrainJob, Tuning
-from icon_repro.config_methods import LessConfig, LessProjection, TargetTemplate, less_resolved
+from icon_repro.data.options import Dtype
+from icon_repro.data.rows import Example
+from icon_repro.engine.options import ClusterConfig
+from icon_repro.engine.records import write_rows
 from icon_repro.engine.runtime import Runtime
-from icon_repro.records import Example, write_rows
-from icon_repro.train import run as train
+from icon_repro.lm.options import LoraConfig
+from icon_repro.methods.options import LessConfig, LessProjection, TargetTemplate, less_resolved
+from icon_repro.train.options import TrainConfig, TrainJob, Tuning
+from icon_repro.train.step import run as train
 
 POOL = [Example(f"p{i}", f"Name {i} colours.", "", "red, green and blue " * (i % 4 + 1)) for i in range(9)]
 TARGETS = [Example(f"a{i}", "Why is the sky blue?", "", f"Because of {i}", group="ab"[i % 2]) for i in range(5)]

@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from icon_repro.records import Example
+from icon_repro.data.rows import Example
 
 # the options of each baseline that its golden values were made with, besides compat=published
 SETTINGS: dict[str, dict[str, Any]] = {

@@ -11,15 +11,16 @@ import torch
 from numpy.typing import NDArray
 from small import small
 
-from icon_repro.config_data import Dtype
+from icon_repro.data.options import Dtype
+from icon_repro.data.rows import Example, Score
 from icon_repro.engine.artifact import Step, ordered
-from icon_repro.engine.plan import Experiment, plan
+from icon_repro.engine.records import read_rows, write_rows
 from icon_repro.engine.runtime import Runtime
+from icon_repro.engine.schema import build, plain
 from icon_repro.engine.targets import function_of
+from icon_repro.experiment import Experiment, plan
 from icon_repro.lm.load import load_model, load_tokenizer
-from icon_repro.records import Example, Score, read_rows, write_rows
-from icon_repro.schema import build, plain
-from icon_repro.select import top_fraction
+from icon_repro.methods.select import top_fraction
 
 ROWS = [
     Example("c5", "Name a colour.", "", "Red."),

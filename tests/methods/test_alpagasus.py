@@ -10,14 +10,15 @@ from fault_server import BABBLE, LINE_FAULTS, Body, FaultServer
 from slow_baselines import ROWS, Ran, planned, run_method, shards_of, step_of
 from small import composed, small
 
-from icon_repro.config import ConfigError, load
+from icon_repro.config.load import ConfigError, load
+from icon_repro.data.planner import PlanError
+from icon_repro.data.rows import Example
 from icon_repro.engine.artifact import Step
-from icon_repro.engine.planner import PlanError
+from icon_repro.engine.records import write_rows
 from icon_repro.engine.runtime import Runtime
 from icon_repro.methods import alpagasus
 from icon_repro.methods.alpagasus import RatingError, RatingsFileError, messages, parse, stored_ratings
 from icon_repro.methods.common.outcome import NoScoreError
-from icon_repro.records import Example, write_rows
 
 RATINGS = {"c5": 4.5, "c2": 5.0, "c3": 4.5, "c1": 0.0, "c7": 3.5, "c4": 4.5, "c6": 2.0}
 

@@ -11,13 +11,14 @@ from safetensors.torch import load_file
 from slow_baselines import ROWS, planned, run_method, shards_of, step_of
 from transformers import AutoModel, AutoTokenizer
 
-from icon_repro.config_data import Dtype
-from icon_repro.config_methods import ArmormScores, ArmormShard, RewardArchitecture
+from icon_repro.data.options import Dtype
+from icon_repro.data.rows import Example, Score
+from icon_repro.engine.records import read_rows, write_json
 from icon_repro.engine.runtime import Runtime
 from icon_repro.lm.load import load_tokenizer
 from icon_repro.methods import armorm as method
 from icon_repro.methods.common.outcome import NoScoreError
-from icon_repro.records import Example, Score, read_rows, write_json
+from icon_repro.methods.options import ArmormScores, ArmormShard, RewardArchitecture
 
 REWARD = {"kind": "local", "name": "reward", "path": "set below"}
 

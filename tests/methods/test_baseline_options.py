@@ -10,18 +10,26 @@ import pytest
 from numpy.typing import NDArray
 from slow_baselines import ROWS, SlowModel, planned, run_method, shards_of, step_of
 
-from icon_repro.config_baselines import IfdConfig, NuggetsConfig, RdsConfig, SelectitConfig, Turn, as_compat_says
-from icon_repro.config_common import AnswerPart, AnswersConfig, Baseline, LongRows, RowOrder, Template, Tokenise
-from icon_repro.engine.planner import PlanError
+from icon_repro.data.planner import PlanError
+from icon_repro.data.prompts import Template, alpaca_prompt, plain_prompt, prompt_of
+from icon_repro.data.rows import Example, Score
+from icon_repro.engine.records import read_rows, write_json
 from icon_repro.engine.runtime import Runtime
+from icon_repro.engine.schema import plain
 from icon_repro.lm.load import load_tokenizer
 from icon_repro.lm.tokens import bos_ids
 from icon_repro.methods import rds, selectit
+from icon_repro.methods.baseline_options import (
+    IfdConfig,
+    NuggetsConfig,
+    RdsConfig,
+    SelectitConfig,
+    Turn,
+    as_compat_says,
+)
 from icon_repro.methods.common.answers import encoded
-from icon_repro.prompts import alpaca_prompt, plain_prompt, prompt_of
-from icon_repro.questions import QUESTIONS, QuestionsError, read_questions
-from icon_repro.records import Example, Score, read_rows, write_json
-from icon_repro.schema import plain
+from icon_repro.methods.common.options import AnswerPart, AnswersConfig, Baseline, LongRows, RowOrder, Tokenise
+from icon_repro.methods.common.questions import QUESTIONS, QuestionsError, read_questions
 
 READY = [
     Example("q1", "### Instruction:\nName three colours.\n\n### Response:", "", "Red, green and blue.", ready=True),

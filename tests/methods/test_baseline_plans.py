@@ -9,7 +9,7 @@ from slow_baselines import shards_of, step_of
 from small import small
 
 from icon_repro.engine.artifact import Step, ordered
-from icon_repro.engine.plan import plan
+from icon_repro.experiment import plan
 
 SLICED = {  # method -> stage function of the slices
     "perplexity": "answers:shard",

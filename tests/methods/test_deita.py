@@ -12,17 +12,18 @@ from slow_baselines import ROWS, Ran, SlowModel, planned, run_method, shards_of,
 from tokenizers import Tokenizer, models
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from icon_repro.config_data import Dtype, ModelConfig, ModelKind, RandomShape
-from icon_repro.config_methods import DeitaFilter, DeitaQuestion, DeitaShard
+from icon_repro.data.options import Dtype, ModelConfig, ModelKind, RandomShape
+from icon_repro.data.prompts import alpaca_prompt, complexity_question, quality_question
+from icon_repro.data.rows import Example, Score
 from icon_repro.data.weights import run as make_model
+from icon_repro.engine.records import read_json, read_rows, write_json, write_rows
 from icon_repro.engine.runtime import Runtime
 from icon_repro.lm.load import load_tokenizer
 from icon_repro.lm.tokens import TokenError, bos_ids, text_ids
 from icon_repro.methods import deita
 from icon_repro.methods.common.digits import digit_ids
 from icon_repro.methods.common.outcome import NoScoreError
-from icon_repro.prompts import alpaca_prompt, complexity_question, quality_question
-from icon_repro.records import Example, Score, read_json, read_rows, write_json, write_rows
+from icon_repro.methods.options import DeitaFilter, DeitaQuestion, DeitaShard
 
 
 def config(name: str, seed: int) -> dict[str, Any]:

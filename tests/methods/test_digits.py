@@ -9,7 +9,7 @@ from slow_baselines import SlowModel
 from tokenizers import Tokenizer, models, normalizers
 from transformers import PreTrainedTokenizerFast
 
-from icon_repro.config_data import Dtype
+from icon_repro.data.options import Dtype
 from icon_repro.engine.runtime import Runtime
 from icon_repro.lm.load import open_model
 from icon_repro.methods.common.digits import DigitError, digit_ids, digit_probabilities

@@ -11,15 +11,16 @@ from numpy.typing import NDArray
 from slow_baselines import ROWS, SlowModel, planned, run_method, shards_of, step_of
 from small import composed, small
 
-from icon_repro.config import ConfigError
-from icon_repro.config_baselines import OrderByDiversity, ShareConfig
-from icon_repro.config_methods import SelectConfig
+from icon_repro.config.load import ConfigError
+from icon_repro.data.rows import Example, Score
 from icon_repro.engine.artifact import ordered
-from icon_repro.engine.plan import plan
+from icon_repro.engine.records import read_json, read_rows, write_json, write_rows
 from icon_repro.engine.runtime import Runtime
+from icon_repro.experiment import plan
 from icon_repro.methods import diversity
-from icon_repro.records import Example, Score, read_json, read_rows, write_json, write_rows
-from icon_repro.select import run as select
+from icon_repro.methods.baseline_options import OrderByDiversity, ShareConfig
+from icon_repro.methods.options import SelectConfig
+from icon_repro.methods.select import run as select
 
 POOL = [
     *ROWS,

@@ -7,17 +7,19 @@ import pytest
 from slow_baselines import ASSESSMENT, ROWS, planned, run_method, step_of
 from small import composed, small
 
-from icon_repro.config import ClusterConfig, ConfigError, Executor, load
-from icon_repro.config_methods import ExternalConfig
+from icon_repro.config.load import ConfigError, load
+from icon_repro.data.planner import PlanError
+from icon_repro.data.rows import Example, Score
 from icon_repro.engine.artifact import Store, ordered
-from icon_repro.engine.plan import plan
-from icon_repro.engine.planner import PlanError
+from icon_repro.engine.options import ClusterConfig, Executor
+from icon_repro.engine.records import read_rows, write_rows
 from icon_repro.engine.run import run
 from icon_repro.engine.runtime import Runtime
+from icon_repro.experiment import plan
 from icon_repro.methods import external
 from icon_repro.methods.common.outcome import NoScoreError
 from icon_repro.methods.external import ExternalError
-from icon_repro.records import Example, Score, read_rows, write_rows
+from icon_repro.methods.options import ExternalConfig
 
 LENGTH = '''
 """Rows by the length of their instruction."""
@@ -64,7 +66,7 @@ def test_external_function_is_given_rows_by_id_options_and_folders(
     model_step: Path, tmp_path: Path, runtime: Runtime
 ) -> None:
     content = """
-from icon_repro.records import Example, read_rows
+from icon_repro.data.rows import Example; from icon_repro.engine.records import read_rows
 
 
 def score(rows, options, inputs, runtime):

@@ -10,8 +10,10 @@ import numpy as np
 import pytest
 import torch
 
-from icon_repro.config_data import Dtype
-from icon_repro.config_icon import BankConfig, Control, IconConfig, IconShard
+from icon_repro.data.options import Dtype
+from icon_repro.data.prompts import scoring_prompt
+from icon_repro.data.rows import Example, Score
+from icon_repro.engine.records import read_json, read_rows, write_json, write_rows
 from icon_repro.engine.runtime import Runtime
 from icon_repro.lm import batched, load
 from icon_repro.lm.budget import OutOfMemoryError
@@ -20,8 +22,7 @@ from icon_repro.lm.nll import NonFiniteError
 from icon_repro.lm.tokens import TokenError, bos_ids
 from icon_repro.methods.icon import matrices, pairs, score
 from icon_repro.methods.icon.control import noise_ids
-from icon_repro.prompts import scoring_prompt
-from icon_repro.records import Example, Score, read_json, read_rows, write_json, write_rows
+from icon_repro.methods.icon.options import BankConfig, Control, IconConfig, IconShard
 
 CANDIDATES = [
     Example("c1", "Name a colour.", "", "Red."),

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 import numpy as np
 import pytest
 
-from icon_repro.config_icon import AdaptiveConfig, round_ends
 from icon_repro.methods.icon.adaptive import Outcome, Race, replay, row_sequence
+from icon_repro.methods.icon.options import AdaptiveConfig, round_ends
 
 Matrix = np.ndarray
 

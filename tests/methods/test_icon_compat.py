@@ -9,16 +9,16 @@ import pytest
 import torch
 
 from experiments.llama31_8b import parity
-from icon_repro.config_data import Dtype
-from icon_repro.config_icon import Compat, Control, IconConfig, NoiseUnit, resolved
+from icon_repro.data.options import Dtype
+from icon_repro.data.rows import Example
+from icon_repro.engine.schema import plain
 from icon_repro.lm.budget import TokenBudget
 from icon_repro.lm.load import load_model, load_tokenizer
 from icon_repro.lm.tokens import TokenError
 from icon_repro.methods.icon.layout import Layout
+from icon_repro.methods.icon.options import Compat, Control, IconConfig, NoiseUnit, resolved
 from icon_repro.methods.icon.pairs import Engine, candidate_text
 from icon_repro.methods.icon.score import aggregate
-from icon_repro.records import Example
-from icon_repro.schema import plain
 
 CANDIDATE = Example("c1", "Add the numbers.", "3 and 4", "The sum of 3 and 4 is 7.")
 ROWS = [

@@ -8,15 +8,15 @@ import numpy as np
 import pytest
 import torch
 
-from icon_repro.config_data import Dtype
-from icon_repro.config_icon import Control, IconConfig, resolved
+from icon_repro.data.options import Dtype
+from icon_repro.data.rows import Example
 from icon_repro.lm.budget import TokenBudget
 from icon_repro.lm.load import load_model, load_tokenizer
 from icon_repro.lm.tokens import Encoded
 from icon_repro.methods.icon.control import bank_control, bank_lengths, noise_ids
 from icon_repro.methods.icon.layout import Layout
+from icon_repro.methods.icon.options import Control, IconConfig, resolved
 from icon_repro.methods.icon.pairs import Engine, candidate_text
-from icon_repro.records import Example
 
 GRID = [8, 32, 128, 512, 2040]
 

@@ -10,15 +10,16 @@ import pytest
 import torch
 from icon_folders import write_texts
 
-from icon_repro.config_data import Dtype
-from icon_repro.config_icon import Control, EmptyPair, FidelityConfig, IconConfig, IconShard, ScoreDtype
+from icon_repro.data.options import Dtype
+from icon_repro.data.rows import Example
+from icon_repro.engine.records import read_json
 from icon_repro.engine.runtime import Runtime
 from icon_repro.lm import load
 from icon_repro.lm.load import load_model
 from icon_repro.lm.nll import NonFiniteError
 from icon_repro.methods.icon import fidelity, pairs
 from icon_repro.methods.icon.fidelity import Trials, compared
-from icon_repro.records import Example, read_json
+from icon_repro.methods.icon.options import Control, EmptyPair, FidelityConfig, IconConfig, IconShard, ScoreDtype
 
 CFG = FidelityConfig()
 CANDIDATES = [

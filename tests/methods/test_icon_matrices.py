@@ -12,12 +12,13 @@ import numpy as np
 import pytest
 from icon_folders import write_bank, write_baseline, write_shard
 
-from icon_repro.config_icon import Compat, Control, EmptyPair, IconConfig, resolved
+from icon_repro.data.rows import Score
+from icon_repro.engine.records import read_json, read_rows, write_json
 from icon_repro.engine.runtime import Runtime
 from icon_repro.methods.icon import score
 from icon_repro.methods.icon.control import bank_control
 from icon_repro.methods.icon.matrices import IconScoreError, Matrices
-from icon_repro.records import Score, read_json, read_rows, write_json
+from icon_repro.methods.icon.options import Compat, Control, EmptyPair, IconConfig, resolved
 
 ROOT = Path(__file__).resolve().parents[2]
 CANDIDATES, ROWS = [f"c{i}" for i in range(5)], [f"a{i}" for i in range(7)]
@@ -239,7 +240,7 @@ def test_joined_shards_of_different_rows_are_refused(tmp_path: Path, numbers: di
 AGGREGATE = """
 import json, re, sys, time
 from pathlib import Path
-from icon_repro.config import ClusterConfig, Control, IconConfig
+from icon_repro.engine.options import ClusterConfig; from icon_repro.config.load import Control, IconConfig
 from icon_repro.engine.runtime import Runtime
 from icon_repro.methods.icon import score
 

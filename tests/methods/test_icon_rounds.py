@@ -9,7 +9,15 @@ import numpy as np
 import pytest
 from icon_folders import write_bank, write_baseline, write_shard, write_texts
 
-from icon_repro.config_icon import (
+from icon_repro.data.cost import FROZEN_TRAINING, FULL_TRAINING
+from icon_repro.data.rows import Example, Score
+from icon_repro.engine.records import read_json, read_rows, write_json
+from icon_repro.engine.runtime import Runtime
+from icon_repro.methods.agreement import columns_for, reliability
+from icon_repro.methods.icon import rounds, score
+from icon_repro.methods.icon.adaptive import Outcome, replay, row_sequence
+from icon_repro.methods.icon.matrices import Block, IconScoreError, Matrices
+from icon_repro.methods.icon.options import (
     AdaptiveConfig,
     AutoConfig,
     Budget,
@@ -21,13 +29,6 @@ from icon_repro.config_icon import (
     resolved,
     round_ends,
 )
-from icon_repro.cost import FROZEN_TRAINING, FULL_TRAINING
-from icon_repro.engine.runtime import Runtime
-from icon_repro.methods.icon import rounds, score
-from icon_repro.methods.icon.adaptive import Outcome, replay, row_sequence
-from icon_repro.methods.icon.matrices import Block, IconScoreError, Matrices
-from icon_repro.records import Example, Score, read_json, read_rows, write_json
-from icon_repro.reliability import columns_for, reliability
 
 COUNT, N = 60, 48
 GROUPS = [("x", "y", "z")[i % 3 if i < 30 else 0] for i in range(N)]

@@ -16,19 +16,20 @@ from safetensors.torch import load_file, save_file
 from slow_baselines import shards_of, step_of
 from small import small
 
-from icon_repro.config_data import LoraConfig
-from icon_repro.config_methods import AdamFormula, Direction, LessConfig, LessShard, ShotMean
+from icon_repro.data.rows import Example, Score
 from icon_repro.engine.artifact import Step
-from icon_repro.engine.plan import plan
+from icon_repro.engine.records import read_json, read_rows
 from icon_repro.engine.runtime import Runtime
+from icon_repro.experiment import plan
 from icon_repro.lm import gradients as lm_gradients
 from icon_repro.lm.gradients import Projection, _ahead, adam_direction, row_gradients
 from icon_repro.lm.load import load_tokenizer
+from icon_repro.lm.options import LoraConfig
 from icon_repro.lm.supervised import tokenise
 from icon_repro.lm.tokens import IGNORED
 from icon_repro.methods.common.influence import LessError, warmed
 from icon_repro.methods.less import run, shard
-from icon_repro.records import Example, Score, read_json, read_rows
+from icon_repro.methods.options import AdamFormula, Direction, LessConfig, LessShard, ShotMean
 
 
 @pytest.fixture(scope="module")

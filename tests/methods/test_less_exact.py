@@ -13,8 +13,22 @@ from scipy.stats import spearmanr
 from slow_baselines import shards_of, step_of
 from small import small
 
-from icon_repro.config_data import LoraConfig, ModelConfig, ModelKind, RandomShape
-from icon_repro.config_methods import (
+from icon_repro.data.options import ModelConfig, ModelKind, RandomShape
+from icon_repro.data.planner import PlanError
+from icon_repro.data.rows import Example, Score
+from icon_repro.engine.artifact import Step
+from icon_repro.engine.records import read_json, read_lines, read_rows, write_json
+from icon_repro.engine.runtime import Runtime
+from icon_repro.experiment import plan
+from icon_repro.lm.gradients import adam_direction
+from icon_repro.lm.load import load_tokenizer
+from icon_repro.lm.options import LoraConfig
+from icon_repro.lm.supervised import tokenise
+from icon_repro.methods import less as projected
+from icon_repro.methods.common.influence import LessError, prepared, warmed
+from icon_repro.methods.less_exact import means, run, shard
+from icon_repro.methods.less_notes import expected_agreement, lora_weights
+from icon_repro.methods.options import (
     AdamFormula,
     Direction,
     LessCompat,
@@ -28,18 +42,6 @@ from icon_repro.config_methods import (
     TargetTemplate,
     less_resolved,
 )
-from icon_repro.engine.artifact import Step
-from icon_repro.engine.less_notes import expected_agreement, lora_weights
-from icon_repro.engine.plan import plan
-from icon_repro.engine.planner import PlanError
-from icon_repro.engine.runtime import Runtime
-from icon_repro.lm.gradients import adam_direction
-from icon_repro.lm.load import load_tokenizer
-from icon_repro.lm.supervised import tokenise
-from icon_repro.methods import less as projected
-from icon_repro.methods.common.influence import LessError, prepared, warmed
-from icon_repro.methods.less_exact import means, run, shard
-from icon_repro.records import Example, Score, read_json, read_lines, read_rows, write_json
 
 AS_IS = replace(EXACT, target_template=TargetTemplate.as_is)
 

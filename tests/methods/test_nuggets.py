@@ -10,13 +10,14 @@ import pytest
 from sklearn.cluster import KMeans
 from slow_baselines import ROWS, Ran, SlowModel, run_method, shards_of
 
-from icon_repro.config_baselines import AnchorsConfig, NuggetsConfig, NuggetsShard, as_compat_says
+from icon_repro.data.prompts import labelled_prompt
+from icon_repro.data.rows import Example, Score
+from icon_repro.engine.records import read_json, read_rows, write_json, write_rows
 from icon_repro.engine.runtime import Runtime
 from icon_repro.methods import nuggets
+from icon_repro.methods.baseline_options import AnchorsConfig, NuggetsConfig, NuggetsShard, as_compat_says
 from icon_repro.methods.common.clusters import ClustersError
 from icon_repro.methods.common.outcome import NoScoreError
-from icon_repro.prompts import labelled_prompt
-from icon_repro.records import Example, Score, read_json, read_rows, write_json, write_rows
 
 METHOD: dict[str, Any] = {"kind": "nuggets", "anchors": {"count": 3, "seed": 1}}
 

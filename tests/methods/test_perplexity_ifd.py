@@ -7,15 +7,15 @@ import numpy as np
 import pytest
 from slow_baselines import ROWS, Ran, SlowModel, planned, run_method, shards_of, step_of
 
-from icon_repro.config_baselines import IfdConfig, Ratio
-from icon_repro.config_common import Template
-from icon_repro.config_methods import Best, PerplexityConfig
+from icon_repro.data.prompts import PROMPTS, Template, alpaca_prompt
+from icon_repro.data.rows import Example, Score
+from icon_repro.engine.records import read_rows, write_json
 from icon_repro.engine.runtime import Runtime
 from icon_repro.methods import ifd, perplexity
+from icon_repro.methods.baseline_options import IfdConfig, Ratio
 from icon_repro.methods.common.answers import AnswersError
 from icon_repro.methods.common.outcome import NoScoreError
-from icon_repro.prompts import PROMPTS, alpaca_prompt
-from icon_repro.records import Example, Score, read_rows, write_json
+from icon_repro.methods.options import Best, PerplexityConfig
 
 
 @pytest.fixture(scope="module")

@@ -12,17 +12,18 @@ from sklearn.cluster import KMeans
 from slow_baselines import ROWS, Ran, SlowModel, planned, run_method, shards_of, step_of
 from small import composed, small
 
-from icon_repro.config import ConfigError
-from icon_repro.config_baselines import ChoiceConfig
-from icon_repro.config_data import Dtype
+from icon_repro.config.load import ConfigError
+from icon_repro.data.options import Dtype
+from icon_repro.data.prompts import alpaca_prompt
+from icon_repro.data.rows import Example
 from icon_repro.engine.artifact import Step, ordered
-from icon_repro.engine.plan import plan
+from icon_repro.engine.records import read_json, write_json
 from icon_repro.engine.runtime import Runtime
+from icon_repro.experiment import plan
 from icon_repro.lm.load import load_model
 from icon_repro.methods import pre_experienced
+from icon_repro.methods.baseline_options import ChoiceConfig
 from icon_repro.methods.common.clusters import ClustersError
-from icon_repro.prompts import alpaca_prompt
-from icon_repro.records import Example, read_json, write_json
 
 POOL = [
     *ROWS,

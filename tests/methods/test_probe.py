@@ -7,12 +7,20 @@ from typing import Any
 import numpy as np
 import pytest
 
-from icon_repro.config_icon import ProbeConfig, SelectorConfig, SelectorJob, SelectorKind, SelectorScores, SelectorShard
-from icon_repro.config_icon import SelectorTarget as Target
+from icon_repro.data.rows import Example, Score
+from icon_repro.engine.records import read_lines, read_rows, write_rows
 from icon_repro.engine.runtime import Runtime
 from icon_repro.methods.icon import probe, selector
+from icon_repro.methods.icon.options import (
+    ProbeConfig,
+    SelectorConfig,
+    SelectorJob,
+    SelectorKind,
+    SelectorScores,
+    SelectorShard,
+)
+from icon_repro.methods.icon.options import SelectorTarget as Target
 from icon_repro.methods.icon.ridge import PENALTIES, RidgeError, fit
-from icon_repro.records import Example, Score, read_lines, read_rows, write_rows
 
 PROBE = SelectorConfig(kind=SelectorKind.probe, target=Target.rank, held_out=0.25, probe=ProbeConfig([0.5, 1.0]))
 

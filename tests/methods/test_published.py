@@ -12,7 +12,7 @@ import pytest
 from published import SETTINGS, assessment, candidates, golden, model_step, published
 from slow_baselines import Ran, run_method
 
-from icon_repro.config import ClusterConfig
+from icon_repro.engine.options import ClusterConfig
 from icon_repro.engine.runtime import Runtime
 
 

@@ -9,12 +9,13 @@ import pytest
 from numpy.typing import NDArray
 from slow_baselines import ASSESSMENT, ROWS, SlowModel, run_method
 
-from icon_repro.config_baselines import RdsConfig
+from icon_repro.data.prompts import alpaca_prompt
+from icon_repro.data.rows import Example, Score
+from icon_repro.engine.records import read_rows, write_json
 from icon_repro.engine.runtime import Runtime
 from icon_repro.methods import rds
+from icon_repro.methods.baseline_options import RdsConfig
 from icon_repro.methods.common.embeddings import EmbeddingsError
-from icon_repro.prompts import alpaca_prompt
-from icon_repro.records import Example, Score, read_rows, write_json
 
 
 def naive(similarity: NDArray[Any]) -> list[int]:

@@ -11,8 +11,8 @@ from pathlib import Path
 from cli import command, environment, icon_repro
 from reward_models import classifier
 
-from icon_repro.config_methods import METHOD_KINDS
-from icon_repro.records import read_json
+from icon_repro.engine.records import read_json
+from icon_repro.methods.options import METHOD_KINDS
 
 NOT_HERE = {
     "alpagasus": "asks an endpoint; tests/test_endpoint.py kills that",

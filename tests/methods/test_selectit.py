@@ -10,13 +10,14 @@ import torch
 from slow_baselines import ROWS, SlowModel, run_method, shards_of
 from transformers import LlamaModel
 
-from icon_repro.config_baselines import SelectitConfig, SelectitShard
+from icon_repro.data.rows import Example, Score
+from icon_repro.engine.records import read_json, read_rows, write_json, write_rows
 from icon_repro.engine.runtime import Runtime
 from icon_repro.lm.tokens import TokenError
 from icon_repro.methods import selectit
+from icon_repro.methods.baseline_options import SelectitConfig, SelectitShard
 from icon_repro.methods.common.outcome import NoScoreError
-from icon_repro.questions import QUESTIONS
-from icon_repro.records import Example, Score, read_json, read_rows, write_json, write_rows
+from icon_repro.methods.common.questions import QUESTIONS
 
 
 def slow_rating(probabilities: list[float]) -> float:

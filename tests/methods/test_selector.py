@@ -16,9 +16,20 @@ from safetensors.torch import load_file, save_file
 from scipy.stats import rankdata
 from transformers import set_seed
 
-from icon_repro.config import ClusterConfig
-from icon_repro.config_data import Dtype, LoraConfig
-from icon_repro.config_icon import (
+from icon_repro.data.cost import forward_flops, training_flops
+from icon_repro.data.options import Dtype
+from icon_repro.data.prompts import scoring_prompt
+from icon_repro.data.rows import Example, Score
+from icon_repro.engine.options import ClusterConfig
+from icon_repro.engine.progress import Progress
+from icon_repro.engine.records import read_json, read_lines, read_rows, write_json, write_rows
+from icon_repro.engine.runtime import Interrupted as Asked
+from icon_repro.engine.runtime import Runtime
+from icon_repro.lm.load import load_classifier, load_tokenizer
+from icon_repro.lm.options import LoraConfig
+from icon_repro.lm.tokens import bos_ids
+from icon_repro.methods.icon import selector, selector_data
+from icon_repro.methods.icon.options import (
     SelectorConfig,
     SelectorHead,
     SelectorJob,
@@ -26,17 +37,8 @@ from icon_repro.config_icon import (
     SelectorShard,
     SelectorTarget,
 )
-from icon_repro.cost import forward_flops, training_flops
-from icon_repro.engine.progress import Progress
-from icon_repro.engine.runtime import Interrupted as Asked
-from icon_repro.engine.runtime import Runtime
-from icon_repro.lm.load import load_classifier, load_tokenizer
-from icon_repro.lm.tokens import bos_ids
-from icon_repro.methods.icon import selector, selector_data
 from icon_repro.methods.icon.selector_data import SelectorError
-from icon_repro.prompts import scoring_prompt
-from icon_repro.records import Example, Score, read_json, read_lines, read_rows, write_json, write_rows
-from icon_repro.select import top_fraction
+from icon_repro.methods.select import top_fraction
 
 CPU = torch.device("cpu")
 SIZE, SCORED, HELD = 60, 48, 12

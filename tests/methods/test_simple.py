@@ -7,10 +7,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from icon_repro.config_methods import LongestConfig, RandomConfig
+from icon_repro.data.rows import Example, Score
+from icon_repro.engine.records import read_rows, write_json, write_rows
 from icon_repro.engine.runtime import Runtime
 from icon_repro.methods import longest, random
-from icon_repro.records import Example, Score, read_rows, write_json, write_rows
+from icon_repro.methods.options import LongestConfig, RandomConfig
 
 ROWS = [Example(f"r{i:02d}", "Say it.", "", "yes " * length) for i, length in enumerate([3, 1, 7, 1, 5, 9, 2, 8])]
 

@@ -8,8 +8,14 @@ import pytest
 import torch
 from slow_baselines import ROWS, SlowModel, run_method
 
-from icon_repro.config_baselines import ChoiceConfig
-from icon_repro.config_common import (
+from icon_repro.data.prompts import Template
+from icon_repro.data.rows import Example
+from icon_repro.engine.records import read_json, write_rows
+from icon_repro.engine.runtime import Runtime
+from icon_repro.methods import pre_experienced
+from icon_repro.methods.baseline_options import ChoiceConfig
+from icon_repro.methods.common import answers, embeddings
+from icon_repro.methods.common.options import (
     AnswerPart,
     AnswersConfig,
     AnswersShard,
@@ -17,12 +23,7 @@ from icon_repro.config_common import (
     EmbeddingConfig,
     EmbeddingShard,
     PoolingKind,
-    Template,
 )
-from icon_repro.engine.runtime import Runtime
-from icon_repro.methods import pre_experienced
-from icon_repro.methods.common import answers, embeddings
-from icon_repro.records import Example, read_json, write_rows
 
 WORDS = ["name", "a", "colour", "red", "green", "blue", "the", "sky", "is", "why", "because", "of", "air"]
 READABLE = [

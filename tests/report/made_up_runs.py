@@ -1,4 +1,4 @@
-"""Made-up rows of runs, as ``engine.collect`` makes them, for tests of tables."""
+"""Made-up rows of runs, as ``report.collect`` makes them, for tests of tables."""
 
 from typing import Any
 

@@ -6,7 +6,7 @@ from typing import Any
 
 from made_up_runs import result, row, solved, task
 
-from icon_repro.report.published import BENCHMARKS, COLUMNS, GROUPS, SETS
+from icon_repro.report.paper.published import BENCHMARKS, COLUMNS, GROUPS, SETS
 
 ITEMS = 60
 

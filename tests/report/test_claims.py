@@ -10,8 +10,8 @@ import yaml
 from made_up_runs import result, row, task
 from paper_runs import judged, run
 
-from icon_repro.config import conf_dir
-from icon_repro.report.claims import (
+from icon_repro.config.load import conf_dir
+from icon_repro.report.paper.claims import (
     Checked,
     ClaimsError,
     ClaimVerdict,
@@ -21,10 +21,10 @@ from icon_repro.report.claims import (
     summary,
     write_claims,
 )
-from icon_repro.report.measures import results_of
-from icon_repro.report.published import GROUPS
+from icon_repro.report.paper.measures import results_of
+from icon_repro.report.paper.published import GROUPS
 from icon_repro.report.runs import lines, sample
-from icon_repro.stats import StatsError, difference
+from icon_repro.report.statistics import StatsError, difference
 
 EXPERIMENTS = Path(__file__).resolve().parents[2] / "experiments"
 CLAIM = {"id": "one", "text": "t", "source": "table 1", "measure": "paper_average", "arm": "icon-0.15"}

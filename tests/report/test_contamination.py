@@ -7,7 +7,7 @@ from made_up_runs import row
 from test_results import finish, planned, written
 
 from icon_repro.engine.artifact import Store
-from icon_repro.records import read_json, write_json
+from icon_repro.engine.records import read_json, write_json
 from icon_repro.report import contamination
 from icon_repro.report.tables import write
 

@@ -6,10 +6,10 @@ import pytest
 from made_up_runs import result, row, solved, task
 
 from icon_repro.report import verdicts
-from icon_repro.report.experiment_figures import average, differences, flops, judged, pareto, position, scale
-from icon_repro.report.figures import Bars, Line, Scatter
-from icon_repro.report.material import NotMade
-from icon_repro.report.paper_figures import PaperFigures
+from icon_repro.report.figures.draw import Bars, Line, Scatter
+from icon_repro.report.figures.experiment_figures import average, differences, flops, judged, pareto, position, scale
+from icon_repro.report.figures.material import NotMade
+from icon_repro.report.paper.paper_figures import PaperFigures
 from icon_repro.report.runs import lines
 from icon_repro.report.tables import table
 

@@ -9,9 +9,9 @@ from paper_runs import judged, published_csv, run, run_json
 from test_results import METRICS, finish, planned, written
 
 from icon_repro.engine.artifact import Store
-from icon_repro.explain import ExplainError, explain
-from icon_repro.records import read_json, write_json
-from icon_repro.report.written import write_all
+from icon_repro.engine.records import read_json, write_json
+from icon_repro.report.explain import ExplainError, explain
+from icon_repro.report.outputs import write_all
 
 
 def told(cell: str, root: Path, name: str = "toy") -> str:

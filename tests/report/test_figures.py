@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from icon_repro.report.figures import Bars, FigureError, Grid, Line, Panel, Scatter, _beside, rounded, write_figure
+from icon_repro.report.figures.draw import Bars, FigureError, Grid, Line, Panel, Scatter, _beside, rounded, write_figure
 
 CURVE = Line("curve", [8, 16], [0.5, 2 / 3], [0.4, 0.6], [0.6, 0.7])
 BARS = [Bars("first", ["x", "y"], [1, 2], [0, 1], [2, 3]), Bars("second", ["x", "y"], [2, 1])]

@@ -9,17 +9,16 @@ import pytest
 from paper_runs import judged, run, run_json
 from test_results import finish, planned, step_named
 
-from icon_repro.config import ConfigError
+from icon_repro.config.load import ConfigError
 from icon_repro.engine.artifact import Step, Store
-from icon_repro.engine.made_with import made_with
-from icon_repro.engine.plan import Experiment
-from icon_repro.explain import explain
-from icon_repro.records import read_json, read_lines, write_json
+from icon_repro.engine.records import read_json, read_lines, write_json
+from icon_repro.experiment import Experiment
+from icon_repro.report.explain import explain
+from icon_repro.report.outputs import write_all
+from icon_repro.report.results import report
 from icon_repro.report.runs import lines
-from icon_repro.report.versions import of_judged, separated, versions_of
-from icon_repro.report.written import write_all
-from icon_repro.results import report
-from icon_repro.verify import verify
+from icon_repro.report.verify import verify
+from icon_repro.report.versions import made_with, of_judged, separated, versions_of
 
 NEW = {"torch": "2.13.0+cpu", "transformers": "5.23.0", "trl": "1.16.0", "numpy": "2.5.2", "lm-eval": "0.4.13"}
 OLD = {**NEW, "torch": "2.11.0"}

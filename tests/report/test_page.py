@@ -14,10 +14,11 @@ import numpy as np
 import pytest
 from made_up_runs import result, row, solved
 
-from icon_repro.records import Example, Score, write_json, write_rows
+from icon_repro.data.rows import Example, Score
+from icon_repro.engine.records import write_json, write_rows
 from icon_repro.report import page
-from icon_repro.report.figures import Line, Panel, write_described, write_figure
-from icon_repro.report.material import Material, Ranked
+from icon_repro.report.figures.draw import Line, Panel, write_described, write_figure
+from icon_repro.report.figures.material import Material, Ranked
 
 SCRIPT = "<script>document.title = 'run'</script><img src=x onerror=\"document.title = 'run'\">"
 SAMPLE = {
@@ -245,9 +246,9 @@ OF_ROWS = {"differences", "scale", "pareto"}  # without those of a judge
 def test_report_of_500_runs_is_quick_and_its_page_small(
     tmp_path: Path, material: Callable[[], Material], every: set[str]
 ) -> None:
-    from icon_repro.gathering import draw
     from icon_repro.report import tables
-    from icon_repro.report.paper_figures import PaperFigures
+    from icon_repro.report.figures.from_store import draw
+    from icon_repro.report.paper.paper_figures import PaperFigures
 
     rows, of_selections = runs_500(), material()
     start = time.process_time()  # not the time that others take of this machine

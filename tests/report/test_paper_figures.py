@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from icon_repro.report.paper_figures import PaperFigures, read_paper_figures
-from icon_repro.report.published import PublishedError
+from icon_repro.report.paper.paper_figures import PaperFigures, read_paper_figures
+from icon_repro.report.paper.published import PublishedError
 
 ROOT = Path(__file__).resolve().parents[2]
 HEAD = "source,version,model,fraction,avg,read_from\n"

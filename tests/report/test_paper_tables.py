@@ -13,13 +13,13 @@ from made_up_runs import number
 from paper_runs import judged, published_csv, run
 
 from icon_repro.report.latex import LatexError, escaped, latex
-from icon_repro.report.measures import results_of
-from icon_repro.report.paper_tables import PaperCell, PaperTable, paper_tables
-from icon_repro.report.paper_text import write_paper_tables
-from icon_repro.report.published import BENCHMARKS, GROUPS, SETS, read_published
+from icon_repro.report.paper.measures import results_of
+from icon_repro.report.paper.paper_tables import PaperCell, PaperTable, paper_tables
+from icon_repro.report.paper.paper_text import write_paper_tables
+from icon_repro.report.paper.published import BENCHMARKS, GROUPS, SETS, read_published
 from icon_repro.report.runs import lines, sample
+from icon_repro.report.statistics import mean
 from icon_repro.report.tables import write
-from icon_repro.stats import mean
 
 EXPERIMENTS = Path(__file__).resolve().parents[2] / "experiments"
 PAPER = [("full", 1.0, "v1", 40.0), ("icon", 0.01, "v1", 20.0), ("icon", 0.15, "v1", 50.0)]

@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 from made_up_runs import result, row, solved
 
-from icon_repro.__main__ import composed
-from icon_repro.config import PrimaryConfig
-from icon_repro.estimates import detectable
-from icon_repro.records import write_rows
+from icon_repro.config.compose import composed
+from icon_repro.config.load import PrimaryConfig
+from icon_repro.engine.records import write_rows
+from icon_repro.report.estimates import detectable
 from icon_repro.report.planned import primary_lines
 
 STUDY = composed("study_cpu", [])

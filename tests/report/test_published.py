@@ -7,7 +7,7 @@ from statistics import fmean
 import pytest
 from paper_runs import published_csv
 
-from icon_repro.report.published import (
+from icon_repro.report.paper.published import (
     BENCHMARKS,
     GROUPS,
     SETS,

@@ -14,11 +14,11 @@ from experiments.method_cost import rebuild as method_cost
 from experiments.pilot.pilot import analyse
 from experiments.released_selections.released import main as analyse_released
 from experiments.scoring_cost import rebuild as scoring_cost
-from icon_repro.compare import as_text, read_lines_of
-from icon_repro.rebuilt import figures_of_rows
-from icon_repro.records import write_json, write_rows
-from icon_repro.report.written import write_all
-from icon_repro.verify import verify
+from icon_repro.engine.records import write_json, write_rows
+from icon_repro.report.compare import as_text, read_lines_of
+from icon_repro.report.outputs import write_all
+from icon_repro.report.rebuild import figures_of_rows
+from icon_repro.report.verify import verify
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 TIMING = {"what": "ifd", "model": "m", "rows": 3, "tokens": 70, "loop_s": 3.0, "ours_s": 2.0, "ratio": 1.5}

@@ -5,11 +5,11 @@ import itertools
 import numpy as np
 import pytest
 
-from icon_repro.records import Example, Score
-from icon_repro.report.figures import Bars, Grid, Line, Scatter
-from icon_repro.report.material import Material, NotMade, Ranked
-from icon_repro.report.samples import EXCERPT, excerpt, samples
-from icon_repro.report.selection_figures import embedded, ifd, length, overlaps, reliable
+from icon_repro.data.rows import Example, Score
+from icon_repro.report.figures.draw import Bars, Grid, Line, Scatter
+from icon_repro.report.figures.material import Material, NotMade, Ranked
+from icon_repro.report.figures.samples import EXCERPT, excerpt, samples
+from icon_repro.report.figures.selection_figures import embedded, ifd, length, overlaps, reliable
 
 GENERATOR = np.random.default_rng(3)
 IDS = [f"{place:04x}" for place in range(60)]

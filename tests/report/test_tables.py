@@ -11,8 +11,8 @@ from made_up_runs import number, result, row, task
 from scipy.stats import t as t_distribution
 
 from icon_repro.report.runs import RunsError, lines, sample
+from icon_repro.report.statistics import StatsError, mean
 from icon_repro.report.tables import caption, complete, judged, markdown, mixed_versions, table, write
-from icon_repro.stats import StatsError, mean
 
 
 def column(rows: list[dict[str, Any]], name: str) -> list[str]:

@@ -9,9 +9,9 @@ from scipy.stats import ttest_rel
 from statsmodels.regression.linear_model import OLS
 
 from icon_repro.report.runs import RunsError
+from icon_repro.report.statistics import StatsError, holm
 from icon_repro.report.tables import markdown
 from icon_repro.report.verdicts import HEADER, caption, comparisons, document, table
-from icon_repro.stats import StatsError, holm
 
 ONE_RUN = "(this selection and this training seed only)"
 

@@ -8,10 +8,10 @@ import pytest
 from cli import icon_repro
 from paper_runs import judged, published_csv, run, run_json
 
-from icon_repro.records import read_json, write_json
+from icon_repro.engine.records import read_json, write_json
 from icon_repro.report import page
-from icon_repro.report.written import write_all
-from icon_repro.verify import verify
+from icon_repro.report.outputs import write_all
+from icon_repro.report.verify import verify
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 ROWS = [

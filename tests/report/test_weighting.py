@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 from made_up_runs import result, row, task
 
-from icon_repro.held_out_measures import Facts, cells
-from icon_repro.records import RecordError, read_lines
+from icon_repro.engine.records import RecordError, read_lines
+from icon_repro.evaluate.held_out_measures import Facts, cells
 from icon_repro.report import verdicts, weighting
-from icon_repro.report.experiment_figures import differences
+from icon_repro.report.figures.experiment_figures import differences
 from icon_repro.report.runs import Line, Row
 from icon_repro.report.stored import FIRST, whole, write_runs
 from icon_repro.report.tables import caption, table, write

@@ -15,15 +15,14 @@ from cli import Done, icon_repro
 from one_node import PATHS, ROOT, queue, until
 from toy_stages import diamond, toy
 
-from icon_repro.config import ClusterConfig
-from icon_repro.config_cluster import SlurmConfig
-from icon_repro.config_compose import composed
+from icon_repro.config.compose import composed
 from icon_repro.engine.artifact import Step, Store
 from icon_repro.engine.jobs import SubmitError
-from icon_repro.engine.plan import plan
+from icon_repro.engine.options import ClusterConfig, SlurmConfig
+from icon_repro.engine.records import read_json
 from icon_repro.engine.run import status
 from icon_repro.engine.slurm import submit
-from icon_repro.records import read_json
+from icon_repro.experiment import plan
 
 pytestmark = [pytest.mark.slurm, pytest.mark.timeout(1800)]
 

@@ -12,14 +12,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from icon_repro.config_common import AnswerPart, AnswersConfig, AnswersShard, LongRows, Tokenise
-from icon_repro.cost import forward_flops
+from icon_repro.data.cost import forward_flops
+from icon_repro.data.prompts import PROMPTS
+from icon_repro.data.rows import Example, Score
+from icon_repro.engine.records import read_json, read_rows, write_json
 from icon_repro.engine.runtime import Runtime
 from icon_repro.lm.batched import mean_nll_alone
 from icon_repro.lm.load import load_tokenizer, open_model
 from icon_repro.lm.tokens import Encoded, bos_ids, joint_ids, readable, text_ids
-from icon_repro.prompts import PROMPTS
-from icon_repro.records import Example, Score, read_json, read_rows, write_json
+from icon_repro.methods.common.options import AnswerPart, AnswersConfig, AnswersShard, LongRows, Tokenise
 
 
 class AnswersError(ValueError):

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from sklearn.cluster import KMeans
 
-from icon_repro.config_common import RowOrder
+from icon_repro.methods.common.options import RowOrder
 
 
 class ClustersError(ValueError):

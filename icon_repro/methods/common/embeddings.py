@@ -11,14 +11,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from icon_repro.config_common import EmbeddedText, EmbeddingConfig, EmbeddingShard, PoolingKind
-from icon_repro.cost import forward_flops
+from icon_repro.data.cost import forward_flops
+from icon_repro.data.prompts import PROMPTS, prompt_of
+from icon_repro.data.rows import Example, stripped
+from icon_repro.engine.records import read_json, read_rows, write_json
 from icon_repro.engine.runtime import Runtime
 from icon_repro.lm.hidden import Pooling, pooled
 from icon_repro.lm.load import load_tokenizer, open_encoder, open_model
 from icon_repro.lm.tokens import bos_ids, readable, text_ids
-from icon_repro.prompts import PROMPTS, prompt_of
-from icon_repro.records import Example, read_json, read_rows, stripped, write_json
+from icon_repro.methods.common.options import EmbeddedText, EmbeddingConfig, EmbeddingShard, PoolingKind
 
 
 class EmbeddingsError(ValueError):

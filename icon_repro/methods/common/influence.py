@@ -17,16 +17,16 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from icon_repro.config_common import Template
-from icon_repro.config_methods import AdamFormula, LessConfig, TargetTemplate
+from icon_repro.data.prompts import Template, alpaca_prompt, prompt_of
+from icon_repro.data.rows import Example, Score
+from icon_repro.engine.records import read_json
 from icon_repro.engine.runtime import Runtime
 from icon_repro.lm.adapter import peft_lora, unknown_target
 from icon_repro.lm.gradients import adam_direction, flattened
 from icon_repro.lm.load import load_model, load_tokenizer, prepare_device
 from icon_repro.lm.supervised import tokenise
 from icon_repro.methods.common.outcome import write_scores
-from icon_repro.prompts import alpaca_prompt, prompt_of
-from icon_repro.records import Example, Score, read_json
+from icon_repro.methods.options import AdamFormula, LessConfig, TargetTemplate
 
 NO_LABEL = "no response token within max_length"
 NO_GRADIENT = "gradient is zero or not finite"

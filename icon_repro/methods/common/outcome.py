@@ -4,7 +4,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from icon_repro.records import Score, write_rows
+from icon_repro.data.rows import Score
+from icon_repro.engine.records import write_rows
 
 
 class NoScoreError(ValueError):

@@ -27,8 +27,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
 
-from icon_repro.config_icon import AdaptiveConfig, round_ends
-from icon_repro.records import selected_count
+from icon_repro.data.rows import selected_count
+from icon_repro.methods.icon.options import AdaptiveConfig, round_ends
 
 Matrix = NDArray[np.float64]
 _PRIOR = 40.0  # rows that the variance of all candidates counts for in that of one

@@ -20,18 +20,19 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from icon_repro.config_data import Dtype
-from icon_repro.config_icon import Control, FidelityConfig, IconConfig, IconShard, ScoreDtype, resolved
-from icon_repro.cost import forward_flops
+from icon_repro.data.cost import forward_flops
+from icon_repro.data.options import Dtype
+from icon_repro.data.rows import Example
 from icon_repro.engine.progress import Progress
+from icon_repro.engine.records import read_rows, write_json
 from icon_repro.engine.runtime import Runtime
 from icon_repro.lm.load import pick_device
 from icon_repro.lm.nll import NonFiniteError
+from icon_repro.methods.agreement import components, spearman
 from icon_repro.methods.icon.adaptive import row_sequence
 from icon_repro.methods.icon.matrices import task_scores
+from icon_repro.methods.icon.options import Control, FidelityConfig, IconConfig, IconShard, ScoreDtype, resolved
 from icon_repro.methods.icon.pairs import Engine, make_engine
-from icon_repro.records import Example, read_rows, write_json
-from icon_repro.reliability import components, spearman
 
 _FASTER = 1.1  # than float32, to be worth a look
 

@@ -11,10 +11,10 @@ from dataclasses import dataclass
 
 from transformers import PreTrainedTokenizerBase
 
-from icon_repro.config_icon import EmptyPair, IconConfig
+from icon_repro.data.prompts import scoring_prompt
+from icon_repro.data.rows import Example
 from icon_repro.lm.tokens import Encoded, TokenError, bos_ids, encode, text_ids
-from icon_repro.prompts import scoring_prompt
-from icon_repro.records import Example
+from icon_repro.methods.icon.options import EmptyPair, IconConfig
 
 
 @dataclass(frozen=True)

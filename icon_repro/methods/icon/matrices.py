@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from icon_repro.config_icon import Control, EmptyPair, IconConfig
+from icon_repro.engine.records import read_json
 from icon_repro.methods.icon.control import bank_control
-from icon_repro.records import read_json
+from icon_repro.methods.icon.options import Control, EmptyPair, IconConfig
 
 
 class IconScoreError(ValueError):

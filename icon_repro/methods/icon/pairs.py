@@ -17,10 +17,12 @@ import numpy as np
 from numpy.typing import NDArray
 from transformers import PreTrainedModel
 
-from icon_repro.config_data import Dtype
-from icon_repro.config_icon import Control, IconConfig, IconShard, NoiseUnit, ScoreDtype, resolved
-from icon_repro.cost import forward_flops
+from icon_repro.data.cost import forward_flops
+from icon_repro.data.options import Dtype
+from icon_repro.data.prompts import scoring_prompt
+from icon_repro.data.rows import Example
 from icon_repro.engine.progress import Progress
+from icon_repro.engine.records import read_json, read_rows, write_json
 from icon_repro.engine.runtime import Runtime
 from icon_repro.lm.batched import mean_nll
 from icon_repro.lm.budget import TokenBudget, measured_peak
@@ -29,8 +31,7 @@ from icon_repro.lm.nll import NonFiniteError
 from icon_repro.lm.tokens import Encoded
 from icon_repro.methods.icon.control import bank_lengths, noise_ids, noise_text
 from icon_repro.methods.icon.layout import Layout, Row
-from icon_repro.prompts import scoring_prompt
-from icon_repro.records import Example, read_json, read_rows, write_json
+from icon_repro.methods.icon.options import Control, IconConfig, IconShard, NoiseUnit, ScoreDtype, resolved
 
 _PEAK_FROM = 1e13  # operations of a step from which measuring the device's peak is worth its half second
 

@@ -20,15 +20,16 @@ import torch
 from numpy.typing import NDArray
 from safetensors.torch import load_file, save_file
 
-from icon_repro.config_icon import ProbeConfig, SelectorJob, SelectorShard
-from icon_repro.cost import forward_flops
+from icon_repro.data.cost import forward_flops
+from icon_repro.data.rows import Example
+from icon_repro.engine.records import read_rows, write_json, write_rows
 from icon_repro.engine.runtime import Runtime
 from icon_repro.lm.hidden import layer_states
 from icon_repro.lm.load import load_tokenizer, open_model
+from icon_repro.methods.agreement import spearman
+from icon_repro.methods.icon.options import ProbeConfig, SelectorJob, SelectorShard
 from icon_repro.methods.icon.ridge import Ridge, fit
 from icon_repro.methods.icon.selector_data import quality, read_candidates, split, targets, token_ids
-from icon_repro.records import Example, read_rows, write_json, write_rows
-from icon_repro.reliability import spearman
 
 FILE = "probe.safetensors"
 Features = NDArray[np.float64]

@@ -13,13 +13,14 @@ from typing import Any
 
 import numpy as np
 
-from icon_repro.config_icon import Budget, IconConfig, IconRound, TuningSaved, resolved
-from icon_repro.cost import FROZEN_TRAINING, FULL_TRAINING
+from icon_repro.data.cost import FROZEN_TRAINING, FULL_TRAINING
+from icon_repro.data.rows import Example
+from icon_repro.engine.records import read_json, read_rows, write_json
 from icon_repro.engine.runtime import Runtime
+from icon_repro.methods.agreement import columns_for, reliability
 from icon_repro.methods.icon.adaptive import Race, row_sequence
 from icon_repro.methods.icon.matrices import IconScoreError, Matrices
-from icon_repro.records import Example, read_json, read_rows, write_json
-from icon_repro.reliability import columns_for, reliability
+from icon_repro.methods.icon.options import Budget, IconConfig, IconRound, TuningSaved, resolved
 
 _FREE = {"tokens": 0, "flops": 0}
 

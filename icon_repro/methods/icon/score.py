@@ -18,11 +18,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from icon_repro.config_icon import EmptyPair, IconConfig, IconRound, resolved
+from icon_repro.data.rows import Score
+from icon_repro.engine.records import read_json, write_rows
 from icon_repro.engine.runtime import Runtime
 from icon_repro.methods.icon.matrices import IconScoreError, Matrices
+from icon_repro.methods.icon.options import EmptyPair, IconConfig, IconRound, resolved
 from icon_repro.methods.icon.rounds import replayed
-from icon_repro.records import Score, read_json, write_rows
 
 
 def aggregate(task: NDArray[np.float64], skip_nan: bool = False) -> dict[str, NDArray[np.float64]]:

@@ -24,8 +24,19 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy, mse_loss
 from transformers import PreTrainedModel, Trainer, TrainingArguments, set_seed
 
-from icon_repro.config_data import Dtype
-from icon_repro.config_icon import (
+from icon_repro.data.cost import forward_flops, training_flops
+from icon_repro.data.options import Dtype
+from icon_repro.data.rows import Example, Score
+from icon_repro.engine.progress import Progress
+from icon_repro.engine.records import read_json, read_rows, write_json, write_rows
+from icon_repro.engine.runtime import Runtime
+from icon_repro.lm.adapter import SealCheckpoints, checkpoints, peft_lora, remove_checkpoints, tidy, unknown_target
+from icon_repro.lm.load import adapted, load_classifier, load_tokenizer, prepare_device
+from icon_repro.lm.processes import pin
+from icon_repro.lm.stopping import StopOnRequest, end_if_stopped
+from icon_repro.lm.tokens import pack
+from icon_repro.methods.agreement import overlap
+from icon_repro.methods.icon.options import (
     SelectorConfig,
     SelectorHead,
     SelectorJob,
@@ -33,14 +44,6 @@ from icon_repro.config_icon import (
     SelectorShard,
     SelectorTarget,
 )
-from icon_repro.cost import forward_flops, training_flops
-from icon_repro.engine.progress import Progress
-from icon_repro.engine.runtime import Runtime
-from icon_repro.lm.adapter import SealCheckpoints, checkpoints, peft_lora, remove_checkpoints, tidy, unknown_target
-from icon_repro.lm.load import adapted, load_classifier, load_tokenizer, prepare_device
-from icon_repro.lm.processes import pin
-from icon_repro.lm.stopping import StopOnRequest, end_if_stopped
-from icon_repro.lm.tokens import pack
 from icon_repro.methods.icon.selector_data import (
     SelectorError,
     best,
@@ -51,8 +54,6 @@ from icon_repro.methods.icon.selector_data import (
     targets,
     token_ids,
 )
-from icon_repro.records import Example, Score, read_json, read_rows, write_json, write_rows
-from icon_repro.reliability import overlap
 
 _BATCH_TOKENS = 1024  # padded tokens in one scoring batch where the cluster leaves it open
 

@@ -16,11 +16,12 @@ import numpy as np
 from scipy.stats import rankdata
 from transformers import PreTrainedTokenizerBase
 
-from icon_repro.config_icon import SelectorJob, SelectorTarget
+from icon_repro.data.rows import Example, Score, best_first, selected_count
+from icon_repro.engine.records import read_json, read_rows
 from icon_repro.lm.tokens import bos_ids, text_ids
+from icon_repro.methods.agreement import auc, spearman
+from icon_repro.methods.icon.options import SelectorJob, SelectorTarget
 from icon_repro.methods.icon.pairs import candidate_text
-from icon_repro.records import Example, Score, best_first, read_json, read_rows, selected_count
-from icon_repro.reliability import auc, spearman
 
 
 class SelectorError(ValueError):

@@ -1,0 +1,460 @@
+"""Every knob of an experiment as a typed schema, and the one place that checks them.
+
+In: the composed Hydra config (conf/ holds the values).  Out: a ``Config``, or one ConfigError with all problems.
+``cluster``, ``paths``, ``tracking``, ``export``, ``action`` and fields marked ``unhashed`` never change results and
+never enter a fingerprint. A knob without a schema here doesn't exist.
+"""
+
+import dataclasses
+import enum
+import json
+import math
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import icon_repro
+from icon_repro.config.controls import epoch_problems, matched_problems, pool_problems
+from icon_repro.config.unsafe import unsafe
+from icon_repro.data.options import (
+    DataConfig,
+    Dtype,
+    ModelConfig,
+    ModelKind,
+    RowFormat,
+    SelectFrom,
+    SourceConfig,
+    SourceKind,
+)
+from icon_repro.engine.options import ClusterConfig, PathsConfig, TrackingConfig
+from icon_repro.engine.schema import SchemaError, build, nearest, number, plain, unhashed
+from icon_repro.evaluate.judge.options import JudgeConfig, judge_problems, judge_sources
+from icon_repro.evaluate.options import EvaluationConfig, TaskKind, held_out_problems
+from icon_repro.lm.options import endpoint_problems
+from icon_repro.methods.baseline_options import IfdConfig
+from icon_repro.methods.icon.options import (
+    Budget,
+    Control,
+    EmptyPair,
+    IconConfig,
+    NoiseUnit,
+    SelectorKind,
+    SelectorTarget,
+    resolved,
+)
+from icon_repro.methods.options import (
+    METHOD_KINDS,
+    AlpagasusConfig,
+    ExternalConfig,
+    IdsConfig,
+    LessConfig,
+    SelectBudget,
+)
+from icon_repro.train.options import TrainConfig
+
+
+class ConfigError(ValueError):
+    """The configuration can't be run; the message lists every problem with its key."""
+
+
+def conf_dir() -> Path:
+    """The folder with config.yaml: inside the package in a wheel, beside it in a checkout."""
+    package = Path(icon_repro.__file__).parent
+    inside = package / "conf"
+    return inside if inside.is_dir() else package.parent / "conf"
+
+
+class Action(enum.Enum):
+    run = "run"
+    plan = "plan"
+    submit = "submit"
+    status = "status"
+    report = "report"
+    compare = "compare"
+    export = "export"
+    verify = "verify"
+
+
+@dataclass
+class ExportConfig:
+    """Which selections action=export writes, and where."""
+
+    method: str | None = None  # None: of all methods, those that are finished
+    fraction: float | None = number(None, above=0, at_most=1)  # None: all of ``fractions``
+    selection_seed: int | None = number(None, at_least=0)  # of a method with ``repeats``; None: all
+    path: str | None = None  # gets a folder a selection; None: export/<name> in paths.work
+
+
+class MixedVersions(enum.Enum):
+    refuse = "refuse"  # runs of packages of other versions aren't averaged: the cell is missing
+    note = "note"  # they are, and a note says so
+
+
+class Until(enum.Enum):
+    select = "select"  # scores and selections only, to compare methods
+    evaluate = "evaluate"
+
+
+class Unit(enum.Enum):
+    selection = "selection"
+    seed = "seed"
+    pool = "pool"
+
+
+@dataclass
+class PrimaryConfig:
+    """The comparison that an experiment is made for, set before its results are seen; the report opens with it."""
+
+    measure: str  # average (of the benchmarks), or a task of which lower is better
+    comparison: list[str]  # a method, and the one it is compared with
+    unit: Unit = Unit.selection  # of replication
+    fraction: float | None = number(None, above=0, at_most=1)  # None: each of ``fractions``
+
+
+@dataclass
+class Config:
+    name: str  # of the experiment; results/<name>/
+    description: str
+    model: ModelConfig
+    data: DataConfig
+    methods: dict[str, Any]  # name -> one of METHOD_KINDS; load() makes them typed
+    training: TrainConfig
+    evaluation: EvaluationConfig
+    fractions: list[float] = number(above=0, at_most=1)
+    seeds: list[int] = number([0], at_least=0)
+    # for sweeps (-m seed=1,2,3): the only one of ``seeds``, and _s<seed> ends the name
+    seed: int | None = field(default=None, metadata={"hash": False, "at_least": 0})
+    select_from: SelectFrom = SelectFrom.candidates  # what every method ranks, and "full" tunes on
+    budget: SelectBudget = SelectBudget.rows  # what ``fractions`` are of, for all methods alike
+    until: Until = Until.evaluate  # where the experiment ends
+    base: bool = True  # evaluate the model without tuning
+    full: bool = True  # tune on all rows of select_from
+    judge: JudgeConfig = field(default_factory=JudgeConfig)
+    cluster: ClusterConfig = field(default_factory=ClusterConfig)
+    tracking: TrackingConfig = field(default_factory=TrackingConfig)
+    paths: PathsConfig = field(default_factory=PathsConfig)
+    export: ExportConfig = field(default_factory=ExportConfig)
+    primary: PrimaryConfig | None = unhashed(None)  # changes what a report opens with, and no result
+    published: str | None = unhashed(None)  # folder in paths.experiments with paper_table*.csv, claims.yaml
+    mixed_versions: MixedVersions = unhashed(MixedVersions.refuse)  # among the runs of one method, in a report
+    explain: str | None = unhashed(None)  # a cell of a table, for action=report: what it is made of
+    action: Action = Action.run
+
+
+def load(data: Mapping[str, Any]) -> Config:
+    """Check a composed config and make it typed.
+
+    Args:
+        data: nested dicts with interpolations resolved; ``OmegaConf.to_container(cfg, resolve=True)``.
+
+    Raises:
+        ConfigError: one message with all problems: unknown keys (with the nearest name), types, ranges, combinations.
+    """
+    problems = unsafe(data)
+    methods = data.get("methods")
+    made: dict[str, Any] = {}
+    for name, value in methods.items() if isinstance(methods, Mapping) else ():
+        where = f"methods.{name}"
+        kind = value.get("kind") if isinstance(value, Mapping) else None
+        if not isinstance(kind, str) or kind not in METHOD_KINDS:
+            problems.append(f"{where}.kind={kind!r}: unknown method.{nearest(str(kind), METHOD_KINDS)}")
+            continue
+        try:
+            made[name] = build(METHOD_KINDS[kind], value, where)
+        except SchemaError as error:
+            problems += error.problems
+    try:
+        config = build(Config, {**data, "methods": made} if isinstance(methods, Mapping) else data)
+    except SchemaError as error:
+        problems += error.problems
+    else:
+        if config.seed is not None:
+            config.name, config.seeds, config.seed = f"{config.name}_s{config.seed}", [config.seed], None
+        problems += _combinations(config)
+    if problems:
+        head = f"{len(problems)} problem{'s' if len(problems) > 1 else ''} in the configuration:"
+        raise ConfigError("\n".join([head, *(f"  {p}" for p in problems)]))
+    return config
+
+
+def _combinations(config: Config) -> list[str]:
+    """Problems that no single value shows."""
+    problems = []
+    models = {"model": config.model, **({"judge.model": config.judge.model} if config.judge.model else {})}
+    for name, method in config.methods.items():
+        models |= _models(f"methods.{name}", method)
+    names = [config.name, config.data.name, *(model.name for model in models.values())]
+    names += [config.published] if config.published is not None else []
+    for name in [*names, *config.methods, *config.evaluation.tasks]:
+        if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.]*", name):
+            problems.append(f"name {name!r}: must be letters, digits, '_' and '.', as it names folders.")
+    for reserved in {"base", "full"} & set(config.methods):
+        problems.append(f"methods.{reserved}: the name is taken by the {reserved} row; choose another.")
+    sources = {"data.pool.source": config.data.pool.source, "data.assessment.source": config.data.assessment.source}
+    if config.data.target is not None:
+        sources["data.target.source"] = config.data.target.source
+        if config.select_from is not SelectFrom.pool:
+            problems.append("data.target: is another pool to select from; set select_from=pool, or data.target=null.")
+    for name, task in config.evaluation.tasks.items():
+        where = f"evaluation.tasks.{name}"
+        if task.kind is TaskKind.lm_eval:
+            if task.task is None:
+                problems.append(f"{where}.task: kind lm_eval needs the name of the lm-eval task.")
+            if task.dataset is not None and task.files:
+                problems.append(f"{where}.dataset: the rows come from {where}.files; set one of them.")
+        elif task.kind is TaskKind.nll:
+            if task.rows is None:
+                problems.append(f"{where}.rows: kind nll needs rows.")
+            elif task.rows.source.format is RowFormat.multiple_choice:
+                problems.append(f"{where}.rows.source.format='multiple_choice': has no responses to score.")
+            else:
+                sources[f"{where}.rows.source"] = task.rows.source
+            if task.metric != "nll":
+                problems.append(f"{where}.metric={task.metric!r}: must be nll for kind nll.")
+        elif task.source is None:
+            problems.append(f"{where}.source: kind {task.kind.value} needs a source of rows.")
+        else:
+            sources[f"{where}.source"] = task.source
+            if task.source.format is not RowFormat.multiple_choice:
+                problems.append(f"{where}.source.format={task.source.format.value!r}: must be multiple_choice.")
+    problems += held_out_problems(config.evaluation.tasks, config.data.pool.source.format)
+    for name, method in config.methods.items():
+        if isinstance(method, LessConfig):
+            problems += _less_targets(f"methods.{name}.targets", method, sources)
+    sources |= {f"{where}.source": rows.source for where, rows in judge_sources(config.judge).items()}
+    problems += judge_problems(config.judge, config.methods, base=config.base, full=config.full)
+    needs = {SourceKind.hub: "hub_id", SourceKind.file: "path", SourceKind.registry: "registry"}
+    for where, source in sources.items():
+        if getattr(source, needs[source.kind]) is None:
+            problems.append(f"{where}.{needs[source.kind]}: kind {source.kind.value} needs it.")
+        if source.kind is SourceKind.hub and source.revision is None:
+            problems.append(f"{where}.revision: a hub data set needs a commit (or a branch, which is then resolved).")
+    for where, source in sources.items():
+        if source.fields.response is None and not where.startswith("judge."):
+            problems.append(f"{where}.fields.response=null: prompts alone are for judging; name the column.")
+    for where in ("data.pool", "data.assessment", *(["data.target"] if config.data.target is not None else [])):
+        if sources[f"{where}.source"].format is RowFormat.multiple_choice:
+            problems.append(f"{where}.source.format='multiple_choice': is for benchmarks, not for {where}.")
+    for where, model in models.items():
+        problems += _model_problems(where, model)
+    if config.training.dtype is Dtype.float16:
+        problems.append("training.dtype='float16': needs loss scaling, which isn't built; use bfloat16 or float32.")
+    problems += matched_problems(config.methods)
+    problems += pool_problems(config.data, config.methods, config.select_from, full=config.full)
+    problems += epoch_problems(config.training, config.evaluation.tasks)
+    for name, method in config.methods.items():
+        if isinstance(method, IconConfig):
+            problems += _icon_combinations(f"methods.{name}", resolved(method), config)
+            if resolved(method).control is Control.bank and method.noise_unit is NoiseUnit.characters:
+                problems.append(
+                    f"methods.{name}.noise_unit='characters': the bank's texts are counted in tokens; set "
+                    "control=per_candidate or per_pair."
+                )
+        if isinstance(method, IfdConfig):
+            problems += _ifd_combinations(f"methods.{name}", method, config)
+        if isinstance(method, LessConfig) and method.dimensions % 64:
+            problems.append(f"methods.{name}.dimensions={method.dimensions}: must be a multiple of 64.")
+        if isinstance(method, LessConfig):
+            problems += _batch_problems(f"methods.{name}", method.global_batch_size, config.cluster)
+        if isinstance(method, AlpagasusConfig):
+            if (method.endpoint is None) == (method.ratings is None):
+                problems.append(f"methods.{name}: set either endpoint (with a model) or ratings (a file), not both.")
+            elif method.endpoint is not None:
+                problems += endpoint_problems(f"methods.{name}.endpoint", method.endpoint)
+        if isinstance(method, ExternalConfig) and not method.path:
+            problems.append(f"methods.{name}.path: kind external needs the path of a Python file.")
+        if isinstance(method, IdsConfig) and not method.path:
+            problems.append(f"methods.{name}.path: kind ids needs the path of a list of ids.")
+    problems += _primary_problems(config)
+    if not config.seeds:
+        problems.append("seeds=[]: give at least one training seed.")
+    if len(set(config.seeds)) < len(config.seeds):
+        problems.append(f"seeds={config.seeds}: a seed is given twice.")
+    if len(set(config.fractions)) < len(config.fractions):
+        problems.append(f"fractions={config.fractions}: a fraction is given twice.")
+    if config.methods and not config.fractions:
+        problems.append("fractions=[]: give at least one fraction to select, e.g. [0.15].")
+    if config.explain is not None and config.action is not Action.report:
+        problems.append(f"explain={config.explain!r}: goes with action=report, not action={config.action.value}.")
+    problems += _batch_problems("training", config.training.global_batch_size, config.cluster)
+    problems += _process_problems(config)
+    return problems
+
+
+def _primary_problems(config: Config) -> list[str]:
+    """Problems of the primary comparison: a measure or a method that isn't there, or one that isn't compared."""
+    if config.primary is None:
+        return []
+    primary, problems = config.primary, []
+    tasks = {name for name, task in config.evaluation.tasks.items() if task.kind is TaskKind.nll}
+    if primary.measure != "average" and not any(primary.measure.startswith(task) for task in tasks):
+        known = sorted({"average", *tasks})
+        problems.append(f"primary.measure={primary.measure!r}: no such measure.{nearest(primary.measure, known)}")
+    if len(primary.comparison) != 2:
+        problems.append(f"primary.comparison={primary.comparison}: must be two methods, e.g. [icon, random].")
+    for name in primary.comparison:
+        if name not in config.methods:
+            problems.append(f"primary.comparison: no method {name!r}.{nearest(name, config.methods)}")
+    if len(primary.comparison) == 2 and primary.comparison[1] in config.methods:
+        control = primary.comparison[1]
+        matched = getattr(config.methods[control], "matched_to", None)
+        if control not in ("random", "longest") and matched != primary.comparison[0]:
+            problems.append(
+                f"primary.comparison={primary.comparison}: verdicts are against random, longest, or random matched to "
+                f"{primary.comparison[0]}; name one of them second."
+            )
+    if primary.fraction is not None and primary.fraction not in config.fractions:
+        problems.append(f"primary.fraction={primary.fraction:g}: isn't in fractions={config.fractions}.")
+    return problems
+
+
+def _batch_problems(where: str, batch: int, cluster: ClusterConfig) -> list[str]:
+    """Problems of the batch of a training with the key ``where``: its processes share every optimizer step evenly."""
+    if batch % (cluster.micro_batch_size * cluster.processes) == 0:
+        return []
+    micro = cluster.micro_batch_size
+    text = f"{where}.global_batch_size={batch}: must be a multiple of cluster.micro_batch_size={micro}"
+    if cluster.processes == 1:
+        return [f"{text}; set one of them."]
+    remedy = "set one of them."
+    if batch % cluster.processes == 0:
+        remedy = f"e.g. set cluster.micro_batch_size={math.gcd(batch // cluster.processes, micro)}."
+    return [f"{text} times cluster.processes={cluster.processes}; {remedy}"]
+
+
+def _process_problems(config: Config) -> list[str]:
+    """Problems of a training in several processes."""
+    problems = []
+    cluster, training = config.cluster, config.training
+    if training.keep_epochs and training.deepspeed is not None:
+        problems.append(
+            "training.keep_epochs=true: DeepSpeed splits Adam's moments, which it keeps; set training.deepspeed=null."
+        )
+    if cluster.processes > 1 and re.fullmatch(r"cuda:\d+", cluster.device):
+        problems.append(
+            f"cluster.device={cluster.device!r}: is one GPU, and cluster.processes={cluster.processes} need one each; "
+            "set cluster.device=cuda, and CUDA_VISIBLE_DEVICES to choose among them."
+        )
+    gpus = cluster.slurm.job("training").gpus
+    if config.action is Action.submit and cluster.device != "cpu" and gpus is not None and 0 < gpus < cluster.processes:
+        problems.append(
+            f"cluster.processes={cluster.processes}: a job of a training has {gpus} GPU; set "
+            f"cluster.slurm.training.gpus={cluster.processes}."
+        )
+    return problems
+
+
+def _models(where: str, settings: Any) -> dict[str, ModelConfig]:
+    """Every model that ``settings``, with the key ``where``, names; by its own key."""
+    if isinstance(settings, ModelConfig):
+        return {where: settings}
+    found: dict[str, ModelConfig] = {}
+    for one in dataclasses.fields(settings) if dataclasses.is_dataclass(settings) else ():
+        found |= _models(f"{where}.{one.name}", getattr(settings, one.name))
+    return found
+
+
+def _model_problems(where: str, model: ModelConfig) -> list[str]:
+    """Problems of a model with the key ``where``."""
+    problems = []
+    needs = {
+        ModelKind.hub: "hub_id",
+        ModelKind.local: "path",
+        ModelKind.registry: "registry",
+        ModelKind.random: "random",
+    }
+    if getattr(model, needs[model.kind]) is None:
+        problems.append(f"{where}.{needs[model.kind]}: kind {model.kind.value} needs it.")
+    if model.kind is ModelKind.hub and model.revision is None:
+        problems.append(f"{where}.revision: a hub model needs a commit (or a branch, which is then resolved).")
+    shape = model.random
+    if shape and (shape.hidden_size % shape.heads or shape.heads % shape.kv_heads):
+        problems.append(f"{where}.random: heads must divide hidden_size, and kv_heads must divide heads.")
+    return problems
+
+
+def _less_targets(where: str, less: LessConfig, sources: dict[str, SourceConfig]) -> list[str]:
+    """Problems of targets of LESS; their sources are added to ``sources``, which holds those of the evaluation."""
+    problems = []
+    asked = {json.dumps(_place(s), sort_keys=True): k for k, s in sources.items() if k.startswith("evaluation.")}
+    for task, rows in less.targets.items():
+        if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.]*", task):
+            problems.append(f"{where}: name {task!r} must be letters, digits, '_' and '.', as it names folders.")
+        if (found := asked.get(json.dumps(_place(rows.source), sort_keys=True))) is not None:
+            problems.append(
+                f"{where}.{task}.source: is the same as {found}: the selection would see what is evaluated. "
+                "Use a split for development, or a source of few-shot examples."
+            )
+    sources |= {f"{where}.{task}.source": rows.source for task, rows in less.targets.items()}
+    return problems
+
+
+def _place(source: SourceConfig) -> list[Any]:
+    """Where a source's rows lie, however they are read."""
+    return [source.path, source.hub_id, source.subset, source.hub_id and source.split, plain(source.registry)]
+
+
+def _ifd_combinations(where: str, ifd: IfdConfig, config: Config) -> list[str]:
+    """Problems of IFD's brief experience and of its diversity."""
+    problems = []
+    if (experience := ifd.pre_experienced) is not None:
+        where_pre, choice = f"{where}.pre_experienced", experience.choice
+        if choice.low_percentile >= choice.high_percentile:
+            problems.append(
+                f"{where_pre}.choice.low_percentile={choice.low_percentile:g}: must be below "
+                f"high_percentile={choice.high_percentile:g}."
+            )
+        problems += _batch_problems(where_pre, experience.global_batch_size, config.cluster)
+        if experience.dtype is Dtype.float16:
+            problems.append(f"{where_pre}.dtype='float16': needs loss scaling, which isn't built; use bfloat16.")
+    if ifd.diversity is not None and ifd.diversity.encoder and ifd.diversity.model is None:
+        problems.append(f"{where}.diversity.encoder=true: needs diversity.model; IFD's own model isn't an encoder.")
+    return problems
+
+
+def _icon_combinations(where: str, icon: IconConfig, config: Config) -> list[str]:
+    """Problems of an ICon method, with the options that ``compat`` decides filled in."""
+    problems = []
+    pool = config.select_from is SelectFrom.pool
+    if pool and icon.selector is None:
+        problems.append(
+            f"{where}.selector: select_from=pool needs the selection model, which extends the scores to the pool; "
+            f"set {where}.selector={{}}, or select_from=candidates."
+        )
+    if not pool and icon.selector is not None and icon.candidates is None:
+        problems.append(
+            f"{where}.selector: select_from=candidates scores them all; set {where}.candidates to how many it scores "
+            f"(the selection model ranks the rest), {where}.selector=null, or select_from=pool."
+        )
+    if icon.candidates is not None and icon.selector is None:
+        problems.append(
+            f"{where}.candidates={icon.candidates}: the others have no score without the selection model; set "
+            f"{where}.selector={{}}, or {where}.candidates=null."
+        )
+    size = config.data.candidates.size
+    if icon.candidates is not None and size is not None and icon.candidates > size:
+        problems.append(f"{where}.candidates={icon.candidates}: is more than data.candidates.size={size}; lower it.")
+    if icon.control is Control.bank and not icon.bank.lengths:
+        problems.append(f"{where}.bank.lengths=[]: give at least one length in tokens.")
+    if icon.selector is not None and icon.selector.kind is SelectorKind.probe:
+        if icon.selector.repeats > 1:
+            problems.append(f"{where}.selector.repeats={icon.selector.repeats}: a probe has no seed; set 1.")
+        if icon.selector.target is SelectorTarget.top_fraction:
+            problems.append(f"{where}.selector.target=top_fraction: a probe learns ranks; set rank, or kind=lora.")
+        if icon.selector.probe.dtype is Dtype.float16:
+            problems.append(f"{where}.selector.probe.dtype='float16': may overflow; use float32 or bfloat16.")
+    if icon.selector is not None and icon.selector.dtype is Dtype.float16:
+        problems.append(f"{where}.selector.dtype='float16': needs loss scaling, which isn't built; use bfloat16.")
+    if icon.budget is not Budget.full:
+        if icon.control not in (None, Control.bank, Control.none):
+            problems.append(
+                f"{where}.budget={icon.budget.value!r}: needs control=bank or none, not {icon.control.value}: the "
+                "others score a random context for each candidate. Set budget=full, or the control."
+            )
+        if icon.empty_pairs is EmptyPair.nan:
+            problems.append(f"{where}.budget={icon.budget.value!r}: can't leave pairs out; set empty_pairs=error.")
+    if icon.budget is Budget.auto and icon.control is not Control.bank:
+        problems.append(f"{where}.budget='auto': needs control=bank, whose lengths it reads.")
+    return problems

@@ -1,0 +1,194 @@
+"""What every part of the plan uses: steps by target, commits of revisions, hashes of files.
+
+In: a checked configuration.  Out: steps. Imports no stage and no torch.
+"""
+
+import os
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Protocol
+
+from icon_repro.data.files import SourceError, files_of
+from icon_repro.data.options import (
+    DataConfig,
+    HubData,
+    ModelConfig,
+    ModelKind,
+    RowsConfig,
+    SelectFrom,
+    SourceConfig,
+    SourceKind,
+)
+from icon_repro.data.rows import selected_count
+from icon_repro.engine.artifact import SourceFile, Step
+from icon_repro.engine.hashes import FileHashes
+from icon_repro.engine.options import PathsConfig
+from icon_repro.engine.targets import TARGETS
+
+
+class Planned(Protocol):
+    """What the planner reads of a configuration, whatever else that holds."""
+
+    model: ModelConfig  # the one that is tuned
+    data: DataConfig
+    select_from: SelectFrom
+    paths: PathsConfig
+
+
+class PlanError(ValueError):
+    """An input that the plan needs isn't there."""
+
+
+class Planner:
+    """Builds steps; remembers file hashes and what couldn't be resolved."""
+
+    def __init__(self, config: Planned) -> None:
+        self.config = config
+        self.warnings: list[str] = []  # what ``run`` refuses to start with
+        self.notes: list[str] = []  # what one should know before it starts
+        self.commits: dict[tuple[str, str, str], tuple[str | None, str]] = {}
+        self.hashes = FileHashes(Path(config.paths.work) / ".hashes.json")
+
+    def step(self, target: str, stage: str, name: str, params: Any, **more: Any) -> Step:
+        function, version = TARGETS[target]
+        return Step(stage, name, function, version, params, **more)
+
+    def commit(self, where: str, kind: str, hub_id: str, revision: str) -> dict[str, str]:
+        """The commit of a revision: itself if it is one, else what the hub (or its cache) says."""
+        if re.fullmatch(r"[0-9a-f]{40}", revision):
+            return {"commit": revision}
+        key = (kind, hub_id, revision)
+        if key not in self.commits:
+            self.commits[key] = resolve_revision(*key)
+        found, reason = self.commits[key]
+        if found is None:
+            self.warnings.append(
+                f"{where}.revision={revision!r} of {hub_id}: is a branch or tag, and which commit it is can't be found "
+                f"out ({reason}). Connect to the network, or set the commit itself."
+            )
+        return {"commit": found or f"unresolved:{revision}"}
+
+    def source(self, where: str, source: SourceConfig) -> dict[str, Any]:
+        """The ``files`` and ``extra`` of a step that reads ``source``."""
+        if source.kind is SourceKind.file:
+            assert source.path is not None
+            try:
+                paths = files_of(source.path, source.split)
+                if len(paths) == 1:
+                    return {"files": {"source": self.hashes.of(paths[0])}}
+                return {"files": {f"source.{at:05}": self.hashes.of(path) for at, path in enumerate(paths)}}
+            except SourceError as error:
+                raise PlanError(f"{where}.path={error}") from error
+            except OSError as error:
+                raise PlanError(f"{where}.path={source.path!r}: can't be read ({error.strerror}).") from error
+        if source.kind is SourceKind.hub:
+            assert source.hub_id is not None and source.revision is not None
+            return {"extra": self.commit(where, "dataset", source.hub_id, source.revision)}
+        return {}
+
+    def file(self, where: str, path: str) -> SourceFile:
+        """A file that a key names, with its checksum.
+
+        Raises:
+            PlanError: there is none.
+        """
+        found = Path(path).expanduser()
+        if not found.is_file():
+            raise PlanError(f"{where}={path!r}: no such file (looked in {Path.cwd()}).")
+        return self.hashes.of(found)
+
+    def task_data(self, where: str, files: Mapping[str, str], dataset: HubData | None) -> dict[str, Any]:
+        """The ``files`` and ``extra`` of an evaluation by lm-eval: its rows, or the commit of its hub data set."""
+        if files:
+            paths = {split: Path(path).expanduser() for split, path in files.items()}
+            there = {f"rows.{split}": self.hashes.of(path) for split, path in paths.items() if path.is_file()}
+            return {"files": there, "extra": {f"rows.{s}": "missing" for s in paths if f"rows.{s}" not in there}}
+        if dataset is None:
+            return {}
+        return {"extra": self.commit(f"{where}.dataset", "dataset", dataset.hub_id, dataset.revision)}
+
+    def model(self, model: ModelConfig, where: str = "model") -> Step:
+        more: dict[str, Any] = {}
+        if model.kind is ModelKind.hub:
+            assert model.hub_id is not None and model.revision is not None
+            more["extra"] = self.commit(where, "model", model.hub_id, model.revision)
+        elif model.kind is ModelKind.local:
+            assert model.path is not None
+            folder = Path(model.path).expanduser()
+            if not (folder / "config.json").is_file():
+                raise PlanError(
+                    f"{where}.path={model.path!r}: no config.json there; give a folder saved by transformers."
+                )
+            more["files"] = {p.name: self.hashes.of(p) for p in sorted(folder.iterdir()) if p.is_file()}
+        return self.step("model", "model", model.name, model, **more)
+
+    def rows(self, where: str, name: str, rows: RowsConfig) -> Step:
+        return self.step("rows", "prepare", name, rows, **self.source(f"{where}.source", rows.source))
+
+    @property
+    def whole(self) -> bool:
+        """Whether methods rank the pool, not the candidates."""
+        return self.config.select_from is SelectFrom.pool
+
+    def bound(self, whole: bool = False) -> int | None:
+        """At most so many candidates (``whole``: rows to select from) there are; None if only the data can tell."""
+        data = self.config.data
+        sizes = (data.selected_from.sample,) if whole else (data.pool.sample, data.candidates.size)
+        return min((n for n in sizes if n is not None), default=None)
+
+    def expected(self, whole: bool = False) -> int:
+        """As many candidates (``whole``: rows to select from) as are expected: for estimates only."""
+        data = self.config.data
+        bound, rows = self.bound(whole), (data.selected_from if whole else data.pool).expected_rows
+        return rows if bound is None else min(bound, rows)
+
+    def slices(
+        self, size: int, whole: bool = False, head: int | None = None, share: float = 1.0
+    ) -> list[tuple[int, int, int | None]]:
+        """Slices of ``size`` that cover all candidates (``whole``: the pool), however many there are.
+
+        Args:
+            head: only the first so many.
+            share: as many as this fraction of them selects.
+
+        Returns:
+            First, end as the plan expects it for the cost, and end (None: open, where the number isn't bounded).
+        """
+        bound = min((n for n in (self.bound(whole), head) if n is not None), default=None)
+        expected = self.expected(whole)
+        if share < 1:
+            expected = selected_count(share, expected)
+            bound = None if bound is None else selected_count(share, bound)
+        total = expected if bound is None else bound
+        made: list[tuple[int, int, int | None]] = []
+        for first in range(0, total, size):
+            end = min(first + size, total)
+            made.append((first, max(first, min(end, expected)), end))
+        if bound is None:
+            made[-1] = (*made[-1][:2], None)
+        return made
+
+    def assessment(self) -> int:
+        """As many assessment rows as are expected."""
+        rows = self.config.data.assessment
+        return min(rows.sample or rows.expected_rows, rows.expected_rows)
+
+
+def resolve_revision(kind: str, hub_id: str, revision: str) -> tuple[str | None, str]:
+    """The commit that a branch or tag is at: as the hub says, else as its local cache says.
+
+    Returns:
+        The commit, or None if neither knows; and why the hub didn't say.
+    """
+    from huggingface_hub import HfApi, constants
+    from huggingface_hub.file_download import repo_folder_name
+
+    reason = "HF_HUB_OFFLINE is set"
+    if os.environ.get("HF_HUB_OFFLINE", "0").upper() not in {"1", "TRUE", "YES", "ON"}:
+        try:
+            return str(HfApi().repo_info(hub_id, repo_type=kind, revision=revision, timeout=10).sha), ""
+        except Exception as error:  # no network, no access, no such id: the cache may still know
+            reason = f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"
+    cached = Path(constants.HF_HUB_CACHE) / repo_folder_name(repo_id=hub_id, repo_type=kind) / "refs" / revision
+    return (cached.read_text(encoding="utf-8").strip() if cached.is_file() else None), reason

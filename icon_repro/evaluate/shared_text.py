@@ -1,0 +1,122 @@
+"""Which items of a benchmark share text with the rows that methods select from: contamination.
+
+In: a benchmark's items (rows of ours, held-out rows, or lm-eval's documents) and the rows that are selected from.
+Out: shared.json {item: ids of the rows that share text with it}, counts.
+An item shares text with a row if ``ngram`` (13) consecutive words of one of its texts (question, passage, choice, ..)
+stand in the row's instruction, input and response. A shorter text has to stand there whole, if it has ``_LEAST`` words
+or more; an item whose texts are all shorter can't be told. Runs of words that stand in more than ``_COMMON`` rows are
+phrases and don't count.
+Source: the overlap of arXiv:2005.14165, appendix C (8 to 13 words; runs that match more than 10 documents are ignored).
+Differs: there N is chosen for each data set, here for each text.
+Known gap: reworded and translated items aren't found. Every text of an lm-eval document counts, also a remark on it.
+A template around finished prompts on both sides counts as shared. Prompts of judged sets aren't compared.
+"""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from icon_repro.data.overlap import SHARED, Words, row_words, runs, words
+from icon_repro.data.prompts import QUESTION
+from icon_repro.data.rows import Example
+from icon_repro.engine.records import read_lines, read_rows, write_json
+from icon_repro.engine.runtime import Runtime
+from icon_repro.evaluate.options import SharedTextJob
+
+_LEAST = 8
+_COMMON = 10
+
+
+def run(cfg: SharedTextJob, inputs: Mapping[str, Path], out: Path, runtime: Runtime) -> dict[str, Any]:
+    """Compare. Needs inputs["candidates"], for rows of ours or held-out ones ["rows"], for these ["assessment"]."""
+    rows = read_rows(inputs["candidates"] / "rows.jsonl", Example)
+    items = dict(_items(cfg, inputs, runtime, rows))
+    with runtime.progress(len(rows), "row") as progress:
+        found, short, common = shared(items, rows, cfg.ngram, progress.advance)
+    write_json(out / SHARED, found)
+    return {
+        "items": len(items),
+        "too_short": short,
+        "items_shared": len(found),
+        "rows_shared": len({row for ids in found.values() for row in ids}),
+        "common_runs": common,
+    }
+
+
+def shared(
+    items: Mapping[str, Sequence[str]], rows: Sequence[Example], ngram: int, advance: Callable[[], None] = lambda: None
+) -> tuple[dict[str, list[str]], int, int]:
+    """Items with the ids of the rows that they share text with; see the module.
+
+    Args:
+        items: name -> its texts.
+        advance: called after each row.
+
+    Returns:
+        Sorted names -> sorted ids; how many items are too short to tell; how many runs were left out as phrases.
+    """
+    short = 0
+    standing: dict[Words, list[str]] = {}
+    for name, texts in items.items():
+        made = _runs(texts, ngram)
+        short += not made
+        for one in made:
+            standing.setdefault(one, []).append(name)
+    lengths = sorted({len(one) for one in standing})
+    matched: dict[Words, list[str]] = {}
+    for row in rows:
+        text = row_words(row)
+        for length in lengths:
+            for one in runs(text, length) & standing.keys():
+                matched.setdefault(one, []).append(row.id)
+        advance()
+    kept = {one: ids for one, ids in matched.items() if len(ids) <= _COMMON}
+    found: dict[str, set[str]] = {}
+    for one, ids in kept.items():
+        for name in standing[one]:
+            found.setdefault(name, set()).update(ids)
+    return {name: sorted(found[name]) for name in sorted(found)}, short, len(matched) - len(kept)
+
+
+def _runs(texts: Sequence[str], ngram: int) -> set[Words]:
+    """What of an item has to stand in a row."""
+    made: set[Words] = set()
+    for text in map(words, texts):
+        if len(text) >= ngram:
+            made |= runs(text, ngram)
+        elif len(text) >= _LEAST:
+            made.add(text)
+    return made
+
+
+def _items(
+    cfg: SharedTextJob, inputs: Mapping[str, Path], runtime: Runtime, rows: Sequence[Example]
+) -> Iterator[tuple[str, list[str]]]:
+    """Each item with its texts; of held-out rows also those that are too long for the model."""
+    if cfg.evaluation is not None:
+        from icon_repro.evaluate.tasks import load  # with lm-eval seconds to import
+
+        for name, task in load(cfg.evaluation, inputs, runtime)[0].items():
+            for number, document in enumerate(list(task.eval_docs)[: cfg.limit]):
+                yield f"{name}:{number}", list(_texts(document))
+    elif "assessment" in inputs:
+        seen = {row.id for row in rows} | {row.id for row in read_rows(inputs["assessment"] / "rows.jsonl", Example)}
+        for row in read_rows(inputs["rows"] / "rows.jsonl", Example):
+            if row.id not in seen:  # those aren't evaluated
+                yield row.id, [row.instruction, row.input, row.response]
+    else:
+        for _, item in list(read_lines(inputs["rows"] / "rows.jsonl"))[: cfg.limit]:
+            question = item["query"].removeprefix(QUESTION[0]).removesuffix(QUESTION[1])
+            yield item["id"], [question, *item["choices"]]
+
+
+def _texts(value: Any) -> Iterator[str]:
+    """Every text in a document, however deep."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, Mapping):
+        for one in value.values():
+            yield from _texts(one)
+    elif isinstance(value, (list, tuple)):
+        for one in value:
+            yield from _texts(one)

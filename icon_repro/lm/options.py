@@ -1,0 +1,77 @@
+"""Options of language models: LoRA, and a chat model behind an OpenAI-compatible server."""
+
+import ipaddress
+import re
+from dataclasses import dataclass, field
+from typing import Any
+from urllib.parse import urlsplit
+
+from icon_repro.data.options import _SENT, TokensField
+from icon_repro.engine.schema import number, unhashed
+
+
+@dataclass
+class LoraConfig:
+    r: int = number(8, at_least=1)
+    alpha: int = number(16, at_least=1)
+    dropout: float = number(0.05, at_least=0, below=1)
+    targets: list[str] = field(default_factory=lambda: ["q_proj", "k_proj", "v_proj", "o_proj"])
+
+
+@dataclass
+class EndpointConfig:
+    """An OpenAI-compatible chat endpoint. What it charges is in any one currency, for a million tokens."""
+
+    model: str
+    temperature: float | None = number(0.0, at_least=0)  # None: not sent, for models that take none
+    max_tokens: int = number(512, at_least=1)  # of a reply
+    max_tokens_field: TokensField = field(default=TokensField.max_tokens, metadata={"legacy": TokensField.max_tokens})
+    extra: dict[str, Any] = field(default_factory=dict, metadata={"legacy": {}})  # sent along: {reasoning_effort: low}
+    seed: int | None = number(None, at_least=0)  # sent along, one higher with each time that a request is asked again
+    reasks: int = number(2, at_least=0)  # a reply that can't be read is asked for again so often
+    base_url: str = unhashed("https://api.openai.com/v1")
+    api_key_env: str = unhashed("OPENAI_API_KEY")  # environment variable that holds the key; never the key itself
+    concurrency: int = field(default=8, metadata={"hash": False, "at_least": 1})  # requests at a time
+    timeout_s: float = field(default=120.0, metadata={"hash": False, "above": 0})  # of a try, from start to end
+    retries: int = field(default=8, metadata={"hash": False, "at_least": 0})  # tries of a request after its first
+    backoff_s: float = field(default=1.0, metadata={"hash": False, "above": 0})  # before the first; doubles each time
+    # share of the requests without any reply that doesn't end the step
+    max_unanswered: float = field(default=0.0, metadata={"hash": False, "at_least": 0, "at_most": 1})
+    max_wait_s: float = field(default=300.0, metadata={"hash": False, "above": 0})  # longest pause before a try
+    max_cost: float | None = field(default=None, metadata={"hash": False, "at_least": 0})  # of one step
+    price_in: float = field(default=0.0, metadata={"hash": False, "at_least": 0})
+    price_out: float = field(default=0.0, metadata={"hash": False, "at_least": 0})
+
+    @property
+    def local(self) -> bool:
+        """On this machine: needs no key."""
+        host = urlsplit(self.base_url).hostname or ""
+        try:
+            return host == "localhost" or ipaddress.ip_address(host).is_loopback
+        except ValueError:
+            return False
+
+    def cost(self, tokens_in: float, tokens_out: float) -> float:
+        """Money for so many tokens; 0 where no prices are set."""
+        return (tokens_in * self.price_in + tokens_out * self.price_out) / 1e6
+
+
+def endpoint_problems(where: str, endpoint: EndpointConfig) -> list[str]:
+    """What no single value's type or range shows. Values that may be keys aren't repeated."""
+    problems = []
+    try:
+        url = urlsplit(endpoint.base_url)
+        good = url.scheme in ("http", "https") and bool(url.hostname) and (url.port is None or url.port > 0)
+    except ValueError:
+        good = False
+    if not good:
+        problems.append(f"{where}.base_url: must be like https://host:port/v1.")
+    elif url.username or url.password or url.query or url.fragment:
+        problems.append(f"{where}.base_url: must hold no user, password or query; the key is in the environment.")
+    if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", endpoint.api_key_env):
+        problems.append(f"{where}.api_key_env: must be the name of an environment variable, not the key itself.")
+    if own := sorted(_SENT & endpoint.extra.keys()):
+        problems.append(f"{where}.extra.{own[0]}: has a key of its own, or is fixed; extra holds other fields alone.")
+    if endpoint.max_cost is not None and not (endpoint.price_in or endpoint.price_out):
+        problems.append(f"{where}.max_cost={endpoint.max_cost:g}: needs price_in and price_out, for a million tokens.")
+    return problems

@@ -1,0 +1,259 @@
+"""Schema of ICon, its budgets and its selection model, and of their steps. See ``icon_repro.config.load``."""
+
+import enum
+import math
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from icon_repro.data.cost import FROZEN_TRAINING
+from icon_repro.data.options import Dtype
+from icon_repro.engine.schema import number
+from icon_repro.lm.options import LoraConfig
+
+
+class Compat(enum.Enum):
+    paper = "paper"  # the paper's formulas
+    official = "official"  # the released scripts with their defects
+
+
+class Control(enum.Enum):
+    bank = "bank"  # noise texts of a few lengths, shared by all candidates, interpolated at the candidate's length
+    per_candidate = "per_candidate"  # one seeded noise text a candidate
+    per_pair = "per_pair"  # one a pair, as the released scripts (which draw it without a seed)
+    none = "none"  # the zero-shot perplexity takes the control's place
+
+
+class NoiseUnit(enum.Enum):
+    tokens = "tokens"
+    characters = "characters"
+
+
+class EmptyPair(enum.Enum):
+    error = "error"
+    nan = "nan"  # the pair is left out of mean and variance, but counted by consistency and coverage
+
+
+class ScoreDtype(enum.Enum):
+    auto = "auto"  # the fastest that ranks as float32 does, measured on a sample
+    float32 = "float32"
+    bfloat16 = "bfloat16"
+    float16 = "float16"
+
+
+@dataclass
+class BankConfig:
+    """Noise texts that all candidates share."""
+
+    lengths: list[int] = number([8, 32, 128, 512, 2040], at_least=1)  # tokens; those around the candidates' are scored
+    draws: int = number(4, at_least=1)  # of each length
+
+
+@dataclass
+class FidelityConfig:
+    """The sample that is scored in float32 as well when another dtype is asked for, or any (auto)."""
+
+    candidates: int = number(12, at_least=3)
+    rows: int = number(48, at_least=8)
+    max_rms: float = number(1 / 3, above=0)  # of the standard error of a score at the number of rows in use
+
+
+class Budget(enum.Enum):
+    full = "full"  # all pairs
+    adaptive = "adaptive"  # rounds of rows; a candidate that lies clear of every cut is left alone
+    auto = "auto"  # adaptive, with candidates and rows chosen by a pilot block
+
+
+@dataclass
+class AdaptiveConfig:
+    """Rounds of assessment rows in one order for all candidates, seeded and stratified by group."""
+
+    first_rows: int = number(16, at_least=4)  # of the first round
+    growth: float = number(1.5, above=1)  # rows scored after a round over those before
+    error: float = number(0.05, above=0, below=1)  # aimed at: expected share of the selected set that differs
+    seed: int = number(0, at_least=0)  # of the order of the rows
+
+
+def round_ends(rows: int, cfg: AdaptiveConfig, rounds: int | None = None) -> list[int]:
+    """How many rows are scored after each of at most ``rounds`` rounds; the last is ``rows``."""
+    ends = [min(cfg.first_rows, rows)]
+    while ends[-1] < rows:
+        ends.append(min(rows, max(ends[-1] + 1, math.ceil(ends[-1] * cfg.growth))))
+    return ends if rounds is None or len(ends) <= rounds else [*ends[: rounds - 1], rows]
+
+
+@dataclass
+class AutoConfig:
+    """How ``budget=auto`` chooses."""
+
+    reliability: float = number(0.95, above=0, below=1)  # of the scores: correlation with those of other rows
+    pilot_candidates: int = number(48, at_least=8)
+    pilot_rows: int = number(96, at_least=16)
+    cost_ratio: float = number(0.8, above=0)  # FLOPs of selection over FLOPs of tuning that it saves, at most
+    least_candidates: int = number(64, at_least=8)  # however little the saved tuning pays for
+    expected_rows: int = field(default=128, metadata={"hash": False, "at_least": 8})  # what the plan assumes
+
+
+class SelectorTarget(enum.Enum):
+    rank = "rank"  # regression on the score's rank: one model, nested selections
+    top_fraction = "top_fraction"  # one binary classifier for each fraction, as released (D9)
+
+
+class SelectorHead(enum.Enum):
+    trained = "trained"
+    frozen = "frozen"  # at its random initialisation, as released (D8)
+
+
+class SelectorKind(enum.Enum):
+    lora = "lora"  # a classifier with LoRA, as the paper
+    probe = "probe"  # ridge regression on the frozen model's hidden states: no training, at the cost of one pass
+
+
+@dataclass
+class ProbeConfig:
+    """What the probe reads: hidden states after layers at these shares of the depth."""
+
+    depths: list[float] = number([0.25, 0.5, 0.75, 1.0], above=0, at_most=1)
+    dtype: Dtype = Dtype.float32
+
+
+@dataclass
+class SelectorConfig:
+    """A model that learns the candidates' scores and ranks the whole pool.
+
+    ``kind=probe`` uses ``probe``, ``held_out``, ``pool_max_length`` and ``shard_rows``; the rest is of ``kind=lora``.
+    """
+
+    kind: SelectorKind = field(default=SelectorKind.lora, metadata={"legacy": SelectorKind.lora})
+    probe: ProbeConfig = field(default_factory=ProbeConfig, metadata={"legacy": ProbeConfig()})
+    target: SelectorTarget | None = None  # None: as ``compat`` says
+    head: SelectorHead | None = None
+    learning_rate: float = number(5e-5, above=0)
+    epochs: float = number(5.0, above=0)
+    batch_size: int = number(128, at_least=1)
+    warmup_ratio: float = number(0.03, at_least=0, below=1)
+    held_out: float = number(0.1, above=0, below=1)  # share of the candidates that it is tested on
+    max_length: int = number(2048, at_least=8)  # tokens, in training
+    pool_max_length: int = number(1024, at_least=8)  # tokens, in scoring the pool
+    lora: LoraConfig = field(default_factory=lambda: LoraConfig(r=8, alpha=8, targets=["q_proj", "v_proj"]))
+    dtype: Dtype = Dtype.bfloat16  # of the forward pass; weights stay float32
+    seed: int = number(0, at_least=0)
+    repeats: int = number(
+        1, at_least=1
+    )  # models with seeds from ``seed`` on; the first selects, the rest say how stable
+    shard_rows: int = number(4096, at_least=1)  # of the pool, in one step
+
+    @property
+    def learning_passes(self) -> float:
+        """Forward passes that learning from a candidate costs as much as, over all models."""
+        return 1.0 if self.kind is SelectorKind.probe else self.epochs * FROZEN_TRAINING * self.repeats
+
+
+@dataclass
+class IconConfig:
+    """In-context contribution (arXiv 2505.05327).
+
+    ``compat`` sets the options after it that are left null: D1 to D5 name the defects of the released scripts.
+    """
+
+    kind: str = "icon"
+    compat: Compat = field(default=Compat.paper, metadata={"hash": False})  # its options are hashed
+    skip_first_tokens: bool | None = field(default=None, metadata={"legacy": False})  # D1
+    empty_pairs: EmptyPair | None = field(default=None, metadata={"legacy": EmptyPair.error})  # D2
+    drop_first_token: bool | None = field(default=None, metadata={"legacy": False})  # D3
+    noise_unit: NoiseUnit | None = field(default=None, metadata={"legacy": NoiseUnit.tokens})  # D4
+    control: Control | None = None  # D5
+    bank: BankConfig = field(default_factory=BankConfig, metadata={"legacy": BankConfig()})
+    seed: int = number(0, at_least=0)  # of the random contexts
+    repeats: int = field(default=1, metadata={"hash": False, "at_least": 1})  # see ``repetitions``
+    dtype: ScoreDtype = ScoreDtype.float32
+    fidelity: FidelityConfig = field(default_factory=FidelityConfig, metadata={"legacy": FidelityConfig()})
+    budget: Budget = field(default=Budget.full, metadata={"legacy": Budget.full})
+    adaptive: AdaptiveConfig = field(default_factory=AdaptiveConfig, metadata={"legacy": AdaptiveConfig()})
+    auto: AutoConfig = field(default_factory=AutoConfig, metadata={"legacy": AutoConfig()})
+    selector: SelectorConfig | None = field(default=None, metadata={"legacy": None})
+    # how many of ``data.candidates`` are scored, the first of the order; the selection model ranks the rest. None: all
+    candidates: int | None = number(None, at_least=1, legacy=None)
+    separator: str = "\n\n\n"
+    max_context_tokens: int = number(2040, at_least=1)
+    max_prompt_tokens: int = number(1024, at_least=1)
+    max_response_tokens: int = number(1024, at_least=1)
+    epsilon: float = number(1e-6, at_least=0)
+    shard_candidates: int = number(16, at_least=1)  # candidates in one shard, the unit of loss after a crash
+
+
+def resolved(icon: IconConfig) -> IconConfig:
+    """``icon``, and its selector, with every option that ``compat`` decides filled in."""
+    official = icon.compat is Compat.official
+    preset: dict[str, Any] = {
+        "skip_first_tokens": official,
+        "empty_pairs": EmptyPair.nan if official else EmptyPair.error,
+        "drop_first_token": official,
+        "noise_unit": NoiseUnit.characters if official else NoiseUnit.tokens,
+        "control": Control.per_pair if official else Control.bank,
+    }
+    filled = replace(icon, **{name: value for name, value in preset.items() if getattr(icon, name) is None})
+    if filled.selector is None:
+        return filled
+    released = {
+        "target": SelectorTarget.top_fraction if official else SelectorTarget.rank,
+        "head": SelectorHead.frozen if official else SelectorHead.trained,
+    }
+    unset: dict[str, Any] = {k: v for k, v in released.items() if getattr(filled.selector, k) is None}
+    return replace(filled, selector=replace(filled.selector, **unset))
+
+
+@dataclass
+class IconShard:
+    """Candidates ``start`` to ``stop`` (exclusive) of the pool's order."""
+
+    icon: IconConfig
+    start: int
+    stop: int | None  # None: to the end
+
+
+@dataclass
+class TuningSaved:
+    """What selection saves, for budget auto: tuning on all rows that are selected from but the largest fraction."""
+
+    epochs: float
+    max_length: int
+    frozen: bool  # LoRA
+    fraction: float
+    rows: int | None = field(default=None, metadata={"legacy": None})  # the first of the order; None: all
+
+
+@dataclass
+class IconRound:
+    """What is known when a round of adaptive scoring starts, or, for the scores, when the last one has ended."""
+
+    icon: IconConfig
+    stop: int | None  # candidates are the first ``stop`` rows of the order; None: all
+    fractions: list[float]
+    rounds: int  # planned; the last one scores all rows that are left
+    saved: TuningSaved | None = None  # for budget auto with a selection model: it chooses the number of candidates
+
+
+@dataclass
+class SelectorJob:
+    """One selection model: which scores it learns and with which seed."""
+
+    selector: SelectorConfig  # resolved
+    fractions: list[float]  # tested on held-out candidates; a binary target learns the only one
+    seed: int
+
+
+@dataclass
+class SelectorShard:
+    """Rows ``start`` to ``stop`` (exclusive) of the pool's order, scored by a selection model."""
+
+    selector: SelectorConfig
+    start: int
+    stop: int | None
+
+
+@dataclass
+class SelectorScores:
+    """All rows of the pool with the scores of the first model, and how far the others agree with it."""
+
+    fractions: list[float]
+    repeats: int

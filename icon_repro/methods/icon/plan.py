@@ -1,0 +1,312 @@
+"""The steps of ICon: dtype check, baseline, bank, shards or rounds, scores of candidates, selection model.
+
+In: an IconConfig.  Out: for each fraction the step whose scores it is selected by.
+A shard is a slice of the pool's order, so more candidates only add shards. What a step doesn't use is set to the
+default before it is hashed: another value of it leaves the step, and its hours, as they are.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from icon_repro.data.cost import FROZEN_TRAINING, FULL_TRAINING, forward_flops, tokens_of, training_flops
+from icon_repro.data.planner import Planner
+from icon_repro.engine.artifact import Cost, Step
+from icon_repro.methods.icon.options import (
+    AdaptiveConfig,
+    AutoConfig,
+    Budget,
+    Control,
+    IconConfig,
+    IconRound,
+    IconShard,
+    ScoreDtype,
+    SelectorConfig,
+    SelectorJob,
+    SelectorKind,
+    SelectorScores,
+    SelectorShard,
+    SelectorTarget,
+    TuningSaved,
+    resolved,
+    round_ends,
+)
+
+_LAYOUT = (
+    "skip_first_tokens",
+    "empty_pairs",
+    "drop_first_token",
+    "separator",
+    "max_context_tokens",
+    "max_prompt_tokens",
+    "max_response_tokens",
+    "dtype",
+)
+_BANK_LENGTHS = 4  # of the grid that the plan expects to be scored
+_STILL_ACTIVE = 0.75  # share of the candidates that a round leaves, as the plan expects it
+_LEAST_ACTIVE = 0.12
+
+
+def _only(icon: IconConfig, *names: str) -> IconConfig:
+    """The default config with the values of ``icon`` for ``names``: what a step uses."""
+    return replace(resolved(IconConfig(control=Control.none)), **{name: getattr(icon, name) for name in names})
+
+
+@dataclass
+class _Sizes:
+    """What the plan expects, in tokens."""
+
+    candidates: int
+    rows: int
+    row: float
+    context: float
+    selected_from: float  # a row of the pool that is selected from
+
+    def pairs(self, candidates: float, rows: float) -> float:
+        return candidates * (self.context + rows * self.row)
+
+
+@dataclass(frozen=True)
+class IconInputs:
+    """The steps that ICon reads."""
+
+    model: Step
+    order: Step  # of the pool whose first rows are the candidates
+    assessment: Step
+    selected_from: Step  # order of the pool that the selection model scores
+
+
+class _Icon:
+    """Builds the steps of one ICon method. Pairs bear no method's name: two methods share those that are the same."""
+
+    def __init__(self, planner: Planner, name: str, icon: IconConfig, read: IconInputs) -> None:
+        self.planner, self.name, self.icon = planner, name, resolved(icon)
+        self.order, self.selected_from = read.order, read.selected_from
+        self.data = {"model": read.model, "order": read.order, "assessment": read.assessment}
+        data = planner.config.data
+        self.sizes = _Sizes(
+            min(planner.expected(), icon.candidates or planner.expected()),
+            planner.assessment(),
+            tokens_of(data.assessment.expected_prompt_chars + data.assessment.expected_response_chars),
+            tokens_of(data.pool.expected_prompt_chars + data.pool.expected_response_chars),
+            tokens_of(data.selected_from.expected_prompt_chars + data.selected_from.expected_response_chars),
+        )
+        self.stop = planner.bound()  # of the rows that dtype and bank are checked on and made for
+        self.scored = min((n for n in (self.stop, icon.candidates) if n is not None), default=None)
+        self.inputs: dict[str, Step] = {}  # of the aggregation
+        self.check: dict[str, Step] = {}
+
+    def step(self, target: str, name: str, params: Any, inputs: Mapping[str, Step], tokens: float = 0.0) -> Step:
+        cost = Cost(tokens, forward_flops(self.planner.config.model.parameters, tokens))
+        return self.planner.step(target, "score", name, params, inputs=dict(inputs), cost=cost)
+
+    def common(self) -> None:
+        """Check of the dtype, baseline and bank."""
+        icon, sizes = self.icon, self.sizes
+        if icon.dtype is not ScoreDtype.float32:
+            sample = icon.fidelity
+            tokens = 4 * sizes.pairs(sample.candidates, sample.rows)
+            checked = _only(icon, *_LAYOUT, "fidelity", "epsilon", "noise_unit", "seed")
+            with_control = Control.none if icon.control is Control.none else Control.per_candidate
+            params = IconShard(replace(checked, control=with_control), 0, self.stop)
+            self.inputs["dtype"] = self.step("icon_dtype", "icon-dtype", params, self.data, tokens)
+            if icon.dtype is ScoreDtype.auto:
+                self.check = {"dtype": self.inputs["dtype"]}
+        alone = _only(icon, "empty_pairs", "drop_first_token", "max_prompt_tokens", "max_response_tokens", "dtype")
+        shared = {key: step for key, step in self.data.items() if key != "order"}
+        self.inputs["baseline"] = self.step(
+            "icon_baseline", "icon-baseline", alone, {**shared, **self.check}, sizes.rows * sizes.row
+        )
+        if icon.control is Control.bank:
+            bank = IconShard(_only(icon, *_LAYOUT, "bank", "seed"), 0, self.stop)
+            tokens = sizes.pairs(_BANK_LENGTHS * icon.bank.draws, sizes.rows)
+            self.inputs["bank"] = self.step("icon_bank", "icon-bank", bank, {**self.data, **self.check}, tokens)
+
+    def shards(
+        self,
+        part: str,
+        target: str,
+        rows: float,
+        *,
+        kept: Sequence[str] = (),
+        first: int | None = None,
+        share: float = 1.0,
+        sequence: Step | None = None,
+    ) -> dict[str, Step]:
+        """Shards ``<part>-NNNN`` over the ``first`` candidates (None: all scored); a ``share`` meets ``rows`` rows.
+
+        A shard holds about as many pairs as ``shard_candidates`` candidates have with all assessment rows. Some are
+        empty if fewer candidates are there than expected; without a bound the last is open.
+        """
+        icon, sizes = self.icon, self.sizes
+        pairs = _only(icon, *_LAYOUT, "shard_candidates", *kept)
+        inputs = {**self.data, **self.check, **({"sequence": sequence} if sequence else {})}
+        size = (
+            icon.shard_candidates if sequence is None else math.ceil(icon.shard_candidates * sizes.rows / max(rows, 1))
+        )
+        made = {}
+        head = icon.candidates if first is None else first
+        for number, (begin, end, stop) in enumerate(self.planner.slices(size, head=head)):
+            tokens = sizes.pairs((end - begin) * share, rows) if rows and share else 0.0
+            label = f"{part}-{number:04d}"
+            made[label] = self.step(target, f"icon-{label}", IconShard(pairs, begin, stop), inputs, tokens)
+        return made
+
+    def full(self) -> Step:
+        """All pairs."""
+        rows = self.sizes.rows
+        parts = self.shards("shard", "icon_shard", rows)
+        if self.icon.control in (Control.per_candidate, Control.per_pair):
+            each = (
+                rows if self.icon.control is Control.per_candidate else rows * (1 + self.sizes.context / self.sizes.row)
+            )
+            parts |= self.shards("control", "icon_control", each, kept=("control", "noise_unit", "seed"))
+        return self.step(
+            "icon", self.name, _only(self.icon, "control", "empty_pairs", "epsilon"), {**self.inputs, **parts}
+        )
+
+    def adaptive(self, fractions: Sequence[float], saved: TuningSaved | None) -> Step:
+        """Rounds, each of which waits for the one before; for budget auto after a pilot block."""
+        icon, sizes = self.icon, self.sizes
+        auto = icon.budget is Budget.auto
+        rows = min(sizes.rows, icon.auto.expected_rows) if auto else sizes.rows
+        rounds = len(round_ends(sizes.rows, icon.adaptive))
+        saved = saved if auto and icon.selector is not None else None
+        chosen = _only(icon, "control", "empty_pairs", "epsilon", "budget", "adaptive")
+        if auto:
+            chosen = replace(chosen, auto=replace(icon.auto, expected_rows=AutoConfig().expected_rows))
+        if saved is not None:
+            chosen = replace(chosen, selector=icon.selector)
+        job = IconRound(chosen, self.scored, sorted(fractions), rounds, saved)
+        texts = {"order": self.order, "assessment": self.data["assessment"]}
+        # neither the pilot nor the first round needs the fractions or the error
+        order = AdaptiveConfig(seed=icon.adaptive.seed)
+        paced = replace(order, first_rows=icon.adaptive.first_rows, growth=icon.adaptive.growth)
+        needed: dict[str, Step] = dict(texts)
+        begun = replace(_only(icon, "budget"), adaptive=paced)
+        if auto:
+            size = icon.auto.pilot_candidates
+            sampled = AutoConfig(pilot_candidates=size, pilot_rows=icon.auto.pilot_rows)
+            params = IconRound(replace(_only(icon), adaptive=order, auto=sampled), self.scored, [], 0)
+            block = self.step("icon_pilot", "icon-pilot", params, texts)
+            width = min(icon.auto.pilot_rows, sizes.rows)
+            needed |= {**self._read(), **self.shards("pilot", "icon_shard", width, first=size, sequence=block)}
+            begun = replace(chosen, adaptive=paced)
+        begin = self.step("icon_start", "icon-start", IconRound(begun, self.scored, [], rounds, saved), needed)
+        candidates = self._affordable(rows, saved) if saved is not None else sizes.candidates
+        known = {"start": begin, **self._read()}
+        ends = round_ends(rows, icon.adaptive, rounds)
+        for number in range(rounds):
+            part = f"round{number:02d}"
+            sequence = self.step("icon_round", f"icon-{part}", job, known) if number else begin
+            before = ends[number - 1] if 0 < number <= len(ends) else 0
+            width = (ends[number] if number < len(ends) else before) - before
+            active = max(_LEAST_ACTIVE, _STILL_ACTIVE**number) * candidates / sizes.candidates if width else 0.0
+            known |= self.shards(part, "icon_shard", width, share=active, sequence=sequence)
+        checked = {"dtype": self.inputs["dtype"]} if "dtype" in self.inputs else {}
+        return self.step("icon_adaptive", self.name, job, {**known, **checked})
+
+    def _read(self) -> dict[str, Step]:
+        return {key: step for key, step in self.inputs.items() if key in ("baseline", "bank")}
+
+    def _affordable(self, rows: int, saved: TuningSaved) -> float:
+        """Candidates that the plan expects ``budget=auto`` to choose; as ``rounds`` does from what it measured."""
+        icon, sizes = self.icon, self.sizes
+        selector = icon.selector
+        assert selector is not None
+        tuned = (
+            self.planner.expected(self.planner.whole)
+            * min(sizes.selected_from, saved.max_length)
+            * saved.epochs
+            * (1 - saved.fraction)
+        )
+        tuned *= FROZEN_TRAINING if saved.frozen else FULL_TRAINING
+        spent = (
+            self.planner.expected(self.planner.whole)
+            * min(sizes.selected_from, selector.pool_max_length)
+            * selector.repeats
+        )
+        spent += sizes.pairs(icon.auto.pilot_candidates, icon.auto.pilot_rows)
+        spent += sizes.rows * sizes.row + sizes.pairs(_BANK_LENGTHS * icon.bank.draws, sizes.rows)
+        each = sizes.context * (1 + selector.learning_passes) + rows * sizes.row
+        most = (icon.auto.cost_ratio * tuned - spent) / each
+        return min(sizes.candidates, max(most, icon.auto.least_candidates))
+
+    def selected_by(self, scores: Step, fractions: Sequence[float]) -> dict[float, Step]:
+        """The selection model: one for all fractions, or, with a binary target, one for each."""
+        selector = self.icon.selector
+        assert selector is not None
+        if selector.target is SelectorTarget.rank:
+            made = self._selector(scores, sorted(fractions), "")
+            return dict.fromkeys(fractions, made)
+        return {fraction: self._selector(scores, [fraction], f"f{fraction:g}-") for fraction in fractions}
+
+    def _selector(self, scores: Step, fractions: list[float], label: str) -> Step:
+        selector = self.icon.selector
+        assert selector is not None
+        sizes, planner = self.sizes, self.planner
+        parameters = planner.config.model.parameters
+        if selector.kind is SelectorKind.probe:
+            return self._probe(selector, scores, fractions, label)
+        learned = sizes.candidates * (1 - selector.held_out) * min(sizes.context, selector.max_length) * selector.epochs
+        parts: dict[str, Step] = {}
+        for repeat in range(selector.repeats):
+            seed = selector.seed + repeat
+            trained = planner.step(
+                "selector",
+                "score",
+                f"{self.name}-{label}selector-s{seed}",
+                SelectorJob(replace(selector, repeats=1, seed=0, shard_rows=1), fractions, seed),
+                inputs={"model": self.data["model"], "order": self.order, "scores": scores},
+                cost=Cost(learned, training_flops(parameters, learned, frozen=True)),
+                resumable=True,
+            )
+            for number, (first, end, stop) in enumerate(planner.slices(selector.shard_rows, whole=planner.whole)):
+                part = f"pool-s{repeat}-{number:04d}"
+                parts[part] = self.step(
+                    "selector_pool",
+                    f"{self.name}-{label}{part}",
+                    SelectorShard(replace(selector, repeats=1, seed=0, shard_rows=1), first, stop),
+                    {"model": self.data["model"], "selector": trained, "order": self.selected_from},
+                    (end - first) * min(sizes.selected_from, selector.pool_max_length),
+                )
+        job = SelectorScores(fractions, selector.repeats)
+        return self.step("selector_scores", f"{self.name}-{label}pool", job, {"scores": scores, **parts})
+
+    def _probe(self, selector: SelectorConfig, scores: Step, fractions: list[float], label: str) -> Step:
+        sizes, used = self.sizes, ("kind", "probe", "target", "held_out", "pool_max_length")
+        read = replace(SelectorConfig(), **{name: getattr(selector, name) for name in used})
+        inputs = {"model": self.data["model"], "order": self.order, "scores": scores}
+        tokens = sizes.candidates * min(sizes.context, selector.pool_max_length)
+        fitted = self.step("probe", f"{self.name}-{label}probe", SelectorJob(read, fractions, 0), inputs, tokens)
+        parts: dict[str, Step] = {}
+        for number, (first, end, stop) in enumerate(self.planner.slices(selector.shard_rows, whole=self.planner.whole)):
+            part = f"pool-s0-{number:04d}"
+            parts[part] = self.step(
+                "probe_pool",
+                f"{self.name}-{label}{part}",
+                SelectorShard(replace(read, held_out=SelectorConfig().held_out), first, stop),
+                {"model": self.data["model"], "selector": fitted, "order": self.selected_from},
+                (end - first) * min(sizes.selected_from, selector.pool_max_length),
+            )
+        return self.step(
+            "selector_scores", f"{self.name}-{label}pool", SelectorScores(fractions, 1), {"scores": scores, **parts}
+        )
+
+
+def icon_scores(
+    planner: Planner,
+    name: str,
+    icon: IconConfig,
+    read: IconInputs,
+    fractions: Sequence[float],
+    saved: TuningSaved,
+) -> dict[float, Step]:
+    """For each fraction the step with the scores that it is selected by."""
+    made = _Icon(planner, name, icon, read)
+    made.common()
+    scores = made.full() if icon.budget is Budget.full else made.adaptive(fractions, saved)
+    if icon.selector is None:
+        return dict.fromkeys(fractions, scores)
+    return made.selected_by(scores, fractions)

@@ -1,0 +1,243 @@
+"""The card of an exported selection: what it is, what its numbers mean, whose rows these are, how it was made.
+
+In: facts of a selection, the records of the steps behind it.  Out: README.md of a data set folder, with the header by
+which a hub and ``datasets.load_dataset`` find its tables.
+Names no time, and folders of this machine as ``<work>``, ``.`` and ``~``: the same selection has the same card.
+"""
+
+import shlex
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import yaml
+
+from icon_repro.data.options import ModelConfig, ModelKind, RowsConfig, SelectFrom, SourceConfig, SourceKind
+from icon_repro.data.rows import selected_count
+from icon_repro.engine.artifact import Step, Store, ancestors
+from icon_repro.experiment import Experiment
+from icon_repro.report.collect import portable
+from icon_repro.report.results import public
+
+NOT_STATED = "not stated"
+
+# function that makes the scores which a selection reads -> what they are
+MEANINGS = {
+    "icon_repro.methods.icon.score:run": "by how much the row, shown in context, lowers the perplexity of assessment "
+    "rows against a meaningless context, relative to their perplexity alone; mean over the assessment rows",
+    "icon_repro.methods.icon.score:adaptive": "by how much the row, shown in context, lowers the perplexity of "
+    "assessment rows against a meaningless context; estimated from as many of them as were needed to place the row",
+    "icon_repro.methods.icon.selector:run": "what a selection model, trained on scored candidates, predicts from the "
+    "row's text; an order, not a contribution",
+    "icon_repro.methods.random:run": "a seeded random number; it says nothing about the row",
+    "icon_repro.methods.random:matched": "a seeded random number of a row that was drawn: as many of each decile of "
+    "response length as another method selects; other rows have none",
+    "icon_repro.methods.longest:run": "characters of the response",
+    "icon_repro.methods.perplexity:run": "perplexity of the response under the model; negative if the lowest is best",
+    "icon_repro.methods.ifd:run": "loss of the response with its prompt over its loss without (IFD)",
+    "icon_repro.methods.diversity:run": "place in an order of the rows with the best IFD in which each next row "
+    "represents the others best, negative",
+    "icon_repro.methods.rds:run": "place in the order in which rows nearest to the assessment rows are taken, negative",
+    "icon_repro.methods.nuggets:run": "share of anchors whose response the row makes likelier as a one-shot example",
+    "icon_repro.methods.selectit:run": "the model's own rating of the row, lowered by how much it varies over wordings",
+    "icon_repro.methods.less:run": "how far the row's gradient points where those of the target rows do (LESS)",
+    "icon_repro.methods.less_exact:run": "how far the row's gradient points where those of the target rows do (LESS)",
+    "icon_repro.methods.deita:run": "rated complexity times rated quality; rows too near to a better one have no score",
+    "icon_repro.methods.armorm:run": "a reward model's reward of the response",
+    "icon_repro.methods.alpagasus:run": "a strong model's rating from 0 to 5, plus less than a millionth to order ties",
+    "icon_repro.methods.ids:run": "place in a list of ids that was given, negative",
+    "icon_repro.methods.external:run": "what the function `score` of a file of one's own returned",
+}
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What the card says of one selection."""
+
+    name: str
+    method: str
+    fraction: float
+    selection_seed: int | None
+    select: Step
+    ranked: int  # rows that the method was to rank
+    scored: int
+    selected: int
+    reasons: Mapping[str, int]  # why rows have no score
+    ready: bool  # instruction is a finished prompt
+
+
+def card(facts: Facts, experiment: Experiment, store: Store, overrides: Sequence[str]) -> str:
+    """The text of README.md.
+
+    Args:
+        overrides: of the command line that exports; those that change no result are left out.
+    """
+    config = experiment.config
+    source = config.data.selected_from.source
+    steps = [*ancestors(facts.select), facts.select]
+    scores = facts.select.inputs["scores"]
+    settings = yaml.safe_dump(public(config)["methods"][facts.method], sort_keys=False, allow_unicode=True)
+    made = [store.record(step) for step in steps]
+    seed = "" if facts.selection_seed is None else f", selection seed {facts.selection_seed}"
+    summary = [
+        ("method", f"`{facts.method}` (kind `{public(config)['methods'][facts.method]['kind']}`){seed}"),
+        ("score", f"{MEANINGS[scores.target]}; higher is selected first"),
+        ("model", _model(steps, config.model.name)),
+        ("selected from", f"{source.name}: {facts.ranked} rows, {_RANKED[config.select_from]}"),
+        ("with a score", str(facts.scored)),
+        ("fraction", f"{facts.fraction:g} of all rows, scored or not"),
+        ("selected", f"{facts.selected}{_short(facts)}"),
+        ("licence of the rows", _licence(source)),
+        ("fingerprint", f"`{facts.select.fingerprint}`"),
+    ]
+    commands = [
+        _command(overrides, []),
+        _command(overrides, ["action=export", f"export.method={facts.method}", f"export.fraction={facts.fraction:g}"]),
+    ]
+    text = "\n".join(
+        [
+            _header(facts, source),
+            f"# {facts.name} of {source.name}\n",
+            f"{facts.selected} of {facts.ranked} rows of {source.name}, selected by `{facts.method}`, with the score "
+            "of every row that has one. Made with icon_repro, which compares data-selection methods.\n",
+            _table(["", ""], summary),
+            "## Licence\n",
+            _rights(source),
+            "## Files\n",
+            _FILES + (_READY if facts.ready else _ALPACA),
+            "## Rows without a score\n",
+            _table(["why", "rows"], sorted(facts.reasons.items())) if facts.reasons else "None: every row has one.\n",
+            "## How it was made\n",
+            f"Experiment `{config.name}`. {config.description.strip()}\n",
+            "```\n" + "\n".join(commands) + "\n```\n",
+            "What was read:\n",
+            _table(["step", "name", "from", "licence"], _read(steps)),
+            "Steps, each with the fingerprint of all that decides its result:\n",
+            _table(["step", "function", "version"], ([f"`{s.folder}`", s.target, str(s.version)] for s in steps)),
+            f"Code: {_versions(made)}\n",
+            f"Settings of `{facts.method}`:\n",
+            f"```yaml\n{settings}```",
+            "",
+        ]
+    )
+    return portable(text, store.root)
+
+
+_FILES = """\
+- `rows.parquet`: every row with a score, best first: `id`, `instruction`, `input`, `output`, `group`, `score`, `rank`
+  (1 is best), `selected`.
+- `scores.parquet`: every row by its id, without text: `score`, `rank`, `selected`, `reason` (why there is no score),
+  and in columns `part_...` what the score is made of.
+- `alpaca.json`: the selected rows alone, best first.
+
+```python
+from datasets import load_dataset
+
+rows = load_dataset(FOLDER, split="train")
+selected = rows.filter(lambda row: row["selected"])     # as load_dataset("json", data_files="alpaca.json")
+scores = load_dataset(FOLDER, "scores", split="train")
+```
+
+"""
+_ALPACA = """\
+In icon_repro: `data.pool.source={kind: file, format: alpaca, name: NAME, path: alpaca.json, fields: {id: id}}`.
+"""
+_READY = """\
+`instruction` holds finished prompts: put no template around them. In icon_repro: `data.pool.source={kind: file,
+format: prompt_response, name: NAME, path: alpaca.json, fields: {id: id, prompt: instruction, response: output}}`.
+"""
+_RANKED = {
+    SelectFrom.candidates: "the candidates drawn from those that the filters leave",
+    SelectFrom.pool: "all that the filters leave",
+}
+_NO_RESULT = ("action", "paths", "export", "cluster", "tracking", "judge")  # keys that change no selection
+
+
+def _header(facts: Facts, source: SourceConfig) -> str:
+    # no alpaca.json: datasets reads all tables of a folder as one format
+    files = {"rows": "rows.parquet", "scores": "scores.parquet"}
+    configs: list[dict[str, Any]] = [{"config_name": name, "data_files": file} for name, file in files.items()]
+    configs[0]["default"] = True
+    header = {
+        "pretty_name": f"{facts.name} of {source.name}",
+        "license": "unknown" if source.licence == NOT_STATED else "other",
+        "tags": ["data-selection", "instruction-tuning", "icon_repro"],
+        "configs": configs,
+    }
+    return f"---\n{yaml.safe_dump(header, sort_keys=False, allow_unicode=True)}---\n"
+
+
+def _licence(source: SourceConfig | ModelConfig) -> str:
+    return f"**{NOT_STATED}**" if source.licence == NOT_STATED else source.licence
+
+
+def _rights(source: SourceConfig) -> str:
+    if source.licence == NOT_STATED:
+        return (
+            f"**Not stated.** The rows are those of {source.name}, whose licence its configuration doesn't state: find "
+            "out before you pass texts on. `scores.parquet` holds ids and numbers alone.\n"
+        )
+    return (
+        f"The rows are those of {source.name}, under its licence: {source.licence}. `scores.parquet` holds ids and "
+        "numbers alone.\n"
+    )
+
+
+def _short(facts: Facts) -> str:
+    wanted = selected_count(facts.fraction, facts.ranked)
+    missing = wanted - facts.selected
+    return f" ({missing} short of {wanted}: too few rows have a score)" if missing > 0 else ""
+
+
+def _model(steps: Iterable[Step], target: str) -> str:
+    """Models that the scores were made with, by name."""
+    names = list(dict.fromkeys(step.params.name for step in steps if isinstance(step.params, ModelConfig)))
+    return ", ".join(names) if names else f"none (the experiment tunes {target})"
+
+
+def _read(steps: Iterable[Step]) -> list[list[str]]:
+    """Every model and set of rows behind the selection: step, name, where from, licence."""
+    found = []
+    for step in steps:
+        if isinstance(step.params, ModelConfig):
+            found.append([step.label, step.params.name, _place(step, step.params), _licence(step.params)])
+        elif isinstance(step.params, RowsConfig):
+            source = step.params.source
+            found.append([step.label, source.name, _place(step, source), _licence(source)])
+    return found
+
+
+def _place(step: Step, source: ModelConfig | SourceConfig) -> str:
+    if source.kind in (ModelKind.hub, SourceKind.hub):
+        return f"{source.hub_id}@{step.extra['commit']}"
+    if source.kind is ModelKind.random:
+        return "random weights"
+    if source.registry is not None and source.kind in (ModelKind.registry, SourceKind.registry):
+        return f"{source.registry.package} {source.registry.version}, {source.registry.member}"
+    return ", ".join(f"file, sha256 {file.sha256[:16]}" for file in step.files.values())
+
+
+def _versions(records: Iterable[Mapping[str, Any]]) -> str:
+    """Commits and package versions that the steps' records name; several of one thing only if they differ."""
+    commits: set[str] = set()
+    packages: dict[str, set[str]] = {}
+    for record in records:
+        git = record["git"]
+        commits.add(f"{git['commit'] or 'not known'}{' with uncommitted changes' if git['dirty'] else ''}")
+        for name, version in {"python": record["python"], **record["packages"]}.items():
+            if version is not None:
+                packages.setdefault(name, set()).add(version)
+    found = ", ".join(f"{name} {' and '.join(sorted(versions))}" for name, versions in sorted(packages.items()))
+    return f"commit {', '.join(sorted(commits))}; {found}."
+
+
+def _command(overrides: Sequence[str], more: Sequence[str]) -> str:
+    kept = [one for one in overrides if one.partition("=")[0].partition(".")[0] not in _NO_RESULT]
+    return shlex.join(["python", "-m", "icon_repro", *kept, *more])
+
+
+def _table(heads: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
+    def line(cells: Iterable[Any]) -> str:
+        return "| " + " | ".join(str(cell).replace("|", "\\|").replace("\n", " ") for cell in cells) + " |"
+
+    return "\n".join([line(heads), "|" + "---|" * len(heads), *map(line, rows), ""])

@@ -1,0 +1,1 @@
+"""Figures of an experiment, made from stored results only."""

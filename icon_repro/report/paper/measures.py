@@ -1,0 +1,165 @@
+"""One number of the stored rows for a method at a fraction, with its outcomes; or why it isn't there.
+
+In: the rows that ``report.collect`` makes.  Out: outcomes for ``icon_repro.report.statistics``; costs in operations.
+The tables beside the paper's and the claims read the results through this module only.
+Known gap: none.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from statistics import fmean
+from typing import Any
+
+from icon_repro.report.runs import Line, Row, facts, judged_sample, lines, sample
+from icon_repro.report.statistics import Items, Sample
+
+_ADDED_BY = {"alpaca_eval": " (judge=paper adds it)"}
+
+
+class NotRunError(LookupError):
+    """The results don't hold a number; the message says why, and how to get it where that is known."""
+
+
+@dataclass(frozen=True)
+class Results:
+    """All lines of an experiment."""
+
+    rows: Sequence[Row]
+    lines: Mapping[tuple[str, float | None], Line]
+    tasks: Mapping[str, Mapping[str, Any]]  # group, chance level and direction of each benchmark
+    against: str | None = None  # whom the judge's sets compare with, as the config says
+
+    @property
+    def model(self) -> str:
+        return str(self.rows[0]["model"])
+
+
+def results_of(rows: Sequence[Row], config: Mapping[str, Any] | None = None) -> Results:
+    """The rows by line.
+
+    Args:
+        config: as run.json holds it; says more of what is missing.
+
+    Raises:
+        RunsError: runs that can't be averaged.
+    """
+    judge = config.get("judge") if config is not None else None  # results of a first version have no judge
+    against = str(judge["against"]) if judge is not None and judge["sets"] else None
+    return Results(rows, {(line.method, line.fraction): line for line in lines(rows)}, facts(rows), against)
+
+
+def line_of(results: Results, method: str, fraction: float | None) -> Line:
+    """The runs of ``method`` at ``fraction``, which is 1 for full and None for base.
+
+    Raises:
+        NotRunError: the experiment has no such line.
+    """
+    if (found := results.lines.get((method, fraction))) is not None:
+        return found
+    known = [line for line in results.lines.values() if line.method == method]
+    if not known:
+        raise NotRunError(f"no {method!r} in this experiment")
+    raise NotRunError(f"{method} isn't run at fraction {fraction:g}" if fraction is not None else f"no {method!r}")
+
+
+def benchmark_sample(results: Results, line: Line, names: Sequence[str]) -> Sample | None:
+    """Outcomes of the mean of benchmarks; None if one of them has no known error.
+
+    Raises:
+        NotRunError: a run has no result of a benchmark.
+    """
+    if why := _lacking(results, line, names):
+        raise NotRunError(why)
+    return sample(line, names)
+
+
+def _lacking(results: Results, line: Line, names: Sequence[str]) -> str:
+    """Which of ``names`` runs of ``line`` lack, by reason; empty if none."""
+    reasons: dict[str, list[str]] = {}
+    for name in names:
+        if name not in results.tasks:
+            reasons.setdefault(f"not in this experiment{_ADDED_BY.get(name, '')}", []).append(name)
+            continue
+        lacking = [row for row in line.rows if name not in row["benchmarks"]]
+        for why in dict.fromkeys(str(row["missing"].get(name, "not run yet")) for row in lacking):
+            some = f" ({len(lacking)} of {len(line.rows)} runs)" if 0 < len(lacking) < len(line.rows) else ""
+            reasons.setdefault(why + some, []).append(name)
+    if len(reasons) == 1 and len(next(iter(reasons.values()))) == len(names):
+        return next(iter(reasons))
+    return "; ".join(f"{', '.join(found)}: {why}" for why, found in reasons.items())
+
+
+def score_sample(results: Results, method: str, fraction: float, opponent: str, name: str) -> tuple[Line, Sample]:
+    """What each prompt of a set gives to the winning score of ``method`` against ``opponent``: 0, 1 or 2.
+
+    The opponent may have been judged against the method: that is the same comparison from the other side.
+
+    Returns:
+        The line whose rows hold the verdicts, and the outcomes.
+
+    Raises:
+        NotRunError: this comparison wasn't judged.
+    """
+    theirs = 1.0 if opponent == "full" else None if opponent == "base" else fraction
+    found = [(method, fraction, opponent, False), (opponent, theirs, method, True)]
+    for first, at, second, other_side in found:
+        line = results.lines.get((first, at))
+        if line is None or not all(row["judged"].get(name, {}).get("against") == second for row in line.rows):
+            continue
+        own = judged_sample(line, name)
+        if other_side:
+            own = replace(own, parts=[replace(p, values=2 - p.values) for p in own.parts if isinstance(p, Items)])
+        return line, own
+    for first, at in ((method, fraction), (opponent, theirs)):
+        line_of(results, first, at)  # says which of them isn't there
+    raise NotRunError(_unjudged(results, [results.lines[first, at] for first, at, _, _ in found], name))
+
+
+def _unjudged(results: Results, both: Sequence[Line], name: str) -> str:
+    against = {one["against"] for row in results.rows for one in row["judged"].values()} - {"reference"}
+    against |= {results.against} if results.against is not None else set()
+    against -= {line.method for line in both}
+    missing = {str(row["unjudged"][name]) for line in both for row in line.rows if name in row["unjudged"]}
+    if against:
+        return (
+            f"the judge compares with {', '.join(sorted(against))}; name=... judge.against={both[0].method} compares "
+            f"with {both[0].method}"
+        )
+    return "; ".join(sorted(missing)) or f"no comparison on {name} by a judge in this experiment (judge=paper)"
+
+
+def tuning_flops(line: Line) -> float:
+    """Operations of one run's tuning, mean over runs.
+
+    Raises:
+        NotRunError: a run hasn't been trained.
+    """
+    return _flops(line, "tuning")
+
+
+def total_flops(line: Line) -> float:
+    """Operations of selection and of one run's tuning.
+
+    Raises:
+        NotRunError: one of them isn't finished.
+    """
+    return _flops(line, "selection") + _flops(line, "tuning")
+
+
+def _flops(line: Line, part: str) -> float:
+    if any(row[part] is None for row in line.rows):
+        raise NotRunError(f"{part} isn't finished")
+    return fmean(float(row[part]["flops"]) for row in line.rows)
+
+
+def evaluation_steps(line: Line, names: Sequence[str]) -> list[str]:
+    """Folders of the steps behind a mean of benchmarks, run by run."""
+    return [row["benchmarks"][name]["step"] for row in line.rows for name in names if name in row["benchmarks"]]
+
+
+def judge_steps(line: Line, name: str) -> list[str]:
+    return [row["judged"][name]["step"] for row in line.rows if name in row["judged"]]
+
+
+def cost_steps(line: Line) -> list[str]:
+    return [row["steps"][part] for row in line.rows for part in ("select", "train") if row["steps"][part] is not None]

@@ -1,0 +1,238 @@
+"""An experiment's folder ``results/<name>/``: what is written there, and whose it is.
+
+In: a plan and its store.  Out: table and verdicts (md, csv, tex), judged where a judge was asked, tables beside the
+paper's and claims where ``published`` names them, metrics.jsonl, run.json; a copy to W&B.
+The folder holds complete tables only: one with missing cells goes to ``incomplete/`` in it, which the next complete one
+removes. run.json says what made the table: config, sources, steps, commits, package versions, also by cell; no times,
+hosts, folders.
+
+The folder belongs to one configuration. A later report may add seeds, fractions, methods, benchmarks and the base and
+full rows, and may replace numbers that a change of code or of what doesn't change results has made anew. It is refused
+if a stored number would go because a setting or a source has another value, or because its row or column was dropped.
+Settings that only one of the two versions of the code knows don't count.
+"""
+
+import dataclasses
+import shutil
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from filelock import SoftFileLease, Timeout
+
+from icon_repro.config.load import Config
+from icon_repro.engine.artifact import Step, Store, differences
+from icon_repro.engine.records import read_json, write_json
+from icon_repro.engine.schema import plain
+from icon_repro.evaluate.items import ItemsError
+from icon_repro.experiment import Experiment
+from icon_repro.methods.icon.options import IconConfig, resolved
+from icon_repro.methods.options import LessConfig, less_resolved
+from icon_repro.report.collect import collect, provenance, results, sources
+from icon_repro.report.paper.published import PublishedError, published_folder, read_published
+from icon_repro.report.presentation import present
+from icon_repro.report.wandb_runs import log_experiment
+
+FORMAT = 1  # of run.json
+SELECTED = "selected.json"  # in the place of run.json after until=select
+_OURS = {"name", "description", "paths", "export", "action", "cluster", "tracking"}  # fields that change no result
+_ASKED = {"paths", "export", "explain", "action"}  # fields that are of one command
+_SHOWN = 10  # differences in a message
+_LEASE_S = 60.0
+_PATIENCE_S = 600.0  # with another process that writes the same results
+
+
+class ResultsError(ValueError):
+    """The results folder belongs to another configuration, or the stored results can't make a table."""
+
+
+def check(experiment: Experiment) -> None:
+    """Refuse to write to the folder of another configuration, or beside published numbers that can't be read.
+
+    Raises:
+        ResultsError: names what differs and what to do.
+    """
+    config = experiment.config
+    try:
+        if (beside := published_folder(plain(config), Path(config.paths.experiments))) is not None:
+            read_published(beside)
+    except PublishedError as error:
+        raise ResultsError(str(error)) from error
+    folder = Path(config.paths.results) / config.name
+    _check_against(experiment, folder / "run.json", {step.folder for step in results(experiment)})
+    _check_against(experiment, folder / SELECTED, _selections(experiment))
+
+
+def note_selections(experiment: Experiment) -> None:
+    """Say in the results folder whose selections (until=select) it holds, for ``check``."""
+    config = experiment.config
+    run = {"format": FORMAT, "config": public(_filled(config)), "sources": sources(experiment)}
+    write_json(Path(config.paths.results) / config.name / SELECTED, {**run, "results": sorted(_selections(experiment))})
+
+
+def _selections(experiment: Experiment) -> set[str]:
+    return {step.folder for step in experiment.steps if step.stage == "select"}
+
+
+def _check_against(experiment: Experiment, file: Path, planned: set[str]) -> None:
+    """Refuse if results that ``file`` names would be lost, as a setting has another value.
+
+    Args:
+        planned: folders of the steps of this kind in the plan.
+    """
+    folder, config = file.parent, experiment.config
+    if not file.is_file():
+        return
+    stored = read_json(file)
+    if not isinstance(stored, dict) or not {"format", "config", "results", "sources"} <= set(stored):
+        raise ResultsError(f"{file}: isn't what a report writes. Give another name=..., or delete {folder}.")
+    if stored["format"] > FORMAT:
+        raise ResultsError(f"{file}: format {stored['format']}, this version reads up to {FORMAT}. Update icon_repro.")
+    lost = [step for step in stored["results"] if step not in planned]
+    differing = _changes(stored["config"], _filled(config), "")
+    differing += differences(*_common(stored["sources"], sources(experiment)), "sources")
+    if lost and differing:
+        more = [f"and {len(differing) - _SHOWN} more"] if len(differing) > _SHOWN else []
+        raise ResultsError(
+            "\n  ".join(
+                [
+                    f"{folder} holds results of another configuration; {len(lost)} of {len(stored['results'])} would "
+                    f"be lost (first: {lost[0]}). Give another name=..., or delete {folder}. What differs:",
+                    *differing[:_SHOWN],
+                    *more,
+                ]
+            )
+        )
+
+
+@contextmanager
+def writing(store: Store, name: str) -> Iterator[None]:
+    """Hold the results of experiment ``name``: processes that run it together report one after the other.
+
+    Raises:
+        ResultsError: another process holds them for ``_PATIENCE_S``.
+    """
+    store.root.mkdir(parents=True, exist_ok=True)
+    # a lease, as steps have: file systems without flock have it too, and a killed process's ends
+    lock = SoftFileLease(store.root / f".report-{name}.lease", lease_duration=_LEASE_S, timeout=_PATIENCE_S)
+    try:
+        lock.acquire()
+    except Timeout as error:
+        raise ResultsError(
+            f"{name}: another process has been writing these results for {_PATIENCE_S:.0f} s. End it, or wait; then "
+            "action=report."
+        ) from error
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+class ReadOnce(Store):
+    """A store of which each record is read once: while a report is made, no step is built here.
+
+    Records are shared: they aren't to be changed.
+    """
+
+    def __init__(self, root: Path) -> None:
+        super().__init__(root)
+        self._records: dict[str, dict[str, Any]] = {}
+
+    def record(self, step: Step) -> dict[str, Any]:
+        if step.folder not in self._records:
+            self._records[step.folder] = super().record(step)
+        return self._records[step.folder]
+
+
+def report(experiment: Experiment, store: Store, say: Callable[[str], None], *, figures: bool = True) -> bool:
+    """Write tables, figures and page from what is stored, and log them.
+
+    Args:
+        say: gets the table and what was done.
+        figures: False leaves out figures and page.
+
+    Returns:
+        Whether the table is complete.
+
+    Raises:
+        ResultsError: see ``check``; or stored outcomes contradict each other.
+    """
+    from icon_repro.report import outputs as written  # scipy takes a second to import, and other actions don't need it
+    from icon_repro.report.tables import complete as no_cell_missing
+    from icon_repro.report.versions import made_with, separated
+
+    check(experiment)
+    config, store = experiment.config, ReadOnce(store.root)
+    with writing(store, config.name):
+        try:
+            rows = collect(experiment, store)
+        except ItemsError as error:
+            raise ResultsError(f"{config.name}: {error}") from error
+        folder = Path(config.paths.results) / config.name
+        settings = {key: value for key, value in public(_filled(config)).items() if key not in {"cluster", "tracking"}}
+        run = {"format": FORMAT, "config": settings, **provenance(experiment, store)}
+        run["made_with"] = made_with(experiment, store)
+        try:
+            shown, _ = separated(rows, run)
+            complete = no_cell_missing(shown)
+            target = folder if complete else folder / "incomplete"
+            made = written.write_all(rows, run, Path(config.paths.experiments), target)
+        except written.PROBLEMS as error:
+            raise ResultsError(f"{config.name}: {error}") from error
+        say(f"\n{made.text}\n{target}/table.md, verdicts.md, their csv and tex, metrics.jsonl, run.json")
+        write_json(target / "run.json", run)
+        if complete:
+            shutil.rmtree(folder / "incomplete", ignore_errors=True)
+        else:
+            stays = "; the complete one beside it stays" if (folder / "table.md").is_file() else ""
+            say(f"warning: cells are missing (see table.md): the table is in {target}{stays}")
+        for note in made.notes:
+            say(f"warning: {note}")
+        if figures:
+            try:
+                paper = published_folder(settings, Path(config.paths.experiments))
+                present(experiment, store, shown, target, say, paper)
+            except written.PROBLEMS as error:
+                raise ResultsError(f"{config.name}: {error}") from error
+    say(log_experiment(experiment, store, public(config), shown, made.table, target))
+    return complete
+
+
+def public(config: Config) -> dict[str, Any]:
+    """The config without what belongs to this machine; of a file, the name only."""
+
+    def names(value: Any) -> Any:
+        if not isinstance(value, dict):
+            return value
+        return {k: Path(v).name if k in ("path", "ratings") and v else names(v) for k, v in value.items()}
+
+    return {key: names(value) for key, value in plain(config).items() if key not in _ASKED}
+
+
+def _filled(config: Config) -> Config:
+    """``config`` with the options that ``compat`` decides filled in: an option's value is what counts."""
+    methods = {name: less_resolved(m) if isinstance(m, LessConfig) else m for name, m in config.methods.items()}
+    methods = {name: resolved(m) if isinstance(m, IconConfig) else m for name, m in methods.items()}
+    return dataclasses.replace(config, methods=methods)
+
+
+def _changes(old: Any, new: Any, where: str) -> list[str]:
+    """Settings of ``new`` that have another value than the stored ``old``, other than by growing."""
+    if dataclasses.is_dataclass(new) and isinstance(old, Mapping):
+        known = [field.name for field in dataclasses.fields(new) if field.metadata.get("hash", True)]
+        names = [name for name in known if name in old and (where or name not in _OURS)]
+        return [c for name in names for c in _changes(old[name], getattr(new, name), f"{where}.{name}".lstrip("."))]
+    if isinstance(new, Mapping) and isinstance(old, Mapping):  # methods, benchmarks
+        gone = [f"{where}.{name}: dropped" for name in old if name not in new]
+        return gone + [c for name in old if name in new for c in _changes(old[name], new[name], f"{where}.{name}")]
+    if where in ("seeds", "fractions"):
+        return [] if set(old) <= set(new) else differences(old, new, where)
+    if where in ("base", "full") and new:
+        return []
+    return differences(old, plain(new), where)
+
+
+def _common(old: Mapping[str, Any], new: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    both = [key for key in old if key in new]
+    return {key: old[key] for key in both}, {key: new[key] for key in both}

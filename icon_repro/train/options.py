@@ -1,0 +1,53 @@
+"""Options of instruction tuning, and the job that a training step gets."""
+
+import enum
+from dataclasses import dataclass, field
+
+from icon_repro.data.options import Dtype
+from icon_repro.engine.schema import number, unhashed
+from icon_repro.lm.options import LoraConfig
+
+
+class Tuning(enum.Enum):
+    lora = "lora"
+    full = "full"
+
+
+class Schedule(enum.Enum):
+    linear = "linear"
+    cosine = "cosine"
+    constant_with_warmup = "constant_with_warmup"
+
+
+@dataclass
+class DeepspeedConfig:
+    """How the processes of a training share its memory. Changes the last digits of a result only."""
+
+    stage: int = number(2, at_least=2, at_most=3)  # of ZeRO: 2 splits optimizer state and gradients, 3 weights too
+    offload: bool = False  # what is split lies in main memory, not on the GPU; slower. Nothing on a CPU
+
+
+@dataclass
+class TrainConfig:
+    tuning: Tuning
+    learning_rate: float = number(above=0)
+    epochs: float = number(3.0, above=0)
+    schedule: Schedule = Schedule.linear  # of the learning rate, after the warm-up; linear and cosine fall to 0
+    warmup_ratio: float = number(0.03, at_least=0, below=1)
+    weight_decay: float = number(0.0, at_least=0)
+    global_batch_size: int = number(128, at_least=1)  # sequences an optimizer step, over all processes
+    max_length: int = number(512, at_least=8)  # tokens; longer rows are cut and counted
+    max_grad_norm: float = number(1.0, above=0)
+    dtype: Dtype = Dtype.bfloat16  # of the forward pass; weights stay float32
+    lora: LoraConfig = field(default_factory=LoraConfig)
+    keep_epochs: bool = field(default=False, metadata={"legacy": False})  # weights and Adam's moments of each epoch
+    # weights after these epochs are saved too, for tasks with ``epoch``; the schedule is that of all epochs
+    kept_epochs: list[int] = number([], at_least=1, legacy=[])
+    # None: every process holds everything. One process without offload has nothing to share, and doesn't use it
+    deepspeed: DeepspeedConfig | None = unhashed(None)
+
+
+@dataclass
+class TrainJob:
+    train: TrainConfig
+    seed: int
