@@ -59,7 +59,7 @@ TARGETS = {
     "deita": ("icon_repro.methods.deita:run", 1),
     "armorm_shard": ("icon_repro.methods.armorm:shard", 1),
     "armorm": ("icon_repro.methods.armorm:run", 1),
-    "alpagasus_ratings": ("icon_repro.methods.alpagasus:ratings", 1),
+    "alpagasus_ratings": ("icon_repro.methods.alpagasus:ratings", 2),  # 2: thoughts are taken away, cut replies unread
     "alpagasus": ("icon_repro.methods.alpagasus:run", 1),
     "external": ("icon_repro.methods.external:run", 1),
     "ids": ("icon_repro.methods.ids:run", 1),
@@ -72,8 +72,9 @@ TARGETS = {
     "judge_served": ("icon_repro.judge.answers:served", 1),
     "judge_reference": ("icon_repro.judge.answers:reference", 1),
     # 2: numbers after other words and a colon aren't scores; a reason or sentence may follow them
-    "judge_endpoint": ("icon_repro.judge.pairwise:endpoint", 2),
-    "judge_local": ("icon_repro.judge.local:run", 2),
+    # 3: thoughts are taken away before a reply is read, a reply that was cut isn't read, nor are decimal commas
+    "judge_endpoint": ("icon_repro.judge.pairwise:endpoint", 3),
+    "judge_local": ("icon_repro.judge.local:run", 3),
     "judge_nll": ("icon_repro.judge.likelihood:run", 1),
     "judge_pooled": ("icon_repro.judge.pairwise:pooled", 1),
     "held_out": ("icon_repro.held_out:run", 1),
