@@ -46,10 +46,10 @@ def primary_lines(config: Config, results: Path) -> list[str]:
 
 
 def _counts(config: Config) -> tuple[list[int], int]:
-    """Selections of the two methods, and training seeds."""
+    """Selections of the two methods, one in each pool, and training seeds."""
     assert config.primary is not None
     methods = [config.methods[name] for name in config.primary.comparison]
-    return [len(list(repetitions(method))) for method in methods], len(config.seeds)
+    return [config.data.pools * len(list(repetitions(method))) for method in methods], len(config.seeds)
 
 
 def _from_results(config: Config, asked: str, one: Comparison, found: Estimate) -> str:
