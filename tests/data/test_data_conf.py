@@ -3,7 +3,7 @@
 from pathlib import Path
 
 import pytest
-import yaml
+from omegaconf import DictConfig, OmegaConf
 
 import icon_repro
 from icon_repro.config.load import conf_dir
@@ -15,8 +15,18 @@ FILES = sorted((conf_dir() / "data").glob("*.yaml"))
 
 
 def load(path: Path) -> DataConfig:
+    return build(DataConfig, OmegaConf.to_container(with_defaults(path), resolve=True))
+
+
+def with_defaults(path: Path) -> DictConfig:
+    """A file of conf/data over those that it names in its defaults."""
     text = path.read_text(encoding="utf-8").replace("${package_dir:}", str(Path(icon_repro.__file__).parent))
-    return build(DataConfig, yaml.safe_load(text))
+    values = OmegaConf.create(text)
+    assert isinstance(values, DictConfig)
+    below = [name for name in values.pop("defaults", []) if name != "_self_"]
+    merged = OmegaConf.merge(*(with_defaults(path.with_name(f"{name}.yaml")) for name in below), values)
+    assert isinstance(merged, DictConfig)
+    return merged
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
