@@ -22,18 +22,16 @@ from icon_repro.engine.artifact import (
     StoreError,
     altered,
     ancestors,
-    clear_trash,
     damage,
     differences,
-    discard,
     file_sha256,
     manifest,
     ordered,
     publish,
     read_record,
-    set_aside,
     verify,
 )
+from icon_repro.engine.folders import clear_trash, discard, set_aside
 from icon_repro.engine.records import read_json
 from icon_repro.engine.schema import number, unhashed
 
