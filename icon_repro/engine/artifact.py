@@ -13,6 +13,7 @@ import hashlib
 import itertools
 import json
 import math
+import os
 import re
 import uuid
 from collections.abc import Callable, Container, Iterable, Mapping
@@ -136,7 +137,7 @@ def file_sha256(path: Path) -> str:
 
 
 def check_writable(key: str, folder: Path) -> None:
-    """Try to write to ``folder``, which is made if it isn't there.
+    """Try to write to ``folder``, or where it would be made; leaves everything as it was.
 
     Args:
         key: of the configuration, that names the folder.
@@ -144,16 +145,16 @@ def check_writable(key: str, folder: Path) -> None:
     Raises:
         StoreError: says why it can't be done.
     """
-    probe = folder / f".probe-{uuid.uuid4().hex}"
+    there = next(place for place in (folder, *folder.parents) if os.path.lexists(place))
+    probe = there / f".probe-{uuid.uuid4().hex}"
     try:
-        folder.mkdir(parents=True, exist_ok=True)
         try:
             probe.write_text("x", encoding="utf-8")
         finally:
             probe.unlink(missing_ok=True)
     except OSError as error:
         raise StoreError(
-            f"{key}={folder}: can't be written ({error}). Set {key} to another folder, or make room."
+            f"{key}={folder}: can't be written ({error.strerror}). Set {key} to another folder, or make room."
         ) from error
 
 

@@ -56,7 +56,7 @@ def read_note(attempt: Path) -> dict[str, Any] | None:
     """
     try:
         note = read_json(attempt / "attempt.json")
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return None
     except RecordError as error:
         print(f"warning: {error}", flush=True)
