@@ -21,7 +21,7 @@ from icon_repro.config.load import Action, Config, ConfigError, Until, conf_dir
 from icon_repro.config.unsafe import unsafe_files
 from icon_repro.data.options import ModelConfig, SourceConfig
 from icon_repro.data.planner import PlanError
-from icon_repro.engine.artifact import ArtifactError, Cost, Step, Store, check_writable
+from icon_repro.engine.artifact import ArtifactError, Cost, Step, Store, StoreError, check_writable
 from icon_repro.engine.environment import clean, find_home
 from icon_repro.engine.jobs import SubmitError, living, read_jobs, with_job
 from icon_repro.engine.records import RecordError
@@ -31,7 +31,7 @@ from icon_repro.engine.slurm import submit
 from icon_repro.engine.task import requeue, stoppable
 from icon_repro.engine.tracking import TrackingError, wandb_mode
 from icon_repro.evaluate.judge.plan import expected_calls
-from icon_repro.evaluate.requirements import missing_for
+from icon_repro.evaluate.requirements import has_key, missing_for
 from icon_repro.experiment import Experiment, plan
 from icon_repro.lm.options import EndpointConfig
 from icon_repro.report.checksums import Intact
@@ -154,22 +154,52 @@ def _run(raw: DictConfig) -> int:
         return 1
 
 
-def _action_run(experiment: Experiment, store: Store) -> int:
-    config = experiment.config
-    if experiment.warnings:
-        raise PlanError("\n".join(experiment.warnings))
-    check(experiment)
-    print(f"{config.name}: {config.description.strip()}")
-    missing = [step for step in experiment.steps if not store.complete(step)]
-    if lacking := missing_for(missing, Path(experiment.config.paths.cache)):
-        raise PlanError("\n".join(lacking))
-    asked = [e for step in missing if isinstance(e := getattr(step.params, "endpoint", None), EndpointConfig)]
-    if asked:
+def missing_steps(experiment: Experiment, store: Store) -> list[Step]:
+    """The steps of a plan that aren't in the store."""
+    return [step for step in experiment.steps if not store.complete(step)]
+
+
+def preflight(experiment: Experiment, store: Store) -> list[str]:
+    """All that would stop the missing steps, found before any work: one line each, with what to do about it.
+
+    ``run`` and ``submit`` refuse to start when there is something, ``plan`` shows it. It looks at branches without a
+    commit, results of another configuration, what benchmarks need on this machine, keys, budgets, addresses of
+    endpoints, and folders that can't be written. Nothing is made, and no endpoint is asked for anything that costs.
+    """
+    config, missing = experiment.config, missing_steps(experiment, store)
+    problems = [*experiment.warnings]
+    try:
+        check(experiment)
+    except ResultsError as error:
+        problems.append(str(error))
+    problems += missing_for(missing, Path(config.paths.cache))
+    endpoints = [e for step in missing if isinstance(e := getattr(step.params, "endpoint", None), EndpointConfig)]
+    # one without its key is named above; a loopback address of a job is another machine's than that which submits
+    if asked := [e for e in endpoints if has_key(e) and not (e.local and config.action is Action.submit)]:
         from icon_repro.lm.endpoint_http import unreachable  # httpx takes a while to import
 
-        if silent := unreachable(asked):
-            raise PlanError("\n".join(silent))
-    _check_outputs(config)
+        problems += unreachable(asked)
+    folders = {"paths.results": Path(config.paths.results) / config.name}
+    if missing:
+        folders |= {"paths.work": store.root, "paths.cache": Path(config.paths.cache)}
+    for key, folder in folders.items():
+        try:
+            check_writable(key, folder)
+        except StoreError as error:
+            problems.append(str(error))
+    return problems
+
+
+def _refuse(problems: Sequence[str]) -> None:
+    if problems:
+        raise PlanError("\n".join(problems))
+
+
+def _action_run(experiment: Experiment, store: Store) -> int:
+    config = experiment.config
+    _refuse(preflight(experiment, store))
+    print(f"{config.name}: {config.description.strip()}")
+    missing = missing_steps(experiment, store)
     expected = estimate(missing)
     print(
         f"{len(experiment.steps)} steps, {len(missing)} to do"
@@ -197,18 +227,6 @@ def _action_run(experiment: Experiment, store: Store) -> int:
     for label, why in summary.failed.items():
         print(f"  failed: {label}: {why}")
     return 1 if summary.failed else finished
-
-
-def _check_outputs(config: Config) -> None:
-    """Try all folders that a run writes to besides the work folder, before any work.
-
-    Raises:
-        StoreError: names the key.
-    """
-    results = Path(config.paths.results)
-    own = results / config.name
-    check_writable("paths.results", own if own.is_dir() else results)
-    check_writable("paths.cache", Path(config.paths.cache))
 
 
 def _licences(steps: Sequence[Step]) -> list[str]:
@@ -248,12 +266,8 @@ def _action_plan(experiment: Experiment, store: Store) -> int:
         print(*primary_lines(experiment.config, Path(experiment.config.paths.results)), sep="\n")
     for line in [*expected_calls(missing), *experiment.notes]:
         print(line)
-    for warning in [*experiment.warnings, *missing_for(missing, Path(experiment.config.paths.cache))]:
-        print(f"warning: {warning}")
-    try:
-        check(experiment)
-    except ResultsError as error:
-        print(f"warning: {error}")
+    for problem in preflight(experiment, store):
+        print(f"warning: {problem}")
     return 0
 
 
@@ -282,15 +296,8 @@ def _action_export(experiment: Experiment, store: Store) -> int:
 
 def _action_submit(experiment: Experiment, store: Store) -> int:
     config = experiment.config
-    if experiment.warnings:
-        raise PlanError("\n".join(experiment.warnings))
-    check(experiment)
-    missing = [step for step in experiment.steps if not store.complete(step)]
-    if lacking := missing_for(missing, Path(experiment.config.paths.cache)):
-        raise PlanError("\n".join(lacking))
-    if missing:
-        store.check_writable()
-        _check_outputs(config)
+    missing = missing_steps(experiment, store)
+    _refuse(preflight(experiment, store))
     if submit(experiment.steps, store, config.cluster, Path(config.paths.cache), print):
         print(*_licences(missing), sep="\n")
     return 0

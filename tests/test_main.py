@@ -55,6 +55,39 @@ def test_run_endpoint_that_cant_be_reached_is_refused_before_any_work(
     assert not list((tmp_path / "work").glob("*/*"))
 
 
+def test_preflight_of_run_submit_and_plan_says_the_same(
+    inside: Callable[..., Done], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", "")
+    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "hub"))
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    (tmp_path / "file").touch()
+    (tmp_path / "results" / "smoke_tiny").mkdir(parents=True)
+    (tmp_path / "results" / "smoke_tiny" / "run.json").write_text("{}", encoding="utf-8")
+    code = "evaluation.tasks.code={kind:lm_eval,metric:acc,task:humaneval}"
+    judge = ["judge.kind=endpoint", "judge.endpoint={model:toy}"]
+    branch = ["model=llama2_7b", "model.hub_id=org/m", "model.revision=main"]
+    wrong = [code, *judge, *branch, "paths.work=file/work", "paths.cache=file/cache"]
+    starts = (
+        "model.revision",
+        "results/smoke_tiny",
+        "evaluation.tasks.code",
+        "judge: toy",
+        "paths.work",
+        "paths.cache",
+    )
+    said: dict[str, list[str]] = {}
+    for action in ("run", "submit", "plan"):
+        done = inside(TINY, f"action={action}", "cluster.slurm.allow_dirty=true", *wrong)
+        assert done.code == (0 if action == "plan" else 1), done.error
+        lines = (done.out if action == "plan" else done.error).splitlines()
+        texts = [re.sub("^(warning|error): ", "", line) for line in lines]
+        said[action] = [text for text in texts if text.startswith(starts)]
+        assert [text.split("=")[0].startswith(starts) for text in said[action]] == [True] * len(starts), lines
+    assert said["run"] == said["submit"] == said["plan"]
+    assert {path.name for path in tmp_path.iterdir()} == {"file", "results"}
+
+
 def test_no_argument_at_all_runs_the_default_experiment(
     inside: Callable[..., Done], monkeypatch: pytest.MonkeyPatch
 ) -> None:

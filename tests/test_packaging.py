@@ -1,10 +1,12 @@
 """The wheel is complete without the repository, and the lock file fits pyproject.toml."""
 
+import ast
 import os
 import subprocess
 import sys
 import tomllib
 import zipfile
+from importlib.metadata import packages_distributions
 from pathlib import Path
 
 import pytest
@@ -89,6 +91,29 @@ def test_lock_every_declared_dependency_is_pinned_within_its_bounds() -> None:
         or not requirement.specifier.contains(version, prereleases=True)
     ]
     assert wrong == []
+
+
+OPTIONAL = {"bergson", "coverage", "dattri", "vllm"}  # compared with, or measured, where they are installed
+
+
+def imported(folder: Path) -> set[str]:
+    """Names of the packages that the modules in ``folder`` import, inside functions too."""
+    trees = [ast.parse(path.read_text(encoding="utf-8")) for path in folder.rglob("*.py")]
+    nodes = [node for tree in trees for node in ast.walk(tree)]
+    names = {alias.name for node in nodes if isinstance(node, ast.Import) for alias in node.names}
+    names |= {node.module for node in nodes if isinstance(node, ast.ImportFrom) and node.module}
+    own = {"icon_repro", "experiments", *(path.stem for path in (ROOT / "tests").rglob("*.py"))}
+    return {name.partition(".")[0] for name in names} - own - OPTIONAL - set(sys.stdlib_module_names)
+
+
+@pytest.mark.parametrize("folder, extras", [("icon_repro", []), ("experiments", ["dev"]), ("tests", ["dev"])])
+def test_declared_is_every_package_that_is_imported(folder: str, extras: list[str]) -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    lines = project["dependencies"] + [line for extra in extras for line in project["optional-dependencies"][extra]]
+    names = {canonicalize_name(Requirement(line).name) for line in lines}
+    found = packages_distributions()
+    undeclared = [p for p in imported(ROOT / folder) if not {canonicalize_name(name) for name in found[p]} & names]
+    assert undeclared == []
 
 
 def test_lock_antlr_runtime_is_the_one_hydra_can_read() -> None:

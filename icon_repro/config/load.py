@@ -31,7 +31,7 @@ from icon_repro.data.options import (
 from icon_repro.engine.options import ClusterConfig, PathsConfig, TrackingConfig
 from icon_repro.engine.schema import SchemaError, build, nearest, number, plain, unhashed
 from icon_repro.evaluate.judge.options import JudgeConfig, judge_problems, judge_sources
-from icon_repro.evaluate.options import EvaluationConfig, TaskKind, held_out_problems
+from icon_repro.evaluate.options import EvaluationConfig, TaskKind, held_out_problems, task_problems, task_sources
 from icon_repro.lm.options import endpoint_problems
 from icon_repro.methods.baseline_options import IfdConfig
 from icon_repro.methods.icon.options import (
@@ -197,28 +197,8 @@ def _combinations(config: Config) -> list[str]:
         sources["data.target.source"] = config.data.target.source
         if config.select_from is not SelectFrom.pool:
             problems.append("data.target: is another pool to select from; set select_from=pool, or data.target=null.")
-    for name, task in config.evaluation.tasks.items():
-        where = f"evaluation.tasks.{name}"
-        if task.kind is TaskKind.lm_eval:
-            if task.task is None:
-                problems.append(f"{where}.task: kind lm_eval needs the name of the lm-eval task.")
-            if task.dataset is not None and task.files:
-                problems.append(f"{where}.dataset: the rows come from {where}.files; set one of them.")
-        elif task.kind is TaskKind.nll:
-            if task.rows is None:
-                problems.append(f"{where}.rows: kind nll needs rows.")
-            elif task.rows.source.format is RowFormat.multiple_choice:
-                problems.append(f"{where}.rows.source.format='multiple_choice': has no responses to score.")
-            else:
-                sources[f"{where}.rows.source"] = task.rows.source
-            if task.metric != "nll":
-                problems.append(f"{where}.metric={task.metric!r}: must be nll for kind nll.")
-        elif task.source is None:
-            problems.append(f"{where}.source: kind {task.kind.value} needs a source of rows.")
-        else:
-            sources[f"{where}.source"] = task.source
-            if task.source.format is not RowFormat.multiple_choice:
-                problems.append(f"{where}.source.format={task.source.format.value!r}: must be multiple_choice.")
+    sources |= task_sources(config.evaluation.tasks)
+    problems += task_problems(config.evaluation.tasks)
     problems += held_out_problems(config.evaluation.tasks, config.data.pool.source.format)
     for name, method in config.methods.items():
         if isinstance(method, LessConfig):

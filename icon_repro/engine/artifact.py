@@ -15,14 +15,14 @@ import json
 import math
 import os
 import re
-import shutil
 import uuid
-from collections.abc import Callable, Container, Iterable, Iterator, Mapping
+from collections.abc import Callable, Container, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from icon_repro.engine.folders import discard, files_of, open_to_umask, sync, sync_folder
 from icon_repro.engine.records import RecordError, checksum, read_json, write_json
 from icon_repro.engine.schema import plain
 
@@ -136,12 +136,8 @@ def file_sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _files(folder: Path) -> Iterator[Path]:
-    return (p for p in sorted(folder.rglob("*")) if p.is_file() and p != folder / "record.json")
-
-
 def check_writable(key: str, folder: Path) -> None:
-    """Try to write to ``folder``, which is made if it isn't there.
+    """Try to write to ``folder``, or where it would be made; leaves everything as it was.
 
     Args:
         key: of the configuration, that names the folder.
@@ -149,16 +145,16 @@ def check_writable(key: str, folder: Path) -> None:
     Raises:
         StoreError: says why it can't be done.
     """
-    probe = folder / f".probe-{uuid.uuid4().hex}"
+    there = next(place for place in (folder, *folder.parents) if os.path.lexists(place))
+    probe = there / f".probe-{uuid.uuid4().hex}"
     try:
-        folder.mkdir(parents=True, exist_ok=True)
         try:
             probe.write_text("x", encoding="utf-8")
         finally:
             probe.unlink(missing_ok=True)
     except OSError as error:
         raise StoreError(
-            f"{key}={folder}: can't be written ({error}). Set {key} to another folder, or make room."
+            f"{key}={folder}: can't be written ({error.strerror}). Set {key} to another folder, or make room."
         ) from error
 
 
@@ -235,27 +231,17 @@ def _own_checksum(record: Mapping[str, Any]) -> str:
     return checksum({key: value for key, value in record.items() if key != "checksum"})
 
 
-def sync(folder: Path) -> None:
-    """Have the files below ``folder`` on disk, and the folders that name them."""
-    files = list(_files(folder))
-    for path in files:
-        with path.open("rb") as file:
-            os.fsync(file.fileno())
-    for parent in {folder, *(path.parent for path in files)}:
-        _sync_folder(parent)
-
-
 def publish(part: Path, final: Path, record: Mapping[str, Any]) -> bool:
     """Complete ``part`` with record.json and rename it to ``final``, durably.
 
     Returns:
         False if another process published the same step first; its result is kept and ``part`` removed.
     """
-    _open_to_umask(part)
+    open_to_umask(part)
     sync(part)
     whole = {**record, "format": FORMAT, "files": manifest(part)}
     write_json(part / "record.json", {**whole, "checksum": _own_checksum(whole)})
-    _sync_folder(part)
+    sync_folder(part)
     try:
         part.rename(final)
     except OSError as error:
@@ -265,18 +251,8 @@ def publish(part: Path, final: Path, record: Mapping[str, Any]) -> bool:
             raise ArtifactError(f"{final} is in the way, without a record.json. Move it away and run again.") from error
         discard(part)
         return False
-    _sync_folder(final.parent)
+    sync_folder(final.parent)
     return True
-
-
-def _open_to_umask(folder: Path) -> None:
-    """Give files the mode that the umask asks for: some libraries make them under a temporary name, with mode 0600."""
-    mask = os.umask(0)
-    os.umask(mask)
-    for path in _files(folder):
-        mode = path.stat().st_mode & 0o777
-        if (wanted := (0o666 | mode & 0o111) & ~mask) != mode:
-            path.chmod(wanted)
 
 
 def damage(
@@ -314,7 +290,7 @@ def manifest(folder: Path, hashed_bytes: float = math.inf) -> dict[str, dict[str
         hashed_bytes: see ``altered``; what goes beyond has no sha256.
     """
     files: dict[str, dict[str, Any]] = {
-        path.relative_to(folder).as_posix(): {"bytes": path.stat().st_size, "sha256": None} for path in _files(folder)
+        path.relative_to(folder).as_posix(): {"bytes": path.stat().st_size, "sha256": None} for path in files_of(folder)
     }
     for name in _first(files, hashed_bytes):
         files[name]["sha256"] = file_sha256(folder / name)
@@ -365,40 +341,6 @@ def verify(folder: Path) -> None:
     """
     if found := damage(folder, math.inf):
         raise ArtifactError(f"{folder}: {found}. Delete it and run again.")
-
-
-def set_aside(folder: Path) -> Path:
-    """Give a damaged folder a name beside it that nothing takes for a result. The caller holds the step's claim."""
-    for number in itertools.count(1):
-        aside = folder.with_name(f".damaged-{folder.name}-{number}")
-        if not aside.exists():
-            break
-    folder.rename(aside)
-    return aside
-
-
-def discard(folder: Path) -> None:
-    """Remove a folder such that it is never seen half-removed under its name."""
-    trash = folder.with_name(f".trash-{uuid.uuid4().hex}")
-    try:
-        folder.rename(trash)
-    except FileNotFoundError:
-        return
-    shutil.rmtree(trash, ignore_errors=True)
-
-
-def clear_trash(parent: Path) -> None:
-    """Remove what ``discard`` left in ``parent`` when it was killed; one that is still at it doesn't mind."""
-    for trash in parent.glob(".trash-*"):
-        shutil.rmtree(trash, ignore_errors=True)
-
-
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def differences(old: Any, new: Any, where: str = "") -> list[str]:

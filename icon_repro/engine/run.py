@@ -22,7 +22,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from icon_repro.engine import notices, targets, worker
+from icon_repro.engine import claims, notices, targets, worker
 from icon_repro.engine.artifact import MISSING, ArtifactError, Step, Store, differences
 from icon_repro.engine.options import ClusterConfig, Executor
 from icon_repro.engine.records import RecordError
@@ -56,13 +56,13 @@ def status(step: Step, store: Store) -> Status:
         return Status("cached")
     attempt = store.attempt(step)
     log = str(attempt / "log.txt")
-    if note := worker.read_note(attempt):
+    if note := claims.read_note(attempt):
         if note["outcome"] in ("failed", "blocked", "interrupted"):
             return Status(note["outcome"], note["error"].splitlines()[0], log)
         if note["outcome"] == "running":
             here = note["host"] == socket.gethostname()
-            if -math.inf < worker.claim_age(attempt) < note["lease_s"] and (not here or _alive(note["pid"])):
-                warning = worker.clock_warning(attempt)
+            if -math.inf < claims.claim_age(attempt) < note["lease_s"] and (not here or _alive(note["pid"])):
+                warning = claims.clock_warning(attempt)
                 why = f"process {note['pid']} on {note['host']}"
                 return Status("running", f"{why}; warning: {warning}" if warning else why, log)
             return Status("interrupted", f"process {note['pid']} ended without a word", log)
@@ -132,88 +132,120 @@ def run(
         StoreError: something is missing, and the store can't be written.
         NewerFormatError: a finished step was made by a newer version.
     """
-    summary = Summary()
-    pending: list[Step] = []
-    unfinished: set[str] = set()
-    bad: set[str] = set()
-    busy: set[str] = set()
-    planned = {step.folder: step for step in steps}
-    suspect: set[str] = set()  # found damaged: their workers look themselves, as another driver may have been first
-    redone: set[str] = set()
+    driver = _Driver(steps, store, cluster, cache, say)
+    driver.look(check)
+    if driver.pending:
+        store.check_writable()
+        driver.drive()
+    return driver.summary
 
-    def again(folder: str, found: str) -> Step:
-        suspect.add(folder)
-        redone.add(folder)
-        unfinished.add(folder)
-        label = planned[folder].label
-        for labels in (summary.cached, summary.built):
+
+class _Driver:
+    """State of one run: which steps are still to be done, and what is known about the others. Sets hold folders."""
+
+    def __init__(
+        self, steps: Sequence[Step], store: Store, cluster: ClusterConfig, cache: Path, say: Callable[[str], None]
+    ) -> None:
+        self.steps, self.store, self.cluster, self.cache, self.say = steps, store, cluster, cache, say
+        self.planned = {step.folder: step for step in steps}
+        self.summary = Summary()
+        self.pending: list[Step] = []
+        self.unfinished: set[str] = set()
+        self.bad: set[str] = set()  # failed or blocked
+        self.busy: set[str] = set()  # in the hands of another process
+        self.suspect: set[str] = set()  # damaged: their workers look themselves, as another driver may have been first
+        self.redone: set[str] = set()  # built again in this run: once is enough
+        self.git: dict[str, Any] = {}
+        self.stages: list[str] = []  # modules that the steps need
+
+    def look(self, check: Callable[[Step], str | None]) -> None:
+        """Sort the steps into those that are there and those that are to be built."""
+        for step in self.steps:
+            if not self.store.complete(step):
+                self.unfinished.add(step.folder)
+                self.pending.append(step)
+            elif damage := check(step):
+                self.pending.append(self._again(step.folder, damage))
+            else:
+                self.summary.cached.append(step.label)
+
+    def drive(self) -> None:
+        """Build what is pending, and look again at what waits for another process."""
+        self.git = git_state(Path(__file__).parent)
+        self.stages = sorted({targets.module_of(step.target) for step in self.pending})
+        while self.pending:
+            waiting: list[Step] = []
+            for step in self.pending:
+                waiting += self._advance(step)
+            if waiting == self.pending:
+                time.sleep(_POLL_S)
+            self.pending = waiting
+
+    def _again(self, folder: str, damage: str) -> Step:
+        """Have a damaged step built once more; returns it."""
+        self.suspect.add(folder)
+        self.redone.add(folder)
+        self.unfinished.add(folder)
+        label = self.planned[folder].label
+        for labels in (self.summary.cached, self.summary.built):
             if label in labels:
                 labels.remove(label)
-        say(f"{label}: {found}; {'' if found == MISSING else 'set aside and '}built again")
-        return planned[folder]
+        self.say(f"{label}: {damage}; {'' if damage == MISSING else 'set aside and '}built again")
+        return self.planned[folder]
 
-    for step in steps:
-        if not store.complete(step):
-            unfinished.add(step.folder)
-            pending.append(step)
-        elif found := check(step):
-            pending.append(again(step.folder, found))
+    def _advance(self, step: Step) -> list[Step]:
+        """Do what can be done about one pending step now; returns the steps that have to wait, in order."""
+        needed = {source.folder for source in step.inputs.values()}
+        total = len(self.steps)
+        title = f"[{total - len(self.unfinished) + 1:>{len(str(total))}}/{total}] {step.label}"
+        if needed & self.bad:
+            self.unfinished.discard(step.folder)
+            self.bad.add(step.folder)
+            self.summary.blocked.append(step.label)
+            self.say(f"{title}: blocked, an input failed")
+            return []
+        if needed & self.unfinished:
+            return [step]
+        outcome = self._attempt(step)
+        damaged = [folder for folder, _ in outcome.damaged]
+        if outcome.code == worker.DAMAGED and all(f in self.planned and f not in self.redone for f in damaged):
+            return [*(self._again(*one) for one in outcome.damaged), step]
+        if outcome.code == worker.BUSY:
+            if step.folder not in self.busy:
+                self.say(f"{title}: another process is at it; waiting")
+            self.busy.add(step.folder)
+            return [step]
+        self.unfinished.discard(step.folder)
+        self.suspect.discard(step.folder)
+        self._note(step, title, outcome)
+        return []
+
+    def _attempt(self, step: Step) -> worker.Outcome:
+        """Run the step, unless another process has built it meanwhile or is known to be at it."""
+        suspect = step.folder in self.suspect
+        if self.store.complete(step) and not suspect:
+            return worker.Outcome(worker.CACHED)
+        if step.folder in self.busy and status(step, self.store).state == "running":
+            return worker.Outcome(worker.BUSY)
+        spec = worker.make_spec(step, self.store, self.cluster, self.cache, self.git, suspect=suspect)
+        return _execute(spec, self.store.attempt(step), self.cluster, self.stages)
+
+    def _note(self, step: Step, title: str, outcome: worker.Outcome) -> None:
+        """Add the outcome of a step that has ended to the summary, and say it."""
+        if outcome.code == worker.CACHED:
+            self.summary.cached.append(step.label)
+            self.say(f"{title}: built by another process")
+        elif outcome.code == worker.BUILT:
+            self.summary.built.append(step.label)
+            record = self.store.record(step)
+            self.say("\n      ".join([f"{title}: {_speed(record)}", *notices.lines(record)]))
         else:
-            summary.cached.append(step.label)
-    if not pending:
-        return summary
-    store.check_writable()
-    git = git_state(Path(__file__).parent)
-    stages = sorted({targets.module_of(step.target) for step in pending})
-    while pending:
-        left: list[Step] = []
-        for step in pending:
-            needed = {source.folder for source in step.inputs.values()}
-            number = f"[{len(steps) - len(unfinished) + 1:>{len(str(len(steps)))}}/{len(steps)}] {step.label}"
-            if needed & bad:
-                unfinished.discard(step.folder)
-                bad.add(step.folder)
-                summary.blocked.append(step.label)
-                say(f"{number}: blocked, an input failed")
-                continue
-            if needed & unfinished:
-                left.append(step)
-                continue
-            outcome = worker.Outcome(worker.BUSY)
-            if store.complete(step) and step.folder not in suspect:
-                outcome = worker.Outcome(worker.CACHED)
-            elif step.folder not in busy or status(step, store).state != "running":
-                spec = worker.make_spec(step, store, cluster, cache, git, suspect=step.folder in suspect)
-                outcome = _execute(spec, store.attempt(step), cluster, stages)
-            code, error, damaged = outcome
-            if code == worker.DAMAGED and all(f in planned and f not in redone for f, _ in damaged):
-                left += [*(again(*one) for one in damaged), step]
-                continue
-            if code == worker.BUSY:
-                if step.folder not in busy:
-                    say(f"{number}: another process is at it; waiting")
-                busy.add(step.folder)
-                left.append(step)
-                continue
-            unfinished.discard(step.folder)
-            suspect.discard(step.folder)
-            if code == worker.CACHED:
-                summary.cached.append(step.label)
-                say(f"{number}: built by another process")
-            elif code == worker.BUILT:
-                summary.built.append(step.label)
-                record = store.record(step)
-                say("\n      ".join([f"{number}: {_speed(record)}", *notices.lines(record)]))
-            else:
-                bad.add(step.folder)
-                if redone & {folder for folder, _ in damaged}:
-                    error += " It was built again in this run: is the disk failing, or another program writing there?"
-                summary.failed[step.label] = error
-                say(f"{number}: FAILED: {error}\n      log: {store.attempt(step) / 'log.txt'}")
-        if left == pending:
-            time.sleep(_POLL_S)
-        pending = left
-    return summary
+            self.bad.add(step.folder)
+            error = outcome.error
+            if self.redone & {folder for folder, _ in outcome.damaged}:
+                error += " It was built again in this run: is the disk failing, or another program writing there?"
+            self.summary.failed[step.label] = error
+            self.say(f"{title}: FAILED: {error}\n      log: {self.store.attempt(step) / 'log.txt'}")
 
 
 def _speed(record: dict[str, Any]) -> str:

@@ -25,10 +25,11 @@ from typing import Any
 from filelock import SoftFileLease, Timeout
 
 from icon_repro.engine.artifact import Step, Store
+from icon_repro.engine.claims import read_note
 from icon_repro.engine.jobs import Sent, SubmitError, call, command, living, read_jobs, write_jobs
 from icon_repro.engine.options import ClusterConfig, SlurmConfig, SlurmJob
 from icon_repro.engine.run import git_state
-from icon_repro.engine.worker import make_spec, read_note
+from icon_repro.engine.worker import make_spec
 
 _PATIENCE_S = 180.0  # for another submission
 _STOP_SHARE = 0.8  # of the signal's lead time: what a step that is asked to stop has for it

@@ -8,15 +8,13 @@ Known gap: none.
 """
 
 import contextlib
-import json
 import netrc
 import os
-import select
 import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -136,26 +134,25 @@ def send(cfg: TrackingConfig, name: str, runs: Sequence[TrackedRun], logged: Log
         return "W&B: disabled"
     if not runs:
         return f"W&B: nothing new ({logged.mode})"
-    done = list[TrackedRun]()
+    words = list[dict[str, str]]()
     problem = ""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         common = {"mode": logged.mode, "project": cfg.project, "entity": cfg.entity, "group": name}
-        with tempfile.NamedTemporaryFile("w", dir=folder, suffix=".json", encoding="utf-8") as file:
-            json.dump({**common, "folder": str(folder.absolute()), "runs": [asdict(run) for run in runs]}, file)
-            file.flush()
-            for word, text in _words(Path(file.name), folder, logged.mode, cfg.silence_s):
-                if word == wandb_sender.DONE:
-                    done.append(next(run for run in runs if run.id == text))
-                else:
-                    problem = problem or text
-    except TimeoutError:
-        problem = f"nothing came from it for {cfg.silence_s:g} s (tracking.silence_s)"
+        more = {"folder": str(folder.absolute()), "silence_s": cfg.silence_s}
+        with tempfile.TemporaryDirectory(dir=folder) as place:
+            write_json(Path(place) / "job.json", {**common, **more, "runs": [asdict(run) for run in runs]})
+            try:
+                problem = _log_all(Path(place), folder, logged.mode, cfg.silence_s, len(runs))
+            finally:
+                words = wandb_sender.words(Path(place))
     except OSError as error:
         problem = f"{type(error).__name__}: {error}"
     finally:
+        done = [run for run in runs if {"done": run.id} in words]
         with contextlib.suppress(OSError):  # they are logged again, as the same runs
             logged.add(done)
+    problem = next((word["failed"] for word in words if "failed" in word), problem)
     if not problem and len(done) < len(runs):
         problem = f"its process ended without a word; see {folder / _LOG}"
     if problem:
@@ -164,47 +161,28 @@ def send(cfg: TrackingConfig, name: str, runs: Sequence[TrackedRun], logged: Log
     return f"W&B: {len(done)} runs logged ({logged.mode}){hint}"
 
 
-def _words(job: Path, folder: Path, mode: str, silence_s: float) -> Iterator[tuple[str, str]]:
-    """What the sending process says: a word and a text.
+def _log_all(place: Path, folder: Path, mode: str, silence_s: float, runs: int) -> str:
+    """Have a process log the job in ``place``; returns what is wrong if it hung.
 
-    Raises:
-        TimeoutError: it said nothing for ``silence_s``.
+    The process ends itself when W&B is silent for ``silence_s``; what it can't end is ended here. Nothing of it stays.
     """
     package = str(Path(__file__).resolve().parents[2])
     path = os.pathsep.join(p for p in (package, os.environ.get("PYTHONPATH")) if p)
-    own = {"PYTHONPATH": path, "WANDB_DATA_DIR": os.environ.get("WANDB_DATA_DIR", str(folder.absolute() / "data"))}
-    environment = {**os.environ, **own}
+    data = os.environ.get("WANDB_DATA_DIR", str(folder.absolute() / "data"))
+    environment = {**os.environ, "PYTHONPATH": path, "WANDB_DATA_DIR": data}
     if mode == "offline":
         environment.pop("WANDB_API_KEY", None)
-    command = [sys.executable, "-m", wandb_sender.__name__, str(job)]
+    command = [sys.executable, "-m", wandb_sender.__name__, str(place)]
     with (folder / _LOG).open("wb") as log:
         process = subprocess.Popen(
-            command,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=log,
-            env=environment,
-            start_new_session=True,
+            command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=environment, start_new_session=True
         )
-    assert process.stdout is not None
-    pending = b""
     try:
-        while select.select([process.stdout], [], [], silence_s)[0]:
-            chunk = os.read(process.stdout.fileno(), 65536)
-            *lines, pending = (pending + chunk).split(b"\n")
-            for line in lines:
-                word, _, text = line.decode("utf-8", "replace").partition(" ")
-                if word == wandb_sender.END:
-                    return
-                if word in (wandb_sender.DONE, wandb_sender.FAILED):
-                    yield word, text
-            if not chunk:
-                return
-        raise TimeoutError
+        code = process.wait((runs + 1) * silence_s + _END_S)
+    except subprocess.TimeoutExpired:
+        code = -signal.SIGALRM
     finally:  # what is left (W&B's own service) has nothing more to do
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            process.wait(0 if sys.exc_info()[0] else _END_S)
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
         process.wait()
-        process.stdout.close()
+    return f"nothing came from it for {silence_s:g} s (tracking.silence_s)" if code == -signal.SIGALRM else ""

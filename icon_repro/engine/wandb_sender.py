@@ -1,14 +1,17 @@
-"""Log runs to Weights & Biases: ``python -m icon_repro.engine.wandb_sender JOB``, started by ``engine.tracking``.
+"""Log runs to Weights & Biases: ``python -m icon_repro.engine.wandb_sender FOLDER``, started by ``engine.tracking``.
 
-In: a JSON file with the mode, project, group and runs.  Out: W&B's runs; a line a run on standard output.
-Two runs that fail in a row end it: the others would wait for the same network. Source code, git remotes, command lines
-and the machine are not sent: an address or a command line may hold a key.
+In: FOLDER/job.json with the mode, project, group and runs.  Out: W&B's runs; a line for each in FOLDER/words.jsonl.
+The process ends by SIGALRM once W&B has been silent for ``silence_s``. Two runs that fail in a row end it: the others
+would wait for the same network. Source code, git remotes, command lines and the machine are not sent: an address or a
+command line may hold a key.
 Known gap: offline, W&B can't say which artifacts a run uses; the config and the artifacts' metadata name them then.
 """
 
+import json
 import os
 import re
 import shutil
+import signal
 import sys
 import traceback
 from collections.abc import Mapping
@@ -17,8 +20,6 @@ from typing import Any
 
 from icon_repro.engine.environment import clean
 from icon_repro.engine.records import read_json
-
-DONE, FAILED, END = "done", "failed", "end"
 
 
 def send(run: Mapping[str, Any], job: Mapping[str, Any]) -> None:
@@ -74,26 +75,35 @@ def send(run: Mapping[str, Any], job: Mapping[str, Any]) -> None:
                 shutil.rmtree(older)
 
 
+def words(folder: Path) -> list[dict[str, str]]:
+    """What has come of each run so far: {done: its id} or {failed: why}; a line that was cut off isn't there yet."""
+    path = folder / "words.jsonl"
+    lines = path.read_text(encoding="utf-8").splitlines(keepends=True) if path.is_file() else []
+    return [json.loads(line) for line in lines if line.endswith("\n")]
+
+
 def main() -> None:
-    """Log all runs of the job in the file that the command line names."""
+    """Log all runs of the job in the folder that the command line names."""
     clean()  # WANDB_RUN_ID, WANDB_SWEEP_ID and others would have all runs be one
-    job = read_json(Path(sys.argv[1]))
-    words = os.fdopen(os.dup(1), "w", buffering=1)
-    os.dup2(2, 1)  # what W&B prints goes to the log
+    folder = Path(sys.argv[1])
+    job = read_json(folder / "job.json")
     failed_before = False
-    for run in job["runs"]:
-        try:
-            send(run, job)
-        except Exception as error:  # W&B raises a dozen kinds; the caller says that it failed, and why
-            words.write(f"{FAILED} {type(error).__name__}: {' '.join(str(error).split())[:500]}\n")
-            traceback.print_exc()
-            if failed_before:
+    with (folder / "words.jsonl").open("w", encoding="utf-8", buffering=1) as file:
+        for run in job["runs"]:
+            signal.setitimer(signal.ITIMER_REAL, job["silence_s"])
+            word = {"done": run["id"]}
+            try:
+                send(run, job)
+            except Exception as error:  # W&B raises a dozen kinds; the caller says that it failed, and why
+                word = {"failed": f"{type(error).__name__}: {' '.join(str(error).split())[:500]}"}
+                traceback.print_exc()
+            file.write(json.dumps(word) + "\n")
+            if failed_before and "failed" in word:
                 break
-            failed_before = True
-            continue
-        failed_before = False
-        words.write(f"{DONE} {run['id']}\n")
-    words.write(f"{END}\n")
+            failed_before = "failed" in word
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(0)  # W&B's service may hang at the end of the interpreter, when all is logged
 
 
 if __name__ == "__main__":

@@ -6,15 +6,12 @@ it reports damaged inputs, and the run lets their workers do so.
 A worker that a job of Slurm runs waits for its inputs some seconds, as a network file system may show them late.
 Asked to stop (SIGTERM, SIGUSR1), training saves a checkpoint, any other step is left: it is "interrupted".
 Needs neither Hydra nor the plan, so that any process on any host can do it.
-Known gap: a claim is a lease (filelock): a holder that is suspended for longer than the lease may be overtaken. It then
-ends itself, and as each attempt of a non-resumable step writes to a folder of its own, nothing is mixed.
 """
 
 import contextlib
 import faulthandler
 import importlib.metadata
 import io
-import math
 import multiprocessing
 import os
 import platform
@@ -35,22 +32,20 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any, NamedTuple, TextIO
 
-from filelock import LeaseSettingsMismatch, SoftFileLease, Timeout
-
 from icon_repro.engine import targets
-from icon_repro.engine.artifact import Step, Store, clear_trash, damage, discard, file_sha256, publish, set_aside
+from icon_repro.engine.artifact import Step, Store, damage, file_sha256, publish
+from icon_repro.engine.claims import LOST, read_note, take_claim, write_note
 from icon_repro.engine.environment import recorded
+from icon_repro.engine.folders import clear_trash, discard, set_aside
 from icon_repro.engine.notices import collected
 from icon_repro.engine.options import ClusterConfig
-from icon_repro.engine.records import RecordError, read_json, write_json
+from icon_repro.engine.records import write_json
 from icon_repro.engine.runtime import Interrupted, Runtime, Stop
 from icon_repro.engine.schema import build, plain
 
-BUILT, FAILED, CACHED, BUSY, LOST, DAMAGED, BLOCKED, INTERRUPTED = 0, 1, 3, 4, 5, 6, 7, 8  # exit codes of a worker
+BUILT, FAILED, CACHED, BUSY, DAMAGED, BLOCKED, INTERRUPTED = 0, 1, 3, 4, 6, 7, 8  # exit codes of a worker; see LOST
 STOPS = (signal.SIGTERM, signal.SIGUSR1)
 _POLL_S = 1.0
-_SKEW_S = 5.0
-_NOTED = {"host", "pid", "lease_s", "outcome", "error"}  # keys of attempt.json that are read
 _FULL_BYTES = 2**20  # left on a disk that is taken for full when a step fails
 _NAMED = 20  # damaged inputs that one attempt reports at most: what is sent has to fit a pipe
 _PACKAGES = (
@@ -157,7 +152,7 @@ def work(spec: Mapping[str, Any], terminal: TextIO | None = None, stop: Stop | N
         return CACHED
     attempt.mkdir(parents=True, exist_ok=True)
     cluster = build(ClusterConfig, spec["cluster"])
-    lease = _claim(attempt, cluster.lease_s)
+    lease = take_claim(attempt, cluster.lease_s)
     if lease is None:
         return BUSY
     try:
@@ -179,73 +174,12 @@ def work(spec: Mapping[str, Any], terminal: TextIO | None = None, stop: Stop | N
         except (Exception, SystemExit, Interrupted) as error:
             ended = {BLOCKED: "blocked", INTERRUPTED: "interrupted"}.get(failure(error).code, "failed")
             damaged = error.damaged if isinstance(error, DamagedInputError) else {}
-            _note(attempt, {**note, "outcome": ended, "error": describe(error), "damaged": damaged})
+            write_note(attempt, {**note, "outcome": ended, "error": describe(error), "damaged": damaged})
             raise
-        _note(attempt, {**note, "outcome": "built", "error": None})
+        write_note(attempt, {**note, "outcome": "built", "error": None})
         return BUILT if built else CACHED
     finally:
         lease.release()
-
-
-def _claim(attempt: Path, lease_s: float) -> SoftFileLease | None:
-    """The claim, held; None if another process holds it.
-
-    All who want a claim must go by the same lease. One that was taken with another ``cluster.lease_s`` keeps its own.
-    """
-    leases = [lease_s]
-    if warning := clock_warning(attempt):
-        print(f"warning: {warning}", flush=True)
-    if note := read_note(attempt):
-        leases.append(note["lease_s"])
-    for duration in leases:
-        # a dead holder on another host is known only by watching its claim for a whole lease
-        patience = 2 * duration if claim_age(attempt) > duration else 0.0
-        lease = SoftFileLease(attempt / "claim", lease_duration=duration, on_compromise=_lost, timeout=patience)
-        try:
-            lease.acquire()
-        except LeaseSettingsMismatch:
-            continue
-        except Timeout:
-            return None
-        return lease
-    return None
-
-
-def read_note(attempt: Path) -> dict[str, Any] | None:
-    """What the latest attempt at a step has noted; None if there was none, or its note can't be read.
-
-    The note says nothing of a result: what can't be read is written anew by the next attempt.
-    """
-    try:
-        note = read_json(attempt / "attempt.json")
-    except FileNotFoundError:
-        return None
-    except RecordError as error:
-        print(f"warning: {error}", flush=True)
-        return None
-    if not isinstance(note, dict) or not note.keys() >= _NOTED:
-        print(f"warning: {attempt / 'attempt.json'}: isn't the note of an attempt", flush=True)
-        return None
-    return note
-
-
-def claim_age(attempt: Path) -> float:
-    """Seconds since the holder of the claim last showed that it lives; -inf if nobody holds it."""
-    try:
-        return time.time() - (attempt / "claim").stat().st_mtime
-    except FileNotFoundError:
-        return -math.inf
-
-
-def clock_warning(attempt: Path) -> str:
-    """What is wrong if the claim's holder writes times that lie in this host's future; empty if nothing is."""
-    age = claim_age(attempt)
-    if math.isinf(age) or age > -_SKEW_S:
-        return ""
-    return (
-        f"{attempt / 'claim'} is of a time {-age:.0f} s ahead of {socket.gethostname()}'s clock. If its holder is "
-        "killed, that is noticed so much later. Set the clocks of hosts and file server (ntp)."
-    )
 
 
 def describe(error: BaseException) -> str:
@@ -261,12 +195,6 @@ def failure(error: BaseException) -> Outcome:
     return Outcome(kinds.get(type(error), FAILED), text)
 
 
-def _note(attempt: Path, note: Mapping[str, Any]) -> None:
-    # a full disk must hide neither the error that it caused nor a step that was published
-    with contextlib.suppress(OSError):
-        write_json(attempt / "attempt.json", note)
-
-
 @contextlib.contextmanager
 def _full_disk_named(root: Path) -> Iterator[None]:
     """Have an error say that the disk is full: torch's and others' name a position in a file."""
@@ -277,13 +205,6 @@ def _full_disk_named(root: Path) -> Iterator[None]:
         if free >= _FULL_BYTES or "no space left" in str(error).lower():
             raise
         raise StepError(f"{describe(error)} (No space left on the disk of {root}: {free:,} bytes)") from error
-
-
-def _lost(compromise: Any) -> None:
-    """Another host took the claim: stop at once, before anything is written."""
-    sys.stderr.write(f"claim lost ({compromise.reason}); stopping\n")
-    sys.stderr.flush()
-    os._exit(LOST)
 
 
 def _await_inputs(spec: Mapping[str, Any], root: Path) -> None:

@@ -96,6 +96,43 @@ class HeldOutRowsJob:
     template: HeldOutTemplate = field(kw_only=True)
 
 
+def task_sources(tasks: Mapping[str, TaskConfig]) -> dict[str, SourceConfig]:
+    """Where the rows of tasks that read our sources come from, by the source's key."""
+    sources = {}
+    for name, task in tasks.items():
+        where = f"evaluation.tasks.{name}"
+        if task.kind is TaskKind.multiple_choice and task.source is not None:
+            sources[f"{where}.source"] = task.source
+        choices = task.rows is not None and task.rows.source.format is RowFormat.multiple_choice  # a problem already
+        if task.kind is TaskKind.nll and task.rows is not None and not choices:
+            sources[f"{where}.rows.source"] = task.rows.source
+    return sources
+
+
+def task_problems(tasks: Mapping[str, TaskConfig]) -> list[str]:
+    """What tasks lack for their kind; what is said of no single value."""
+    problems = []
+    for name, task in tasks.items():
+        where = f"evaluation.tasks.{name}"
+        if task.kind is TaskKind.lm_eval:
+            if task.task is None:
+                problems.append(f"{where}.task: kind lm_eval needs the name of the lm-eval task.")
+            if task.dataset is not None and task.files:
+                problems.append(f"{where}.dataset: the rows come from {where}.files; set one of them.")
+        elif task.kind is TaskKind.nll:
+            if task.rows is None:
+                problems.append(f"{where}.rows: kind nll needs rows.")
+            elif task.rows.source.format is RowFormat.multiple_choice:
+                problems.append(f"{where}.rows.source.format='multiple_choice': has no responses to score.")
+            if task.metric != "nll":
+                problems.append(f"{where}.metric={task.metric!r}: must be nll for kind nll.")
+        elif task.source is None:
+            problems.append(f"{where}.source: kind {task.kind.value} needs a source of rows.")
+        elif task.source.format is not RowFormat.multiple_choice:
+            problems.append(f"{where}.source.format={task.source.format.value!r}: must be multiple_choice.")
+    return problems
+
+
 def held_out_problems(tasks: Mapping[str, TaskConfig], pool: RowFormat) -> list[str]:
     """Settings of held-out tasks that can't work.
 

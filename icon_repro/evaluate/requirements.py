@@ -90,6 +90,11 @@ def missing(job: EvaluationJob, files: Sequence[str], commit: str | None, index:
     return problems
 
 
+def has_key(endpoint: EndpointConfig) -> bool:
+    """Whether the environment holds the endpoint's key; one on this machine needs none."""
+    return endpoint.local or bool(os.environ.get(endpoint.api_key_env, "").strip())
+
+
 def missing_for(steps: Iterable[Step], cache: Path) -> list[str]:
     """What the evaluations among ``steps`` lack, keys of endpoints, budgets that are too small; each thing once.
 
@@ -101,8 +106,7 @@ def missing_for(steps: Iterable[Step], cache: Path) -> list[str]:
     seen, steps = set(), list(steps)
     for step in steps:
         endpoint = getattr(step.params, "endpoint", None)
-        key = isinstance(endpoint, EndpointConfig) and os.environ.get(endpoint.api_key_env, "").strip()
-        if isinstance(endpoint, EndpointConfig) and not endpoint.local and not key:
+        if isinstance(endpoint, EndpointConfig) and not has_key(endpoint):
             found[
                 f"{step.stage}: {endpoint.model} at {endpoint.base_url} needs a key: set the environment variable "
                 f"{endpoint.api_key_env}, or leave out what asks it (judge=none, ~methods.alpagasus)."

@@ -22,7 +22,8 @@ import pyarrow
 import pyarrow.parquet
 
 from icon_repro.data.rows import Example, Score, best_first
-from icon_repro.engine.artifact import Step, Store, discard, file_sha256, verify
+from icon_repro.engine.artifact import Step, Store, file_sha256, verify
+from icon_repro.engine.folders import discard
 from icon_repro.engine.records import read_json, read_rows
 from icon_repro.engine.schema import nearest
 from icon_repro.experiment import Arm, Experiment

@@ -5,14 +5,15 @@ In, out, source: see ``icon_repro.train``. The first process writes.
 
 import math
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from datasets import Dataset
 from peft import LoraConfig as PeftLora
-from transformers import PreTrainedModel, set_seed
+from transformers import PreTrainedModel, PreTrainedTokenizerBase, set_seed
 from trl import SFTConfig
 
 import icon_repro.train.zero as zero
@@ -49,11 +50,80 @@ def tune(cfg: TrainJob, inputs: Mapping[str, Path], out: Path, runtime: Runtime)
     """
     train, cluster = cfg.train, runtime.cluster
     device = prepare_device(cluster)
+    tokenizer = load_tokenizer(inputs["model"])
+    data, notes = _rows(train, inputs, tokenizer)
+    deepspeed = zero.used(train, cluster.processes, device, out)
+    earlier = next(reversed(checkpoints(out)), None)
+    arguments = _arguments(cfg, runtime, out, device, deepspeed, earlier)
+    first = arguments.process_index == 0
+    set_seed(cfg.seed)
+    model = load_model(inputs["model"], Dtype.float32, arguments.device, cluster.attention)
+    _check_length(train, data, model)
+    model.config.use_cache = False
+    parameters = zero.weights_of(model)
+    saver = _Saver(train, tokenizer, inputs["model"], out)
+    padding_rows = fillers(len(data), cluster.micro_batch_size, cluster.processes)
+    epoch_steps = math.ceil(len(data) / train.global_batch_size)
+    with runtime.progress(math.ceil(epoch_steps * train.epochs), "step") as progress:
+        trainer = TuningTrainer(
+            rows=len(data),
+            weights=zero.weights_of(model, embeddings=False) if deepspeed and deepspeed.stage == 3 else None,
+            model=model,
+            args=arguments,
+            train_dataset=Dataset.from_list([*data, *[filler(tokenizer.pad_token_id)] * padding_rows]),
+            processing_class=tokenizer,
+            data_collator=CheckedCollator(pad_token_id=tokenizer.pad_token_id),
+            peft_config=_peft(train, model),
+            callbacks=[
+                Report(progress if first else None, padding_rows, epoch_steps),
+                SealCheckpoints(),
+                StopOnRequest(runtime),
+                *([SaveEpochs(train.kept_epochs, epoch_steps, saver.epoch)] if train.kept_epochs and first else []),
+                *([KeepEpochs(out / "epochs")] if train.keep_epochs and first else []),
+            ],
+        )
+        trainable = sum(zero.size(p) for p in trainer.model.parameters() if p.requires_grad)
+        if not first:
+            torch.manual_seed(cfg.seed + arguments.process_index)  # dropout hits other weights in each process
+        if first:
+            zero.note_saver(out, cluster.processes, deepspeed)
+        trainer.train(resume_from_checkpoint=str(earlier) if earlier else None)
+    end_if_stopped(trainer)
+    whole = trainer.accelerator.get_state_dict(trainer.deepspeed) if deepspeed else None  # by all processes together
+    log = trainer.state.log_history
+    if first:
+        model.config.use_cache = True
+        saver.save(trainer.model, out, **({"state_dict": whole} if deepspeed else {}))
+        write_rows(out / "log.jsonl", log)
+        write_json(out / "report.json", notes)
+        remove_checkpoints(out)
+    logged = [entry for entry in log if "loss" in entry]
+    tokens = sum(entry["tokens"] for entry in logged)
+    return {
+        "rows": len(data),
+        "rows_cut": len(notes["cut"]),
+        "dropped": {"no response token within max_length": len(notes["dropped"])},
+        "steps": trainer.state.global_step,
+        "loss": sum(entry["loss"] for entry in logged) / len(logged),
+        "trainable_parameters": trainable,
+        "tokens": tokens,
+        "flops": training_flops(parameters, tokens, frozen=train.tuning is Tuning.lora),
+        "trainer_flops": trainer.state.total_flos,  # 6 N a token, padding included, without embeddings
+    }
+
+
+def _rows(
+    train: TrainConfig, inputs: Mapping[str, Path], tokenizer: PreTrainedTokenizerBase
+) -> tuple[list[dict[str, list[int]]], dict[str, list[str]]]:
+    """The selected rows as tokens, and the ids of those that are cut or dropped.
+
+    Raises:
+        TrainError: an id is unknown, the tokenizer has no end token, or no row has a response within max_length.
+    """
     rows = {row.id: row for row in read_rows(inputs["candidates"] / "rows.jsonl", Example)}
     chosen = read_json(inputs["ids"] / "ids.json") if "ids" in inputs else sorted(rows)
     if unknown := [i for i in chosen if i not in rows]:
         raise TrainError(f"{len(unknown)} selected ids aren't candidates (first: {unknown[0]!r}).")
-    tokenizer = load_tokenizer(inputs["model"])
     if tokenizer.eos_token_id is None:
         raise TrainError(
             "the model's tokenizer has no end token: a model tuned with it would never learn to stop. Name one as "
@@ -69,84 +139,43 @@ def tune(cfg: TrainJob, inputs: Mapping[str, Path], out: Path, runtime: Runtime)
             f"of {len(chosen):,} selected rows, {len(notes['dropped']):,} aren't trained on (no response token within "
             f"training.max_length={train.max_length}) and {len(notes['cut']):,} are cut.",
         )
-    deepspeed = zero.used(train, cluster.processes, device, out)
-    earlier = next(reversed(checkpoints(out)), None)
-    arguments = _arguments(cfg, runtime, out, device, deepspeed, earlier)
-    first = arguments.process_index == 0
-    set_seed(cfg.seed)
-    model = load_model(inputs["model"], Dtype.float32, arguments.device, cluster.attention)
+    return data, notes
+
+
+def _check_length(train: TrainConfig, data: Sequence[Mapping[str, list[int]]], model: PreTrainedModel) -> None:
+    """Refuse rows that are longer than the model has positions."""
     longest, positions = max(len(row["input_ids"]) for row in data), positions_of(model)
     if positions is not None and longest > positions:
         raise TrainError(
             f"training.max_length={train.max_length}: a row takes {longest} tokens, the model has {positions} "
             "positions. Lower training.max_length."
         )
-    model.config.use_cache = False
-    parameters = zero.weights_of(model)
-    batch = train.global_batch_size
-    more = fillers(len(data), cluster.micro_batch_size, cluster.processes)
-    epoch_steps = math.ceil(len(data) / batch)
 
-    def save(tuned: PreTrainedModel, folder: Path, **more: Any) -> None:
-        target = folder / ("adapter" if train.tuning is Tuning.lora else "weights")
-        tuned.save_pretrained(target, **more)
-        tokenizer.save_pretrained(target)
+
+@dataclass(frozen=True)
+class _Saver:
+    """Writes a tuned model as ``lm.load`` reads it."""
+
+    train: TrainConfig
+    tokenizer: PreTrainedTokenizerBase
+    model: Path  # folder of the model that is tuned
+    out: Path
+
+    def save(self, tuned: PreTrainedModel, folder: Path, **options: Any) -> None:
+        """Write weights or an adapter to ``folder``, with the tokenizer and the prompt of tuning."""
+        target = folder / ("adapter" if self.train.tuning is Tuning.lora else "weights")
+        tuned.save_pretrained(target, **options)
+        self.tokenizer.save_pretrained(target)
         # the tokenizer's own chat template isn't what was tuned on
         write_json(target / "prompt.json", tuning_template())
-        if train.tuning is Tuning.lora:
-            tidy(target, read_json(inputs["model"] / "model.json")["hub_id"])
+        if self.train.tuning is Tuning.lora:
+            tidy(target, read_json(self.model / "model.json")["hub_id"])
         write_json(folder / "model.json", {"hub_id": None, "commit": None})  # where lm.load finds a fully tuned model
 
-    def save_epoch(tuned: PreTrainedModel, epoch: int) -> None:
-        shutil.rmtree(after_epoch(out, epoch), ignore_errors=True)  # of an attempt that was stopped
-        save(tuned, after_epoch(out, epoch))
-
-    with runtime.progress(math.ceil(epoch_steps * train.epochs), "step") as progress:
-        trainer = TuningTrainer(
-            rows=len(data),
-            weights=zero.weights_of(model, embeddings=False) if deepspeed and deepspeed.stage == 3 else None,
-            model=model,
-            args=arguments,
-            train_dataset=Dataset.from_list([*data, *[filler(tokenizer.pad_token_id)] * more]),
-            processing_class=tokenizer,
-            data_collator=CheckedCollator(pad_token_id=tokenizer.pad_token_id),
-            peft_config=_peft(train, model),
-            callbacks=[
-                Report(progress if first else None, more, epoch_steps),
-                SealCheckpoints(),
-                StopOnRequest(runtime),
-                *([SaveEpochs(train.kept_epochs, epoch_steps, save_epoch)] if train.kept_epochs and first else []),
-                *([KeepEpochs(out / "epochs")] if train.keep_epochs and first else []),
-            ],
-        )
-        trainable = sum(zero.size(p) for p in trainer.model.parameters() if p.requires_grad)
-        if not first:
-            torch.manual_seed(cfg.seed + arguments.process_index)  # dropout hits other weights in each process
-        if first:
-            zero.note_saver(out, cluster.processes, deepspeed)
-        trainer.train(resume_from_checkpoint=str(earlier) if earlier else None)
-    end_if_stopped(trainer)
-    whole = trainer.accelerator.get_state_dict(trainer.deepspeed) if deepspeed else None  # by all processes together
-    log = trainer.state.log_history
-    logged = [entry for entry in log if "loss" in entry]
-    tokens = sum(entry["tokens"] for entry in logged)
-    if first:
-        model.config.use_cache = True
-        save(trainer.model, out, **({"state_dict": whole} if deepspeed else {}))
-        write_rows(out / "log.jsonl", log)
-        write_json(out / "report.json", notes)
-        remove_checkpoints(out)
-    return {
-        "rows": len(data),
-        "rows_cut": len(notes["cut"]),
-        "dropped": {"no response token within max_length": len(notes["dropped"])},
-        "steps": trainer.state.global_step,
-        "loss": sum(entry["loss"] for entry in logged) / len(logged),
-        "trainable_parameters": trainable,
-        "tokens": tokens,
-        "flops": training_flops(parameters, tokens, frozen=train.tuning is Tuning.lora),
-        "trainer_flops": trainer.state.total_flos,  # 6 N a token, padding included, without embeddings
-    }
+    def epoch(self, tuned: PreTrainedModel, epoch: int) -> None:
+        """Write the weights after an epoch."""
+        shutil.rmtree(after_epoch(self.out, epoch), ignore_errors=True)  # of an attempt that was stopped
+        self.save(tuned, after_epoch(self.out, epoch))
 
 
 def _peft(train: TrainConfig, model: PreTrainedModel) -> PeftLora | None:

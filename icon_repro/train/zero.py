@@ -21,7 +21,7 @@ import torch
 from torch import nn
 
 from icon_repro.data.options import Dtype
-from icon_repro.engine.artifact import sync
+from icon_repro.engine.folders import sync
 from icon_repro.engine.records import RecordError, read_sealed, write_sealed
 from icon_repro.lm.adapter import checkpoints, remove_checkpoints, seal, sealed
 from icon_repro.train.batches import TrainError

@@ -22,18 +22,16 @@ from icon_repro.engine.artifact import (
     StoreError,
     altered,
     ancestors,
-    clear_trash,
     damage,
     differences,
-    discard,
     file_sha256,
     manifest,
     ordered,
     publish,
     read_record,
-    set_aside,
     verify,
 )
+from icon_repro.engine.folders import clear_trash, discard, set_aside
 from icon_repro.engine.records import read_json
 from icon_repro.engine.schema import number, unhashed
 
@@ -316,9 +314,13 @@ def test_discard_that_was_killed_is_finished_by_the_next(tmp_path: Path, monkeyp
     assert [path.name for path in tmp_path.iterdir()] == ["y"]
 
 
-def test_check_writable_makes_the_folder_and_leaves_nothing(tmp_path: Path) -> None:
+def test_check_writable_leaves_nothing(tmp_path: Path) -> None:
     Store(tmp_path / "a" / "b").check_writable()
-    assert list((tmp_path / "a" / "b").iterdir()) == []
+    Store(tmp_path).check_writable()
+    assert list(tmp_path.iterdir()) == []
+    (tmp_path / "link").symlink_to("nowhere")
+    with pytest.raises(StoreError, match="No such file"):
+        Store(tmp_path / "link").check_writable()
 
 
 def test_check_writable_names_paths_work_and_the_reason(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

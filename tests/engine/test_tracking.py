@@ -16,6 +16,7 @@ from icon_repro.engine.artifact import Step, Store, publish
 from icon_repro.engine.options import TrackingConfig, WandbMode
 from icon_repro.engine.records import read_json, write_json, write_rows
 from icon_repro.engine.tracking import TrackingError, wandb_mode
+from icon_repro.engine.wandb_sender import words
 from icon_repro.experiment import Experiment, plan
 from icon_repro.report.wandb_runs import artifact_of, log_experiment, run_id, tracked_steps
 
@@ -533,3 +534,9 @@ def test_work_folder_that_cant_be_written_is_a_warning(tmp_path: Path, fake: Pat
     experiment, store = finished(tmp_path / "work")
     (store.root / ".wandb").write_text("a file in the way", encoding="utf-8")
     assert log(experiment, store).startswith("warning: W&B: 0 of 12 runs logged (")
+
+
+def test_words_of_a_killed_sender_are_those_that_are_whole(tmp_path: Path) -> None:
+    assert words(tmp_path) == []
+    (tmp_path / "words.jsonl").write_text('{"done": "a"}\n{"failed": "x"}\n{"done": "b', encoding="utf-8")
+    assert words(tmp_path) == [{"done": "a"}, {"failed": "x"}]
