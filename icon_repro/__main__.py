@@ -38,6 +38,7 @@ from icon_repro.report.checksums import Intact
 from icon_repro.report.collect import cost_ratios, estimate
 from icon_repro.report.pace import pace, told
 from icon_repro.report.results import ResultsError, check, note_selections, public, report
+from icon_repro.report.selecting import planned
 from icon_repro.report.wandb_runs import log_experiment
 
 HELP = """\
@@ -248,7 +249,11 @@ def _action_plan(experiment: Experiment, store: Store) -> int:
         print(*primary_lines(experiment.config, Path(experiment.config.paths.results)), sep="\n")
     for line in [*expected_calls(missing), *experiment.notes]:
         print(line)
-    for warning in [*experiment.warnings, *missing_for(missing, Path(experiment.config.paths.cache))]:
+    for warning in [
+        *planned(experiment, store),
+        *experiment.warnings,
+        *missing_for(missing, Path(experiment.config.paths.cache)),
+    ]:
         print(f"warning: {warning}")
     try:
         check(experiment)
