@@ -39,7 +39,7 @@ from filelock import LeaseSettingsMismatch, SoftFileLease, Timeout
 
 from icon_repro.engine import targets
 from icon_repro.engine.artifact import Step, Store, clear_trash, damage, discard, file_sha256, publish, set_aside
-from icon_repro.engine.environment import recorded
+from icon_repro.engine.environment import recorded, soft_locks
 from icon_repro.engine.notices import collected
 from icon_repro.engine.options import ClusterConfig
 from icon_repro.engine.records import RecordError, read_json, write_json
@@ -334,6 +334,7 @@ def _build(spec: Mapping[str, Any], final: Path, cluster: ClusterConfig, termina
     part.mkdir(parents=True, exist_ok=True)
     function, params = _load(spec)
     runtime = Runtime(cluster, Path(spec["cache"]), spec["label"], files, dict(spec["extra"]), terminal, stop)
+    soft_locks()
     started, clock = time.time(), time.monotonic()
     with collected() as notices:
         metrics = function(params, inputs, part, runtime)

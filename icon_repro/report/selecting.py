@@ -67,7 +67,8 @@ def sentences(rows: Sequence[Mapping[str, Any]]) -> list[str]:
                 methods = found.setdefault(name, {}).setdefault(f"{one['shared']:,} of {one['items']:,}", [])
                 methods.append(row["method"])
     return [
-        f"{name}: {count} items share text with the rows that decide the selection of {', '.join(dict.fromkeys(methods))}"
+        f"{name}: {count} items share text with the rows that decide the selection of "
+        + ", ".join(dict.fromkeys(methods))
         for name, counts in found.items()
         for count, methods in counts.items()
     ]

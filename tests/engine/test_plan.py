@@ -242,7 +242,7 @@ CHANGES: list[tuple[Mapping[str, Any], Mapping[str, Any], str]] = [
     ({}, {"training.tuning": "full"}, "train/* evaluate/*-s0-tiny"),
     ({}, {"training.lora.r": 4}, "train/* evaluate/*-s0-tiny"),
     ({}, {"training.lora.targets": ["q_proj"]}, "train/* evaluate/*-s0-tiny"),
-    ({}, {"evaluation.tasks.tiny.limit": 5}, "prepare/shared-tiny evaluate/*"),
+    ({}, {"evaluation.tasks.tiny.limit": 5}, "prepare/shared-tiny* evaluate/*"),
     ({}, {"evaluation.tasks.tiny.metric": "acc_norm"}, "evaluate/*"),
     ({}, {"evaluation.tasks.tiny.num_fewshot": 1}, "evaluate/*"),
     ({}, {"evaluation.dtype": "bfloat16"}, "evaluate/*"),
@@ -252,9 +252,9 @@ CHANGES: list[tuple[Mapping[str, Any], Mapping[str, Any], str]] = [
     ({}, {"evaluation.tasks.tiny.filter": "strict-match"}, "evaluate/*"),
     ({}, {"evaluation.tasks.tiny.metrics": {"tiny": "acc_norm"}}, "evaluate/*"),
     ({}, {"evaluation.tasks.tiny.aggregate": "mean"}, "evaluate/*"),
-    (hub_task(COMMIT), hub_task("f" * 40), "prepare/shared-more evaluate/*-more"),
-    ({}, {"evaluation.tasks.tiny.source.fields.group": "g"}, "prepare/bench-tiny prepare/shared-tiny evaluate/*"),
-    ({}, {"evaluation.tasks.more": ARC_EASY}, "prepare/shared-more evaluate/*-more"),
+    (hub_task(COMMIT), hub_task("f" * 40), "prepare/shared-more* evaluate/*-more"),
+    ({}, {"evaluation.tasks.tiny.source.fields.group": "g"}, "prepare/bench-tiny prepare/shared-tiny* evaluate/*"),
+    ({}, {"evaluation.tasks.more": ARC_EASY}, "prepare/shared-more* evaluate/*-more"),
 ]  # fmt: skip
 
 
@@ -272,7 +272,7 @@ def test_plan_changed_value_makes_exactly_its_dependents_new(
     [
         ("pool", POOL + SCORED),
         ("assessment", f"prepare/assessment-tiny score/icon-baseline {ORDER} {SCORED}"),
-        ("benchmark", "prepare/bench-tiny prepare/shared-tiny evaluate/*"),
+        ("benchmark", "prepare/bench-tiny prepare/shared-tiny* evaluate/*"),
     ],
 )
 def test_plan_changed_byte_of_a_file_makes_its_dependents_new(
