@@ -38,6 +38,7 @@ from icon_repro.report.checksums import Intact
 from icon_repro.report.collect import cost_ratios, estimate
 from icon_repro.report.pace import pace, told
 from icon_repro.report.results import ResultsError, check, note_selections, public, report
+from icon_repro.report.selecting import planned
 from icon_repro.report.wandb_runs import log_experiment
 
 HELP = """\
@@ -266,7 +267,7 @@ def _action_plan(experiment: Experiment, store: Store) -> int:
         print(*primary_lines(experiment.config, Path(experiment.config.paths.results)), sep="\n")
     for line in [*expected_calls(missing), *experiment.notes]:
         print(line)
-    for problem in preflight(experiment, store):
+    for problem in [*planned(experiment, store), *preflight(experiment, store)]:
         print(f"warning: {problem}")
     return 0
 

@@ -4,6 +4,7 @@ In: a checked Config.  Out: an ``Experiment``: its steps in an order that can be
 This is where stages meet: they don't know one another, only the files of their inputs.
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 
 from icon_repro.config.load import Config, Until
@@ -11,7 +12,7 @@ from icon_repro.data.cost import forward_flops, tokens_of, training_flops
 from icon_repro.data.options import CandidatesSize, Dtype
 from icon_repro.data.planner import Planner
 from icon_repro.data.rows import selected_count
-from icon_repro.engine.artifact import Cost, Step, ordered
+from icon_repro.engine.artifact import Cost, Step, ancestors, ordered
 from icon_repro.evaluate.judge.plan import Contestant, judged
 from icon_repro.evaluate.options import (
     Backend,
@@ -54,6 +55,9 @@ class Experiment:
     shared_text: dict[str, Step] = field(default_factory=dict)  # by benchmark: what it has in common with the rows
     held_out_rows: dict[str, Step] = field(default_factory=dict)  # by held-out task: facts of its rows
     notes: list[str] = field(default_factory=list)  # what one should know before it starts; nothing is refused
+    shared_selecting: dict[str, list[Step]] = field(
+        default_factory=dict
+    )  # by benchmark: with rows that selections go by
 
 
 def _contestant(arm: Arm) -> Contestant:
@@ -135,17 +139,17 @@ def plan(config: Config) -> Experiment:
             allow_code_execution=evaluation.allow_code_execution,
         )
 
-    def shared_text(name: str, task: TaskConfig) -> Step:
+    def shared_text(name: str, task: TaskConfig, selecting: Step | None = None) -> Step:
         own = benchmarks.get(name) or held_out.get(name)
-        known = {"assessment": assessment} if name in held_out else {}
+        known = {"assessment": universe if selecting else assessment} if name in held_out else {}
         # what decides how the model is run doesn't decide which items there are
         read = replace(job(name, task), dtype=Dtype.float32, max_length=16, backend=Backend.hf)
         return planner.step(
             "shared_text",
             "prepare",
-            f"shared-{name}",
+            f"shared-{name}-{selecting.name}" if selecting else f"shared-{name}",
             SharedTextJob(name, data.candidates.order.ngram, task.limit, None if own else read),
-            inputs={"candidates": universe, **({"rows": own, **known} if own else {})},
+            inputs={"candidates": selecting or universe, **({"rows": own, **known} if own else {})},
             **({} if own else planner.task_data(f"evaluation.tasks.{name}", task.files, task.dataset)),
         )
 
@@ -221,18 +225,45 @@ def plan(config: Config) -> Experiment:
         ):
             arm.judged.update(verdicts)
     compared = {} if ends_early else {name: shared_text(name, task) for name, task in config.evaluation.tasks.items()}
+    deciding = going_by((selection.step for selection in selections), assessment.target)
+    selecting = {
+        name: [
+            shared_text(name, task, rows)
+            for rows in deciding
+            if rows.folder == assessment.folder or _target_for(rows, name)
+        ]
+        for name, task in (config.evaluation.tasks.items() if not ends_early else ())
+    }
     planner.hashes.save()
     steps = [(arm.select, arm.train, *arm.evaluations.values(), *arm.judged.values()) for arm in arms]
     wanted = [step for some in steps for step in some if step is not None]
     # all that is read from outside comes first: what is wrong with it shows before anything is trained
     sources = [step for step in ordered(wanted) if step.stage in ("model", "prepare")]
+    beside = [*compared.values(), *(step for steps_of in selecting.values() for step in steps_of)]
     return Experiment(
         config,
-        ordered([model, pool, assessment, universe, *sources, *held_out_rows.values(), *compared.values(), *wanted]),
+        ordered([model, pool, assessment, universe, *sources, *held_out_rows.values(), *beside, *wanted]),
         arms,
         tune("full", 0, None, size).cost,
         planner.warnings,
         compared,
         held_out_rows=held_out_rows,
         notes=planner.notes,
+        shared_selecting=selecting,
     )
+
+
+def going_by(selects: Iterable[Step], target: str) -> list[Step]:
+    """The prepared rows by which selections are made: assessment set, targets of a method's own.
+
+    Args:
+        target: of the steps that prepare rows.
+    """
+    scores = (step for select in selects for step in ancestors(select) if step.stage == "score")
+    found = (step for score in scores for step in score.inputs.values() if step.target == target)
+    return list({step.folder: step for step in found}.values())
+
+
+def _target_for(rows: Step, task: str) -> bool:
+    """Whether rows are a method's target for a task; such rows are compared with the benchmark of that name alone."""
+    return rows.name.endswith(f"-target-{task}")

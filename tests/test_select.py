@@ -12,7 +12,7 @@ from icon_repro.data.rows import Example, Score
 from icon_repro.engine.records import read_json, write_json, write_rows
 from icon_repro.engine.runtime import Runtime
 from icon_repro.methods.options import SelectBudget, SelectConfig
-from icon_repro.methods.select import SelectionError, run, top_fraction, within_tokens
+from icon_repro.methods.select import SelectionError, run, told, top_fraction, within_tokens
 
 
 @pytest.mark.parametrize(
@@ -87,21 +87,45 @@ def select(
     return read_json(folder / "ids.json"), metrics
 
 
+def no_ties(scored: int) -> dict[str, int]:
+    return {"distinct_scores": scored, "tied": 0, "tied_left_out": 0}
+
+
+def test_run_counts_rows_that_are_tied_at_the_cut(tmp_path: Path, runtime: Runtime) -> None:
+    scores = [Score(name, score) for name, score in zip("abcdef", (3.0, 2.0, 2.0, 2.0, 2.0, 1.0), strict=True)]
+    ids, metrics = select(tmp_path, runtime, scores, "abcdef", 0.5)
+    assert ids == ["a", "b", "c"]
+    assert (metrics["distinct_scores"], metrics["tied"], metrics["tied_left_out"]) == (3, 2, 2)
+    assert told(metrics) == ["tied at the cut: 2 rows left out have the score of 2 selected ones; ids decide which"]
+
+
+def test_run_constant_scores_are_said(tmp_path: Path, runtime: Runtime, caplog: pytest.LogCaptureFixture) -> None:
+    ids, metrics = select(tmp_path, runtime, [Score(name, 0.5) for name in "dcba"], "abcd", 0.5)
+    assert ids == ["a", "b"]
+    assert told(metrics) == ["all 4 scores are equal: ids alone decide what is selected"]
+    assert told(metrics)[0] in caplog.text
+
+
+def test_told_of_a_step_of_an_older_version_is_what_it_counted() -> None:
+    assert told({"rows": 9, "scored": 5, "selected": 5, "short_by": 0}) == []
+    assert told({"rows": 9, "scored": 1, "selected": 1, "short_by": 2})[0].startswith("2 rows fewer")
+
+
 def test_run_writes_the_ids_best_first(tmp_path: Path, runtime: Runtime) -> None:
     scores = [Score("a", -1.0), Score("b", 3.0, {"direct": 1.0}), Score("c", 2.0), Score("d", 0.0)]
-    metrics = {"rows": 4, "scored": 4, "selected": 2, "short_by": 0}
+    metrics = {"rows": 4, "scored": 4, "selected": 2, "short_by": 0, **no_ties(4)}
     assert select(tmp_path, runtime, scores) == (["b", "c"], metrics)
 
 
 def test_run_fraction_is_of_all_rows_when_some_have_no_score(tmp_path: Path, runtime: Runtime) -> None:
     scores = [Score("a", -1.0), Score("f", 3.0), Score("c", 2.0)]
-    metrics = {"rows": 6, "scored": 3, "selected": 2, "short_by": 0}
+    metrics = {"rows": 6, "scored": 3, "selected": 2, "short_by": 0, **no_ties(3)}
     assert select(tmp_path, runtime, scores, "fbcdea", 0.33) == (["f", "c"], metrics)
 
 
 def test_run_says_how_many_are_missing(tmp_path: Path, runtime: Runtime) -> None:
     scores = [Score("a", -1.0), Score("f", 3.0)]
-    metrics = {"rows": 6, "scored": 2, "selected": 2, "short_by": 3}
+    metrics = {"rows": 6, "scored": 2, "selected": 2, "short_by": 3, **no_ties(2)}
     assert select(tmp_path, runtime, scores, "abcdef", 0.75) == (["f", "a"], {**metrics, "short_by": 2})
     assert select(tmp_path, runtime, scores, "abcdef", 0.9) == (["f", "a"], metrics)
 
@@ -153,7 +177,7 @@ TOKENS = {"a": 10, "b": 40, "c": 20, "d": 10, "e": 30, "f": 10}  # half of the r
 
 def test_run_budget_of_tokens_is_what_a_random_selection_has_on_average(tmp_path: Path, runtime: Runtime) -> None:
     short = [Score(name, score) for name, score in zip("adfceb", (6.0, 5.0, 4.0, 3.0, 2.0, 1.0), strict=True)]
-    facts = {"rows": 6, "scored": 6, "token_budget": 60}
+    facts = {"rows": 6, "scored": 6, "token_budget": 60, **no_ties(6)}
     found = select_tokens(tmp_path, runtime, short, TOKENS)
     assert (found, read_json(tmp_path / "ids.json")) == (facts | {"selected": 4, "selected_tokens": 50}, list("adfc"))
     found = select_tokens(tmp_path, runtime, [Score(row.id, -row.score) for row in short], TOKENS)

@@ -1,6 +1,7 @@
 """Rows of a source, filtered and sampled: the pool, the assessment set, or shots of a benchmark.
 
-In: a RowsConfig.  Out: rows.jsonl (Example, sorted by id), report.json (what was read, dropped and kept, and why).
+In: a RowsConfig.  Out: rows.jsonl (Example, sorted by id), report.json (what was read, dropped and kept, and why),
+left_out.jsonl (rows that could be read and were dropped, if there are some).
 Source: the URL filter is that of arXiv:2505.05327 ("http://" or "https://" in instruction or input).
 A row is counted under the first reason that applies: what ``data.benchmark`` can't read of multiple-choice rows,
 duplicate, url, empty_prompt (of prompts alone), empty_response, short_response, too_long, long_prompt.
@@ -23,6 +24,7 @@ from icon_repro.engine.notices import OURS
 from icon_repro.engine.records import write_json, write_rows
 from icon_repro.engine.runtime import Runtime
 
+LEFT_OUT = "left_out.jsonl"
 _NAMED_IDS = 5  # of each reason, in the report
 
 
@@ -40,12 +42,13 @@ def run(cfg: RowsConfig, inputs: Mapping[str, Path], out: Path, runtime: Runtime
             f"{cfg.source.name}: {len(dropped['duplicate'])} prompts have the id of another (first: "
             f"{dropped['duplicate'][0]!r}); each needs its own. Remove the copies, or set fields.id to null."
         )
-    passed = []
+    passed, left_out = [], []
     for row in rows:
         reason = reject(row, cfg)
         if reason is None:
             passed.append(row)
         else:
+            left_out.append(row)
             dropped.setdefault(reason, []).append(row.id)
     counts = {reason: len(ids) for reason, ids in dropped.items() if ids}
     if not passed:
@@ -81,6 +84,8 @@ def run(cfg: RowsConfig, inputs: Mapping[str, Path], out: Path, runtime: Runtime
     }
     write_rows(out / "rows.jsonl", kept)
     write_json(out / "report.json", report)
+    if left_out:
+        write_rows(out / LEFT_OUT, left_out)
     return metrics
 
 

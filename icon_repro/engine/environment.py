@@ -6,10 +6,12 @@ Of some families of variables those alone stay that are known to change no numbe
 Known gap: variables of other programs that a library of the future may read.
 """
 
+import errno
 import os
 import tempfile
 from collections.abc import MutableMapping
 from pathlib import Path
+from typing import Any
 
 # of another launcher: a process would wait for partners that never come
 _LAUNCHERS = {"WORLD_SIZE", "RANK", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "GROUP_RANK", "NODE_RANK", "ROLE_RANK"}
@@ -68,6 +70,28 @@ def _removed(name: str) -> bool:
 def recorded() -> dict[str, str]:
     """What remains in the environment and may change a number's last digits or a step's speed."""
     return {name: value for name, value in sorted(os.environ.items()) if name.startswith(_RECORDED)}
+
+
+def soft_locks() -> None:
+    """Have libraries lock where a file system has no flock, as steps do: by the existence of a file.
+
+    filelock does so where flock isn't there at all (ENOSYS); NFS and Lustre answer otherwise.
+    """
+    import fcntl
+
+    flock = fcntl.flock
+    if flock.__module__ == __name__:  # a process that runs several steps
+        return
+
+    def or_missing(descriptor: Any, operation: int) -> None:
+        try:
+            flock(descriptor, operation)
+        except OSError as error:
+            if error.errno in (errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP):
+                raise OSError(errno.ENOSYS, "the file system has no flock") from error
+            raise
+
+    fcntl.flock = or_missing
 
 
 def find_home(environment: MutableMapping[str, str] = os.environ) -> str:

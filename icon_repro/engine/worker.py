@@ -35,7 +35,7 @@ from typing import Any, NamedTuple, TextIO
 from icon_repro.engine import targets
 from icon_repro.engine.artifact import Step, Store, damage, file_sha256, publish
 from icon_repro.engine.claims import LOST, read_note, take_claim, write_note
-from icon_repro.engine.environment import recorded
+from icon_repro.engine.environment import recorded, soft_locks
 from icon_repro.engine.folders import clear_trash, discard, set_aside
 from icon_repro.engine.notices import collected
 from icon_repro.engine.options import ClusterConfig
@@ -255,6 +255,7 @@ def _build(spec: Mapping[str, Any], final: Path, cluster: ClusterConfig, termina
     part.mkdir(parents=True, exist_ok=True)
     function, params = _load(spec)
     runtime = Runtime(cluster, Path(spec["cache"]), spec["label"], files, dict(spec["extra"]), terminal, stop)
+    soft_locks()
     started, clock = time.time(), time.monotonic()
     with collected() as notices:
         metrics = function(params, inputs, part, runtime)

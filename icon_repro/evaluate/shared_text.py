@@ -1,6 +1,7 @@
-"""Which items of a benchmark share text with the rows that methods select from: contamination.
+"""Which items of a benchmark share text with the rows that methods select from, or by: contamination.
 
-In: a benchmark's items (rows of ours, held-out rows, or lm-eval's documents) and the rows that are selected from.
+In: a benchmark's items (rows of ours, held-out rows, or lm-eval's documents) and the rows that are selected from, or
+those that decide what is selected (assessment set, targets): of these also rows that a filter left out.
 Out: shared.json {item: ids of the rows that share text with it}, counts.
 An item shares text with a row if ``ngram`` (13) consecutive words of one of its texts (question, passage, choice, ..)
 stand in the row's instruction, input and response. A shorter text has to stand there whole, if it has ``_LEAST`` words
@@ -17,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from icon_repro.data.overlap import SHARED, Words, row_words, runs, words
+from icon_repro.data.prepare import LEFT_OUT
 from icon_repro.data.prompts import QUESTION
 from icon_repro.data.rows import Example
 from icon_repro.engine.records import read_lines, read_rows, write_json
@@ -30,6 +32,8 @@ _COMMON = 10
 def run(cfg: SharedTextJob, inputs: Mapping[str, Path], out: Path, runtime: Runtime) -> dict[str, Any]:
     """Compare. Needs inputs["candidates"], for rows of ours or held-out ones ["rows"], for these ["assessment"]."""
     rows = read_rows(inputs["candidates"] / "rows.jsonl", Example)
+    if (left_out := inputs["candidates"] / LEFT_OUT).is_file():
+        rows += read_rows(left_out, Example)
     items = dict(_items(cfg, inputs, runtime, rows))
     with runtime.progress(len(rows), "row") as progress:
         found, short, common = shared(items, rows, cfg.ngram, progress.advance)

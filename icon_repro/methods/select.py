@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from icon_repro.data.rows import Example, Score, best_first, selected_count
+from icon_repro.engine.notices import OURS
 from icon_repro.engine.records import read_json, read_rows, write_json
 from icon_repro.engine.runtime import Runtime
 from icon_repro.methods.options import SelectBudget, SelectConfig
@@ -65,7 +66,7 @@ def run(cfg: SelectConfig, inputs: Mapping[str, Path], out: Path, runtime: Runti
 
     Returns:
         ``rows`` of the universe, ``scored``, ``selected``, and ``short_by``, rows that lack a score for the fraction;
-        for a budget of tokens ``selected_tokens`` and ``token_budget`` instead of ``short_by``.
+        for a budget of tokens ``selected_tokens`` and ``token_budget`` instead of ``short_by``; and ``ties``.
     """
     rows = read_rows(inputs["scores"] / "scores.jsonl", Score)
     scores = {row.id: row.score for row in rows}
@@ -87,5 +88,31 @@ def run(cfg: SelectConfig, inputs: Mapping[str, Path], out: Path, runtime: Runti
         ids = within_tokens(top_fraction(scores, 1.0), tokens, allowed)
         used = sum(tokens[i] for i in ids)
         facts |= {"selected": len(ids), "selected_tokens": used, "token_budget": round(allowed)}
+    facts |= ties(scores, ids)
+    for line in told(facts):
+        OURS.warning("%s", line)
     write_json(out / "ids.json", ids)
     return facts
+
+
+def ties(scores: Mapping[str, float], ids: Sequence[str]) -> dict[str, int]:
+    """How many scores differ; rows left out with the score of the last one selected, and selected rows with it."""
+    last = scores[ids[-1]]
+    tied = sum(scores[i] == last for i in ids)
+    left_out = sum(score == last for score in scores.values()) - tied
+    return {"distinct_scores": len(set(scores.values())), "tied": tied if left_out else 0, "tied_left_out": left_out}
+
+
+def told(facts: Mapping[str, Any]) -> list[str]:
+    """What a reader has to know of a selection, from its counts; counts of an older version may lack."""
+    found = []
+    if facts.get("short_by"):
+        found.append(f"{facts['short_by']:,} rows fewer than the fraction asks for: too few have a score")
+    if facts.get("distinct_scores") == 1 and facts["scored"] > 1:
+        found.append(f"all {facts['scored']:,} scores are equal: ids alone decide what is selected")
+    elif facts.get("tied_left_out"):
+        found.append(
+            f"tied at the cut: {facts['tied_left_out']:,} rows left out have the score of {facts['tied']:,} selected "
+            "ones; ids decide which"
+        )
+    return found

@@ -20,6 +20,7 @@ from icon_repro.evaluate.held_out_measures import FACTS, Facts, cells, names, re
 from icon_repro.evaluate.items import of_evaluation, of_verdicts, values_of, win_rate
 from icon_repro.evaluate.options import TaskKind
 from icon_repro.experiment import Arm, Experiment
+from icon_repro.report import selecting
 from icon_repro.report.checksums import Intact
 
 
@@ -42,6 +43,9 @@ def collect(experiment: Experiment, store: Store) -> list[dict[str, Any]]:
     if experiment.shared_text:
         for row, found in zip(rows, _shared_text(experiment, store), strict=True):
             row["shared_text"] = found
+    if any(experiment.shared_selecting.values()):
+        for row, arm in zip(rows, experiment.arms, strict=True):
+            row["shared_selecting"] = selecting.of_arm(experiment, arm, store)
     return rows
 
 
@@ -60,7 +64,7 @@ def provenance(experiment: Experiment, store: Store) -> dict[str, Any]:
     """
     shown = results(experiment)
     steps = [step for step in ordered(shown) if store.complete(step)]
-    beside = [*experiment.shared_text.values(), *experiment.held_out_rows.values()]
+    beside = [*experiment.shared_text.values(), *experiment.held_out_rows.values(), *selecting.steps(experiment)]
     compared = [step.folder for step in ordered(beside) if store.complete(step)]
     records = [store.record(step) for step in steps]
     packages: dict[str, set[str | None]] = {}

@@ -1,6 +1,6 @@
 """``action=compare``: how the methods of an experiment agree, with each other and with length, and what each costs.
 
-In: stored scores and selections.  Out: in results/<name>/ methods.md, methods_agreement.csv, methods.csv.
+In: stored scores and selections.  Out: in results/<name>/ methods.md, methods_agreement.csv, methods.csv, losses.json.
 Rank correlation is Spearman's over the rows that both methods score; overlap is the share of the smaller selection that
 is in both; length is the response's in characters. Methods that rank no row in common have no correlation.
 """
@@ -15,13 +15,16 @@ from typing import Any
 from icon_repro.config.load import Until
 from icon_repro.data.rows import Example, Score
 from icon_repro.engine.artifact import Step, Store, ancestors
-from icon_repro.engine.records import read_json, read_rows
+from icon_repro.engine.records import read_json, read_rows, write_json
 from icon_repro.experiment import Experiment
 from icon_repro.methods.agreement import overlap, spearman
 from icon_repro.report.checksums import Intact
+from icon_repro.report.losses import losses
 from icon_repro.report.presentation import present
 from icon_repro.report.results import writing
 from icon_repro.report.tables import markdown
+
+LOSSES = "losses.json"  # what was left out, cut or tied, in sentences
 
 
 class CompareError(ValueError):
@@ -70,17 +73,23 @@ def compare(experiment: Experiment, store: Store, say: Callable[[str], None], *,
         pairs = [_pair(a, b, scores, selected) for a, b in itertools.combinations(scores, 2)]
         _write(folder / "methods.csv", each)
         _write(folder / "methods_agreement.csv", pairs)
-        text = as_text(experiment.config.name, experiment.config.model.name, each, pairs)
+        lost = losses(experiment, store)
+        write_json(folder / LOSSES, lost)
+        text = as_text(experiment.config.name, experiment.config.model.name, each, pairs, lost)
         (folder / "methods.md").write_text(text, encoding="utf-8")
         say(f"{text}\n{folder}/methods.md, methods.csv, methods_agreement.csv")
         if figures and experiment.config.until is Until.select:  # else they come with the results
             present(experiment, store, [], folder, say)
 
 
-def as_text(name: str, model: str, each: Sequence[dict[str, Any]], pairs: Sequence[dict[str, Any]]) -> str:
-    """methods.md, from the lines of methods.csv and methods_agreement.csv."""
+def as_text(
+    name: str, model: str, each: Sequence[dict[str, Any]], pairs: Sequence[dict[str, Any]], lost: Sequence[str] = ()
+) -> str:
+    """methods.md, from the lines of methods.csv and methods_agreement.csv, and of losses.json."""
     head = f"# Methods of `{name}`, `{model}`"
-    return f"{head}\n\n{_table(each)}\nSpearman and overlap of the selections:\n\n{_table(pairs)}"
+    below = "".join(f"- {line}\n" for line in lost)
+    below = f"\nLeft out, cut or tied:\n\n{below}" if lost else ""
+    return f"{head}\n\n{_table(each)}\nSpearman and overlap of the selections:\n\n{_table(pairs)}{below}"
 
 
 def read_lines_of(path: Path) -> list[dict[str, Any]]:

@@ -49,7 +49,7 @@ def write_all(rows: Sequence[Row], run: Mapping[str, Any], experiments: Path, fo
     claims = read_claims(source) if source else []
     shown, mixed = separated(rows, run)
     versions = versions_of(run)
-    notes = [*tables.mixed_versions(run["packages"]), *mixed]
+    notes = [*tables.mixed_versions(run["packages"]), *mixed, *run.get("losses", [])]
     results = results_of(shown, run["config"])
     beside = paper_tables(results, published)
     checked = check_claims(claims, results)

@@ -2,7 +2,7 @@
 
 In: a folder of results.  Out: the same files, elsewhere.
     figures            metrics.jsonl, run.json -> the points of judged, scale, pareto, position
-    comparisons        methods.csv, methods_agreement.csv -> methods.md
+    comparisons        methods.csv, methods_agreement.csv, losses.json -> methods.md
     studies            results/NAME as ``rebuild(folder, data)`` in experiments/NAME/rebuild.py says
 Studies lie in a checkout, beside the package. Pictures aren't compared: their bytes depend on the drawing library and
 its fonts; the points that they show are in csv files, which are.
@@ -18,6 +18,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from icon_repro.engine.records import read_json
 from icon_repro.report.figures.draw import write_points
 from icon_repro.report.figures.experiment_figures import makers
 from icon_repro.report.figures.material import NotMade
@@ -119,11 +120,12 @@ def made_again(one: Rebuild, made: Path) -> list[str]:
 
 
 def _methods(folder: Path, made: Path) -> None:
-    from icon_repro.report.compare import as_text, read_lines_of  # with the figures' modules seconds to import
+    from icon_repro.report.compare import LOSSES, as_text, read_lines_of  # with the figures' modules seconds to import
 
     path = folder / "methods.md"
     title = re.match(r"# Methods of `(.+)`, `(.+)`\n", path.read_text(encoding="utf-8")) if path.is_file() else None
     if title is None:
         raise RebuiltError(f"{path}: doesn't begin with '# Methods of `experiment`, `model`'. Run action=compare.")
     each, pairs = (read_lines_of(folder / name) for name in ("methods.csv", "methods_agreement.csv"))
-    (made / path.name).write_text(as_text(title[1], title[2], each, pairs), encoding="utf-8")
+    lost = read_json(folder / LOSSES) if (folder / LOSSES).is_file() else []
+    (made / path.name).write_text(as_text(title[1], title[2], each, pairs, lost), encoding="utf-8")

@@ -29,7 +29,9 @@ from icon_repro.evaluate.items import ItemsError
 from icon_repro.experiment import Experiment
 from icon_repro.methods.icon.options import IconConfig, resolved
 from icon_repro.methods.options import LessConfig, less_resolved
+from icon_repro.report import selecting
 from icon_repro.report.collect import collect, provenance, results, sources
+from icon_repro.report.losses import losses
 from icon_repro.report.paper.published import PublishedError, published_folder, read_published
 from icon_repro.report.presentation import present
 from icon_repro.report.wandb_runs import log_experiment
@@ -173,6 +175,7 @@ def report(experiment: Experiment, store: Store, say: Callable[[str], None], *, 
         settings = {key: value for key, value in public(_filled(config)).items() if key not in {"cluster", "tracking"}}
         run = {"format": FORMAT, "config": settings, **provenance(experiment, store)}
         run["made_with"] = made_with(experiment, store)
+        run["losses"] = [*losses(experiment, store), *selecting.sentences(rows)]
         try:
             shown, _ = separated(rows, run)
             complete = no_cell_missing(shown)

@@ -1,13 +1,16 @@
 """Variables that change numbers go, others stay; a home is found where there is none."""
 
+import errno
+import fcntl
 import os
 import subprocess
 import sys
 from pathlib import Path
 
+import filelock
 import pytest
 
-from icon_repro.engine.environment import clean, find_home, recorded
+from icon_repro.engine.environment import clean, find_home, recorded, soft_locks
 from icon_repro.engine.run import _alive
 
 
@@ -80,3 +83,22 @@ def test_a_killed_process_that_nobody_waited_for_is_not_alive() -> None:
     assert not _alive(process.pid)
     process.wait()
     assert not _alive(process.pid)
+
+
+@pytest.mark.parametrize("number", [errno.ENOLCK, errno.EOPNOTSUPP])
+def test_soft_locks_where_the_file_system_has_no_flock(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    def flock(descriptor: int, operation: int) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(fcntl, "flock", flock)
+    with pytest.raises(OSError, match=os.strerror(number)), filelock.FileLock(tmp_path / "before"):
+        pass
+    soft_locks()
+    soft_locks()  # a process may run several steps
+    first, second = (filelock.FileLock(tmp_path / "lock", timeout=0, is_singleton=False) for _ in range(2))
+    with first, pytest.raises(filelock.Timeout):
+        second.acquire()
+    with second:
+        assert second.is_locked

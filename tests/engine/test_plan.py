@@ -172,7 +172,7 @@ def test_plan_of_2000_steps_takes_under_2_seconds(tmp_path: Path) -> None:
 # ---------------------------------------------------------------- fingerprints
 
 ARC_EASY = {"kind": "lm_eval", "metric": "acc", "task": "arc_easy"}
-ORDER = "prepare/order prepare/candidates prepare/shared-* score/random score/longest score/icon score/icon-bank "
+ORDER = "prepare/order prepare/candidates prepare/shared-tiny score/random score/longest score/icon score/icon-bank "
 ORDER += "score/icon-shard-* "
 POOL = f"prepare/pool-tiny {ORDER}"
 SCORED = "select/* train/* evaluate/*-s0-tiny"  # what every tuned arm needs
@@ -199,9 +199,9 @@ CHANGES: list[tuple[Mapping[str, Any], Mapping[str, Any], str]] = [
         POOL + SCORED,
     ),
     # the assessment set also decides which pool rows are dropped for overlap
-    ({}, {"data.assessment.sample": 5}, f"prepare/assessment-tiny score/icon-baseline {ORDER} {SCORED}"),
+    ({}, {"data.assessment.sample": 5}, f"prepare/assessment-tiny prepare/shared-* score/icon-baseline {ORDER} {SCORED}"),
     ({}, {"data.candidates.order.seed": 1}, ORDER + SCORED),
-    ({}, {"data.candidates.order.ngram": 5}, ORDER + SCORED),
+    ({}, {"data.candidates.order.ngram": 5}, f"prepare/shared-* {ORDER} {SCORED}"),
     ({}, {"data.candidates.order.overlap": "keep"}, ORDER + SCORED),
     ({}, {"model.random.seed": 1}, f"model/* {MODEL}"),
     ({}, {"model.random.layers": 1}, f"model/* {MODEL}"),
@@ -242,7 +242,7 @@ CHANGES: list[tuple[Mapping[str, Any], Mapping[str, Any], str]] = [
     ({}, {"training.tuning": "full"}, "train/* evaluate/*-s0-tiny"),
     ({}, {"training.lora.r": 4}, "train/* evaluate/*-s0-tiny"),
     ({}, {"training.lora.targets": ["q_proj"]}, "train/* evaluate/*-s0-tiny"),
-    ({}, {"evaluation.tasks.tiny.limit": 5}, "prepare/shared-tiny evaluate/*"),
+    ({}, {"evaluation.tasks.tiny.limit": 5}, "prepare/shared-tiny* evaluate/*"),
     ({}, {"evaluation.tasks.tiny.metric": "acc_norm"}, "evaluate/*"),
     ({}, {"evaluation.tasks.tiny.num_fewshot": 1}, "evaluate/*"),
     ({}, {"evaluation.dtype": "bfloat16"}, "evaluate/*"),
@@ -252,9 +252,9 @@ CHANGES: list[tuple[Mapping[str, Any], Mapping[str, Any], str]] = [
     ({}, {"evaluation.tasks.tiny.filter": "strict-match"}, "evaluate/*"),
     ({}, {"evaluation.tasks.tiny.metrics": {"tiny": "acc_norm"}}, "evaluate/*"),
     ({}, {"evaluation.tasks.tiny.aggregate": "mean"}, "evaluate/*"),
-    (hub_task(COMMIT), hub_task("f" * 40), "prepare/shared-more evaluate/*-more"),
-    ({}, {"evaluation.tasks.tiny.source.fields.group": "g"}, "prepare/bench-tiny prepare/shared-tiny evaluate/*"),
-    ({}, {"evaluation.tasks.more": ARC_EASY}, "prepare/shared-more evaluate/*-more"),
+    (hub_task(COMMIT), hub_task("f" * 40), "prepare/shared-more* evaluate/*-more"),
+    ({}, {"evaluation.tasks.tiny.source.fields.group": "g"}, "prepare/bench-tiny prepare/shared-tiny* evaluate/*"),
+    ({}, {"evaluation.tasks.more": ARC_EASY}, "prepare/shared-more* evaluate/*-more"),
 ]  # fmt: skip
 
 
@@ -271,8 +271,8 @@ def test_plan_changed_value_makes_exactly_its_dependents_new(
     "file, new",
     [
         ("pool", POOL + SCORED),
-        ("assessment", f"prepare/assessment-tiny score/icon-baseline {ORDER} {SCORED}"),
-        ("benchmark", "prepare/bench-tiny prepare/shared-tiny evaluate/*"),
+        ("assessment", f"prepare/assessment-tiny prepare/shared-* score/icon-baseline {ORDER} {SCORED}"),
+        ("benchmark", "prepare/bench-tiny prepare/shared-tiny* evaluate/*"),
     ],
 )
 def test_plan_changed_byte_of_a_file_makes_its_dependents_new(
