@@ -17,7 +17,7 @@ from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
 from icon_repro.config.compose import open_overrides, register_resolvers, typed
-from icon_repro.config.load import Action, Config, ConfigError, Until, conf_dir
+from icon_repro.config.load import Action, Config, ConfigError, Rehearse, Until, conf_dir
 from icon_repro.config.unsafe import unsafe_files
 from icon_repro.data.options import ModelConfig, SourceConfig
 from icon_repro.data.planner import PlanError
@@ -227,6 +227,10 @@ def _action_run(experiment: Experiment, store: Store) -> int:
     )
     for label, why in summary.failed.items():
         print(f"  failed: {label}: {why}")
+    if config.rehearse is not Rehearse.none:
+        from icon_repro.report.rehearsal import closing  # claims take a moment to import
+
+        print(*closing(experiment, store), sep="\n")
     return 1 if summary.failed else finished
 
 

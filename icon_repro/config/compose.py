@@ -17,6 +17,7 @@ from omegaconf import DictConfig, OmegaConf
 
 import icon_repro
 from icon_repro.config.load import Config, ConfigError, conf_dir, load
+from icon_repro.config.rehearse import RehearsalError, rehearsed
 from icon_repro.engine.schema import nearest, plain
 
 
@@ -88,7 +89,10 @@ def typed(raw: DictConfig) -> Config:
     Raises:
         ConfigError: all problems in one message.
     """
-    config = load(OmegaConf.to_container(raw, resolve=True))  # type: ignore[arg-type]
+    try:
+        config = rehearsed(load(OmegaConf.to_container(raw, resolve=True)))  # type: ignore[arg-type]
+    except RehearsalError as error:
+        raise ConfigError(str(error)) from error
     for name, folder in plain(config.paths).items():
         setattr(config.paths, name, str(Path(folder).expanduser()))
     return config

@@ -77,6 +77,12 @@ class Action(enum.Enum):
     verify = "verify"
 
 
+class Rehearse(enum.Enum):
+    none = "none"
+    stand_ins = "stand_ins"  # the same plan on random models and rows of ours: no network, no GPU
+    real = "real"  # the real weights and data at small sizes
+
+
 @dataclass
 class ExportConfig:
     """Which selections action=export writes, and where."""
@@ -141,6 +147,7 @@ class Config:
     mixed_versions: MixedVersions = unhashed(MixedVersions.refuse)  # among the runs of one method, in a report
     explain: str | None = unhashed(None)  # a cell of a table, for action=report: what it is made of
     action: Action = Action.run
+    rehearse: Rehearse = unhashed(Rehearse.none)  # see ``icon_repro.config.rehearse``; what it changes is hashed
 
 
 def load(data: Mapping[str, Any]) -> Config:

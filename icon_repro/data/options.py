@@ -16,6 +16,7 @@ class SourceKind(enum.Enum):
     hub = "hub"
     file = "file"
     registry = "registry"
+    stand_in = "stand_in"  # rows of ours, made from a seed: for a rehearsal
 
 
 class RowFormat(enum.Enum):
@@ -56,6 +57,14 @@ class Fields:
 
 
 @dataclass
+class StandInRows:
+    """Rows that ``icon_repro.data.stand_ins`` makes."""
+
+    rows: int = number(at_least=1)
+    seed: int = number(at_least=0)
+
+
+@dataclass
 class SourceConfig:
     """Where rows come from and how to read them. Exactly one of path, hub_id and registry is set, as ``kind`` says."""
 
@@ -69,6 +78,7 @@ class SourceConfig:
     subset: str | None = None
     split: str = "train"
     registry: RegistryFile | None = None
+    stand_in: StandInRows | None = field(default=None, metadata={"legacy": None})
     fields: Fields = field(default_factory=Fields)
     licence: str = unhashed("not stated")
 
@@ -145,6 +155,13 @@ class ModelKind(enum.Enum):
     random = "random"  # a Llama of the given shape with random weights: trials of the machinery only
 
 
+class RandomArchitecture(enum.Enum):
+    causal = "causal"
+    encoder = "encoder"  # reads in both directions (BERT)
+    classifier = "classifier"  # one label
+    gated = "gated"  # ArmoRM's heads
+
+
 @dataclass
 class RandomShape:
     vocab_size: int = number(512, at_least=300)
@@ -156,6 +173,11 @@ class RandomShape:
     max_positions: int = number(4096, at_least=64)
     bos: bool = True
     seed: int = number(0, at_least=0)
+    architecture: RandomArchitecture = field(
+        default=RandomArchitecture.causal, metadata={"legacy": RandomArchitecture.causal}
+    )
+    dtype: Dtype = field(default=Dtype.float32, metadata={"legacy": Dtype.float32})  # of the stored weights
+    chat_end: str = field(default="", metadata={"legacy": ""})  # before a reply, in the chat template; empty: none
 
 
 @dataclass

@@ -18,6 +18,7 @@ from icon_repro.data.files import RowError, SourceError, file_rows, files_read
 from icon_repro.data.options import Fields, RowFormat, SourceConfig, SourceKind
 from icon_repro.data.registry import fetch
 from icon_repro.data.rows import Example, content_id
+from icon_repro.data.stand_ins import stand_in_rows
 from icon_repro.engine.runtime import Runtime
 
 __all__ = ["HubError", "RowError", "SourceError", "read_all", "read_examples", "read_raw"]
@@ -72,6 +73,9 @@ def read_raw(source: SourceConfig, runtime: Runtime) -> Iterator[tuple[str, dict
 def _rows(source: SourceConfig, runtime: Runtime) -> Iterator[tuple[str, dict[str, Any] | RowError]]:
     if source.kind is SourceKind.hub:
         yield from _hub_rows(source, runtime)
+        return
+    if source.kind is SourceKind.stand_in:
+        yield from stand_in_rows(source)
         return
     if source.kind is SourceKind.registry:
         assert source.registry is not None  # load() checks it

@@ -14,7 +14,8 @@ from typing import Any
 from unittest.mock import patch
 
 from icon_repro.data.model_files import folder_problem
-from icon_repro.data.options import ModelConfig, ModelKind, RandomShape, RegistryFile
+from icon_repro.data.options import ModelConfig, ModelKind, RegistryFile
+from icon_repro.data.random_models import make_random
 from icon_repro.data.registry import fetch
 from icon_repro.engine.records import write_json
 from icon_repro.engine.runtime import Runtime
@@ -38,7 +39,7 @@ def run(cfg: ModelConfig, inputs: Mapping[str, Path], out: Path, runtime: Runtim
         _convert_gguf(cfg.registry, runtime.cache, cfg.licence, out / "weights")
     else:
         assert cfg.random is not None
-        _make_random(cfg.random, out / "weights")
+        make_random(cfg.random, out / "weights")
     source = {"hub_id": cfg.hub_id if commit else None, "commit": commit}
     allowed = {"new_weights": list(cfg.new_weights), "unused_weights": list(cfg.unused_weights)}
     write_json(out / "model.json", source | {name: names for name, names in allowed.items() if names})
@@ -95,39 +96,3 @@ def _convert_gguf(file: RegistryFile, cache: Path, licence: str, target: Path) -
     del model.config.quantization_config
     model.to(torch.bfloat16).save_pretrained(target)
     tokenizer.save_pretrained(target)
-
-
-def _make_random(shape: RandomShape, target: Path) -> None:
-    """A Llama with seeded random weights and a byte-level tokenizer: scores of it mean nothing."""
-    import torch
-    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
-    from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
-
-    special = ["<s>", "</s>", "<pad>"]
-    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    vocabulary = {token: i for i, token in enumerate(special + alphabet)}
-    tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=[]))
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    tokenizer.decoder = decoders.ByteLevel()
-    if shape.bos:
-        tokenizer.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 0)])
-    PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, bos_token="<s>", eos_token="</s>", pad_token="<pad>"
-    ).save_pretrained(target)
-    config = LlamaConfig(
-        vocab_size=shape.vocab_size,
-        hidden_size=shape.hidden_size,
-        intermediate_size=shape.intermediate_size,
-        num_hidden_layers=shape.layers,
-        num_attention_heads=shape.heads,
-        num_key_value_heads=shape.kv_heads,
-        max_position_embeddings=shape.max_positions,
-        bos_token_id=0,
-        eos_token_id=1,
-        pad_token_id=2,
-        initializer_range=0.08,  # wide enough that perplexities differ
-        tie_word_embeddings=True,
-    )
-    with torch.random.fork_rng():
-        torch.manual_seed(shape.seed)
-        LlamaForCausalLM(config).to(torch.float32).save_pretrained(target)

@@ -24,6 +24,7 @@ from icon_repro.data.cost import tokens_of
 from icon_repro.lm.endpoint_http import Connection, EndpointError, Fault, Key, Said, connections
 from icon_repro.lm.options import EndpointConfig, endpoint_problems
 from icon_repro.lm.replies import Replies, Reply
+from icon_repro.lm.stand_in_endpoint import stand_ins
 from icon_repro.lm.thoughts import without_thoughts
 
 T = TypeVar("T")
@@ -260,7 +261,8 @@ class _Client:
 
     async def run(self, missing: list[_Asked[Any]]) -> None:
         queue = iter(missing)
-        opened = connections(self._endpoint, self._key, min(self._endpoint.concurrency, len(missing)))
+        made = stand_ins if self._endpoint.stand_in else connections
+        opened = made(self._endpoint, self._key, min(self._endpoint.concurrency, len(missing)))
         workers = [asyncio.create_task(self._work(queue, connection)) for connection in opened]
         try:
             await asyncio.wait(workers, return_when=asyncio.FIRST_EXCEPTION)

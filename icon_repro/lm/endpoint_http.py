@@ -230,7 +230,7 @@ def unreachable(endpoints: Iterable[EndpointConfig]) -> list[str]:
     """
     found: dict[str, str | None] = {}
     for endpoint in endpoints:
-        if endpoint.base_url not in found:
+        if not endpoint.stand_in and endpoint.base_url not in found:
             found[endpoint.base_url] = _no_connection(endpoint)
     return [
         f"{url} can't be reached ({why}). Check base_url, and that the server runs; or leave out what asks it until "

@@ -29,6 +29,8 @@ class EndpointConfig:
     extra: dict[str, Any] = field(default_factory=dict, metadata={"legacy": {}})  # sent along: {reasoning_effort: low}
     seed: int | None = number(None, at_least=0)  # sent along, one higher with each time that a request is asked again
     reasks: int = number(2, at_least=0)  # a reply that can't be read is asked for again so often
+    # nobody is asked: ``icon_repro.lm.stand_in_endpoint`` answers, for a rehearsal
+    stand_in: bool = field(default=False, metadata={"legacy": False})
     base_url: str = unhashed("https://api.openai.com/v1")
     api_key_env: str = unhashed("OPENAI_API_KEY")  # environment variable that holds the key; never the key itself
     concurrency: int = field(default=8, metadata={"hash": False, "at_least": 1})  # requests at a time
@@ -45,6 +47,8 @@ class EndpointConfig:
     @property
     def local(self) -> bool:
         """On this machine: needs no key."""
+        if self.stand_in:
+            return True
         host = urlsplit(self.base_url).hostname or ""
         try:
             return host == "localhost" or ipaddress.ip_address(host).is_loopback

@@ -17,6 +17,7 @@ from icon_repro.report.paper.measures import Results, results_of
 from icon_repro.report.paper.paper_tables import PaperTable, paper_tables
 from icon_repro.report.paper.paper_text import write_paper_tables
 from icon_repro.report.paper.published import PublishedError, published_folder, read_published
+from icon_repro.report.rehearsal import undecided
 from icon_repro.report.runs import Row, RunsError
 from icon_repro.report.statistics import StatsError
 from icon_repro.report.versions import of_pairs, separated, versions_of
@@ -52,7 +53,7 @@ def write_all(rows: Sequence[Row], run: Mapping[str, Any], experiments: Path, fo
     notes = [*tables.mixed_versions(run["packages"]), *mixed, *run.get("losses", [])]
     results = results_of(shown, run["config"])
     beside = paper_tables(results, published)
-    checked = check_claims(claims, results)
+    checked = undecided(check_claims(claims, results), run["config"])
     text, table = tables.write(shown, folder, notes, versions, rows, run["config"].get("primary"))
     experiment = str(rows[0]["experiment"])
     stale = {path.stem for path in folder.glob("paper_table?.*")} - {f"paper_{one.name}" for one in beside}
