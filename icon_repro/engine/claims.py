@@ -22,6 +22,7 @@ from icon_repro.engine.records import RecordError, read_json, write_json
 
 LOST = 5  # exit code of a worker whose claim was taken
 _SKEW_S = 5.0
+_REAPED_S = 5.0  # until a process that has ended is reaped by its parent
 _NOTED = {"host", "pid", "lease_s", "outcome", "error"}  # keys of attempt.json that are read
 
 
@@ -38,6 +39,8 @@ def take_claim(attempt: Path, lease_s: float) -> SoftFileLease | None:
     for duration in leases:
         # a dead holder on another host is known only by watching its claim for a whole lease
         patience = 2 * duration if claim_age(attempt) > duration else 0.0
+        if note and note["host"] == socket.gethostname() and not alive(note["pid"]):
+            patience = max(patience, _REAPED_S)  # the lease takes a zombie for a living holder
         lease = SoftFileLease(attempt / "claim", lease_duration=duration, on_compromise=_lost, timeout=patience)
         try:
             lease.acquire()
@@ -73,6 +76,22 @@ def claim_age(attempt: Path) -> float:
         return time.time() - (attempt / "claim").stat().st_mtime
     except FileNotFoundError:
         return -math.inf
+
+
+def alive(pid: int) -> bool:
+    """Whether the process runs; one that has ended and that its parent hasn't asked after (a zombie) doesn't."""
+    with contextlib.suppress(OSError):
+        # "pid (name) state ..": a name may hold anything, brackets too
+        state = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()[:1]
+        if state in (["Z"], ["X"]):
+            return False
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
 
 
 def clock_warning(attempt: Path) -> str:

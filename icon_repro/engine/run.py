@@ -61,7 +61,7 @@ def status(step: Step, store: Store) -> Status:
             return Status(note["outcome"], note["error"].splitlines()[0], log)
         if note["outcome"] == "running":
             here = note["host"] == socket.gethostname()
-            if -math.inf < claims.claim_age(attempt) < note["lease_s"] and (not here or _alive(note["pid"])):
+            if -math.inf < claims.claim_age(attempt) < note["lease_s"] and (not here or claims.alive(note["pid"])):
                 warning = claims.clock_warning(attempt)
                 why = f"process {note['pid']} on {note['host']}"
                 return Status("running", f"{why}; warning: {warning}" if warning else why, log)
@@ -78,22 +78,6 @@ def changed(step: Step, store: Store) -> str:
     if record is None:
         return ""
     return "changed since the last build: " + "; ".join(differences(record["hashed"], step.hashed))
-
-
-def _alive(pid: int) -> bool:
-    """Whether the process runs; one that has ended and that its parent hasn't asked after (a zombie) doesn't."""
-    with contextlib.suppress(OSError):
-        # "pid (name) state ..": a name may hold anything, brackets too
-        state = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()[:1]
-        if state in (["Z"], ["X"]):
-            return False
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True
 
 
 def git_state(folder: Path) -> dict[str, Any]:

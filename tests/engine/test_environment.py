@@ -11,7 +11,7 @@ import filelock
 import pytest
 
 from icon_repro.engine.environment import clean, find_home, recorded, soft_locks
-from icon_repro.engine.run import _alive
+from icon_repro.engine.claims import alive
 
 
 def test_clean_removes_what_changes_numbers_and_keeps_the_rest() -> None:
@@ -77,12 +77,12 @@ def test_find_home_user_without_a_name_or_home_gets_both(temporary: Path, monkey
 
 def test_a_killed_process_that_nobody_waited_for_is_not_alive() -> None:
     process = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
-    assert _alive(process.pid)
+    assert alive(process.pid)
     process.kill()
     os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)  # it has ended, and stays a zombie
-    assert not _alive(process.pid)
+    assert not alive(process.pid)
     process.wait()
-    assert not _alive(process.pid)
+    assert not alive(process.pid)
 
 
 @pytest.mark.parametrize("number", [errno.ENOLCK, errno.EOPNOTSUPP])

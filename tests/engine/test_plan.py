@@ -199,7 +199,11 @@ CHANGES: list[tuple[Mapping[str, Any], Mapping[str, Any], str]] = [
         POOL + SCORED,
     ),
     # the assessment set also decides which pool rows are dropped for overlap
-    ({}, {"data.assessment.sample": 5}, f"prepare/assessment-tiny prepare/shared-* score/icon-baseline {ORDER} {SCORED}"),
+    (
+        {},
+        {"data.assessment.sample": 5},
+        f"prepare/assessment-tiny prepare/shared-* score/icon-baseline {ORDER} {SCORED}",
+    ),
     ({}, {"data.candidates.order.seed": 1}, ORDER + SCORED),
     ({}, {"data.candidates.order.ngram": 5}, f"prepare/shared-* {ORDER} {SCORED}"),
     ({}, {"data.candidates.order.overlap": "keep"}, ORDER + SCORED),
