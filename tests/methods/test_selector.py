@@ -199,7 +199,7 @@ def values(out: Path) -> np.ndarray:
 
 def ids_of(tokenizer: Any, row: Example, limit: int = 10_000) -> list[int]:
     text = scoring_prompt(row) + row.response
-    return list(bos_ids(tokenizer) + tokenizer(text, add_special_tokens=False)["input_ids"])[:limit]
+    return list(bos_ids(tokenizer) + tokenizer(text, add_special_tokens=False, split_special_tokens=True)["input_ids"])[:limit]
 
 
 def one_by_one(folder: Path, trained: Path, labels: int, rows: list[Example], limit: int = 10_000) -> list[float]:
@@ -319,7 +319,7 @@ def test_classify_bfloat16_keeps_the_head_in_float32(model: Path) -> None:
 
 
 def test_padding_that_equals_eos_gives_the_same_scores(work: Work, model_step: Path, tmp_path: Path) -> None:
-    """The tokenizer has no pad token: load_tokenizer takes eos, and the responses hold it."""
+    """The tokenizer has no pad token: load_tokenizer takes eos; responses hold its letters, which are letters there."""
     folder = tmp_path / "no_pad"
     (folder / "weights").mkdir(parents=True)
     for path in (model_step / "weights").iterdir():
