@@ -23,7 +23,7 @@ from icon_repro.evaluate.options import (
     TaskConfig,
     TaskKind,
 )
-from icon_repro.methods.icon.plan import IconInputs
+from icon_repro.methods.base import Inputs
 from icon_repro.methods.plan_selections import Selections, over_pools
 from icon_repro.train.options import TrainJob, Tuning
 
@@ -205,7 +205,7 @@ def plan(config: Config) -> Experiment:
         for seed in config.seeds:
             train = tune(f"full-s{seed}", seed, None, size)
             arms.append(Arm("full", 1.0, seed, None, train, evaluate(f"full-s{seed}", train)))
-    read = IconInputs(model, order, assessment, selected_from)
+    read = Inputs(model, order, assessment, selected_from)
     selections = (
         Selections(planner, config, read, universe, None).all()
         if data.pools == 1

@@ -17,7 +17,7 @@ from experiments.method_cost.bench_methods import (
 from icon_repro.data.rows import Example
 from icon_repro.engine.runtime import Runtime
 from icon_repro.lm.options import LoraConfig
-from icon_repro.methods.options import LessConfig
+from icon_repro.methods.less.options import LessConfig
 
 ROWS = [Example(f"r{i:02d}", f"Say {i}.", "to Ann" * (i % 2), "yes " * (i + 1)) for i in range(12)]
 

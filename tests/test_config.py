@@ -9,7 +9,7 @@ import pytest
 from icon_repro.config.load import Config, ConfigError, load
 from icon_repro.engine.schema import plain
 from icon_repro.methods.icon.options import AdaptiveConfig, IconConfig, round_ends
-from icon_repro.methods.options import RandomConfig
+from icon_repro.methods.random import RandomConfig
 
 HUB = {"kind": "hub", "name": "h"}  # without an id and a revision
 TINY = {"kind": "random", "name": "t", "random": {}}

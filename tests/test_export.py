@@ -19,9 +19,10 @@ from icon_repro.engine.options import ClusterConfig, Executor
 from icon_repro.engine.records import read_json, read_rows, write_rows
 from icon_repro.engine.run import run
 from icon_repro.engine.runtime import Runtime
+from icon_repro.engine.schema import build
 from icon_repro.experiment import Experiment, plan
+from icon_repro.methods.kinds import kinds, method, method_of
 from icon_repro.report.export import NO_REASON, ExportError, export
-from icon_repro.report.export_card import MEANINGS
 
 TEXTS = [
     {"instruction": f"Say it {i} times.", "input": "Ünïcode\nand a second line" if i % 3 else "", "output": "so " * i}
@@ -189,7 +190,7 @@ def test_export_card_names_method_model_licence_counts_and_fingerprint(
         "| selected | 3 |",
         "| with a score | 9 |",
         "| no rating stored | 3 |",
-        MEANINGS["icon_repro.methods.alpagasus:run"],
+        method("alpagasus").meaning_of(None),
         "ratings: ratings.json",
         "python -m icon_repro experiment=smoke_tiny name=mine action=export export.method=rated export.fraction=0.25",
         "kind: alpagasus",
@@ -305,15 +306,23 @@ def test_export_settings_change_no_fingerprint(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", sorted(path.stem for path in (conf_dir() / "experiment").glob("*.yaml")))
-def test_card_knows_what_every_score_means(name: str, tmp_path: Path) -> None:
+def test_card_knows_what_every_score_means(name: str) -> None:
     config: Config = load(composed(f"experiment={name}"))
-    config.paths.work = str(tmp_path)
-    try:
-        experiment = plan(config)
-    except ValueError as error:
-        pytest.skip(str(error))
-    for arm in experiment.arms:
-        assert arm.select is None or arm.select.inputs["scores"].target in MEANINGS
+    for options in config.methods.values():
+        meaning = method_of(options).meaning_of(options)
+        assert len(meaning.split()) >= 3 and not meaning.endswith("."), meaning
+
+
+def test_card_says_what_scores_of_each_variant_mean() -> None:
+    variants = {
+        "icon": ({}, {"budget": "adaptive"}, {"selector": {}}),
+        "random": ({}, {"matched_to": "icon"}),
+        "ifd": ({}, {"diversity": {}}),
+    }
+    for kind, settings in variants.items():
+        found = [method(kind).meaning_of(build(method(kind).options, each)) for each in settings]
+        assert len(set(found)) == len(settings)
+    assert variants.keys() == {kind for kind in kinds() if callable(method(kind).meaning)} - {"external"}
 
 
 def test_export_from_the_command_line(tmp_path: Path) -> None:

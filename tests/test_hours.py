@@ -25,7 +25,14 @@ def config(tmp_path: Path) -> Config:
 
 
 def step(target: str, stage: str, name: str = "x", **cost: Any) -> Step:
-    return Step(stage, name, TARGETS[target][0], 1, None, cost=Cost(**cost))
+    return Step(
+        stage,
+        name,
+        TARGETS[target][0] if target in TARGETS else f"icon_repro.methods.{target}",
+        1,
+        None,
+        cost=Cost(**cost),
+    )
 
 
 def test_speed_is_what_was_measured_and_what_is_assumed() -> None:
@@ -38,8 +45,8 @@ def test_speed_is_what_was_measured_and_what_is_assumed() -> None:
     "made, checkpointing, expected",
     [
         # 1e6 tokens are 10,000 rows of 100; half the parameters take half the time
-        (step("icon_shard", "score", tokens=1e6, flops=9e9), False, 10_000 / 50 / 2),
-        (step("icon_control", "score", tokens=1e6, flops=9e9), True, 10_000 / 50 / 2),
+        (step("icon.pairs:shard", "score", tokens=1e6, flops=9e9), False, 10_000 / 50 / 2),
+        (step("icon.pairs:control_shard", "score", tokens=1e6, flops=9e9), True, 10_000 / 50 / 2),
         (step("answers", "score", tokens=1e6, flops=3e15), True, 3000),
         (step("evaluate", "evaluate", tokens=1e6, flops=3e15), False, 3000),
         (step("train", "train", tokens=1e6, flops=3e15), False, 1500),

@@ -1,7 +1,7 @@
 """Texts that models are shown aren't hashed by themselves: whoever changes one raises the versions of its stages.
 
 Each entry pins the sha256 of the texts and the versions that the stages which show them had at least by then. When a
-text is changed on purpose: raise the versions in ``engine.targets.TARGETS``, then write the new sum and versions here.
+text is changed on purpose: raise the versions where the steps are planned, then write the new sum and versions here.
 """
 
 import hashlib
@@ -10,11 +10,11 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+from worlds import WORLDS, World
 
 from icon_repro.data.benchmark import multiple_choice
 from icon_repro.data.prompts import PROMPTS, Template, complexity_question, prompt_of, quality_question
 from icon_repro.data.rows import Example
-from icon_repro.engine.targets import TARGETS
 from icon_repro.evaluate.judge import protocols
 from icon_repro.evaluate.judge.options import Protocol
 from icon_repro.methods import alpagasus, selectit
@@ -38,11 +38,21 @@ def judged(protocol: Protocol) -> Any:
     return [protocols.messages(protocol, "Why?", "So.", answer) for answer in ("", "Because.")]
 
 
-ICON = {"icon_dtype": 1, "icon_baseline": 2, "icon_bank": 1, "icon_shard": 1, "icon_control": 1, "icon_pilot": 1}
-SELECTOR = {"selector": 1, "selector_pool": 1}
-CHOOSE = {"answers": 1, "embeddings": 1, "nuggets_shard": 1, "judge_nll": 1}  # any template
-LESS = {"less_shard": 2, "less_means": 1, "less_products": 1}
-TUNING = {"train": 1, "held_out": 1, "judge_answers": 1, **LESS}
+_M = "icon_repro.methods."
+ICON = {
+    f"{_M}icon.{name}": 1
+    for name in ("fidelity:run", "pairs:bank", "pairs:shard", "pairs:control_shard", "rounds:pilot")
+} | {f"{_M}icon.pairs:baseline": 2}
+SELECTOR = {f"{_M}icon.selector:train": 1, f"{_M}icon.selector:pool": 1}
+CHOOSE = {  # any template
+    f"{_M}common.answers:shard": 1,
+    f"{_M}common.embeddings:shard": 1,
+    f"{_M}nuggets:shard": 1,
+    "icon_repro.judge.likelihood:run": 1,
+}
+LESS = {f"{_M}less:shard": 2, f"{_M}less_exact:means": 1, f"{_M}less_exact:shard": 1}
+TUNING = {"icon_repro.train:run": 1, "icon_repro.held_out:run": 1, "icon_repro.judge.answers:run": 1, **LESS}
+JUDGED = {"icon_repro.judge.pairwise:endpoint": 1, "icon_repro.judge.local:run": 1}
 TEXTS: dict[str, tuple[Callable[[], Any], str, dict[str, int]]] = {
     "scoring": (lambda: of_rows(PROMPTS[Template.scoring]), "c399d60c188fd71c", {**ICON, **SELECTOR, **CHOOSE}),
     "alpaca": (lambda: of_rows(PROMPTS[Template.alpaca]), "e1c4798a8e2c2216", {**TUNING, **CHOOSE}),
@@ -50,16 +60,20 @@ TEXTS: dict[str, tuple[Callable[[], Any], str, dict[str, int]]] = {
     "labelled": (lambda: of_rows(PROMPTS[Template.labelled]), "c9d477f4bb514cfd", CHOOSE),
     "as_is": (lambda: of_rows(PROMPTS[Template.as_is]), "d83493267a4c0992", CHOOSE),
     "wrapped": (lambda: of_rows(lambda row: prompt_of(row, Template.alpaca)), "846dacc903a1bdb0", {**CHOOSE, **LESS}),
-    "deita": (lambda: of_rows(complexity_question, quality_question), "5c3d1cb6d0978c50", {"deita_shard": 1}),
+    "deita": (lambda: of_rows(complexity_question, quality_question), "5c3d1cb6d0978c50", {f"{_M}deita:shard": 1}),
     "selectit": (
         lambda: [of_rows(lambda row, q=q: selectit.prompt(row, q)) for q in SELECTIT_QUESTIONS],  # type: ignore[misc]
         "a8d13df643fae0fa",
-        {"selectit_shard": 1},
+        {f"{_M}selectit:shard": 1},
     ),
-    "alpagasus": (lambda: of_rows(alpagasus.messages), "d1f35acb767b77df", {"alpagasus_ratings": 1}),
-    "benchmark": (lambda: [multiple_choice(row, "here") for row in QUESTIONS], "f0534f653ddc9582", {"benchmark": 1}),
-    "vicuna10": (lambda: judged(Protocol.vicuna10), "822f7b3e3bf67d37", {"judge_endpoint": 1, "judge_local": 1}),
-    "pair_v2": (lambda: judged(Protocol.pair_v2), "d8fd29ba2d6cacf8", {"judge_endpoint": 1, "judge_local": 1}),
+    "alpagasus": (lambda: of_rows(alpagasus.messages), "d1f35acb767b77df", {f"{_M}alpagasus:ratings": 1}),
+    "benchmark": (
+        lambda: [multiple_choice(row, "here") for row in QUESTIONS],
+        "f0534f653ddc9582",
+        {"icon_repro.data.benchmark:run": 1},
+    ),
+    "vicuna10": (lambda: judged(Protocol.vicuna10), "822f7b3e3bf67d37", JUDGED),
+    "pair_v2": (lambda: judged(Protocol.pair_v2), "d8fd29ba2d6cacf8", JUDGED),
 }
 
 
@@ -67,11 +81,20 @@ def sum_of(texts: Any) -> str:
     return hashlib.sha256(json.dumps(texts, ensure_ascii=False).encode()).hexdigest()[:16]
 
 
+@pytest.fixture(scope="module")
+def planned(tmp_path_factory: pytest.TempPathFactory) -> dict[str, int]:
+    """Version of each target in the plans of all worlds."""
+    folder = tmp_path_factory.mktemp("worlds")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("HF_HUB_OFFLINE", "1")
+        return {step.target: step.version for name in WORLDS for step in World(folder / name, name).steps({})}
+
+
 @pytest.mark.parametrize("name", TEXTS)
-def test_prompt_texts_are_those_of_their_stages_versions(name: str) -> None:
+def test_prompt_texts_are_those_of_their_stages_versions(name: str, planned: dict[str, int]) -> None:
     texts, expected, versions = TEXTS[name]
     assert sum_of(texts()) == expected, f"the texts of {name!r} changed: raise the versions of {', '.join(versions)}"
-    assert {key: TARGETS[key][1] >= version for key, version in versions.items()} == dict.fromkeys(versions, True)
+    assert {key: planned[key] >= version for key, version in versions.items()} == dict.fromkeys(versions, True)
 
 
 def test_prompt_texts_of_every_template_and_protocol_are_pinned() -> None:

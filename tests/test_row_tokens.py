@@ -10,8 +10,7 @@ from icon_repro.engine.records import read_json, write_rows
 from icon_repro.engine.runtime import Runtime
 from icon_repro.lm.load import load_tokenizer
 from icon_repro.lm.tokens import bos_ids
-from icon_repro.methods.options import RowTokens
-from icon_repro.methods.row_tokens import run
+from icon_repro.methods.row_tokens import RowTokens, run
 
 ROWS = [
     Example("b", "Name a colour.", "", "Blue."),

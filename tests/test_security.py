@@ -33,7 +33,7 @@ from icon_repro.engine.records import read_json, write_json, write_rows
 from icon_repro.engine.runtime import Runtime
 from icon_repro.lm.load import load_model, load_tokenizer
 from icon_repro.methods.common.embeddings import joined
-from icon_repro.methods.options import SelectConfig
+from icon_repro.methods.select import SelectConfig
 from icon_repro.methods.select import run as select_run
 
 KEYS = {

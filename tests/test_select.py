@@ -11,8 +11,15 @@ import pytest
 from icon_repro.data.rows import Example, Score
 from icon_repro.engine.records import read_json, write_json, write_rows
 from icon_repro.engine.runtime import Runtime
-from icon_repro.methods.options import SelectBudget, SelectConfig
-from icon_repro.methods.select import SelectionError, run, told, top_fraction, within_tokens
+from icon_repro.methods.select import (
+    SelectBudget,
+    SelectConfig,
+    SelectionError,
+    run,
+    told,
+    top_fraction,
+    within_tokens,
+)
 
 
 @pytest.mark.parametrize(

@@ -38,9 +38,9 @@ from icon_repro.lm.load import load_tokenizer
 from icon_repro.lm.options import LoraConfig
 from icon_repro.lm.supervised import tokenise
 from icon_repro.lm.tokens import IGNORED
-from icon_repro.methods.common.influence import Warmed, warmed
-from icon_repro.methods.less import run, shard
-from icon_repro.methods.options import Direction, LessConfig, LessShard, less_resolved
+from icon_repro.methods.less.influence import Warmed, warmed
+from icon_repro.methods.less.options import Direction, LessConfig, LessShard, less_resolved
+from icon_repro.methods.less.projected import run, shard
 from icon_repro.train.options import TrainConfig, TrainJob, Tuning
 from icon_repro.train.step import run as train
 

@@ -29,8 +29,10 @@ from icon_repro.report.tables import markdown
 
 MEASURED = Path("results/scoring_cost/h100_8b.json")
 _BENCH_PARAMETERS = 8_030_261_248  # of bench_gpu's shape 8b
-_PAIRS = {TARGETS[name][0] for name in ("icon_shard", "icon_control", "icon_round", "icon_pilot")}
-_TRAINING = {TARGETS[name][0] for name in ("train", "selector", "less_shard", "less_means", "less_products")}
+_ICON, _LESS = "icon_repro.methods.icon.", "icon_repro.methods.less"
+_PAIRS = {f"{_ICON}{name}" for name in ("pairs:shard", "pairs:control_shard", "rounds:decide", "rounds:pilot")}
+_GRADIENTS = {f"{_LESS}:shard", f"{_LESS}_exact:means", f"{_LESS}_exact:shard"}
+_TRAINING = {TARGETS["train"][0], f"{_ICON}selector:train", *_GRADIENTS}
 _LEVELS = {
     "as released: a random text for every pair": ["methods.icon.compat=official"],
     "a random text for every candidate": ["methods.icon.control=per_candidate"],

@@ -44,10 +44,10 @@ from icon_repro.lm.gradients import row_gradients
 from icon_repro.lm.load import load_model, load_tokenizer, open_model, prepare_device
 from icon_repro.lm.supervised import tokenise
 from icon_repro.lm.tokens import Encoded, mask_labels
-from icon_repro.methods.baseline_options import IfdConfig
 from icon_repro.methods.common.answers import encoded
 from icon_repro.methods.common.options import AnswerPart, AnswersConfig
-from icon_repro.methods.options import LessConfig
+from icon_repro.methods.ifd.options import IfdConfig
+from icon_repro.methods.less.options import LessConfig
 
 _EQUAL = 1e-5
 _NEIGHBOURS = 8

@@ -25,9 +25,8 @@ from icon_repro.engine.records import read_rows, write_rows
 from icon_repro.engine.run import run as run_steps
 from icon_repro.engine.runtime import Runtime
 from icon_repro.experiment import plan
-from icon_repro.methods import less as projected
-from icon_repro.methods import less_exact as exact
-from icon_repro.methods.options import (
+from icon_repro.methods.less import exact, projected
+from icon_repro.methods.less.options import (
     Direction,
     LessConfig,
     LessExact,

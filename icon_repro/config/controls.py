@@ -1,4 +1,4 @@
-"""Combinations of settings that no single value shows: controls, pools, and weights of earlier epochs.
+"""Combinations of settings that no single value shows: pools, and weights of earlier epochs.
 
 In: parts of a checked config.  Out: problems, each with key, value, rule and remedy. See ``icon_repro.config.load``.
 """
@@ -7,27 +7,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from icon_repro.data.options import DataConfig, SelectFrom
-from icon_repro.engine.schema import nearest
 from icon_repro.evaluate.options import TaskConfig, TaskKind
-from icon_repro.methods.options import RandomConfig
 from icon_repro.train.options import TrainConfig
-
-
-def matched_problems(methods: Mapping[str, Any]) -> list[str]:
-    """Problems of controls that are matched to another method of ``methods``, by name."""
-    problems = []
-    for name, method in methods.items():
-        if not isinstance(method, RandomConfig) or (other := method.matched_to) is None:
-            continue
-        where = f"methods.{name}.matched_to={other!r}"
-        remedy = "name a method that makes a selection of its own"
-        if other == name:
-            problems.append(f"{where}: is the control itself; {remedy}, or set {name}.matched_to=null.")
-        elif other not in methods:
-            problems.append(f"{where}: no method of that name.{nearest(other, methods.keys() - {name})}")
-        elif isinstance(methods[other], RandomConfig) and methods[other].matched_to is not None:
-            problems.append(f"{where}: is a matched control too; {remedy}, e.g. {methods[other].matched_to!r}.")
-    return problems
 
 
 def pool_problems(data: DataConfig, methods: Mapping[str, Any], select_from: SelectFrom, *, full: bool) -> list[str]:

@@ -8,7 +8,6 @@ never enter a fingerprint. A knob without a schema here doesn't exist.
 import dataclasses
 import enum
 import json
-import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -16,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import icon_repro
-from icon_repro.config.controls import epoch_problems, matched_problems, pool_problems
+from icon_repro.config.controls import epoch_problems, pool_problems
 from icon_repro.config.unsafe import unsafe
 from icon_repro.data.options import (
     DataConfig,
@@ -24,6 +23,7 @@ from icon_repro.data.options import (
     ModelConfig,
     ModelKind,
     RowFormat,
+    RowsConfig,
     SelectFrom,
     SourceConfig,
     SourceKind,
@@ -32,27 +32,9 @@ from icon_repro.engine.options import ClusterConfig, PathsConfig, TrackingConfig
 from icon_repro.engine.schema import SchemaError, build, nearest, number, plain, unhashed
 from icon_repro.evaluate.judge.options import JudgeConfig, judge_problems, judge_sources
 from icon_repro.evaluate.options import EvaluationConfig, TaskKind, held_out_problems, task_problems, task_sources
-from icon_repro.lm.options import endpoint_problems
-from icon_repro.methods.baseline_options import IfdConfig
-from icon_repro.methods.icon.options import (
-    Budget,
-    Control,
-    EmptyPair,
-    IconConfig,
-    NoiseUnit,
-    SelectorKind,
-    SelectorTarget,
-    resolved,
-)
-from icon_repro.methods.options import (
-    METHOD_KINDS,
-    AlpagasusConfig,
-    ExternalConfig,
-    IdsConfig,
-    LessConfig,
-    SelectBudget,
-)
-from icon_repro.train.options import TrainConfig
+from icon_repro.methods.kinds import problems_of, typed
+from icon_repro.methods.select import SelectBudget
+from icon_repro.train.options import TrainConfig, batch_problems
 
 
 class ConfigError(ValueError):
@@ -125,7 +107,7 @@ class Config:
     description: str
     model: ModelConfig
     data: DataConfig
-    methods: dict[str, Any]  # name -> one of METHOD_KINDS; load() makes them typed
+    methods: dict[str, Any]  # name -> the options of a method; load() makes them typed
     training: TrainConfig
     evaluation: EvaluationConfig
     fractions: list[float] = number(above=0, at_most=1)
@@ -163,13 +145,8 @@ def load(data: Mapping[str, Any]) -> Config:
     methods = data.get("methods")
     made: dict[str, Any] = {}
     for name, value in methods.items() if isinstance(methods, Mapping) else ():
-        where = f"methods.{name}"
-        kind = value.get("kind") if isinstance(value, Mapping) else None
-        if not isinstance(kind, str) or kind not in METHOD_KINDS:
-            problems.append(f"{where}.kind={kind!r}: unknown method.{nearest(str(kind), METHOD_KINDS)}")
-            continue
         try:
-            made[name] = build(METHOD_KINDS[kind], value, where)
+            made[name] = typed(f"methods.{name}", value)
         except SchemaError as error:
             problems += error.problems
     try:
@@ -207,9 +184,11 @@ def _combinations(config: Config) -> list[str]:
     sources |= task_sources(config.evaluation.tasks)
     problems += task_problems(config.evaluation.tasks)
     problems += held_out_problems(config.evaluation.tasks, config.data.pool.source.format)
+    selecting: dict[str, SourceConfig] = {}
     for name, method in config.methods.items():
-        if isinstance(method, LessConfig):
-            problems += _less_targets(f"methods.{name}.targets", method, sources)
+        selecting |= _method_sources(f"methods.{name}", method)
+    problems += _seen_problems(selecting, sources)
+    sources |= selecting
     sources |= {f"{where}.source": rows.source for where, rows in judge_sources(config.judge).items()}
     problems += judge_problems(config.judge, config.methods, base=config.base, full=config.full)
     needs = {SourceKind.hub: "hub_id", SourceKind.file: "path", SourceKind.registry: "registry"}
@@ -228,32 +207,10 @@ def _combinations(config: Config) -> list[str]:
         problems += _model_problems(where, model)
     if config.training.dtype is Dtype.float16:
         problems.append("training.dtype='float16': needs loss scaling, which isn't built; use bfloat16 or float32.")
-    problems += matched_problems(config.methods)
     problems += pool_problems(config.data, config.methods, config.select_from, full=config.full)
     problems += epoch_problems(config.training, config.evaluation.tasks)
     for name, method in config.methods.items():
-        if isinstance(method, IconConfig):
-            problems += _icon_combinations(f"methods.{name}", resolved(method), config)
-            if resolved(method).control is Control.bank and method.noise_unit is NoiseUnit.characters:
-                problems.append(
-                    f"methods.{name}.noise_unit='characters': the bank's texts are counted in tokens; set "
-                    "control=per_candidate or per_pair."
-                )
-        if isinstance(method, IfdConfig):
-            problems += _ifd_combinations(f"methods.{name}", method, config)
-        if isinstance(method, LessConfig) and method.dimensions % 64:
-            problems.append(f"methods.{name}.dimensions={method.dimensions}: must be a multiple of 64.")
-        if isinstance(method, LessConfig):
-            problems += _batch_problems(f"methods.{name}", method.global_batch_size, config.cluster)
-        if isinstance(method, AlpagasusConfig):
-            if (method.endpoint is None) == (method.ratings is None):
-                problems.append(f"methods.{name}: set either endpoint (with a model) or ratings (a file), not both.")
-            elif method.endpoint is not None:
-                problems += endpoint_problems(f"methods.{name}.endpoint", method.endpoint)
-        if isinstance(method, ExternalConfig) and not method.path:
-            problems.append(f"methods.{name}.path: kind external needs the path of a Python file.")
-        if isinstance(method, IdsConfig) and not method.path:
-            problems.append(f"methods.{name}.path: kind ids needs the path of a list of ids.")
+        problems += problems_of(name, method, config)
     problems += _primary_problems(config)
     if not config.seeds:
         problems.append("seeds=[]: give at least one training seed.")
@@ -265,7 +222,7 @@ def _combinations(config: Config) -> list[str]:
         problems.append("fractions=[]: give at least one fraction to select, e.g. [0.15].")
     if config.explain is not None and config.action is not Action.report:
         problems.append(f"explain={config.explain!r}: goes with action=report, not action={config.action.value}.")
-    problems += _batch_problems("training", config.training.global_batch_size, config.cluster)
+    problems += batch_problems("training", config.training.global_batch_size, config.cluster)
     problems += _process_problems(config)
     return problems
 
@@ -295,20 +252,6 @@ def _primary_problems(config: Config) -> list[str]:
     if primary.fraction is not None and primary.fraction not in config.fractions:
         problems.append(f"primary.fraction={primary.fraction:g}: isn't in fractions={config.fractions}.")
     return problems
-
-
-def _batch_problems(where: str, batch: int, cluster: ClusterConfig) -> list[str]:
-    """Problems of the batch of a training with the key ``where``: its processes share every optimizer step evenly."""
-    if batch % (cluster.micro_batch_size * cluster.processes) == 0:
-        return []
-    micro = cluster.micro_batch_size
-    text = f"{where}.global_batch_size={batch}: must be a multiple of cluster.micro_batch_size={micro}"
-    if cluster.processes == 1:
-        return [f"{text}; set one of them."]
-    remedy = "set one of them."
-    if batch % cluster.processes == 0:
-        remedy = f"e.g. set cluster.micro_batch_size={math.gcd(batch // cluster.processes, micro)}."
-    return [f"{text} times cluster.processes={cluster.processes}; {remedy}"]
 
 
 def _process_problems(config: Config) -> list[str]:
@@ -362,86 +305,31 @@ def _model_problems(where: str, model: ModelConfig) -> list[str]:
     return problems
 
 
-def _less_targets(where: str, less: LessConfig, sources: dict[str, SourceConfig]) -> list[str]:
-    """Problems of targets of LESS; their sources are added to ``sources``, which holds those of the evaluation."""
-    problems = []
+def _method_sources(where: str, settings: Any) -> dict[str, SourceConfig]:
+    """Every source of rows that ``settings``, with the key ``where``, names; by its own key."""
+    if isinstance(settings, RowsConfig):
+        return {f"{where}.source": settings.source}
+    found: dict[str, SourceConfig] = {}
+    inner = settings if isinstance(settings, Mapping) else {}
+    if dataclasses.is_dataclass(settings):
+        inner = {one.name: getattr(settings, one.name) for one in dataclasses.fields(settings)}
+    for name, value in inner.items():
+        found |= _method_sources(f"{where}.{name}", value)
+    return found
+
+
+def _seen_problems(selecting: Mapping[str, SourceConfig], sources: Mapping[str, SourceConfig]) -> list[str]:
+    """Problems of rows that a method selects by and that are evaluated too."""
     asked = {json.dumps(_place(s), sort_keys=True): k for k, s in sources.items() if k.startswith("evaluation.")}
-    for task, rows in less.targets.items():
-        if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.]*", task):
-            problems.append(f"{where}: name {task!r} must be letters, digits, '_' and '.', as it names folders.")
-        if (found := asked.get(json.dumps(_place(rows.source), sort_keys=True))) is not None:
-            problems.append(
-                f"{where}.{task}.source: is the same as {found}: the selection would see what is evaluated. "
-                "Use a split for development, or a source of few-shot examples."
-            )
-    sources |= {f"{where}.{task}.source": rows.source for task, rows in less.targets.items()}
-    return problems
+    places = {where: asked.get(json.dumps(_place(source), sort_keys=True)) for where, source in selecting.items()}
+    return [
+        f"{where}: is the same as {found}: the selection would see what is evaluated. "
+        "Use a split for development, or a source of few-shot examples."
+        for where, found in places.items()
+        if found is not None
+    ]
 
 
 def _place(source: SourceConfig) -> list[Any]:
     """Where a source's rows lie, however they are read."""
     return [source.path, source.hub_id, source.subset, source.hub_id and source.split, plain(source.registry)]
-
-
-def _ifd_combinations(where: str, ifd: IfdConfig, config: Config) -> list[str]:
-    """Problems of IFD's brief experience and of its diversity."""
-    problems = []
-    if (experience := ifd.pre_experienced) is not None:
-        where_pre, choice = f"{where}.pre_experienced", experience.choice
-        if choice.low_percentile >= choice.high_percentile:
-            problems.append(
-                f"{where_pre}.choice.low_percentile={choice.low_percentile:g}: must be below "
-                f"high_percentile={choice.high_percentile:g}."
-            )
-        problems += _batch_problems(where_pre, experience.global_batch_size, config.cluster)
-        if experience.dtype is Dtype.float16:
-            problems.append(f"{where_pre}.dtype='float16': needs loss scaling, which isn't built; use bfloat16.")
-    if ifd.diversity is not None and ifd.diversity.encoder and ifd.diversity.model is None:
-        problems.append(f"{where}.diversity.encoder=true: needs diversity.model; IFD's own model isn't an encoder.")
-    return problems
-
-
-def _icon_combinations(where: str, icon: IconConfig, config: Config) -> list[str]:
-    """Problems of an ICon method, with the options that ``compat`` decides filled in."""
-    problems = []
-    pool = config.select_from is SelectFrom.pool
-    if pool and icon.selector is None:
-        problems.append(
-            f"{where}.selector: select_from=pool needs the selection model, which extends the scores to the pool; "
-            f"set {where}.selector={{}}, or select_from=candidates."
-        )
-    if not pool and icon.selector is not None and icon.candidates is None:
-        problems.append(
-            f"{where}.selector: select_from=candidates scores them all; set {where}.candidates to how many it scores "
-            f"(the selection model ranks the rest), {where}.selector=null, or select_from=pool."
-        )
-    if icon.candidates is not None and icon.selector is None:
-        problems.append(
-            f"{where}.candidates={icon.candidates}: the others have no score without the selection model; set "
-            f"{where}.selector={{}}, or {where}.candidates=null."
-        )
-    size = config.data.candidates.size
-    if icon.candidates is not None and size is not None and icon.candidates > size:
-        problems.append(f"{where}.candidates={icon.candidates}: is more than data.candidates.size={size}; lower it.")
-    if icon.control is Control.bank and not icon.bank.lengths:
-        problems.append(f"{where}.bank.lengths=[]: give at least one length in tokens.")
-    if icon.selector is not None and icon.selector.kind is SelectorKind.probe:
-        if icon.selector.repeats > 1:
-            problems.append(f"{where}.selector.repeats={icon.selector.repeats}: a probe has no seed; set 1.")
-        if icon.selector.target is SelectorTarget.top_fraction:
-            problems.append(f"{where}.selector.target=top_fraction: a probe learns ranks; set rank, or kind=lora.")
-        if icon.selector.probe.dtype is Dtype.float16:
-            problems.append(f"{where}.selector.probe.dtype='float16': may overflow; use float32 or bfloat16.")
-    if icon.selector is not None and icon.selector.dtype is Dtype.float16:
-        problems.append(f"{where}.selector.dtype='float16': needs loss scaling, which isn't built; use bfloat16.")
-    if icon.budget is not Budget.full:
-        if icon.control not in (None, Control.bank, Control.none):
-            problems.append(
-                f"{where}.budget={icon.budget.value!r}: needs control=bank or none, not {icon.control.value}: the "
-                "others score a random context for each candidate. Set budget=full, or the control."
-            )
-        if icon.empty_pairs is EmptyPair.nan:
-            problems.append(f"{where}.budget={icon.budget.value!r}: can't leave pairs out; set empty_pairs=error.")
-    if icon.budget is Budget.auto and icon.control is not Control.bank:
-        problems.append(f"{where}.budget='auto': needs control=bank, whose lengths it reads.")
-    return problems

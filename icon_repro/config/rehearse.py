@@ -37,9 +37,13 @@ from icon_repro.data.stand_ins import columns
 from icon_repro.evaluate.judge.options import GenerationConfig
 from icon_repro.evaluate.options import Backend, EvaluationConfig, TaskConfig, TaskKind
 from icon_repro.lm.options import EndpointConfig
-from icon_repro.methods.baseline_options import AnchorsConfig, DiversityConfig, PreExperiencedConfig
+from icon_repro.methods.alpagasus import AlpagasusConfig
+from icon_repro.methods.armorm import ArmormConfig, RewardArchitecture
 from icon_repro.methods.icon.options import IconConfig, SelectorConfig
-from icon_repro.methods.options import AlpagasusConfig, ArmormConfig, IdsConfig, RandomConfig, RewardArchitecture
+from icon_repro.methods.ids import IdsConfig
+from icon_repro.methods.ifd.options import DiversityConfig, PreExperiencedConfig
+from icon_repro.methods.nuggets import AnchorsConfig
+from icon_repro.methods.random import RandomConfig
 from icon_repro.train.options import TrainConfig
 
 PREFIX = "REHEARSAL_"

@@ -11,58 +11,14 @@ import importlib
 from collections.abc import Callable
 from typing import Any
 
-# key in the plan -> target and version. Raise the version when the meaning of the output changes: results of the
-# old one are then rebuilt
+# key in the plan -> target and version, of steps that no method's file plans. Raise the version when the meaning of
+# the output changes: results of the old one are then rebuilt
 TARGETS = {
     "model": ("icon_repro.data.weights:run", 1),
     "rows": ("icon_repro.data.prepare:run", 1),
     "order": ("icon_repro.data.candidates:run", 1),
     "candidates": ("icon_repro.data.candidates:head", 1),
     "benchmark": ("icon_repro.data.benchmark:run", 1),
-    "icon_baseline": ("icon_repro.methods.icon.pairs:baseline", 2),
-    "icon_dtype": ("icon_repro.methods.icon.fidelity:run", 1),
-    "icon_bank": ("icon_repro.methods.icon.pairs:bank", 1),
-    "icon_shard": ("icon_repro.methods.icon.pairs:shard", 1),
-    "icon_control": ("icon_repro.methods.icon.pairs:control_shard", 1),
-    "icon_pilot": ("icon_repro.methods.icon.rounds:pilot", 1),
-    "icon_start": ("icon_repro.methods.icon.rounds:start", 1),
-    "icon_round": ("icon_repro.methods.icon.rounds:decide", 1),
-    "icon": ("icon_repro.methods.icon.score:run", 2),
-    "icon_adaptive": ("icon_repro.methods.icon.score:adaptive", 1),
-    "selector": ("icon_repro.methods.icon.selector:train", 1),
-    "selector_pool": ("icon_repro.methods.icon.selector:pool", 1),
-    "probe": ("icon_repro.methods.icon.probe:train", 1),
-    "probe_pool": ("icon_repro.methods.icon.probe:pool", 1),
-    "selector_scores": ("icon_repro.methods.icon.selector:run", 1),
-    "random": ("icon_repro.methods.random:run", 1),
-    "random_matched": ("icon_repro.methods.random:matched", 1),
-    "longest": ("icon_repro.methods.longest:run", 1),
-    "answers": ("icon_repro.methods.common.answers:shard", 1),
-    "perplexity": ("icon_repro.methods.perplexity:run", 1),
-    "ifd": ("icon_repro.methods.ifd:run", 1),
-    "pre_experienced": ("icon_repro.methods.pre_experienced:run", 1),
-    "ifd_share": ("icon_repro.methods.diversity:share", 1),
-    "ifd_diversity": ("icon_repro.methods.diversity:run", 1),
-    "embeddings": ("icon_repro.methods.common.embeddings:shard", 1),
-    "rds": ("icon_repro.methods.rds:run", 1),
-    "nuggets_anchors": ("icon_repro.methods.nuggets:anchors", 1),
-    "nuggets_shard": ("icon_repro.methods.nuggets:shard", 1),
-    "nuggets": ("icon_repro.methods.nuggets:run", 1),
-    "selectit_shard": ("icon_repro.methods.selectit:shard", 1),
-    "selectit": ("icon_repro.methods.selectit:run", 1),
-    "less_shard": ("icon_repro.methods.less:shard", 2),  # 2: lengths of targets
-    "less": ("icon_repro.methods.less:run", 2),  # 2: tasks come with the targets
-    "less_means": ("icon_repro.methods.less_exact:means", 1),
-    "less_products": ("icon_repro.methods.less_exact:shard", 1),
-    "less_exact": ("icon_repro.methods.less_exact:run", 1),
-    "deita_shard": ("icon_repro.methods.deita:shard", 1),
-    "deita": ("icon_repro.methods.deita:run", 1),
-    "armorm_shard": ("icon_repro.methods.armorm:shard", 1),
-    "armorm": ("icon_repro.methods.armorm:run", 1),
-    "alpagasus_ratings": ("icon_repro.methods.alpagasus:ratings", 2),  # 2: thoughts are taken away, cut replies unread
-    "alpagasus": ("icon_repro.methods.alpagasus:run", 1),
-    "external": ("icon_repro.methods.external:run", 1),
-    "ids": ("icon_repro.methods.ids:run", 1),
     "select": ("icon_repro.select:run", 2),  # 2: the fraction is of all rows, not of those that have a score
     "row_tokens": ("icon_repro.row_tokens:run", 1),
     "train": ("icon_repro.train:run", 1),
@@ -94,6 +50,14 @@ MOVED: dict[str, str] = {
     "icon_repro.judge.local:run": "icon_repro.evaluate.judge.local:run",
     "icon_repro.judge.pairwise:endpoint": "icon_repro.evaluate.judge.pairwise:endpoint",
     "icon_repro.judge.pairwise:pooled": "icon_repro.evaluate.judge.pairwise:pooled",
+    "icon_repro.methods.diversity:run": "icon_repro.methods.ifd.diversity:run",
+    "icon_repro.methods.diversity:share": "icon_repro.methods.ifd.diversity:share",
+    "icon_repro.methods.less:run": "icon_repro.methods.less.projected:run",
+    "icon_repro.methods.less:shard": "icon_repro.methods.less.projected:shard",
+    "icon_repro.methods.less_exact:means": "icon_repro.methods.less.exact:means",
+    "icon_repro.methods.less_exact:run": "icon_repro.methods.less.exact:run",
+    "icon_repro.methods.less_exact:shard": "icon_repro.methods.less.exact:shard",
+    "icon_repro.methods.pre_experienced:run": "icon_repro.methods.ifd.pre_experienced:run",
     "icon_repro.row_tokens:run": "icon_repro.methods.row_tokens:run",
     "icon_repro.select:run": "icon_repro.methods.select:run",
     "icon_repro.shared_text:run": "icon_repro.evaluate.shared_text:run",
@@ -103,6 +67,18 @@ MOVED: dict[str, str] = {
 
 class TargetError(LookupError):
     """This version of the code has no function for a target."""
+
+
+def target_of(function: Callable[..., Any]) -> str:
+    """The target of a function of this package: its import path, or the name that it had before it moved.
+
+    Raises:
+        TargetError: it isn't one of this package, so that a worker wouldn't find it.
+    """
+    path = f"{function.__module__}:{function.__name__}"
+    if not path.startswith("icon_repro."):
+        raise TargetError(f"{path}: isn't a function of icon_repro; define the step in the method's own file.")
+    return next((target for target, place in MOVED.items() if place == path), path)
 
 
 def module_of(target: str) -> str:

@@ -9,23 +9,28 @@ Known gap: see ``icon_repro.lm.reward``. As published, the end of the prompt is 
 response that spells out the template's special tokens moves it.
 """
 
+import enum
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from transformers import PreTrainedTokenizerBase
 
 from icon_repro.data.cost import forward_flops
+from icon_repro.data.options import Dtype, ModelConfig
 from icon_repro.data.prompts import request
 from icon_repro.data.rows import Example, Score
+from icon_repro.engine.artifact import Step
 from icon_repro.engine.records import read_json, read_rows, write_json
 from icon_repro.engine.runtime import Runtime
-from icon_repro.lm.load import load_tokenizer
-from icon_repro.lm.reward import open_reward_model, rewards
+from icon_repro.engine.schema import number
 from icon_repro.lm.tokens import readable, text_ids
+from icon_repro.methods.base import Build, Method
 from icon_repro.methods.common.outcome import write_scores
-from icon_repro.methods.options import ArmormScores, ArmormShard, RewardArchitecture
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 # of RLHFlow/ArmoRM-Llama3-8B-v0.1, in the order of its outputs
 ATTRIBUTES = (
@@ -51,11 +56,64 @@ ATTRIBUTES = (
 )
 
 
+_CHAT_TOKENS = 15  # around a row in a chat, about
+
+
+class RewardArchitecture(enum.Enum):
+    armorm = "armorm"  # attributes weighted by a gating network, as RLHFlow/ArmoRM-Llama3-8B-v0.1
+    classifier = "classifier"  # transformers' sequence classifier with one label
+
+
+@dataclass
+class ArmormConfig:
+    """A reward model's score of prompt and response, as a chat (ArmoRM: arXiv 2406.12845)."""
+
+    kind: str = "armorm"
+    reward: ModelConfig = field(kw_only=True)
+    architecture: RewardArchitecture = RewardArchitecture.armorm
+    # of the chat template, before a response; armorm weights its attributes by the state where it last starts
+    prompt_end: str = "<|eot_id|><|start_header_id|>assistant<|end_header_id|>\n\n"
+    max_length: int = number(4096, at_least=8)  # tokens of the chat; longer rows aren't scored, with that reason
+    dtype: Dtype = Dtype.float32  # of the backbone; armorm's heads stay float32
+    shard_rows: int = number(512, at_least=1)
+
+
+@dataclass
+class ArmormShard:
+    """Rewards of rows ``start`` to ``stop`` (exclusive)."""
+
+    architecture: RewardArchitecture
+    prompt_end: str
+    max_length: int
+    dtype: Dtype
+    start: int
+    stop: int | None
+
+
+@dataclass
+class ArmormScores:
+    """All shards of rewards together."""
+
+
 class ArmormError(ValueError):
     """The reward model has no chat template, or shards don't belong together."""
 
 
-def chat_ids(tokenizer: PreTrainedTokenizerBase, row: Example) -> list[int]:
+def plan(build: Build, name: str, options: ArmormConfig) -> Step:
+    """Rewards in parts, then the scores."""
+    model = build.planner.model(options.reward, f"methods.{name}.reward")
+    end_of_prompt = options.prompt_end if options.architecture is RewardArchitecture.armorm else ""
+
+    def params(first: int, stop: int | None) -> ArmormShard:
+        return ArmormShard(options.architecture, end_of_prompt, options.max_length, options.dtype, first, stop)
+
+    inputs = {"model": model, "candidates": build.universe}
+    tokens = min(build.row_tokens + _CHAT_TOKENS, options.max_length)
+    parts = build.parts(shard, name, options.shard_rows, params, inputs, tokens, model=options.reward)
+    return build.step(run, name, ArmormScores(), parts)
+
+
+def chat_ids(tokenizer: "PreTrainedTokenizerBase", row: Example) -> list[int]:
     """Token ids of a row as a chat of two turns, in the tokenizer's own template.
 
     Raises:
@@ -75,6 +133,9 @@ def last_start(ids: Sequence[int], pattern: Sequence[int]) -> int | None:
 
 def shard(cfg: ArmormShard, inputs: Mapping[str, Path], out: Path, runtime: Runtime) -> dict[str, Any]:
     """Write rewards.npy of rows ``start`` to ``stop``. Needs inputs["model"] and inputs["candidates"]."""
+    from icon_repro.lm.load import load_tokenizer
+    from icon_repro.lm.reward import open_reward_model, rewards
+
     rows = read_rows(inputs["candidates"] / "rows.jsonl", Example)[cfg.start : cfg.stop]
     gated = cfg.architecture is RewardArchitecture.armorm
     result = np.empty((0, 0))
@@ -127,3 +188,6 @@ def run(cfg: ArmormScores, inputs: Mapping[str, Path], out: Path, runtime: Runti
             names = ATTRIBUTES if published else [f"attribute_{i}" for i in range(len(attributes))]
             scores.append(Score(identifier, reward, dict(zip(names, attributes, strict=True))))
     return {**write_scores(out, scores, reasons), "tokens": 0, "flops": 0}
+
+
+METHOD = Method(ArmormConfig, plan, "a reward model's reward of the response")

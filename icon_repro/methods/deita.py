@@ -12,7 +12,9 @@ the rest is its prompt (the code adds up the turns).
 Known gap: not run with the published scorers, which need a hub. All vectors are held in memory.
 """
 
+import enum
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -20,26 +22,100 @@ import numpy as np
 from numpy.typing import NDArray
 
 from icon_repro.data.cost import forward_flops
-from icon_repro.data.prompts import complexity_question, quality_question, request
+from icon_repro.data.options import Dtype, ModelConfig
+from icon_repro.data.prompts import Template, complexity_question, quality_question, request
 from icon_repro.data.rows import Example, Score, best_first
+from icon_repro.engine.artifact import Step
 from icon_repro.engine.records import read_json, read_rows, write_json
 from icon_repro.engine.runtime import Runtime
-from icon_repro.lm.load import load_tokenizer, open_model
+from icon_repro.engine.schema import number
 from icon_repro.lm.tokens import bos_ids, readable, text_ids
-from icon_repro.methods.common.digits import digit_ids, digit_probabilities
+from icon_repro.methods.base import Build, Method
 from icon_repro.methods.common.embeddings import joined
+from icon_repro.methods.common.options import EmbeddedText, EmbeddingConfig, PoolingKind
 from icon_repro.methods.common.outcome import write_scores
-from icon_repro.methods.options import DeitaFilter, DeitaQuestion, DeitaShard
 
 _DIGITS = "123456"
-_QUESTIONS = {DeitaQuestion.complexity: complexity_question, DeitaQuestion.quality: quality_question}
 _BLOCK = 1024  # rows whose cosines are computed at once
 _KEPT_BLOCK = 8192  # kept rows in one matrix product
 _TOO_NEAR = "too near to a better row"
 
 
+_QUESTION_TOKENS = 35  # around a row in the questions, about
+
+
+@dataclass
+class DeitaConfig:
+    """DEITA (arXiv 2312.15685): complexity times quality by two scorers, without rows too near to a better one."""
+
+    kind: str = "deita"
+    complexity: ModelConfig = field(kw_only=True)
+    quality: ModelConfig = field(kw_only=True)
+    embedding: ModelConfig | None = None  # None: the model that is tuned; the paper takes Mistral-7B
+    threshold: float = number(0.9, at_least=-1, at_most=1)  # largest cosine to a better row that is kept
+    template: Template = Template.alpaca  # of the embedded text
+    max_length: int = number(2048, at_least=8)  # tokens; longer questions aren't scored, longer embedded texts are cut
+    dtype: Dtype = Dtype.float32
+    shard_rows: int = number(512, at_least=1)
+
+
+class DeitaQuestion(enum.Enum):
+    complexity = "complexity"  # of the prompt
+    quality = "quality"  # of the response to it
+
+
+@dataclass
+class DeitaShard:
+    """One scorer's ratings of rows ``start`` to ``stop`` (exclusive)."""
+
+    question: DeitaQuestion
+    max_length: int
+    dtype: Dtype
+    start: int
+    stop: int | None
+
+
+@dataclass
+class DeitaFilter:
+    """Rows by score, without those too near to a better one."""
+
+    threshold: float
+
+
+_QUESTIONS = {DeitaQuestion.complexity: complexity_question, DeitaQuestion.quality: quality_question}
+
+
 class DeitaError(ValueError):
     """Shards don't belong together."""
+
+
+def plan(build: Build, name: str, options: DeitaConfig) -> Step:
+    """Embeddings and both scorers' ratings, then the scores of rows that aren't too near to a better one."""
+    embedding = EmbeddingConfig(
+        EmbeddedText.row, PoolingKind.last, options.template, max_length=options.max_length, dtype=options.dtype
+    )
+    inputs = build.embeddings(embedding, options.shard_rows, options.embedding, f"methods.{name}.embedding")
+    scorers = {
+        DeitaQuestion.complexity: (options.complexity, build.prompt_tokens),
+        DeitaQuestion.quality: (options.quality, build.row_tokens),
+    }
+    for question, (config, row_tokens) in scorers.items():
+        model = build.planner.model(config, f"methods.{name}.{question.value}")
+
+        def params(first: int, stop: int | None, question: DeitaQuestion = question) -> DeitaShard:
+            return DeitaShard(question, options.max_length, options.dtype, first, stop)
+
+        inputs |= build.parts(
+            shard,
+            name,
+            options.shard_rows,
+            params,
+            {"model": model, "candidates": build.universe},
+            min(row_tokens + _QUESTION_TOKENS, options.max_length),
+            label=question.value,
+            model=config,
+        )
+    return build.step(run, name, DeitaFilter(options.threshold), inputs)
 
 
 def expected_rating(probabilities: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -102,6 +178,9 @@ def _update(
 
 def shard(cfg: DeitaShard, inputs: Mapping[str, Path], out: Path, runtime: Runtime) -> dict[str, Any]:
     """Write ratings.npy of rows ``start`` to ``stop``. Needs inputs["model"], a scorer, and inputs["candidates"]."""
+    from icon_repro.lm.load import load_tokenizer, open_model
+    from icon_repro.methods.common.digits import digit_ids, digit_probabilities
+
     rows = read_rows(inputs["candidates"] / "rows.jsonl", Example)[cfg.start : cfg.stop]
     ratings = np.full(len(rows), np.nan)
     reasons, tokens, parameters = dict[str, str](), 0, 0
@@ -173,3 +252,6 @@ def run(cfg: DeitaFilter, inputs: Mapping[str, Path], out: Path, runtime: Runtim
     scores = [Score(order[i], scored[order[i]], parts[order[i]]) for i in kept]
     outcome = write_scores(out, scores, reasons, details)
     return {**outcome, "tokens": 0, "flops": 2.0 * vectors.shape[1] * cosines}
+
+
+METHOD = Method(DeitaConfig, plan, "rated complexity times rated quality; rows too near to a better one have no score")

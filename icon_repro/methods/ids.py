@@ -9,18 +9,40 @@ Known gap: none.
 import csv
 import json
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from icon_repro.data.rows import Example, Score
+from icon_repro.engine.artifact import Step
 from icon_repro.engine.records import read_lines, read_rows
 from icon_repro.engine.runtime import Runtime
+from icon_repro.engine.schema import unhashed
+from icon_repro.methods.base import Build, Method, Setting
 from icon_repro.methods.common.outcome import write_scores
-from icon_repro.methods.options import IdsConfig
+
+
+@dataclass
+class IdsConfig:
+    """A released selection, or one of yours, as a list of ids."""
+
+    kind: str = "ids"
+    path: str = unhashed("")  # hashed by content
 
 
 class IdsError(ValueError):
     """The file is no list of ids of the rows to select from."""
+
+
+def plan(build: Build, name: str, options: IdsConfig) -> Step:
+    """One step, which reads the file."""
+    files = {"ids": build.planner.file(f"methods.{name}.path", options.path)}
+    return build.step(run, name, options, {"candidates": build.universe}, files=files)
+
+
+def problems(where: str, options: IdsConfig, setting: Setting) -> list[str]:
+    """There must be a file."""
+    return [] if options.path else [f"{where}.path: kind ids needs the path of a list of ids."]
 
 
 def read_ids(path: Path) -> list[str]:
@@ -65,3 +87,6 @@ def run(cfg: IdsConfig, inputs: Mapping[str, Path], out: Path, runtime: Runtime)
     listed = [Score(identifier, -float(place)) for place, identifier in enumerate(ids)]
     counts = write_scores(out, listed, dict.fromkeys(rows - set(ids), "not in the list"))
     return {**counts, "tokens": 0, "flops": 0}
+
+
+METHOD = Method(IdsConfig, plan, "place in a list of ids that was given, negative", problems)

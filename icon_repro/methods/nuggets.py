@@ -12,31 +12,143 @@ texts keep the spaces around them (``strip``), prompt and response are tokenised
 and without the row has the same tokens, so means and sums agree.
 """
 
+import enum
 from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from icon_repro.data.cost import forward_flops
-from icon_repro.data.prompts import PROMPTS
+from icon_repro.data.options import Dtype
+from icon_repro.data.prompts import PROMPTS, Template
 from icon_repro.data.rows import Example, Score, stripped
+from icon_repro.engine.artifact import Step
 from icon_repro.engine.records import read_json, read_rows, write_json, write_rows
 from icon_repro.engine.runtime import Runtime
-from icon_repro.lm.batched import mean_nll
-from icon_repro.lm.load import load_tokenizer, open_model
+from icon_repro.engine.schema import number, unhashed
 from icon_repro.lm.tokens import Encoded, bos_ids, joint_ids, text_ids
-from icon_repro.methods.baseline_options import AnchorsConfig, Counted, NuggetsConfig, NuggetsShard
+from icon_repro.methods.base import Build, Method, repeats_field, reseed_by
 from icon_repro.methods.common.clusters import clustered
 from icon_repro.methods.common.embeddings import joined
-from icon_repro.methods.common.options import Tokenise
+from icon_repro.methods.common.options import (
+    Baseline,
+    EmbeddedText,
+    EmbeddingConfig,
+    PoolingKind,
+    RowOrder,
+    Tokenise,
+    filled,
+)
 from icon_repro.methods.common.outcome import write_scores
 
 _SAME = 1e-5  # of a centre's length: distances that float32 vectors can't tell apart
 
 
+@dataclass
+class AnchorsConfig:
+    """Rows nearest to the centres of K-means, or rows of your own."""
+
+    count: int = number(100, at_least=1)
+    seed: int = number(0, at_least=0)
+    ids: str | None = unhashed(None)  # a JSON list of ids to take instead; hashed by content
+    padding: bool | None = field(default=None, metadata={"legacy": False})  # counts in the means; published: true
+    order: RowOrder | None = field(default=None, metadata={"legacy": RowOrder.id})  # in K-means; published: file
+
+
+class Counted(enum.Enum):
+    """The anchors that a row's score is a share of."""
+
+    scored = "scored"  # those with a response token within the limit, and not the row itself
+    all = "all"  # the row itself too; one without a response token isn't helped
+
+
+@dataclass
+class NuggetsConfig:
+    """Nuggets (arXiv 2312.10302): the share of anchors whose response a row makes likelier when shown before them.
+
+    ``compat`` sets the options after it, and two of ``anchors``, that are left null.
+    """
+
+    kind: str = "nuggets"
+    compat: Baseline = field(default=Baseline.ours, metadata={"hash": False})  # its options are hashed
+    separator: str | None = None  # between row and anchor; ours: a blank line, published: nothing
+    anchor_bos: bool | None = field(default=None, metadata={"legacy": True})  # before an anchor alone; published: no
+    strip: bool | None = field(default=None, metadata={"legacy": False})  # spaces around texts; published: yes
+    tokenise: Tokenise | None = field(default=None, metadata={"legacy": Tokenise.separate})  # published: joint
+    counted: Counted | None = field(default=None, metadata={"legacy": Counted.scored})  # published: all
+    shot_tokens: int | None = number(None, at_least=0)  # longer rows are cut where they are shown; 0: never. Ours: 1024
+    anchors: AnchorsConfig = field(default_factory=AnchorsConfig)
+    repeats: int = repeats_field()
+    template: Template = Template.labelled
+    anchor_tokens: int = number(200, at_least=8)  # longer anchors are cut
+    max_length: int = number(512, at_least=8)  # of the embedded prompt and response
+    dtype: Dtype = Dtype.float32
+    shard_rows: int = number(64, at_least=1)
+
+
+@dataclass
+class NuggetsShard:
+    """Rows ``start`` to ``stop`` (exclusive) against all anchors."""
+
+    nuggets: NuggetsConfig
+    start: int
+    stop: int | None
+
+
 class NuggetsError(ValueError):
     """No anchor can be scored, or shards don't belong together."""
+
+
+def as_compat_says(options: NuggetsConfig) -> NuggetsConfig:
+    """``options`` with every option that ``compat`` decides filled in."""
+    published = options.compat is Baseline.published
+    anchors = filled(options.anchors, padding=published, order=RowOrder.file if published else RowOrder.id)
+    return filled(
+        replace(options, anchors=anchors),
+        separator="" if published else "\n\n",
+        anchor_bos=not published,
+        strip=published,
+        tokenise=Tokenise.joint if published else Tokenise.separate,
+        counted=Counted.all if published else Counted.scored,
+        shot_tokens=0 if published else 1024,
+    )
+
+
+def plan(build: Build, name: str, options: NuggetsConfig) -> Step:
+    """Anchors, rows against all of them in parts, then the scores."""
+    options, default = as_compat_says(options), as_compat_says(NuggetsConfig())
+    inputs = {"model": build.model, "candidates": build.universe, "anchors": _anchors(build, name, options)}
+    # what a step doesn't use is set to the default: another value of it leaves the step as it is
+    used = replace(options, anchors=default.anchors, shard_rows=1, max_length=default.max_length)
+    assert options.shot_tokens is not None
+    shot = min(build.row_tokens, options.shot_tokens or build.row_tokens)
+    tokens = shot + options.anchors.count * min(build.row_tokens, options.anchor_tokens)
+    parts = build.parts(
+        shard, name, options.shard_rows, lambda first, stop: NuggetsShard(used, first, stop), inputs, tokens
+    )
+    return build.step(run, name, default, parts)
+
+
+def _anchors(build: Build, name: str, options: NuggetsConfig) -> Step:
+    """The rows that others are shown before: those of a file, or the nearest to the centres of clusters."""
+    rows = {"candidates": build.universe}
+    if options.anchors.ids is not None:
+        files = {"anchors": build.planner.file(f"methods.{name}.anchors.ids", options.anchors.ids)}
+        return build.step(anchors, f"{name}-anchors", as_compat_says(NuggetsConfig()).anchors, rows, files=files)
+    embedding = EmbeddingConfig(
+        EmbeddedText.row,
+        PoolingKind.padded if options.anchors.padding else PoolingKind.mean,
+        options.template,
+        normalise=False,
+        max_length=options.max_length,
+        dtype=options.dtype,
+        strip=bool(options.strip),
+    )
+    inputs = {**rows, **build.embeddings(embedding, 2048)}
+    # where the vectors come from is in their fingerprints
+    return build.step(anchors, f"{name}-anchors", replace(options.anchors, padding=False), inputs)
 
 
 def anchors(cfg: AnchorsConfig, inputs: Mapping[str, Path], out: Path, runtime: Runtime) -> dict[str, Any]:
@@ -93,6 +205,9 @@ def _anchor(row: Example, cfg: NuggetsConfig, tokenizer: Any) -> Encoded | None:
 
 def shard(cfg: NuggetsShard, inputs: Mapping[str, Path], out: Path, runtime: Runtime) -> dict[str, Any]:
     """Write helped.npy of rows ``start`` to ``stop``. Needs inputs model, candidates, anchors."""
+    from icon_repro.lm.batched import mean_nll
+    from icon_repro.lm.load import load_tokenizer, open_model
+
     nuggets = cfg.nuggets
     rows = read_rows(inputs["candidates"] / "rows.jsonl", Example)[cfg.start : cfg.stop]
     anchored = read_rows(inputs["anchors"] / "rows.jsonl", Example)
@@ -155,3 +270,11 @@ def run(cfg: NuggetsConfig, inputs: Mapping[str, Path], out: Path, runtime: Runt
             else:
                 reasons[identifier] = "no anchor to be shown before"
     return {**write_scores(out, scores, reasons), "anchors": len(known or []), "tokens": 0, "flops": 0}
+
+
+METHOD = Method(
+    NuggetsConfig,
+    plan,
+    meaning="share of anchors whose response the row makes likelier as a one-shot example",
+    reseed=reseed_by("anchors.seed"),
+)

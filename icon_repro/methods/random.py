@@ -9,6 +9,7 @@ Known gap: where a selection holds a whole decile, nothing is left to chance the
 """
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,15 +17,66 @@ import numpy as np
 from numpy.typing import NDArray
 
 from icon_repro.data.rows import Example, Score
+from icon_repro.engine.artifact import Step
 from icon_repro.engine.records import read_json, read_rows, write_rows
 from icon_repro.engine.runtime import Runtime
-from icon_repro.methods.options import RandomConfig
+from icon_repro.engine.schema import nearest, number, unhashed
+from icon_repro.methods.base import Build, Method, Setting, repeats_field, reseed_by
 
 DECILES = 10
 
 
+@dataclass
+class RandomConfig:
+    """A seeded random order, or rows drawn at random with the response lengths of another method's selection."""
+
+    kind: str = "random"
+    seed: int = number(0, at_least=0)
+    # a name in ``methods``: as many rows of each decile of response length as its selection holds. Not hashed: the
+    # selection itself is an input of the step
+    matched_to: str | None = unhashed(None)
+    repeats: int = repeats_field()
+
+
 class MatchedError(ValueError):
     """No control can be drawn that matches a selection."""
+
+
+def plan(build: Build, name: str, options: RandomConfig) -> Step | dict[float, Step]:
+    """One step over all rows; for a matched control one for each fraction, with the other method's selection."""
+    rows = {"candidates": build.universe}
+    if options.matched_to is None:
+        return build.step(run, name, options, rows)
+    assert build.selected is not None
+    selections = {fraction: build.selected(options.matched_to, fraction) for fraction in build.fractions}
+    return {
+        fraction: build.step(matched, f"{name}-f{fraction:g}", options, {**rows, "selection": selection})
+        for fraction, selection in selections.items()
+    }
+
+
+def problems(where: str, options: RandomConfig, setting: Setting) -> list[str]:
+    """A control must be matched to another method that makes a selection of its own."""
+    other, methods = options.matched_to, setting.methods
+    if other is None:
+        return []
+    where, remedy = f"{where}.matched_to={other!r}", "name a method that makes a selection of its own"
+    if other not in methods:
+        return [f"{where}: no method of that name.{nearest(other, [n for n in methods if methods[n] is not options])}"]
+    if methods[other] is options:
+        return [f"{where}: is the control itself; {remedy}, or set {other}.matched_to=null."]
+    if (its_own := getattr(methods[other], "matched_to", None)) is not None:
+        return [f"{where}: is a matched control too; {remedy}, e.g. {its_own!r}."]
+    return []
+
+
+def meaning(options: RandomConfig) -> str:
+    if options.matched_to is None:
+        return "a seeded random number; it says nothing about the row"
+    return (
+        "a seeded random number of a row that was drawn: as many of each decile of response length as another method "
+        "selects; other rows have none"
+    )
 
 
 def run(cfg: RandomConfig, inputs: Mapping[str, Path], out: Path, runtime: Runtime) -> dict[str, Any]:
@@ -90,9 +142,9 @@ def draw_matched(
     decile = dict(zip(ids, deciles([characters[i] for i in ids]).tolist(), strict=True))
     drawn: list[str] = []
     forced = 0
-    for number in range(DECILES):
-        rows = [i for i in ids if decile[i] == number]
-        wanted = sum(decile[i] == number for i in selected)
+    for place in range(DECILES):
+        rows = [i for i in ids if decile[i] == place]
+        wanted = sum(decile[i] == place for i in selected)
         drawn += [rows[k] for k in generator.permutation(len(rows))[:wanted]]
         forced += wanted if wanted == len(rows) else 0
     if forced == len(selected):
@@ -101,3 +153,6 @@ def draw_matched(
             "a control of the same lengths is the selection itself. Select a smaller fraction, or remove the control."
         )
     return dict(zip(drawn, generator.random(len(drawn)).tolist(), strict=True)), forced
+
+
+METHOD = Method(RandomConfig, plan, meaning, problems, reseed_by("seed"))

@@ -11,19 +11,98 @@ until all rows are taken, so that selections of all fractions are nested.
 Known gap: all similarities are held in memory, rows x queries x 8 bytes.
 """
 
+import enum
 from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from icon_repro.data.cost import tokens_of
+from icon_repro.data.options import Dtype, RowFormat
+from icon_repro.data.prompts import Template
 from icon_repro.data.rows import Score
+from icon_repro.engine.artifact import Step
 from icon_repro.engine.runtime import Runtime
-from icon_repro.methods.baseline_options import RdsConfig, Turn
+from icon_repro.engine.schema import number
+from icon_repro.methods.base import Build, Method
+from icon_repro.methods.common import embeddings
 from icon_repro.methods.common.embeddings import joined
-from icon_repro.methods.common.options import RowOrder
+from icon_repro.methods.common.options import (
+    Baseline,
+    EmbeddedText,
+    EmbeddingConfig,
+    EmbeddingShard,
+    PoolingKind,
+    RowOrder,
+    filled,
+)
 from icon_repro.methods.common.outcome import write_scores
+
+
+class Turn(enum.Enum):
+    """What a query does whose nearest row is taken."""
+
+    next = "next"  # it takes its next one
+    lose = "lose"  # it waits for its next turn
+
+
+@dataclass
+class RdsConfig:
+    """RDS+ (arXiv 2503.01807): nearest to the assessment rows in hidden states, the queries taking turns.
+
+    ``compat`` sets the options after it that are left null.
+    """
+
+    kind: str = "rds"
+    compat: Baseline = field(default=Baseline.ours, metadata={"hash": False})  # its options are hashed
+    turn: Turn | None = field(default=None, metadata={"legacy": Turn.next})  # published: lose
+    ties: RowOrder | None = field(default=None, metadata={"legacy": RowOrder.id})  # published: file
+    # None: that of the rows, into which ready prompts go too; published: as_is
+    query_template: Template | None = field(default=None, metadata={"hash": False})  # in the queries' embeddings
+    template: Template = Template.alpaca
+    max_length: int = number(2048, at_least=8)
+    dtype: Dtype = Dtype.float32
+    shard_rows: int = number(2048, at_least=1)
+
+
+def as_compat_says(options: RdsConfig) -> RdsConfig:
+    """``options`` with every option that ``compat`` decides filled in."""
+    published = options.compat is Baseline.published
+    return filled(
+        options,
+        turn=Turn.lose if published else Turn.next,
+        ties=RowOrder.file if published else RowOrder.id,
+        query_template=Template.as_is if published else None,
+    )
+
+
+def plan(build: Build, name: str, options: RdsConfig) -> Step:
+    """Embeddings of rows and queries, then the order."""
+    options = as_compat_says(options)
+    embedding = EmbeddingConfig(
+        EmbeddedText.row, PoolingKind.weighted, options.template, max_length=options.max_length, dtype=options.dtype
+    )
+    data = build.planner.config.data.assessment
+    length = tokens_of(data.expected_prompt_chars + data.expected_response_chars)
+    # queries stand in the template that the rows stand in: a similarity of two formats shows the formats
+    asked = options.query_template or options.template
+    if asked is Template.as_is and data.source.format is RowFormat.prompt_response:
+        queries = embedding  # ready prompts stay as they stand; so steps of earlier versions are used
+    else:
+        wrap = asked is not Template.as_is and not build.ready
+        queries = replace(embedding, template=asked, wrap=wrap)
+    query = build.step(
+        embeddings.shard,
+        "embeddings-queries",
+        EmbeddingShard(queries, 0, None),
+        {"model": build.model, "rows": build.assessment},
+        build.planner.assessment() * min(length, options.max_length),
+    )
+    inputs = {**build.embeddings(embedding, options.shard_rows), "query-0000": query}
+    return build.step(run, name, RdsConfig(turn=options.turn, ties=options.ties), inputs)
 
 
 def taken_in_turns(similarity: NDArray[np.floating[Any]], turn: Turn | None = Turn.next) -> list[int]:
@@ -70,3 +149,6 @@ def run(cfg: RdsConfig, inputs: Mapping[str, Path], out: Path, runtime: Runtime)
         Score(identifier, -float(place[i]), {"similarity": float(nearest[i])}) for i, identifier in enumerate(ids)
     ]
     return {**write_scores(out, scores, reasons), "queries": len(queries), "tokens": 0, "flops": 0}
+
+
+METHOD = Method(RdsConfig, plan, "place in the order in which rows nearest to the assessment rows are taken, negative")

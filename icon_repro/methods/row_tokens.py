@@ -6,19 +6,27 @@ for a row that it drops, as no response token is left.
 """
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from icon_repro.data.rows import Example
 from icon_repro.engine.records import read_rows, write_json
 from icon_repro.engine.runtime import Runtime
-from icon_repro.lm.load import load_tokenizer
-from icon_repro.lm.supervised import tokenise
-from icon_repro.methods.options import RowTokens
+
+
+@dataclass
+class RowTokens:
+    """Tokens that a training sees of each row."""
+
+    max_length: int  # training.max_length
 
 
 def run(cfg: RowTokens, inputs: Mapping[str, Path], out: Path, runtime: Runtime) -> dict[str, Any]:
     """Write tokens.json. Needs inputs["model"] and inputs["candidates"]."""
+    from icon_repro.lm.load import load_tokenizer
+    from icon_repro.lm.supervised import tokenise
+
     rows = sorted(read_rows(inputs["candidates"] / "rows.jsonl", Example), key=lambda row: row.id)
     made, notes = tokenise(rows, load_tokenizer(inputs["model"]), cfg.max_length)
     dropped = set(notes["dropped"])

@@ -3,8 +3,10 @@
 In: scores.jsonl; for ``budget: tokens`` tokens.json too.  Out: ids.json, best first.
 """
 
+import enum
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +14,18 @@ from icon_repro.data.rows import Example, Score, best_first, selected_count
 from icon_repro.engine.notices import OURS
 from icon_repro.engine.records import read_json, read_rows, write_json
 from icon_repro.engine.runtime import Runtime
-from icon_repro.methods.options import SelectBudget, SelectConfig
+from icon_repro.engine.schema import number
+
+
+class SelectBudget(enum.Enum):
+    rows = "rows"  # the best ``fraction`` of the rows
+    tokens = "tokens"  # best first, until as many tokens as a random selection of ``fraction`` has on average
+
+
+@dataclass
+class SelectConfig:
+    fraction: float = number(above=0, at_most=1)
+    budget: SelectBudget = field(default=SelectBudget.rows, metadata={"legacy": SelectBudget.rows})
 
 
 class SelectionError(ValueError):

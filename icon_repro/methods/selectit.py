@@ -13,6 +13,7 @@ three sizes; here the model that is tuned rates.
 """
 
 from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,23 +21,82 @@ import numpy as np
 from numpy.typing import NDArray
 
 from icon_repro.data.cost import forward_flops
+from icon_repro.data.options import Dtype
+from icon_repro.data.planner import PlanError
 from icon_repro.data.prompts import request
 from icon_repro.data.rows import Example, Score
+from icon_repro.engine.artifact import Step
 from icon_repro.engine.records import read_json, read_rows, write_json
 from icon_repro.engine.runtime import Runtime
-from icon_repro.lm.load import load_tokenizer, open_model
+from icon_repro.engine.schema import number, unhashed
 from icon_repro.lm.tokens import bos_ids, text_ids
-from icon_repro.methods.baseline_options import SelectitConfig, SelectitShard
-from icon_repro.methods.common.digits import digit_ids, digit_probabilities
-from icon_repro.methods.common.options import Baseline
+from icon_repro.methods.base import Build, Method
+from icon_repro.methods.common.options import Baseline, filled
 from icon_repro.methods.common.outcome import write_scores
-from icon_repro.methods.common.questions import QUESTIONS, read_questions
+from icon_repro.methods.common.questions import QUESTIONS, QuestionsError, read_questions
 
 _DIGITS = "12345"
+_QUESTION_TOKENS = 30  # about
+
+
+@dataclass
+class SelectitConfig:
+    """SelectIT (arXiv 2402.16705): the model rates each row from 1 to 5 under five wordings of the question.
+
+    ``compat`` sets the options after it that are left null. Wording and layout decide the ranking, and the published
+    wording isn't part of this project: ``questions`` names a file with it.
+    """
+
+    kind: str = "selectit"
+    compat: Baseline = field(default=Baseline.ours, metadata={"hash": False})  # its options are hashed
+    layout: Baseline | None = field(default=None, metadata={"legacy": Baseline.ours})  # of question, row and answer
+    max_length: int | None = number(None, at_least=0)  # tokens; longer rows aren't rated; 0: no limit. Ours: 2048
+    questions: str | None = unhashed(None)  # a file of five lines; None: ours. Hashed by content
+    alpha: float = number(0.2, at_least=0)  # weight of the spread over the wordings
+    dtype: Dtype = Dtype.float32
+    shard_rows: int = number(512, at_least=1)
+
+
+@dataclass
+class SelectitShard:
+    """Rows ``start`` to ``stop`` (exclusive)."""
+
+    selectit: SelectitConfig
+    start: int
+    stop: int | None
 
 
 class SelectitError(ValueError):
     """Shards don't belong together."""
+
+
+def as_compat_says(options: SelectitConfig) -> SelectitConfig:
+    """``options`` with every option that ``compat`` decides filled in."""
+    published = options.compat is Baseline.published
+    layout = Baseline.published if published else Baseline.ours
+    return filled(options, layout=layout, max_length=0 if published else 2048)
+
+
+def plan(build: Build, name: str, options: SelectitConfig) -> Step:
+    """Ratings in parts, then the scores."""
+    options, files = as_compat_says(options), {}
+    if options.questions is not None:
+        files["questions"] = build.planner.file(f"methods.{name}.questions", options.questions)
+        try:
+            read_questions(Path(options.questions).expanduser())
+        except QuestionsError as error:
+            raise PlanError(f"methods.{name}.questions: {error}") from error
+    used = replace(options, alpha=0.0, shard_rows=1)  # alpha is used by the scores only
+    parts = build.parts(
+        shard,
+        name,
+        options.shard_rows,
+        lambda first, stop: SelectitShard(used, first, stop),
+        {"model": build.model, "candidates": build.universe},
+        len(QUESTIONS) * (build.row_tokens + _QUESTION_TOKENS),
+        files=files,
+    )
+    return build.step(run, name, as_compat_says(SelectitConfig(alpha=options.alpha)), parts)
 
 
 def rating(probabilities: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -65,6 +125,9 @@ def prompt(row: Example, question: str, layout: Baseline | None = Baseline.ours)
 
 def shard(cfg: SelectitShard, inputs: Mapping[str, Path], out: Path, runtime: Runtime) -> dict[str, Any]:
     """Write ratings.npy of rows ``start`` to ``stop``. Needs inputs["model"], inputs["candidates"]."""
+    from icon_repro.lm.load import load_tokenizer, open_model
+    from icon_repro.methods.common.digits import digit_ids, digit_probabilities
+
     selectit = cfg.selectit
     rows = read_rows(inputs["candidates"] / "rows.jsonl", Example)[cfg.start : cfg.stop]
     questions = read_questions(runtime.files["questions"]) if "questions" in runtime.files else QUESTIONS
@@ -111,3 +174,6 @@ def run(cfg: SelectitConfig, inputs: Mapping[str, Path], out: Path, runtime: Run
             score = mean / (1 + cfg.alpha * spread)
             scores.append(Score(identifier, score, {"rating": mean, "spread": spread}))
     return {**write_scores(out, scores, reasons), "tokens": 0, "flops": 0}
+
+
+METHOD = Method(SelectitConfig, plan, "the model's own rating of the row, lowered by how much it varies over wordings")

@@ -16,38 +16,11 @@ from icon_repro.data.options import ModelConfig, ModelKind, RowsConfig, SelectFr
 from icon_repro.data.rows import selected_count
 from icon_repro.engine.artifact import Step, Store, ancestors
 from icon_repro.experiment import Experiment
+from icon_repro.methods.kinds import method_of
 from icon_repro.report.collect import portable
 from icon_repro.report.results import public
 
 NOT_STATED = "not stated"
-
-# function that makes the scores which a selection reads -> what they are
-MEANINGS = {
-    "icon_repro.methods.icon.score:run": "by how much the row, shown in context, lowers the perplexity of assessment "
-    "rows against a meaningless context, relative to their perplexity alone; mean over the assessment rows",
-    "icon_repro.methods.icon.score:adaptive": "by how much the row, shown in context, lowers the perplexity of "
-    "assessment rows against a meaningless context; estimated from as many of them as were needed to place the row",
-    "icon_repro.methods.icon.selector:run": "what a selection model, trained on scored candidates, predicts from the "
-    "row's text; an order, not a contribution",
-    "icon_repro.methods.random:run": "a seeded random number; it says nothing about the row",
-    "icon_repro.methods.random:matched": "a seeded random number of a row that was drawn: as many of each decile of "
-    "response length as another method selects; other rows have none",
-    "icon_repro.methods.longest:run": "characters of the response",
-    "icon_repro.methods.perplexity:run": "perplexity of the response under the model; negative if the lowest is best",
-    "icon_repro.methods.ifd:run": "loss of the response with its prompt over its loss without (IFD)",
-    "icon_repro.methods.diversity:run": "place in an order of the rows with the best IFD in which each next row "
-    "represents the others best, negative",
-    "icon_repro.methods.rds:run": "place in the order in which rows nearest to the assessment rows are taken, negative",
-    "icon_repro.methods.nuggets:run": "share of anchors whose response the row makes likelier as a one-shot example",
-    "icon_repro.methods.selectit:run": "the model's own rating of the row, lowered by how much it varies over wordings",
-    "icon_repro.methods.less:run": "how far the row's gradient points where those of the target rows do (LESS)",
-    "icon_repro.methods.less_exact:run": "how far the row's gradient points where those of the target rows do (LESS)",
-    "icon_repro.methods.deita:run": "rated complexity times rated quality; rows too near to a better one have no score",
-    "icon_repro.methods.armorm:run": "a reward model's reward of the response",
-    "icon_repro.methods.alpagasus:run": "a strong model's rating from 0 to 5, plus less than a millionth to order ties",
-    "icon_repro.methods.ids:run": "place in a list of ids that was given, negative",
-    "icon_repro.methods.external:run": "what the function `score` of a file of one's own returned",
-}
 
 
 @dataclass(frozen=True)
@@ -75,13 +48,13 @@ def card(facts: Facts, experiment: Experiment, store: Store, overrides: Sequence
     config = experiment.config
     source = config.data.selected_from.source
     steps = [*ancestors(facts.select), facts.select]
-    scores = facts.select.inputs["scores"]
+    options = config.methods[facts.method]
     settings = yaml.safe_dump(public(config)["methods"][facts.method], sort_keys=False, allow_unicode=True)
     made = [store.record(step) for step in steps]
     seed = "" if facts.selection_seed is None else f", selection seed {facts.selection_seed}"
     summary = [
         ("method", f"`{facts.method}` (kind `{public(config)['methods'][facts.method]['kind']}`){seed}"),
-        ("score", f"{MEANINGS[scores.target]}; higher is selected first"),
+        ("score", f"{method_of(options).meaning_of(options)}; higher is selected first"),
         ("model", _model(steps, config.model.name)),
         ("selected from", f"{source.name}: {facts.ranked} rows, {_RANKED[config.select_from]}"),
         ("with a score", str(facts.scored)),

@@ -24,7 +24,8 @@ from icon_repro.engine.targets import TARGETS
 _MEASURES = 50  # finished steps of a kind that are enough
 _READ = 500  # records of a kind that are read at most
 _AUTO = "auto"
-_TRAINING, _EXTERNAL = TARGETS["train"][0], TARGETS["external"][0]
+_TRAINING = TARGETS["train"][0]
+_EXTERNAL = ("icon_repro.methods.external:run", "icon_repro.methods.external:step")  # what they cost isn't known
 
 
 @dataclass(frozen=True)
@@ -52,7 +53,7 @@ def pace(steps: Iterable[Step], store: Store, cluster: ClusterConfig) -> Pace:
             seconds, low, high = seconds + amount * median(rates), low + amount * min(rates), high + amount * max(rates)
             measured_on += len(rates)
         else:
-            unknown += [s for s in wanted if s.cost.flops or s.cost.tokens or s.target == _EXTERNAL]
+            unknown += [s for s in wanted if s.cost.flops or s.cost.tokens or s.target in _EXTERNAL]
     return Pace(seconds, low, high, measured_on, unknown)
 
 

@@ -13,7 +13,7 @@ from icon_repro.config.load import Config
 from icon_repro.engine.records import read_lines
 from icon_repro.engine.schema import plain
 from icon_repro.evaluate.options import TaskKind
-from icon_repro.methods.options import repetitions
+from icon_repro.methods.kinds import repetitions
 from icon_repro.report.estimates import ALPHA, POWER, Estimate, detectable
 from icon_repro.report.runs import RunsError
 from icon_repro.report.statistics import StatsError

@@ -27,8 +27,7 @@ from icon_repro.engine.records import read_json, write_json
 from icon_repro.engine.schema import plain
 from icon_repro.evaluate.items import ItemsError
 from icon_repro.experiment import Experiment
-from icon_repro.methods.icon.options import IconConfig, resolved
-from icon_repro.methods.options import LessConfig, less_resolved
+from icon_repro.methods.kinds import method_of
 from icon_repro.report import selecting
 from icon_repro.report.collect import collect, provenance, results, sources
 from icon_repro.report.losses import losses
@@ -215,8 +214,7 @@ def public(config: Config) -> dict[str, Any]:
 
 def _filled(config: Config) -> Config:
     """``config`` with the options that ``compat`` decides filled in: an option's value is what counts."""
-    methods = {name: less_resolved(m) if isinstance(m, LessConfig) else m for name, m in config.methods.items()}
-    methods = {name: resolved(m) if isinstance(m, IconConfig) else m for name, m in methods.items()}
+    methods = {name: method_of(options).resolve(options) for name, options in config.methods.items()}
     return dataclasses.replace(config, methods=methods)
 
 

@@ -39,7 +39,7 @@ class ProcessError(RuntimeError):
     """A process of a training has failed, or can't be started."""
 
 
-def in_processes(cfg: TrainJob, inputs: Mapping[str, Path], out: Path, runtime: Runtime) -> dict[str, Any]:
+def in_processes(job: TrainJob, inputs: Mapping[str, Path], out: Path, runtime: Runtime) -> dict[str, Any]:
     """Tune in ``cluster.processes`` processes; returns the metrics.
 
     Raises:
@@ -61,7 +61,7 @@ def in_processes(cfg: TrainJob, inputs: Mapping[str, Path], out: Path, runtime: 
     write_json(
         folder / "job.json",
         {
-            "params": plain(cfg),
+            "params": plain(job),
             "inputs": {name: str(path.absolute()) for name, path in inputs.items()},
             "out": str(out.absolute()),
             "cluster": {**plain(cluster), "device": device.type},

@@ -1,9 +1,11 @@
 """Options of instruction tuning, and the job that a training step gets."""
 
 import enum
+import math
 from dataclasses import dataclass, field
 
 from icon_repro.data.options import Dtype
+from icon_repro.engine.options import ClusterConfig
 from icon_repro.engine.schema import number, unhashed
 from icon_repro.lm.options import LoraConfig
 
@@ -51,3 +53,17 @@ class TrainConfig:
 class TrainJob:
     train: TrainConfig
     seed: int
+
+
+def batch_problems(where: str, batch: int, cluster: ClusterConfig) -> list[str]:
+    """Problems of the batch of a training with the key ``where``: its processes share every optimizer step evenly."""
+    if batch % (cluster.micro_batch_size * cluster.processes) == 0:
+        return []
+    micro = cluster.micro_batch_size
+    text = f"{where}.global_batch_size={batch}: must be a multiple of cluster.micro_batch_size={micro}"
+    if cluster.processes == 1:
+        return [f"{text}; set one of them."]
+    remedy = "set one of them."
+    if batch % cluster.processes == 0:
+        remedy = f"e.g. set cluster.micro_batch_size={math.gcd(batch // cluster.processes, micro)}."
+    return [f"{text} times cluster.processes={cluster.processes}; {remedy}"]

@@ -42,21 +42,21 @@ from icon_repro.train.callbacks import KeepEpochs, Report, SaveEpochs
 from icon_repro.train.options import DeepspeedConfig, TrainConfig, TrainJob, Tuning
 
 
-def tune(cfg: TrainJob, inputs: Mapping[str, Path], out: Path, runtime: Runtime) -> dict[str, Any]:
+def tune(job: TrainJob, inputs: Mapping[str, Path], out: Path, runtime: Runtime) -> dict[str, Any]:
     """Tune the model as one of ``cluster.processes`` processes, which torch's environment variables number.
 
     Returns:
         Metrics of the whole training, in each process.
     """
-    train, cluster = cfg.train, runtime.cluster
+    train, cluster = job.train, runtime.cluster
     device = prepare_device(cluster)
     tokenizer = load_tokenizer(inputs["model"])
     data, notes = _rows(train, inputs, tokenizer)
     deepspeed = zero.used(train, cluster.processes, device, out)
     earlier = next(reversed(checkpoints(out)), None)
-    arguments = _arguments(cfg, runtime, out, device, deepspeed, earlier)
+    arguments = _arguments(job, runtime, out, device, deepspeed, earlier)
     first = arguments.process_index == 0
-    set_seed(cfg.seed)
+    set_seed(job.seed)
     model = load_model(inputs["model"], Dtype.float32, arguments.device, cluster.attention)
     _check_length(train, data, model)
     model.config.use_cache = False
@@ -84,7 +84,7 @@ def tune(cfg: TrainJob, inputs: Mapping[str, Path], out: Path, runtime: Runtime)
         )
         trainable = sum(zero.size(p) for p in trainer.model.parameters() if p.requires_grad)
         if not first:
-            torch.manual_seed(cfg.seed + arguments.process_index)  # dropout hits other weights in each process
+            torch.manual_seed(job.seed + arguments.process_index)  # dropout hits other weights in each process
         if first:
             zero.note_saver(out, cluster.processes, deepspeed)
         trainer.train(resume_from_checkpoint=str(earlier) if earlier else None)

@@ -1,6 +1,6 @@
 """No change of code changes what a stored step is called, unless a commit says which meaning changed.
 
-Every experiment of conf/ and every world of ``test_cache_keys`` is planned. The names of the planned step folders (they
+Every experiment of conf/ and every world of ``worlds`` is planned. The names of the planned step folders (they
 end in the steps' fingerprints) are compared with tests/golden/plans.json, and every step that a committed result names
 must be in the plan of its experiment. When a meaning was changed on purpose, write the file anew and commit it with the
 change; the diff shows which steps will run again:
@@ -19,7 +19,7 @@ from typing import Any
 
 import pytest
 from small import composed
-from test_cache_keys import WORLDS, World
+from worlds import WORLDS, World
 
 from icon_repro.config.load import load
 from icon_repro.data import planner

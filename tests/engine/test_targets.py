@@ -1,6 +1,9 @@
 """A step's target is a name: its function may move and stored steps stay; one that is gone names the version to use."""
 
+import importlib
 import inspect
+import json
+import pkgutil
 import sys
 import types
 import typing
@@ -12,20 +15,44 @@ import pytest
 from toy_stages import diamond, toy
 from toy_stages import run as toy_run
 
+import icon_repro
 from icon_repro.engine import targets
 from icon_repro.engine.artifact import Store
 from icon_repro.engine.options import ClusterConfig, Executor
 from icon_repro.engine.run import run
 from icon_repro.engine.runtime import Runtime
 from icon_repro.engine.schema import plain
-from icon_repro.engine.targets import TARGETS, TargetError, function_of, module_of
+from icon_repro.engine.targets import TARGETS, TargetError, function_of, module_of, target_of
 from icon_repro.engine.worker import StepError, make_spec, work
+from icon_repro.methods.base import OUTSIDE
 
 INLINE = ClusterConfig(device="cpu", executor=Executor.inline)
 GIT = {"commit": "c0ffee", "dirty": False}
 
 
-@pytest.mark.parametrize("target", sorted(target for target, _ in TARGETS.values()))
+PLANS = json.loads((Path(__file__).parents[1] / "golden" / "plans.json").read_text(encoding="utf-8"))
+PLANNED = {group.partition(" ")[2] for plan in PLANS.values() for group in plan["groups"]}
+
+
+def step_functions() -> dict[str, str]:
+    """Target of each function of the package that has a step's parameters -> where it is."""
+    found = {}
+    for module in pkgutil.walk_packages(icon_repro.__path__, "icon_repro."):
+        for name, function in inspect.getmembers(importlib.import_module(module.name), inspect.isfunction):
+            first, *names = [*inspect.signature(function).parameters, ""]
+            step = first in ("cfg", "options") and names == ["inputs", "out", "runtime", ""]
+            if step and function.__module__ == module.name:
+                found[target_of(function)] = f"{module.name}:{name}"
+    return found
+
+
+def test_every_step_function_is_planned_by_an_experiment_or_a_world() -> None:
+    assert {target for target, _ in TARGETS.values()} <= PLANNED
+    # steps of a file outside the package are planned in tests/methods/test_external_method.py
+    assert step_functions().keys() == PLANNED | {"icon_repro.methods.external:step"}
+
+
+@pytest.mark.parametrize("target", sorted({*PLANNED, *(target for target, _ in TARGETS.values()), OUTSIDE}))
 def test_target_of_every_step_is_a_function_that_a_worker_can_call(target: str) -> None:
     function = function_of(target)
     parameters = list(inspect.signature(function).parameters.values())
@@ -36,7 +63,14 @@ def test_target_of_every_step_is_a_function_that_a_worker_can_call(target: str) 
 
 
 def test_moved_targets_are_targets_of_the_plan() -> None:
-    assert set(targets.MOVED) - {target for target, _ in TARGETS.values()} == set()
+    assert set(targets.MOVED) - PLANNED == set()
+
+
+def test_target_of_a_moved_function_is_its_old_name() -> None:
+    for target in PLANNED:
+        assert target_of(function_of(target)) == target
+    with pytest.raises(TargetError, match=r"toy_stages:run: isn't a function of icon_repro; define the step"):
+        target_of(toy_run)
 
 
 @pytest.fixture

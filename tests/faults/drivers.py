@@ -26,6 +26,7 @@ from icon_repro.__main__ import main
 from icon_repro.engine.claims import read_note
 from icon_repro.engine.targets import TARGETS, module_of
 from icon_repro.engine.worker import follow_parent
+from icon_repro.methods.kinds import kinds
 
 COMMAND = [
     "experiment=smoke_tiny",
@@ -140,7 +141,7 @@ def driver(folder: Path, *more: str, warm: bool = True) -> Iterator[Driver]:
 
 
 def _modules() -> list[str]:
-    targets = {module_of(target) for target, _ in TARGETS.values()}
+    targets = {module_of(target) for target, _ in TARGETS.values()} | {f"icon_repro.methods.{kind}" for kind in kinds()}
     stages = sorted(name for name in targets if name.split(".")[1] in _STAGES)
     reports = [module.name for module in pkgutil.walk_packages(report.__path__, "icon_repro.report.")]
     return ["icon_repro.__main__", *stages, *reports]

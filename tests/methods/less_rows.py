@@ -12,7 +12,7 @@ from icon_repro.engine.options import ClusterConfig
 from icon_repro.engine.records import write_rows
 from icon_repro.engine.runtime import Runtime
 from icon_repro.lm.options import LoraConfig
-from icon_repro.methods.options import LessConfig, LessProjection, TargetTemplate, less_resolved
+from icon_repro.methods.less.options import LessConfig, LessProjection, TargetTemplate, less_resolved
 from icon_repro.train.options import TrainConfig, TrainJob, Tuning
 from icon_repro.train.step import run as train
 

@@ -17,8 +17,8 @@ from icon_repro.engine.records import read_rows, write_json
 from icon_repro.engine.runtime import Runtime
 from icon_repro.lm.load import load_tokenizer
 from icon_repro.methods import armorm as method
+from icon_repro.methods.armorm import ArmormScores, ArmormShard, RewardArchitecture
 from icon_repro.methods.common.outcome import NoScoreError
-from icon_repro.methods.options import ArmormScores, ArmormShard, RewardArchitecture
 
 REWARD = {"kind": "local", "name": "reward", "path": "set below"}
 

@@ -1,5 +1,6 @@
 """Each option in which a baseline's published code differs from ours, against a loop over single texts or by hand."""
 
+import importlib
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -19,22 +20,23 @@ from icon_repro.engine.schema import plain
 from icon_repro.lm.load import load_tokenizer
 from icon_repro.lm.tokens import bos_ids
 from icon_repro.methods import rds, selectit
-from icon_repro.methods.baseline_options import (
-    IfdConfig,
-    NuggetsConfig,
-    RdsConfig,
-    SelectitConfig,
-    Turn,
-    as_compat_says,
-)
 from icon_repro.methods.common.answers import encoded
 from icon_repro.methods.common.options import AnswerPart, AnswersConfig, Baseline, LongRows, RowOrder, Tokenise
 from icon_repro.methods.common.questions import QUESTIONS, QuestionsError, read_questions
+from icon_repro.methods.ifd.options import IfdConfig
+from icon_repro.methods.nuggets import NuggetsConfig
+from icon_repro.methods.rds import RdsConfig, Turn
+from icon_repro.methods.selectit import SelectitConfig
 
 READY = [
     Example("q1", "### Instruction:\nName three colours.\n\n### Response:", "", "Red, green and blue.", ready=True),
     Example("q2", "### Question:\nIs it open?\n\n### Response: ", "", "Until 10 pm.", ready=True),
 ]
+
+
+def as_compat_says(options: Any) -> Any:
+    """As the file of its method fills in what ``compat`` decides."""
+    return importlib.import_module(f"icon_repro.methods.{options.kind}").as_compat_says(options)
 
 
 # ---------------------------------------------------------------- IFD and Superfiltering

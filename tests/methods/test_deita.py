@@ -23,7 +23,7 @@ from icon_repro.lm.tokens import TokenError, bos_ids, text_ids
 from icon_repro.methods import deita
 from icon_repro.methods.common.digits import digit_ids
 from icon_repro.methods.common.outcome import NoScoreError
-from icon_repro.methods.options import DeitaFilter, DeitaQuestion, DeitaShard
+from icon_repro.methods.deita import DeitaFilter, DeitaQuestion, DeitaShard
 
 
 def config(name: str, seed: int) -> dict[str, Any]:

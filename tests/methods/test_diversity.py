@@ -17,9 +17,9 @@ from icon_repro.engine.artifact import ordered
 from icon_repro.engine.records import read_json, read_rows, write_json, write_rows
 from icon_repro.engine.runtime import Runtime
 from icon_repro.experiment import plan
-from icon_repro.methods import diversity
-from icon_repro.methods.baseline_options import OrderByDiversity, ShareConfig
-from icon_repro.methods.options import SelectConfig
+from icon_repro.methods.ifd import diversity
+from icon_repro.methods.ifd.options import OrderByDiversity, ShareConfig
+from icon_repro.methods.select import SelectConfig
 from icon_repro.methods.select import run as select
 
 POOL = [

@@ -18,8 +18,7 @@ from icon_repro.engine.runtime import Runtime
 from icon_repro.experiment import plan
 from icon_repro.methods import external
 from icon_repro.methods.common.outcome import NoScoreError
-from icon_repro.methods.external import ExternalError
-from icon_repro.methods.options import ExternalConfig
+from icon_repro.methods.external import ExternalConfig, ExternalError
 
 LENGTH = '''
 """Rows by the length of their instruction."""

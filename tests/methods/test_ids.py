@@ -9,8 +9,7 @@ from slow_baselines import ROWS, run_method
 from icon_repro.engine.records import write_rows
 from icon_repro.engine.runtime import Runtime
 from icon_repro.methods import ids
-from icon_repro.methods.ids import IdsError
-from icon_repro.methods.options import IdsConfig
+from icon_repro.methods.ids import IdsConfig, IdsError
 
 CHOSEN = [ROWS[3].id, ROWS[0].id, ROWS[2].id]
 FORMATS = {

@@ -27,9 +27,9 @@ from icon_repro.lm.load import load_tokenizer
 from icon_repro.lm.options import LoraConfig
 from icon_repro.lm.supervised import tokenise
 from icon_repro.lm.tokens import IGNORED
-from icon_repro.methods.common.influence import LessError, warmed
-from icon_repro.methods.less import run, shard
-from icon_repro.methods.options import AdamFormula, Direction, LessConfig, LessShard, ShotMean
+from icon_repro.methods.less.influence import LessError, warmed
+from icon_repro.methods.less.options import AdamFormula, Direction, LessConfig, LessShard, ShotMean
+from icon_repro.methods.less.projected import run, shard
 
 
 @pytest.fixture(scope="module")
@@ -159,7 +159,7 @@ def test_rows_beyond_what_is_held_at_once_change_nothing(
 ) -> None:
     stored = []
     for held in (400_000_000, 10_000):
-        monkeypatch.setattr("icon_repro.methods.less._GATHERED", held)
+        monkeypatch.setattr("icon_repro.methods.less.projected._GATHERED", held)
         out = tmp_path / str(held)
         out.mkdir()
         needed = {"model": inputs["model"], "warmup": inputs["warmup"], "rows": inputs["pool"]}

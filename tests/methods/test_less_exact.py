@@ -24,11 +24,11 @@ from icon_repro.lm.gradients import adam_direction
 from icon_repro.lm.load import load_tokenizer
 from icon_repro.lm.options import LoraConfig
 from icon_repro.lm.supervised import tokenise
-from icon_repro.methods import less as projected
-from icon_repro.methods.common.influence import LessError, prepared, warmed
-from icon_repro.methods.less_exact import means, run, shard
-from icon_repro.methods.less_notes import expected_agreement, lora_weights
-from icon_repro.methods.options import (
+from icon_repro.methods.less import projected
+from icon_repro.methods.less.exact import means, run, shard
+from icon_repro.methods.less.influence import LessError, prepared, warmed
+from icon_repro.methods.less.notes import expected_agreement, lora_weights
+from icon_repro.methods.less.options import (
     AdamFormula,
     Direction,
     LessCompat,
@@ -136,7 +136,7 @@ def test_weights_in_parts_give_the_same(
     inputs: dict[str, Path], tmp_path: Path, runtime: Runtime, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     whole = scored(inputs, tmp_path / "whole", runtime)
-    monkeypatch.setattr("icon_repro.methods.less_exact._WEIGHTS", 1000)
+    monkeypatch.setattr("icon_repro.methods.less.exact._WEIGHTS", 1000)
     parts = scored(inputs, tmp_path / "parts", runtime)
     assert [row.score for row in parts] == pytest.approx([row.score for row in whole], abs=1e-7)
 

@@ -15,9 +15,9 @@ from icon_repro.data.rows import Example, Score
 from icon_repro.engine.records import read_json, read_rows, write_json, write_rows
 from icon_repro.engine.runtime import Runtime
 from icon_repro.methods import nuggets
-from icon_repro.methods.baseline_options import AnchorsConfig, NuggetsConfig, NuggetsShard, as_compat_says
 from icon_repro.methods.common.clusters import ClustersError
 from icon_repro.methods.common.outcome import NoScoreError
+from icon_repro.methods.nuggets import AnchorsConfig, NuggetsConfig, NuggetsShard
 
 METHOD: dict[str, Any] = {"kind": "nuggets", "anchors": {"count": 3, "seed": 1}}
 
@@ -60,7 +60,7 @@ def test_nuggets_equals_a_loop_over_single_texts(
 ) -> None:
     slow = SlowModel(model_step)
     found = run_method(tmp_path, runtime, model_step, {**METHOD, **changes, "shard_rows": 3})
-    cfg = as_compat_says(replace(NuggetsConfig(), **changes))
+    cfg = nuggets.as_compat_says(replace(NuggetsConfig(), **changes))
     anchors = anchors_of(found)
     assert anchors == nearest_to_centres(slow, 3, 1, cfg.max_length)
     expected = golden(slow, anchors, cfg)

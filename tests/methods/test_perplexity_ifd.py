@@ -12,10 +12,10 @@ from icon_repro.data.rows import Example, Score
 from icon_repro.engine.records import read_rows, write_json
 from icon_repro.engine.runtime import Runtime
 from icon_repro.methods import ifd, perplexity
-from icon_repro.methods.baseline_options import IfdConfig, Ratio
 from icon_repro.methods.common.answers import AnswersError
 from icon_repro.methods.common.outcome import NoScoreError
-from icon_repro.methods.options import Best, PerplexityConfig
+from icon_repro.methods.ifd.options import IfdConfig, Ratio
+from icon_repro.methods.perplexity import Best, PerplexityConfig
 
 
 @pytest.fixture(scope="module")

@@ -21,9 +21,9 @@ from icon_repro.engine.records import read_json, write_json
 from icon_repro.engine.runtime import Runtime
 from icon_repro.experiment import plan
 from icon_repro.lm.load import load_model
-from icon_repro.methods import pre_experienced
-from icon_repro.methods.baseline_options import ChoiceConfig
 from icon_repro.methods.common.clusters import ClustersError
+from icon_repro.methods.ifd import pre_experienced
+from icon_repro.methods.ifd.options import ChoiceConfig
 
 POOL = [
     *ROWS,

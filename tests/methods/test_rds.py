@@ -14,8 +14,8 @@ from icon_repro.data.rows import Example, Score
 from icon_repro.engine.records import read_rows, write_json
 from icon_repro.engine.runtime import Runtime
 from icon_repro.methods import rds
-from icon_repro.methods.baseline_options import RdsConfig
 from icon_repro.methods.common.embeddings import EmbeddingsError
+from icon_repro.methods.rds import RdsConfig
 
 
 def naive(similarity: NDArray[Any]) -> list[int]:

@@ -15,9 +15,9 @@ from icon_repro.engine.records import read_json, read_rows, write_json, write_ro
 from icon_repro.engine.runtime import Runtime
 from icon_repro.lm.tokens import TokenError
 from icon_repro.methods import selectit
-from icon_repro.methods.baseline_options import SelectitConfig, SelectitShard
 from icon_repro.methods.common.outcome import NoScoreError
 from icon_repro.methods.common.questions import QUESTIONS
+from icon_repro.methods.selectit import SelectitConfig, SelectitShard
 
 
 def slow_rating(probabilities: list[float]) -> float:

@@ -199,7 +199,9 @@ def values(out: Path) -> np.ndarray:
 
 def ids_of(tokenizer: Any, row: Example, limit: int = 10_000) -> list[int]:
     text = scoring_prompt(row) + row.response
-    return list(bos_ids(tokenizer) + tokenizer(text, add_special_tokens=False, split_special_tokens=True)["input_ids"])[:limit]
+    return list(bos_ids(tokenizer) + tokenizer(text, add_special_tokens=False, split_special_tokens=True)["input_ids"])[
+        :limit
+    ]
 
 
 def one_by_one(folder: Path, trained: Path, labels: int, rows: list[Example], limit: int = 10_000) -> list[float]:

@@ -11,7 +11,8 @@ from icon_repro.data.rows import Example, Score
 from icon_repro.engine.records import read_rows, write_json, write_rows
 from icon_repro.engine.runtime import Runtime
 from icon_repro.methods import longest, random
-from icon_repro.methods.options import LongestConfig, RandomConfig
+from icon_repro.methods.longest import LongestConfig
+from icon_repro.methods.random import RandomConfig
 
 ROWS = [Example(f"r{i:02d}", "Say it.", "", "yes " * length) for i, length in enumerate([3, 1, 7, 1, 5, 9, 2, 8])]
 

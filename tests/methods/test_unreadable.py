@@ -12,8 +12,6 @@ from icon_repro.data.prompts import Template
 from icon_repro.data.rows import Example
 from icon_repro.engine.records import read_json, write_rows
 from icon_repro.engine.runtime import Runtime
-from icon_repro.methods import pre_experienced
-from icon_repro.methods.baseline_options import ChoiceConfig
 from icon_repro.methods.common import answers, embeddings
 from icon_repro.methods.common.options import (
     AnswerPart,
@@ -24,6 +22,8 @@ from icon_repro.methods.common.options import (
     EmbeddingShard,
     PoolingKind,
 )
+from icon_repro.methods.ifd import pre_experienced
+from icon_repro.methods.ifd.options import ChoiceConfig
 
 WORDS = ["name", "a", "colour", "red", "green", "blue", "the", "sky", "is", "why", "because", "of", "air"]
 READABLE = [

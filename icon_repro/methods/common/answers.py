@@ -17,8 +17,6 @@ from icon_repro.data.prompts import PROMPTS
 from icon_repro.data.rows import Example, Score
 from icon_repro.engine.records import read_json, read_rows, write_json
 from icon_repro.engine.runtime import Runtime
-from icon_repro.lm.batched import mean_nll_alone
-from icon_repro.lm.load import load_tokenizer, open_model
 from icon_repro.lm.tokens import Encoded, bos_ids, joint_ids, readable, text_ids
 from icon_repro.methods.common.options import AnswerPart, AnswersConfig, AnswersShard, LongRows, Tokenise
 
@@ -93,6 +91,9 @@ def shard(cfg: AnswersShard, inputs: Mapping[str, Path], out: Path, runtime: Run
 
     Needs inputs["model"], inputs["candidates"]; may have inputs["tuned"], a train step.
     """
+    from icon_repro.lm.batched import mean_nll_alone
+    from icon_repro.lm.load import load_tokenizer, open_model
+
     rows = read_rows(inputs["candidates"] / "rows.jsonl", Example)[cfg.start : cfg.stop]
     tokens = parameters = cut = 0
     reasons: dict[str, str] = {}

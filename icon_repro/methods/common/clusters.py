@@ -11,7 +11,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from sklearn.cluster import KMeans
 
 from icon_repro.methods.common.options import RowOrder
 
@@ -52,6 +51,8 @@ def clustered(
     Raises:
         ClustersError: fewer rows than clusters.
     """
+    from sklearn.cluster import KMeans
+
     if len(ids) < count:
         raise ClustersError(
             f"{option}={count}: there are only {len(ids)} rows with an embedding; ask for fewer clusters, or rank more "

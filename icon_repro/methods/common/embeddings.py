@@ -16,8 +16,6 @@ from icon_repro.data.prompts import PROMPTS, prompt_of
 from icon_repro.data.rows import Example, stripped
 from icon_repro.engine.records import read_json, read_rows, write_json
 from icon_repro.engine.runtime import Runtime
-from icon_repro.lm.hidden import Pooling, pooled
-from icon_repro.lm.load import load_tokenizer, open_encoder, open_model
 from icon_repro.lm.tokens import bos_ids, readable, text_ids
 from icon_repro.methods.common.options import EmbeddedText, EmbeddingConfig, EmbeddingShard, PoolingKind
 
@@ -57,6 +55,9 @@ def shard(cfg: EmbeddingShard, inputs: Mapping[str, Path], out: Path, runtime: R
 
     Needs inputs["model"], inputs["rows"]; may have inputs["tuned"], a train step.
     """
+    from icon_repro.lm.hidden import Pooling, pooled
+    from icon_repro.lm.load import load_tokenizer, open_encoder, open_model
+
     wanted = cfg.embedding
     rows = read_rows(inputs["rows"] / "rows.jsonl", Example)[cfg.start : cfg.stop]
     vectors: NDArray[np.float32] = np.empty((0, 0), np.float32)

@@ -1,11 +1,20 @@
 """Options of steps that methods share: NLLs of answers, embeddings. See ``icon_repro.config.load``."""
 
 import enum
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from typing import Any, TypeVar
 
 from icon_repro.data.options import Dtype
 from icon_repro.data.prompts import Template
 from icon_repro.engine.schema import number
+
+T = TypeVar("T")
+
+
+def filled(options: T, **preset: Any) -> T:
+    """``options`` with those that are None set to their value in ``preset``."""
+    unset = {name: value for name, value in preset.items() if getattr(options, name) is None}
+    return replace(options, **unset)  # type: ignore[type-var]
 
 
 class AnswerPart(enum.Enum):

@@ -9,6 +9,7 @@ from icon_repro.data.cost import FROZEN_TRAINING
 from icon_repro.data.options import Dtype
 from icon_repro.engine.schema import number
 from icon_repro.lm.options import LoraConfig
+from icon_repro.methods.base import repeats_field
 
 
 class Compat(enum.Enum):
@@ -164,7 +165,7 @@ class IconConfig:
     control: Control | None = None  # D5
     bank: BankConfig = field(default_factory=BankConfig, metadata={"legacy": BankConfig()})
     seed: int = number(0, at_least=0)  # of the random contexts
-    repeats: int = field(default=1, metadata={"hash": False, "at_least": 1})  # see ``repetitions``
+    repeats: int = repeats_field()
     dtype: ScoreDtype = ScoreDtype.float32
     fidelity: FidelityConfig = field(default_factory=FidelityConfig, metadata={"legacy": FidelityConfig()})
     budget: Budget = field(default=Budget.full, metadata={"legacy": Budget.full})

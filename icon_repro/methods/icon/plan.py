@@ -10,9 +10,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from icon_repro.data.cost import FROZEN_TRAINING, FULL_TRAINING, forward_flops, tokens_of, training_flops
-from icon_repro.data.planner import Planner
+from icon_repro.data.cost import FROZEN_TRAINING, FULL_TRAINING, tokens_of, training_flops
 from icon_repro.engine.artifact import Cost, Step
+from icon_repro.methods.base import Build
 from icon_repro.methods.icon.options import (
     AdaptiveConfig,
     AutoConfig,
@@ -32,7 +32,26 @@ from icon_repro.methods.icon.options import (
     resolved,
     round_ends,
 )
+from icon_repro.train.options import Tuning
 
+# step -> function and version; by name, as torch is too heavy for a plan
+_STEPS = {
+    "dtype": ("icon_repro.methods.icon.fidelity:run", 1),
+    "baseline": ("icon_repro.methods.icon.pairs:baseline", 2),
+    "bank": ("icon_repro.methods.icon.pairs:bank", 1),
+    "shard": ("icon_repro.methods.icon.pairs:shard", 1),
+    "control": ("icon_repro.methods.icon.pairs:control_shard", 1),
+    "pilot": ("icon_repro.methods.icon.rounds:pilot", 1),
+    "start": ("icon_repro.methods.icon.rounds:start", 1),
+    "round": ("icon_repro.methods.icon.rounds:decide", 1),
+    "scores": ("icon_repro.methods.icon.score:run", 2),
+    "adaptive": ("icon_repro.methods.icon.score:adaptive", 1),
+    "selector": ("icon_repro.methods.icon.selector:train", 1),
+    "selector_pool": ("icon_repro.methods.icon.selector:pool", 1),
+    "probe": ("icon_repro.methods.icon.probe:train", 1),
+    "probe_pool": ("icon_repro.methods.icon.probe:pool", 1),
+    "selector_scores": ("icon_repro.methods.icon.selector:run", 1),
+}
 _LAYOUT = (
     "skip_first_tokens",
     "empty_pairs",
@@ -67,23 +86,14 @@ class _Sizes:
         return candidates * (self.context + rows * self.row)
 
 
-@dataclass(frozen=True)
-class IconInputs:
-    """The steps that ICon reads."""
-
-    model: Step
-    order: Step  # of the pool whose first rows are the candidates
-    assessment: Step
-    selected_from: Step  # order of the pool that the selection model scores
-
-
 class _Icon:
     """Builds the steps of one ICon method. Pairs bear no method's name: two methods share those that are the same."""
 
-    def __init__(self, planner: Planner, name: str, icon: IconConfig, read: IconInputs) -> None:
-        self.planner, self.name, self.icon = planner, name, resolved(icon)
-        self.order, self.selected_from = read.order, read.selected_from
-        self.data = {"model": read.model, "order": read.order, "assessment": read.assessment}
+    def __init__(self, build: Build, name: str, icon: IconConfig) -> None:
+        planner = build.planner
+        self.build, self.planner, self.name, self.icon = build, planner, name, resolved(icon)
+        self.order, self.selected_from = build.order, build.selected_from
+        self.data = {"model": build.model, "order": build.order, "assessment": build.assessment}
         data = planner.config.data
         self.sizes = _Sizes(
             min(planner.expected(), icon.candidates or planner.expected()),
@@ -97,9 +107,11 @@ class _Icon:
         self.inputs: dict[str, Step] = {}  # of the aggregation
         self.check: dict[str, Step] = {}
 
-    def step(self, target: str, name: str, params: Any, inputs: Mapping[str, Step], tokens: float = 0.0) -> Step:
-        cost = Cost(tokens, forward_flops(self.planner.config.model.parameters, tokens))
-        return self.planner.step(target, "score", name, params, inputs=dict(inputs), cost=cost)
+    def step(
+        self, key: str, name: str, params: Any, inputs: Mapping[str, Step], tokens: float = 0.0, **more: Any
+    ) -> Step:
+        function, version = _STEPS[key]
+        return self.build.step(function, name, params, inputs, tokens, version=version, **more)
 
     def common(self) -> None:
         """Check of the dtype, baseline and bank."""
@@ -110,18 +122,18 @@ class _Icon:
             checked = _only(icon, *_LAYOUT, "fidelity", "epsilon", "noise_unit", "seed")
             with_control = Control.none if icon.control is Control.none else Control.per_candidate
             params = IconShard(replace(checked, control=with_control), 0, self.stop)
-            self.inputs["dtype"] = self.step("icon_dtype", "icon-dtype", params, self.data, tokens)
+            self.inputs["dtype"] = self.step("dtype", "icon-dtype", params, self.data, tokens)
             if icon.dtype is ScoreDtype.auto:
                 self.check = {"dtype": self.inputs["dtype"]}
         alone = _only(icon, "empty_pairs", "drop_first_token", "max_prompt_tokens", "max_response_tokens", "dtype")
         shared = {key: step for key, step in self.data.items() if key != "order"}
         self.inputs["baseline"] = self.step(
-            "icon_baseline", "icon-baseline", alone, {**shared, **self.check}, sizes.rows * sizes.row
+            "baseline", "icon-baseline", alone, {**shared, **self.check}, sizes.rows * sizes.row
         )
         if icon.control is Control.bank:
             bank = IconShard(_only(icon, *_LAYOUT, "bank", "seed"), 0, self.stop)
             tokens = sizes.pairs(_BANK_LENGTHS * icon.bank.draws, sizes.rows)
-            self.inputs["bank"] = self.step("icon_bank", "icon-bank", bank, {**self.data, **self.check}, tokens)
+            self.inputs["bank"] = self.step("bank", "icon-bank", bank, {**self.data, **self.check}, tokens)
 
     def shards(
         self,
@@ -156,14 +168,14 @@ class _Icon:
     def full(self) -> Step:
         """All pairs."""
         rows = self.sizes.rows
-        parts = self.shards("shard", "icon_shard", rows)
+        parts = self.shards("shard", "shard", rows)
         if self.icon.control in (Control.per_candidate, Control.per_pair):
             each = (
                 rows if self.icon.control is Control.per_candidate else rows * (1 + self.sizes.context / self.sizes.row)
             )
-            parts |= self.shards("control", "icon_control", each, kept=("control", "noise_unit", "seed"))
+            parts |= self.shards("control", "control", each, kept=("control", "noise_unit", "seed"))
         return self.step(
-            "icon", self.name, _only(self.icon, "control", "empty_pairs", "epsilon"), {**self.inputs, **parts}
+            "scores", self.name, _only(self.icon, "control", "empty_pairs", "epsilon"), {**self.inputs, **parts}
         )
 
     def adaptive(self, fractions: Sequence[float], saved: TuningSaved | None) -> Step:
@@ -189,23 +201,23 @@ class _Icon:
             size = icon.auto.pilot_candidates
             sampled = AutoConfig(pilot_candidates=size, pilot_rows=icon.auto.pilot_rows)
             params = IconRound(replace(_only(icon), adaptive=order, auto=sampled), self.scored, [], 0)
-            block = self.step("icon_pilot", "icon-pilot", params, texts)
+            block = self.step("pilot", "icon-pilot", params, texts)
             width = min(icon.auto.pilot_rows, sizes.rows)
-            needed |= {**self._read(), **self.shards("pilot", "icon_shard", width, first=size, sequence=block)}
+            needed |= {**self._read(), **self.shards("pilot", "shard", width, first=size, sequence=block)}
             begun = replace(chosen, adaptive=paced)
-        begin = self.step("icon_start", "icon-start", IconRound(begun, self.scored, [], rounds, saved), needed)
+        begin = self.step("start", "icon-start", IconRound(begun, self.scored, [], rounds, saved), needed)
         candidates = self._affordable(rows, saved) if saved is not None else sizes.candidates
         known = {"start": begin, **self._read()}
         ends = round_ends(rows, icon.adaptive, rounds)
         for number in range(rounds):
             part = f"round{number:02d}"
-            sequence = self.step("icon_round", f"icon-{part}", job, known) if number else begin
+            sequence = self.step("round", f"icon-{part}", job, known) if number else begin
             before = ends[number - 1] if 0 < number <= len(ends) else 0
             width = (ends[number] if number < len(ends) else before) - before
             active = max(_LEAST_ACTIVE, _STILL_ACTIVE**number) * candidates / sizes.candidates if width else 0.0
-            known |= self.shards(part, "icon_shard", width, share=active, sequence=sequence)
+            known |= self.shards(part, "shard", width, share=active, sequence=sequence)
         checked = {"dtype": self.inputs["dtype"]} if "dtype" in self.inputs else {}
-        return self.step("icon_adaptive", self.name, job, {**known, **checked})
+        return self.step("adaptive", self.name, job, {**known, **checked})
 
     def _read(self) -> dict[str, Step]:
         return {key: step for key, step in self.inputs.items() if key in ("baseline", "bank")}
@@ -253,12 +265,11 @@ class _Icon:
         parts: dict[str, Step] = {}
         for repeat in range(selector.repeats):
             seed = selector.seed + repeat
-            trained = planner.step(
+            trained = self.step(
                 "selector",
-                "score",
                 f"{self.name}-{label}selector-s{seed}",
                 SelectorJob(replace(selector, repeats=1, seed=0, shard_rows=1), fractions, seed),
-                inputs={"model": self.data["model"], "order": self.order, "scores": scores},
+                {"model": self.data["model"], "order": self.order, "scores": scores},
                 cost=Cost(learned, training_flops(parameters, learned, frozen=True)),
                 resumable=True,
             )
@@ -295,18 +306,12 @@ class _Icon:
         )
 
 
-def icon_scores(
-    planner: Planner,
-    name: str,
-    icon: IconConfig,
-    read: IconInputs,
-    fractions: Sequence[float],
-    saved: TuningSaved,
-) -> dict[float, Step]:
-    """For each fraction the step with the scores that it is selected by."""
-    made = _Icon(planner, name, icon, read)
+def plan(build: Build, name: str, icon: IconConfig) -> Step | dict[float, Step]:
+    """The step with the scores, or for each fraction the one that it is selected by."""
+    training, among = build.training, None if build.whole else build.planner.bound()
+    frozen, fractions = training.tuning is Tuning.lora, build.fractions
+    saved = TuningSaved(training.epochs, training.max_length, frozen, max(fractions), among)
+    made = _Icon(build, name, icon)
     made.common()
     scores = made.full() if icon.budget is Budget.full else made.adaptive(fractions, saved)
-    if icon.selector is None:
-        return dict.fromkeys(fractions, scores)
-    return made.selected_by(scores, fractions)
+    return scores if icon.selector is None else made.selected_by(scores, fractions)

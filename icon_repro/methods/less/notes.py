@@ -12,7 +12,7 @@ from icon_repro.data.options import ModelConfig, RowsConfig, SourceKind
 from icon_repro.data.planner import PlanError, Planned
 from icon_repro.engine.records import RecordError, read_lines
 from icon_repro.lm.options import LoraConfig
-from icon_repro.methods.options import LessConfig, LessProjection
+from icon_repro.methods.less.options import LessConfig, LessProjection
 
 _SPREAD = 0.02  # of exact influences over rows: their standard deviation, see ``expected_agreement``
 _ENOUGH = 0.8  # a lower rank correlation is warned of

@@ -17,15 +17,14 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.spatial.distance import cdist
 
 from icon_repro.data.rows import Example, Score, best_first, selected_count
 from icon_repro.engine.progress import Progress
 from icon_repro.engine.records import read_rows, write_rows
 from icon_repro.engine.runtime import Runtime
-from icon_repro.methods.baseline_options import OrderByDiversity, ShareConfig
 from icon_repro.methods.common.embeddings import joined
 from icon_repro.methods.common.outcome import write_scores
+from icon_repro.methods.ifd.options import OrderByDiversity, ShareConfig
 
 _BLOCK = 8_000_000  # distances that are made at a time
 
@@ -42,6 +41,8 @@ def dissimilarities(vectors: NDArray[np.float32], max_gib: float) -> NDArray[np.
     Raises:
         DiversityError: the result takes more than ``max_gib``.
     """
+    from scipy.spatial.distance import cdist
+
     rows, dimensions = vectors.shape
     size = rows * rows * 4 / 2**30
     if size > max_gib:

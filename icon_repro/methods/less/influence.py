@@ -26,7 +26,7 @@ from icon_repro.lm.gradients import adam_direction, flattened
 from icon_repro.lm.load import load_model, load_tokenizer, prepare_device
 from icon_repro.lm.supervised import tokenise
 from icon_repro.methods.common.outcome import write_scores
-from icon_repro.methods.options import AdamFormula, LessConfig, TargetTemplate
+from icon_repro.methods.less.options import AdamFormula, LessConfig, TargetTemplate
 
 NO_LABEL = "no response token within max_length"
 NO_GRADIENT = "gradient is zero or not finite"

@@ -18,10 +18,10 @@ from numpy.typing import NDArray
 
 from icon_repro.engine.records import write_json
 from icon_repro.engine.runtime import Runtime
-from icon_repro.methods.baseline_options import ChoiceConfig
 from icon_repro.methods.common import answers, embeddings
 from icon_repro.methods.common.clusters import clustered
 from icon_repro.methods.common.options import AnswerPart
+from icon_repro.methods.ifd.options import ChoiceConfig
 
 
 class PreExperiencedError(ValueError):

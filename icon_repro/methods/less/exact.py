@@ -3,7 +3,7 @@
 In: a warm-up training with its epochs kept; model; rows; targets, whose groups are tasks.  Out: ``means``: means.npy,
 (tasks, weights) float32, and tasks.json; ``shard``: products.npy, (rows, tasks) float32, NaN where a row has none, and
 ids.json; ``run``: scores.jsonl, the influence; parts: on each task.
-Source: as ``icon_repro.methods.less``. A cosine averaged over a task's shots is one product with the mean of the shots'
+Source: as ``methods.less.projected``. A cosine averaged over a task's shots is one product with the mean of the shots'
 gradients of length 1, so that no gradient of a row need be stored, nor projected to fit.
 Known gap: all tasks' means are held at once; rows of the pool that are shots too aren't looked for.
 """
@@ -24,7 +24,7 @@ from icon_repro.engine.progress import Progress
 from icon_repro.engine.records import read_json, read_rows, write_json
 from icon_repro.engine.runtime import Runtime
 from icon_repro.lm.gradients import row_gradients
-from icon_repro.methods.common.influence import (
+from icon_repro.methods.less.influence import (
     NO_GRADIENT,
     NO_LABEL,
     LessError,
@@ -37,7 +37,7 @@ from icon_repro.methods.common.influence import (
     warmed,
     write_influence,
 )
-from icon_repro.methods.options import LessExact, LessMeans, LessProducts, ShotMean
+from icon_repro.methods.less.options import LessExact, LessMeans, LessProducts, ShotMean
 
 _WEIGHTS = 65_536  # of the rows' gradients that are changed and multiplied at a time
 

@@ -26,7 +26,7 @@ from icon_repro.data.rows import Example
 from icon_repro.engine.records import read_json, read_rows, write_json
 from icon_repro.engine.runtime import Runtime
 from icon_repro.lm.gradients import Projection, row_gradients
-from icon_repro.methods.common.influence import (
+from icon_repro.methods.less.influence import (
     NO_GRADIENT,
     NO_LABEL,
     LessError,
@@ -37,7 +37,7 @@ from icon_repro.methods.common.influence import (
     warmed,
     write_influence,
 )
-from icon_repro.methods.options import Direction, LessConfig, LessShard, ShotMean
+from icon_repro.methods.less.options import Direction, LessConfig, LessShard, ShotMean
 
 _GATHERED = 400_000_000  # numbers of gradients that are held before they are projected, on a CPU
 _SHARE = 0.4  # of a GPU's free memory that they may take
