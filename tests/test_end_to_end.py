@@ -56,7 +56,9 @@ def records(folder: Path) -> dict[str, int]:
 
 def table(folder: Path) -> dict[str, dict[str, str]]:
     with (folder / "table.csv").open(encoding="utf-8", newline="") as file:
-        return {row["method"]: row for row in csv.DictReader(file)}
+        lines = list(csv.DictReader(file))
+    methods = dict.fromkeys(line["method"] for line in lines)
+    return {name: {one["measure"]: one["value"] for one in lines if one["method"] == name} for name in methods}
 
 
 def results(folder: Path) -> dict[str, bytes]:

@@ -1,13 +1,15 @@
 """How many items of each benchmark share text with the rows that a line's models were tuned on.
 
-In: the rows that ``report.collect`` makes.  Out: header and cells, and what they mean.
+In: ``ResultRow``s.  Out: header and cells, and what they mean.
 Known gap: none.
 """
 
 from collections.abc import Sequence
 from statistics import fmean
 
-from icon_repro.report.runs import Row, lines
+from icon_repro.report.cells import MISSING, Cell, Field, about
+from icon_repro.report.rows import ResultRow
+from icon_repro.report.runs import lines
 
 _CAPTION = """\
 Contamination: items of each benchmark of which a text (question, passage, choice, ..) shares a run of words with a row
@@ -18,30 +20,38 @@ items aren't found; prompts of judged sets aren't compared. Which items and rows
 """
 
 
-def known(rows: Sequence[Row]) -> bool:
+def known(rows: Sequence[ResultRow]) -> bool:
     """Whether anything was compared."""
-    return any(one is not None for row in rows for one in (row.get("shared_text") or {}).values())
+    return any(one is not None for row in rows for one in (row.shared_text or {}).values())
 
 
-def table(rows: Sequence[Row]) -> tuple[list[str], list[list[str]]]:
-    """Header and cells; a line for each method and fraction that is tuned."""
-    names = list(dict.fromkeys(name for row in rows for name in row.get("shared_text") or {}))
-    cells = []
+COLUMNS = ["method", "fraction", "measure", "value", "low", "high", "unit", "runs", "selections", "items", "status"]
+
+
+def table(rows: Sequence[ResultRow]) -> tuple[list[str], list[list[str]], list[dict[str, Field]]]:
+    """Header and cells, a line for each method and fraction that is tuned; and a tidy line for each benchmark."""
+    names = list(dict.fromkeys(name for row in rows for name in row.shared_text or {}))
+    cells, tidy = [], list[dict[str, Field]]()
     for line in lines(rows):
-        if all(row["steps"]["train"] is None for row in line.rows):
+        if all(row.steps.train is None for row in line.rows):
             continue
         cell = [line.method, "-" if line.fraction is None else f"{line.fraction:g}"]
         for name in names:
-            found = [(row.get("shared_text") or {}).get(name) for row in line.rows]
+            found = [(row.shared_text or {}).get(name) for row in line.rows]
             there = [one for one in found if one is not None]
-            share = f"{fmean(one['shared'] for one in there):.3g} of {there[0]['items']}" if there else ""
-            cell.append(share if len(there) == len(found) else "missing")
+            if len(there) < len(found):
+                measured = Cell(name, MISSING, "items")
+            else:
+                value, items = fmean(one.shared for one in there), there[0].items
+                measured = Cell(name, f"{value:.3g} of {items}", "items", value, items=items)
+            cell.append(measured.text)
+            tidy.append({**about(line), **measured.tidy()})
         cells.append(cell)
-    return ["method", "fraction", *names], cells
+    return ["method", "fraction", *names], cells, tidy
 
 
-def caption(rows: Sequence[Row]) -> str:
+def caption(rows: Sequence[ResultRow]) -> str:
     """What sharing means, and of how many items it can't be told."""
-    found = {name: one for row in rows for name, one in (row.get("shared_text") or {}).items() if one}
-    short = [f"{name} {one['too_short']}" for name, one in found.items() if one["too_short"]]
+    found = {name: one for row in rows for name, one in (row.shared_text or {}).items() if one}
+    short = [f"{name} {one.too_short}" for name, one in found.items() if one.too_short]
     return _CAPTION + (f"Items that are too short to tell: {', '.join(short)}.\n" if short else "")
