@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from made_up_runs import row as made_up_row
 from small import publish_fake, small
 
 from icon_repro.data.rows import Example, Score
@@ -17,6 +16,7 @@ from icon_repro.engine.artifact import Step, Store, ancestors
 from icon_repro.engine.records import read_json, write_json, write_rows
 from icon_repro.experiment import Experiment, plan
 from icon_repro.report.checksums import DRAWN, NEEDED
+from icon_repro.report.collect import collect
 from icon_repro.report.compare import compare
 from icon_repro.report.figures.from_store import gathered
 from icon_repro.report.presentation import _behind, _current, present
@@ -201,7 +201,7 @@ def test_present_with_a_lost_picture_or_other_rows_draws_again(
 
     monkeypatch.setattr("icon_repro.report.figures.from_store.draw", draw)
     out = folder / "other"
-    one = [made_up_row("base")]
+    one = collect(experiment, store)[:1]
     for rows in ([], [], one, one):
         (out / "figures").mkdir(parents=True, exist_ok=True)
         present(experiment, store, rows, out, lambda line: None)

@@ -19,6 +19,7 @@ from icon_repro.report.estimates import Estimate
 from icon_repro.report.rows import BenchmarkFacts, Part, ResultRow
 from icon_repro.report.statistics import Items, Sample, Summary, Values, clustered, difference
 
+AS_IT_IS = ("base", "full")  # nothing is selected
 RANDOM = "random"  # the control whose selections lend their variance
 # metrics that are a mean of values in [0, 1]; another needs ``bounds`` with its outcomes or its task
 _SHARES = {"acc", "acc_norm", "exact_match", "win rate", "prompt_level_strict_acc", "inst_level_strict_acc"}
@@ -191,7 +192,7 @@ def sample(line: Line, names: Sequence[str]) -> Sample | None:
 
 def _sample(line: Line, parts: Sequence[Items | Summary]) -> Sample:
     seeds = [row.seed for row in line.rows]
-    selected, trained = line.method not in ("base", "full"), line.rows[0].seed is not None
+    selected, trained = line.method not in AS_IT_IS, line.rows[0].seed is not None
     pools = [row.pool for row in line.rows]
     known = None not in pools
     return Sample(parts, pools if known else line.selections, seeds, selected, trained, known)
@@ -241,8 +242,8 @@ class Contrasts:
     def __init__(self, known: Sequence[Line]) -> None:
         """
         Args:
-            known: all lines: where neither of two has several selections, random of the same fraction (if there is no
-                such, of another) lends its variance between them.
+            known: all lines: where neither of two has several selections, random of the same fraction lends its
+                variance between them. Another fraction's selections vary by another amount, so they lend none.
         """
         self._known = known
         self._samples: dict[tuple[int, tuple[str, ...], bool], Sample | None] = {}
@@ -256,9 +257,10 @@ class Contrasts:
         Returns:
             None where a result or its error is missing, or, with ``whole``, there is one benchmark alone.
         """
-        fraction = line.fraction if line.fraction is not None else other.fraction
-        lenders = [own for own in self._known if own.method == RANDOM and len(set(own.selections)) > 1]
-        lenders = sorted((own for own in lenders if own.has(names)), key=lambda own: own.fraction != fraction)
+        fractions = [one.fraction for one in (line, other) if one.method not in AS_IT_IS]
+        lenders = [own for own in self._known if own.method == RANDOM and own.fraction in fractions]
+        lenders = [own for own in lenders if len(set(own.selections)) > 1 and own.has(names)]
+        lenders = sorted(lenders, key=lambda own: own.fraction or 1.0)  # of two, the fewer rows, which vary more
         one, two = (self._sample(own, names, whole) for own in (line, other))
         if one is None or two is None:
             return None

@@ -4,8 +4,9 @@ In: ``ResultRow``s; the primary comparison as the experiment's config names it.
 Out: text of verdicts.md, numbers of verdicts.csv.
 Controls: ``random``; random draws with the response lengths of one method, which that method alone is compared with;
 and ``longest``. Measures: the average of the benchmarks, and each one of which lower is better. The primary comparison
-was set beforehand and isn't corrected; all others are exploratory, their p values adjusted over all comparisons of a
-measure (Holm), and so is the smallest detectable difference (its first step, alpha / comparisons).
+was set beforehand and is corrected over fractions only, where it names none of several; all others are exploratory,
+their p values adjusted over all comparisons of a measure (Holm), and so is the smallest detectable difference (its
+first step, alpha / comparisons).
 A verdict on an average is over items within benchmarks, and says so where the p value with benchmarks drawn whole
 doesn't bear it out.
 Known gap: none.
@@ -19,11 +20,20 @@ from typing import Any
 from icon_repro.report.cells import MISSING, Field, about, lower_unit
 from icon_repro.report.estimates import ALPHA, POWER, Estimate
 from icon_repro.report.rows import ResultRow
-from icon_repro.report.runs import RANDOM, Contrasts, Line, averaged, grouped_items, lines, lower, single_groups
+from icon_repro.report.runs import (
+    AS_IT_IS,
+    RANDOM,
+    Contrasts,
+    Line,
+    averaged,
+    grouped_items,
+    lines,
+    lower,
+    single_groups,
+)
 from icon_repro.report.statistics import Verdict, holm, verdict
 
 BASELINES = (RANDOM, "longest")
-_AS_IT_IS = ("base", "full")  # nothing is selected
 
 HEADER = ["role", "measure", "method", "fraction", "runs", "against", "its runs", "difference", "95 % interval"]
 HEADER += ["p (Holm)", "verdict", "detectable", "p by benchmark (Holm)"]
@@ -63,7 +73,7 @@ def comparisons(rows: Sequence[ResultRow]) -> list[Comparison]:
 
 def _compared(line: Line, other: Line) -> bool:
     """Whether ``other`` is a control of ``line``; controls are compared once, the later with the earlier."""
-    if line.method in (*_AS_IT_IS, RANDOM) or line.fraction != other.fraction or line is other:
+    if line.method in (*AS_IT_IS, RANDOM) or line.fraction != other.fraction or line is other:
         return False
     if other.method == RANDOM:
         return True
@@ -92,26 +102,34 @@ class Adjusted:
 
 
 def adjusted(found: Sequence[Comparison], primary: Mapping[str, Any] | None = None) -> list[Adjusted]:
-    """All comparisons with their p values, the primary one first and uncorrected."""
-    made = [
-        Adjusted(one, "primary", 1, _p_value(one.found), _p_value(one.across))
-        for one in found
-        if is_primary(one, primary)
-    ]
+    """All comparisons with their p values, the primary one first.
+
+    Exploratory ones are corrected over the comparisons of their measure. The primary comparison stands by itself; a
+    primary comparison that names no fraction is one at each fraction of the experiment, corrected over these.
+    """
+    first = [one for one in found if is_primary(one, primary)]
     others = [one for one in found if not is_primary(one, primary)]
+    made = _corrected(first, "primary")
     for measure in dict.fromkeys(comparison.measure for comparison in others):
-        own = [comparison for comparison in others if comparison.measure == measure]
-        done = [comparison.found for comparison in own if comparison.found is not None]
-        corrected = iter(holm([estimate.p_value() for estimate in done]))
-        across = iter(holm([one.across.p_value() for one in own if one.across is not None]))
-        for one in own:
-            p = next(corrected) if one.found is not None else None
-            made.append(Adjusted(one, "exploratory", len(done), p, next(across) if one.across is not None else None))
+        made += _corrected([comparison for comparison in others if comparison.measure == measure], "exploratory")
     return made
 
 
-def _p_value(found: Estimate | None) -> float | None:
-    return None if found is None else found.p_value()
+def _corrected(family: Sequence[Comparison], role: str) -> list[Adjusted]:
+    """The comparisons of one family, with p values after Holm's correction over those that have results."""
+    done = [comparison.found for comparison in family if comparison.found is not None]
+    p_values = iter(holm([estimate.p_value() for estimate in done]))
+    across = iter(holm([one.across.p_value() for one in family if one.across is not None]))
+    return [
+        Adjusted(
+            one,
+            role,
+            len(done),
+            None if one.found is None else next(p_values),
+            None if one.across is None else next(across),
+        )
+        for one in family
+    ]
 
 
 def table(found: Sequence[Comparison], primary: Mapping[str, Any] | None = None) -> tuple[list[str], list[list[str]]]:
@@ -221,15 +239,15 @@ def opening(found: Sequence[Comparison], primary: Mapping[str, Any] | None) -> s
     asked = (
         f"**Primary outcome, set beforehand**: {primary['measure']}, {names}, unit of replication: {primary['unit']}."
     )
-    done = [one for one in found if is_primary(one, primary)]
-    if not done or any(one.found is None for one in done):
+    done = [one for one in adjusted(found, primary) if one.role == "primary"]
+    if not done or any(one.comparison.found is None for one in done):
         return f"{asked} Its results are missing."
     says = []
     for one in done:
-        cell = dict(zip(HEADER, _cells(adjusted([one], primary)[0]), strict=True))
+        cell = dict(zip(HEADER, _cells(one), strict=True))
         at = f" at fraction {cell['fraction']}" if len(done) > 1 else ""
         if cell["verdict"] == Verdict.lacking.value:
-            says.append(f"The data{at} aren't enough for a verdict ({_why(one)}).")
+            says.append(f"The data{at} aren't enough for a verdict ({_why(one.comparison)}).")
             continue
         says.append(
             f"{cell['method']}{at}: {cell['verdict']}, difference {cell['difference']} {cell['95 % interval']}, p = "
@@ -263,6 +281,11 @@ def caption(rows: Sequence[ResultRow], found: Sequence[Comparison], primary: Map
         own = [comparison for comparison in found if comparison.measure == measure]
         done = [one for one in own if one.found is not None]
         text.append(f"- {measure}: {len(own)} comparisons, {len(done)} with results")
+        if lent := sum(_borrows(one) for one in done):
+            text.append(
+                f"- {measure}: in {lent} of {len(done)} comparisons a method has one selection and is taken to vary as "
+                "another's selections do, which one selection can't show"
+            )
         for limit in dict.fromkeys(limit for one in done if one.found for limit in one.found.limits):
             count = sum(limit in one.found.limits for one in done if one.found)
             names = "all comparisons" if count == len(done) else f"{count} of {len(done)} comparisons"
@@ -271,6 +294,12 @@ def caption(rows: Sequence[ResultRow], found: Sequence[Comparison], primary: Map
             text.append(f"- {measure}: not enough for a verdict: {why}")
         text += _of_groups(rows, measure, own[0].names)
     return "\n".join([*text, *_absent(made)]) + "\n"
+
+
+def _borrows(one: Comparison) -> bool:
+    """Whether a method's variance between selections is another's."""
+    known = one.found is not None and one.found.selections_freedom != 0
+    return known and any(len(set(line.selections)) == 1 for line in (one.method, one.baseline))
 
 
 def _of_groups(rows: Sequence[ResultRow], measure: str, names: Sequence[str]) -> list[str]:
@@ -289,7 +318,7 @@ def _of_groups(rows: Sequence[ResultRow], measure: str, names: Sequence[str]) ->
 
 def _absent(made: Sequence[Line]) -> list[str]:
     text = []
-    fractions = dict.fromkeys(line.fraction for line in made if line.method not in _AS_IT_IS)
+    fractions = dict.fromkeys(line.fraction for line in made if line.method not in AS_IT_IS)
     for name in BASELINES:
         for fraction in fractions:
             if not any(line.method == name and line.fraction == fraction for line in made):

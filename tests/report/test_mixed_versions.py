@@ -11,12 +11,12 @@ from test_results import finish, planned, step_named
 
 from icon_repro.config.load import ConfigError
 from icon_repro.engine.artifact import Step, Store
-from icon_repro.engine.records import read_json, read_lines, write_json
+from icon_repro.engine.records import read_json, write_json
 from icon_repro.experiment import Experiment
 from icon_repro.report.explain import explain
 from icon_repro.report.outputs import write_all
 from icon_repro.report.results import report
-from icon_repro.report.rows import ResultRow
+from icon_repro.report.rows import ResultRow, read_result_rows
 from icon_repro.report.runs import lines
 from icon_repro.report.verify import verify
 from icon_repro.report.versions import made_with, of_judged, separated, versions_of
@@ -94,7 +94,7 @@ def test_refused_values_stay_in_the_rows_and_verify_refuses_them_again(
     experiment = finished(tmp_path, store)
     edit(store, step_named(experiment, "train/icon-f0.25-s2"), packages=OLD)
     reported(experiment, store)
-    rows = [row for _, row in read_lines(folder / "incomplete" / "metrics.jsonl")]
+    rows = read_result_rows(folder / "incomplete" / "metrics.jsonl")
     icon = [row for row in rows if row.method == "icon"]
     assert [row.benchmarks["tiny"].value for row in icon] == [0.5] * 3 and all(not r.missing for r in icon)
     assert verified(tmp_path) == []

@@ -66,7 +66,7 @@ def test_repository_tables_hold_every_number_of_the_originals(
             ours[line.model, line.method, line.fraction] = line
     assert len(rows) == len(ours) > 0
     for row in rows:
-        line = ours[row["model"], row.get("method") or row["opponent"], float(row.fraction)]
+        line = ours[row["model"], row.get("method") or row["opponent"], float(row["fraction"])]
         assert all(float(row[column]) == value for column, value in line.values.items())
         assert line.version == row.get("version", "v1")
 

@@ -13,7 +13,7 @@ from icon_repro.report.rows import ResultRow
 from icon_repro.report.runs import RunsError
 from icon_repro.report.statistics import StatsError, holm
 from icon_repro.report.tables import markdown
-from icon_repro.report.verdicts import HEADER, caption, comparisons, document, table
+from icon_repro.report.verdicts import HEADER, caption, comparisons, document, table, tidy
 
 ONE_RUN = "(this selection and this training seed only)"
 
@@ -289,3 +289,42 @@ def test_primary_comparison_comes_first_and_isnt_corrected() -> None:
     without = document(rows, comparisons(rows), None, "", markdown)
     assert without.startswith("No primary outcome was set beforehand") and "## Primary comparison" not in without
     assert "Its results are missing" in document(rows[:2], comparisons(rows[:2]), primary, "", markdown)
+
+
+def test_primary_comparison_at_several_fractions_is_corrected_over_them() -> None:
+    shares = {"random": 0.5, "icon": 0.53}
+    rows = [one for fraction in (0.05, 0.15) for name, x in shares.items() for one in runs(name, x, fraction=fraction)]
+    primary = {"measure": "average", "comparison": ["icon", "random"], "unit": "selection", "fraction": None}
+    two = tidy(comparisons(rows), primary)
+    assert [line["role"] for line in two] == ["primary", "primary"]
+    alone = tidy(comparisons(rows), {**primary, "fraction": 0.15})[0]
+    assert alone["role"] == "primary" and alone["p holm"] == alone["p"]
+    for line in two:
+        assert isinstance(line["p"], float) and isinstance(alone["detectable"], float)
+        assert line["p holm"] == pytest.approx(2 * line["p"]) and line["detectable"] > alone["detectable"]
+    text = document(rows, comparisons(rows), primary, "", markdown)
+    assert "icon at fraction 0.05" in text and "icon at fraction 0.15" in text
+
+
+def test_selections_of_another_fraction_lend_no_variance() -> None:
+    shares = [0.45, 0.5, 0.55, 0.6]
+    others = [row(name, 0.15, 0, {"arc": result(solved(x, 400, 1))}) for name, x in (("longest", 0.5), ("icon", 0.6))]
+
+    def drawn(fraction: float) -> list[ResultRow]:
+        cells = [{"arc": result(solved(x, 400, 1))} for x in shares]
+        return [row("random", fraction, 0, cell, selection_seed=s) for s, cell in enumerate(cells)]
+
+    def found(fraction: float) -> dict[str, str]:
+        return next(line for line in lines([*drawn(fraction), *others]) if line["against"] == "longest")
+
+    assert found(0.05)["verdict"].startswith("better (this selection")
+    assert found(0.15)["verdict"] == "not distinguishable"
+
+
+def test_caption_says_in_how_many_comparisons_one_selection_borrows() -> None:
+    drawn = [replace(one, selection_seed=s) for s in range(3) for one in runs("random", 0.5, 2)]
+    rows = [*drawn, *runs("icon", 0.5, 2), *runs("longest", 0.5, 2)]
+    text = "- average: in 3 of 3 comparisons a method has one selection and is taken to vary as another's selections do"
+    assert text in caption(rows, comparisons(rows))
+    assert "has one selection" not in caption(drawn, comparisons(drawn))
+    assert "has one selection and is taken" not in caption(rows[-4:], comparisons(rows[-4:]))
