@@ -145,6 +145,10 @@ def tidy(found: Sequence[Comparison], primary: Mapping[str, Any] | None = None) 
     return [_numbered(one) for one in adjusted(found, primary)]
 
 
+def _unit(one: Comparison) -> str:
+    return "points" if one.scale == 100 else lower_unit(one.method, one.measure)
+
+
 def _numbered(one: Adjusted) -> dict[str, Field]:
     comparison, estimate = one.comparison, one.comparison.found
     sides = [about(line) for line in (comparison.method, comparison.baseline)]
@@ -154,7 +158,7 @@ def _numbered(one: Adjusted) -> dict[str, Field]:
         **sides[0],
         "against": comparison.baseline.method,
         **{f"against {key}": sides[1][key] for key in ("runs", "selections")},
-        "unit": "points" if comparison.scale == 100 else lower_unit(comparison.method, comparison.measure),
+        "unit": _unit(comparison),
     }
     if estimate is None:
         return {**line, "verdict": MISSING}
@@ -250,7 +254,8 @@ def opening(found: Sequence[Comparison], primary: Mapping[str, Any] | None) -> s
             says.append(f"The data{at} aren't enough for a verdict ({_why(one.comparison)}).")
             continue
         says.append(
-            f"{cell['method']}{at}: {cell['verdict']}, difference {cell['difference']} {cell['95 % interval']}, p = "
+            f"{cell['method']}{at}: {cell['verdict']}, difference in {_unit(one.comparison)} {cell['difference']} "
+            f"{cell['95 % interval']}, p = "
             f"{cell['p (Holm)']}; {cell['detectable']} could have been found with probability {POWER}."
         )
     return " ".join([asked, *says])
