@@ -13,13 +13,15 @@ from small import publish_fake, small
 
 from icon_repro.data.rows import Example, Score
 from icon_repro.engine.artifact import Step, Store, ancestors
-from icon_repro.engine.records import read_json, read_lines, write_json, write_rows
+from icon_repro.engine.records import read_json, write_json, write_rows
 from icon_repro.experiment import Experiment, plan
 from icon_repro.report.checksums import DRAWN, NEEDED
+from icon_repro.report.collect import collect
 from icon_repro.report.compare import compare
 from icon_repro.report.figures.from_store import gathered
 from icon_repro.report.presentation import _behind, _current, present
 from icon_repro.report.results import report
+from icon_repro.report.rows import read_result_rows
 
 ROWS = [Example(f"r{i}", "Say it.", "", "word " * (i + 1)) for i in range(12)]
 IDS = [row.id for row in ROWS]
@@ -199,7 +201,8 @@ def test_present_with_a_lost_picture_or_other_rows_draws_again(
 
     monkeypatch.setattr("icon_repro.report.figures.from_store.draw", draw)
     out = folder / "other"
-    for rows in ([], [], [{"missing": {}}], [{"missing": {}}]):
+    one = collect(experiment, store)[:1]
+    for rows in ([], [], one, one):
         (out / "figures").mkdir(parents=True, exist_ok=True)
         present(experiment, store, rows, out, lambda line: None)
     assert len(drawn) == 2
@@ -207,7 +210,7 @@ def test_present_with_a_lost_picture_or_other_rows_draws_again(
         out / "figures" / "figures.json",
         {**read_json(out / "figures" / "figures.json"), "figures": [{"name": "scale"}]},
     )
-    present(experiment, store, [{"missing": {}}], out, lambda line: None)
+    present(experiment, store, one, out, lambda line: None)
     assert len(drawn) == 3
 
 
@@ -231,6 +234,6 @@ def test_present_makes_altered_figures_samples_and_texts_again(
         assert _current(results, made_of)
     for name in names:
         (results / name).write_bytes(altered[name])
-    rows = [row for _, row in read_lines(results / "metrics.jsonl")]
+    rows = read_result_rows(results / "metrics.jsonl")
     present(experiment, store, rows, results, lambda line: None)
     assert {path: path.read_bytes() for path in results.rglob("*") if path.is_file()} == first

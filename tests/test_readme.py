@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from icon_repro.report import outputs as written
+from icon_repro.report.rows import read_result_rows
 
 ROOT = Path(__file__).resolve().parents[1]
 COMMITTED = sorted(path.parent.name for path in (ROOT / "results").glob("*/run.json"))
@@ -19,7 +20,7 @@ def test_results_of_the_main_job_are_committed() -> None:
 @pytest.mark.parametrize("name", COMMITTED)
 def test_committed_table_is_what_the_rows_give(name: str, tmp_path: Path) -> None:
     folder = ROOT / "results" / name
-    rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
+    rows = read_result_rows(folder / "metrics.jsonl")
     run = json.loads((folder / "run.json").read_text(encoding="utf-8"))
     written.write_all(rows, run, ROOT / "experiments", tmp_path)
     made = sorted(path.name for path in tmp_path.iterdir())

@@ -21,15 +21,15 @@ from icon_repro.config.load import Config
 from icon_repro.data import candidates, prepare, weights
 from icon_repro.data.options import CandidatesSize
 from icon_repro.data.planner import Planner
-from icon_repro.engine.records import read_json, read_lines
+from icon_repro.engine.records import read_json
 from icon_repro.engine.runtime import Runtime
 from icon_repro.evaluate.held_out import facts
 from icon_repro.evaluate.held_out_measures import FACTS, Facts, cells, names, read_facts
 from icon_repro.evaluate.items import mean
 from icon_repro.evaluate.options import HeldOutRowsJob
 from icon_repro.report.remade import remake
-from icon_repro.report.runs import Line, Row, decoded, lines
-from icon_repro.report.stored import FILE, whole
+from icon_repro.report.rows import FILE, ResultRow, read_result_rows, row_as_stored, row_from
+from icon_repro.report.runs import Line, decoded, lines
 
 TASK = "held_out"
 _FEW = (3, 10)  # response tokens of rows whose part in a difference is shown
@@ -61,7 +61,7 @@ def facts_of(config: Config, work: Path) -> Facts:
     return read_facts(read_json(places["facts"] / FACTS))
 
 
-def measured(rows: Sequence[Row], found: Facts, short_tokens: int) -> list[dict[str, Any]]:
+def measured(rows: Sequence[ResultRow], found: Facts, short_tokens: int) -> list[ResultRow]:
     """The rows with a cell for each measure of the held-out task.
 
     Raises:
@@ -69,7 +69,8 @@ def measured(rows: Sequence[Row], found: Facts, short_tokens: int) -> list[dict[
     """
     made = []
     for row in rows:
-        cell = row["benchmarks"][TASK]
+        stored = row_as_stored(row)
+        cell = stored["benchmarks"][TASK]
         if "weighting" in cell:
             raise ReanalysisError(f"{cell['step']}: has its measures by tokens already; restore {FILE} to do it again.")
         if cell["outcomes"]["ids"] != found.digest:
@@ -78,23 +79,21 @@ def measured(rows: Sequence[Row], found: Facts, short_tokens: int) -> list[dict[
                 f"{found.digest} ({len(found.ids)} rows). Use the data, tokenizer and conf/evaluation/study.yaml that "
                 "it was made with."
             )
-        (part,) = cell["outcomes"]["parts"]
+        (part,) = row.benchmarks[TASK].outcomes.parts
         if abs(mean(cell["outcomes"]) - cell["value"]) > 1e-7:
             raise ReanalysisError(f"{cell['step']}: its NLLs have the mean {mean(cell['outcomes'])}, not its value.")
-        values = dict(zip(found.ids, decoded(part["values"]).tolist(), strict=True))
+        values = dict(zip(found.ids, decoded(part).tolist(), strict=True))
         metrics = {key: value for key, value in cell.items() if key != "outcomes"}
         own = names(TASK, found, short_tokens)
-        made.append(
-            {
-                **row,
-                "tasks": {**row["tasks"], **dict.fromkeys(own, row["tasks"][TASK])},
-                "benchmarks": {**row["benchmarks"], **cells(TASK, values, found, metrics, short_tokens)},
-            }
-        )
+        changed = {
+            "tasks": {**stored["tasks"], **dict.fromkeys(own, stored["tasks"][TASK])},
+            "benchmarks": {**stored["benchmarks"], **cells(TASK, values, found, metrics, short_tokens)},
+        }
+        made.append(row_from({**stored, **changed}))
     return made
 
 
-def shown(rows: Sequence[Row], found: Facts, short_tokens: int) -> list[str]:
+def shown(rows: Sequence[ResultRow], found: Facts, short_tokens: int) -> list[str]:
     """Each method's difference from random: by rows, what few short rows bring of it, and by tokens."""
     sizes = np.asarray(found.tokens, np.float64)
     own = {line.method: _means(line) for line in lines(rows)}
@@ -119,8 +118,8 @@ def _means(line: Line) -> Any:
     """NLL of each row in the order of the ids, over the runs of each selection and then over selections."""
     selections: dict[Any, list[Any]] = {}
     for row in line.rows:
-        values = decoded(row["benchmarks"][TASK]["outcomes"]["parts"][0]["values"])
-        selections.setdefault(row["selection_seed"], []).append(values)
+        values = decoded(row.benchmarks[TASK].outcomes.parts[0])
+        selections.setdefault(row.selection_seed, []).append(values)
     return np.mean([np.mean(runs, axis=0) for runs in selections.values()], axis=0)
 
 
@@ -130,7 +129,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--show", action="store_true", help="print the differences only")
     given = parser.parse_args(arguments)
     config = composed("study_cpu", [])
-    rows = whole([row for _, row in read_lines(given.results / FILE)])
+    rows = read_result_rows(given.results / FILE)
     with tempfile.TemporaryDirectory() as work:
         found = facts_of(config, Path(work))
     short_tokens = config.evaluation.tasks[TASK].short_tokens

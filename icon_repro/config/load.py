@@ -75,11 +75,6 @@ class ExportConfig:
     path: str | None = None  # gets a folder a selection; None: export/<name> in paths.work
 
 
-class MixedVersions(enum.Enum):
-    refuse = "refuse"  # runs of packages of other versions aren't averaged: the cell is missing
-    note = "note"  # they are, and a note says so
-
-
 class Until(enum.Enum):
     select = "select"  # scores and selections only, to compare methods
     evaluate = "evaluate"
@@ -126,10 +121,12 @@ class Config:
     export: ExportConfig = field(default_factory=ExportConfig)
     primary: PrimaryConfig | None = unhashed(None)  # changes what a report opens with, and no result
     published: str | None = unhashed(None)  # folder in paths.experiments with paper_table*.csv, claims.yaml
-    mixed_versions: MixedVersions = unhashed(MixedVersions.refuse)  # among the runs of one method, in a report
     explain: str | None = unhashed(None)  # a cell of a table, for action=report: what it is made of
     action: Action = Action.run
     rehearse: Rehearse = unhashed(Rehearse.none)  # see ``icon_repro.config.rehearse``; what it changes is hashed
+
+
+_REMOVED = {"mixed_versions": "runs of mixed versions are never averaged. Leave it out; the table says which to redo."}
 
 
 def load(data: Mapping[str, Any]) -> Config:
@@ -142,6 +139,8 @@ def load(data: Mapping[str, Any]) -> Config:
         ConfigError: one message with all problems: unknown keys (with the nearest name), types, ranges, combinations.
     """
     problems = unsafe(data)
+    problems += [f"{key}: isn't an option any more: {why}" for key, why in _REMOVED.items() if key in data]
+    data = {key: value for key, value in data.items() if key not in _REMOVED}
     methods = data.get("methods")
     made: dict[str, Any] = {}
     for name, value in methods.items() if isinstance(methods, Mapping) else ():

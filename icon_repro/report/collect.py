@@ -1,8 +1,8 @@
 """Stored results of an experiment as flat rows: what tables and trackers are made from.
 
-In: an Experiment and its store.  Out: one dict a run (method, fraction, seeds) with every benchmark and comparison by a
-judge, the outcomes of their items, the steps that made them, and what selection and tuning cost; and which code,
-packages and sources are behind them.
+In: an Experiment and its store.  Out: a ``ResultRow`` for each run (method, fraction, seeds) with every
+benchmark and comparison by a judge, the outcomes of their items, the steps that made them, and what selection and
+tuning cost; and which code, packages and sources are behind them.
 Holds nothing that differs between two runs of the same steps, and no folder of this machine.
 """
 
@@ -22,9 +22,10 @@ from icon_repro.evaluate.options import TaskKind
 from icon_repro.experiment import Arm, Experiment
 from icon_repro.report import selecting
 from icon_repro.report.checksums import Intact
+from icon_repro.report.rows import ResultRow, row_from
 
 
-def collect(experiment: Experiment, store: Store) -> list[dict[str, Any]]:
+def collect(experiment: Experiment, store: Store) -> list[ResultRow]:
     """One row an arm; a benchmark without a result is named under ``missing`` with the reason, a set of prompts under
     ``unjudged``.
 
@@ -40,13 +41,12 @@ def collect(experiment: Experiment, store: Store) -> list[dict[str, Any]]:
         if store.complete(step)
     }
     rows = [_row(experiment, arm, store, known) for arm in experiment.arms]
-    if experiment.shared_text:
-        for row, found in zip(rows, _shared_text(experiment, store), strict=True):
-            row["shared_text"] = found
-    if any(experiment.shared_selecting.values()):
-        for row, arm in zip(rows, experiment.arms, strict=True):
+    shared = _shared_text(experiment, store) if experiment.shared_text else [None] * len(rows)
+    for row, arm, found in zip(rows, experiment.arms, shared, strict=True):
+        row["shared_text"] = found
+        if any(experiment.shared_selecting.values()):
             row["shared_selecting"] = selecting.of_arm(experiment, arm, store)
-    return rows
+    return [row_from(row, f"results of {row['method']}") for row in rows]
 
 
 def results(experiment: Experiment) -> list[Step]:

@@ -1,13 +1,15 @@
 """How many items of each benchmark share text with the rows that a line's models were tuned on, or that select these.
 
-In: the rows that ``report.collect`` makes.  Out: header and cells, and what they mean.
+In: ``ResultRow``s.  Out: header and cells, and what they mean.
 Known gap: none.
 """
 
 from collections.abc import Sequence
 from statistics import fmean
 
-from icon_repro.report.runs import Row, lines
+from icon_repro.report.cells import MISSING, Cell, Field, about
+from icon_repro.report.rows import ResultRow, SharedText
+from icon_repro.report.runs import lines
 
 _CAPTION = """\
 Contamination: items of each benchmark of which a text (question, passage, choice, ..) shares a run of words with a row
@@ -22,43 +24,45 @@ target for this benchmark; rows of them that a filter left out count too); -: no
 """
 
 
-def known(rows: Sequence[Row]) -> bool:
+def known(rows: Sequence[ResultRow]) -> bool:
     """Whether anything was compared."""
-    return any(one is not None for row in rows for one in (row.get("shared_text") or {}).values())
+    return any(one is not None for row in rows for one in (row.shared_text or {}).values())
 
 
-def table(rows: Sequence[Row]) -> tuple[list[str], list[list[str]]]:
-    """Header and cells; a line for each method and fraction that is tuned."""
-    names = list(dict.fromkeys(name for row in rows for name in row.get("shared_text") or {}))
-    others = list(dict.fromkeys(name for row in rows for name in row.get("shared_selecting") or {}))
-    cells = []
+COLUMNS = ["method", "fraction", "measure", "value", "low", "high", "unit", "runs", "selections", "items", "status"]
+
+
+def table(rows: Sequence[ResultRow]) -> tuple[list[str], list[list[str]], list[dict[str, Field]]]:
+    """Header and cells, a line for each method and fraction that is tuned; and a tidy line for each benchmark."""
+    names = list(dict.fromkeys(name for row in rows for name in row.shared_text or {}))
+    others = list(dict.fromkeys(name for row in rows for name in row.shared_selecting or {}))
+    cells, tidy = [], list[dict[str, Field]]()
     for line in lines(rows):
-        if all(row["steps"]["train"] is None for row in line.rows):
+        if all(row.steps.train is None for row in line.rows):
             continue
-        cell = [line.method, "-" if line.fraction is None else f"{line.fraction:g}"]
-        for name in names:
-            found = [(row.get("shared_text") or {}).get(name) for row in line.rows]
-            there = [one for one in found if one is not None]
-            share = f"{fmean(one['shared'] for one in there):.3g} of {there[0]['items']}" if there else ""
-            cell.append(share if len(there) == len(found) else "missing")
-        cell += [_selecting(line.rows, name) for name in others]
-        cells.append(cell)
-    return ["method", "fraction", *names, *(f"{name}: by selecting rows" for name in others)], cells
+        measured = [_cell(name, [(row.shared_text or {}).get(name) for row in line.rows]) for name in names]
+        for name in others:
+            selecting = [row.shared_selecting or {} for row in line.rows]
+            decided = [counts[name] for counts in selecting if name in counts]
+            title = f"{name}: by selecting rows"
+            measured.append(_cell(title, decided) if decided else Cell(title, "-", "items"))
+        cells.append([line.method, "-" if line.fraction is None else f"{line.fraction:g}", *(m.text for m in measured)])
+        tidy += [{**about(line), **one.tidy()} for one in measured]
+    return ["method", "fraction", *names, *(f"{name}: by selecting rows" for name in others)], cells, tidy
 
 
-def _selecting(rows: Sequence[Row], name: str) -> str:
-    """Items that share text with the rows that select, over a line's runs."""
-    found = [row["shared_selecting"][name] for row in rows if name in (row.get("shared_selecting") or {})]
-    if not found:
-        return "-"
-    there = [one for one in found if one is not None]
-    share = f"{fmean(one['shared'] for one in there):.3g} of {there[0]['items']}" if there else ""
-    return share if len(there) == len(found) else "missing"
+def _cell(name: str, counts: Sequence[SharedText | None]) -> Cell:
+    """The mean over a line's runs of the items that share text."""
+    there = [one for one in counts if one is not None]
+    if len(there) < len(counts):
+        return Cell(name, MISSING, "items")
+    value, items = fmean(one.shared for one in there), there[0].items
+    return Cell(name, f"{value:.3g} of {items}", "items", value, items=items)
 
 
-def caption(rows: Sequence[Row]) -> str:
+def caption(rows: Sequence[ResultRow]) -> str:
     """What sharing means, and of how many items it can't be told."""
-    found = {name: one for row in rows for name, one in (row.get("shared_text") or {}).items() if one}
-    short = [f"{name} {one['too_short']}" for name, one in found.items() if one["too_short"]]
-    below = _CAPTION + (_SELECTING if any(row.get("shared_selecting") for row in rows) else "")
+    found = {name: one for row in rows for name, one in (row.shared_text or {}).items() if one}
+    short = [f"{name} {one.too_short}" for name, one in found.items() if one.too_short]
+    below = _CAPTION + (_SELECTING if any(row.shared_selecting for row in rows) else "")
     return below + (f"Items that are too short to tell: {', '.join(short)}.\n" if short else "")

@@ -16,13 +16,14 @@ from pathlib import Path
 from typing import Any
 
 from icon_repro.engine.artifact import ArtifactError, read_record
-from icon_repro.engine.records import RecordError, read_json, read_lines
+from icon_repro.engine.records import RecordError, read_json
 from icon_repro.engine.schema import nearest
 from icon_repro.report.outputs import PROBLEMS, beside_the_paper
 from icon_repro.report.paper.measures import Results, results_of
 from icon_repro.report.paper.paper_tables import PaperCell
 from icon_repro.report.paper.paper_text import tidy
-from icon_repro.report.runs import Line, Row
+from icon_repro.report.rows import ResultRow, read_result_rows
+from icon_repro.report.runs import Line
 from icon_repro.report.tables import TUNED_ON, grouped, table
 from icon_repro.report.versions import separated
 
@@ -39,7 +40,7 @@ class Explained:
 
     name: str
     shown: Sequence[str]
-    steps: Sequence[tuple[Row, Sequence[str]]] = field(default_factory=list)  # of each run
+    steps: Sequence[tuple[ResultRow, Sequence[str]]] = field(default_factory=list)  # of each run
     settings: Sequence[str] = ()  # keys of the config that bear on it
 
 
@@ -55,15 +56,13 @@ def explain(name: str, folder: Path, work: Path, experiments: Path, say: Callabl
     place = folder if (folder / "metrics.jsonl").is_file() else folder / "incomplete"
     if not (place / "metrics.jsonl").is_file() or not (place / "run.json").is_file():
         raise ExplainError(f"{folder}: holds no metrics.jsonl with run.json. Run the experiment, or action=report.")
-    rows = [row for _, row in read_lines(place / "metrics.jsonl")]
     run = read_json(place / "run.json")
     try:
+        rows = read_result_rows(place / "metrics.jsonl")
         results = results_of(separated(rows, run)[0], run["config"])
         cells = _cells(results, run, experiments)
-    except PROBLEMS as error:
+    except (*PROBLEMS, RecordError) as error:
         raise ExplainError(f"{place}: {error}") from error
-    except KeyError as error:
-        raise ExplainError(f"{place}/metrics.jsonl: of an older version, without {error}; report it anew.") from error
     if name not in cells:
         raise ExplainError(f"explain={name}: no such cell in {place}.{nearest(name, _near(name, cells))}")
     for line in _told(cells[name](), run, place, work):
@@ -101,11 +100,9 @@ def _general(name: str, line: Line, column: str, text: str, names: Sequence[str]
     def made() -> Explained:
         runs = []
         for row in line.rows:
-            own = (
-                [row["benchmarks"][n]["step"] for n in names if n in row["benchmarks"]] if column not in _COSTS else []
-            )
+            own = [row.benchmarks[n].step for n in names if n in row.benchmarks] if column not in _COSTS else []
             runs.append((row, own))
-        lacking = {f"{n}: {row['missing'][n]}" for row in line.rows for n in names if n in row["missing"]}
+        lacking = {f"{n}: {row.missing[n]}" for row in line.rows for n in names if n in row.missing}
         why = [f"missing: {reason}" for reason in sorted(lacking)] if text == "missing" else []
         return Explained(name, [f"shows: {text}", *why], runs, _settings(line.method, names))
 
@@ -129,10 +126,9 @@ def _beside(cell: PaperCell, line: Line | None, tidied: Sequence[str], results: 
     return made
 
 
-def _of(row: Row) -> set[str]:
+def _of(row: ResultRow) -> set[str]:
     """All step folders that a row names."""
-    cells = (*row["benchmarks"].values(), *row["judged"].values())
-    return {cell["step"] for cell in cells} | {step for step in row["steps"].values() if step is not None}
+    return {*row.cell_steps, *(step for step in (row.steps.select, row.steps.train) if step is not None)}
 
 
 def _settings(method: str, names: Sequence[str]) -> list[str]:
@@ -148,15 +144,15 @@ def _told(cell: Explained, run: Mapping[str, Any], place: Path, work: Path) -> l
     data: dict[str, str] = {}
     unknown = []
     for row, steps in cell.steps:
-        seeds = [f"selection seed {row['selection_seed']}"] if row["selection_seed"] is not None else []
-        seeds += [f"seed {row['seed']}"] if row["seed"] is not None else []
+        seeds = [f"selection seed {row.selection_seed}"] if row.selection_seed is not None else []
+        seeds += [f"seed {row.seed}"] if row.seed is not None else []
         lines.append(
-            f"run {row['method']}"
-            + (f" at {row['fraction']:g}" if row["fraction"] is not None else "")
+            f"run {row.method}"
+            + (f" at {row.fraction:g}" if row.fraction is not None else "")
             + "".join(f", {seed}" for seed in seeds)
         )
-        for step in [*(s for s in (row["steps"]["select"], row["steps"]["train"]) if s is not None), *steps]:
-            value = [f", value {one['value']:.6g}" for one in row["benchmarks"].values() if one["step"] == step]
+        for step in [*(s for s in (row.steps.select, row.steps.train) if s is not None), *steps]:
+            value = [f", value {one.value:.6g}" for one in row.benchmarks.values() if one.step == step]
             lines.append(f"  {step}{''.join(value)}")
             lines.append(f"    run id: {experiment}-{step.rpartition('-')[2]}")
             record = _record(work, step)

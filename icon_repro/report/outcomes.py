@@ -6,6 +6,7 @@ Known gap: none.
 
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -39,6 +40,11 @@ class Summary:
     errors: Values  # (runs,)
     weight: float = 1.0
     bounds: tuple[float, float] | None = None
+
+    @property
+    def squared_error(self) -> Any:
+        """Of a mean over runs: the items are the same for each run, so their error doesn't shrink with more runs."""
+        return (self.errors**2).mean(axis=-1)
 
 
 @dataclass(frozen=True, eq=False)

@@ -1,6 +1,6 @@
 """Every table of an experiment, from what its results folder holds: metrics.jsonl and run.json, and published numbers.
 
-In: the rows that ``report.collect`` makes, the content of run.json, the folder with published numbers and claims.
+In: ``ResultRow``s, the content of run.json, the folder with published numbers and claims.
 Out: table, verdicts, judged, contamination (md, csv, tex), tables beside the paper's, claims, metrics.jsonl.
 ``action=report`` writes by this, and ``action=verify`` again: nothing else may decide what a table says.
 Known gap: none.
@@ -18,7 +18,8 @@ from icon_repro.report.paper.paper_tables import PaperTable, paper_tables
 from icon_repro.report.paper.paper_text import write_paper_tables
 from icon_repro.report.paper.published import PublishedError, published_folder, read_published
 from icon_repro.report.rehearsal import undecided
-from icon_repro.report.runs import Row, RunsError
+from icon_repro.report.rows import ResultRow
+from icon_repro.report.runs import RunsError
 from icon_repro.report.statistics import StatsError
 from icon_repro.report.versions import of_pairs, separated, versions_of
 
@@ -32,7 +33,7 @@ class Written:
     notes: Sequence[str]  # what a reader has to know
 
 
-def write_all(rows: Sequence[Row], run: Mapping[str, Any], experiments: Path, folder: Path) -> Written:
+def write_all(rows: Sequence[ResultRow], run: Mapping[str, Any], experiments: Path, folder: Path) -> Written:
     """Write metrics.jsonl and all tables to ``folder``.
 
     Args:
@@ -55,7 +56,7 @@ def write_all(rows: Sequence[Row], run: Mapping[str, Any], experiments: Path, fo
     beside = paper_tables(results, published)
     checked = undecided(check_claims(claims, results), run["config"])
     text, table = tables.write(shown, folder, notes, versions, rows, run["config"].get("primary"))
-    experiment = str(rows[0]["experiment"])
+    experiment = str(rows[0].experiment)
     stale = {path.stem for path in folder.glob("paper_table?.*")} - {f"paper_{one.name}" for one in beside}
     tables.drop(folder, stale if checked else {*stale, "claims"})
     if beside:
@@ -72,20 +73,20 @@ def beside_the_paper(results: Results, run: Mapping[str, Any], experiments: Path
     return paper_tables(results, read_published(source)) if source else []
 
 
-def _check_steps(rows: Sequence[Row], run: Mapping[str, Any]) -> None:
+def _check_steps(rows: Sequence[ResultRow], run: Mapping[str, Any]) -> None:
     """Refuse rows of which another run.json tells: a table would mix configurations."""
     if not rows:
         raise RunsError("no rows: the experiment has no arms. Set methods, base or full.")
     known = set(run["results"])
     for row in rows:
-        if row["experiment"] != run["config"]["name"]:
+        if row.experiment != run["config"]["name"]:
             raise RunsError(
-                f"rows of experiment {row['experiment']!r} beside the config of {run['config']['name']!r}: they aren't "
+                f"rows of experiment {row.experiment!r} beside the config of {run['config']['name']!r}: they aren't "
                 "of one report. Make both anew with action=report."
             )
-        for cell in (*row["benchmarks"].values(), *row["judged"].values()):
-            if cell["step"] not in known:
+        for step in row.cell_steps:
+            if step not in known:
                 raise RunsError(
-                    f"{cell['step']} is in metrics.jsonl and not in run.json: rows of another configuration. Make both "
+                    f"{step} is in metrics.jsonl and not in run.json: rows of another configuration. Make both "
                     "anew with action=report."
                 )

@@ -14,10 +14,12 @@ import json
 import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 from icon_repro.data.rows import Example
 from icon_repro.engine.records import read_json, read_lines
+from icon_repro.report.rows import FILE, ResultRow, read_result_rows
 from icon_repro.report.versions import separated
 
 _VERSION = 1  # of what a page looks like, beside its template, style and script
@@ -98,10 +100,8 @@ def render(folder: Path, made_of: str = "", rows: Mapping[str, Example] | None =
     place = next((found for found in _described(folder) if found.is_file()), None)
     described = read_json(place) if place is not None else {"figures": [], "not_made": []}
     run = _json(folder / "run.json", {})
-    rows_of_runs = (
-        [row for _, row in read_lines(folder / "metrics.jsonl")] if (folder / "metrics.jsonl").is_file() else []
-    )
-    runs, _ = separated(rows_of_runs, run)
+    reported = (folder / "run.json").is_file() and (folder / FILE).is_file()  # metrics of other commands aren't rows
+    runs, _ = separated(read_result_rows(folder / FILE) if reported else [], run)
     shown, left_out = _figures(folder, place.parent if place is not None else folder, described["figures"])
     texts = {path.stem: path.read_text(encoding="utf-8") for path in folder.glob("*.md")}
     order = [*(name for name in _FIRST if name in texts), *sorted(set(texts) - {*_FIRST, _CLAIMS})]
@@ -124,7 +124,7 @@ def render(folder: Path, made_of: str = "", rows: Mapping[str, Example] | None =
         samples=_samples(folder, rows),
         whole=rows is not None,
         costs=_costs(runs),
-        missing=sum(len(row["missing"]) + len(row["unjudged"]) for row in runs),
+        missing=sum(len(row.missing) + len(row.unjudged) for row in runs),
         git=run.get("git", []),
         packages=run.get("packages", {}),
         sources=run.get("sources", {}),
@@ -245,22 +245,26 @@ def _cut(text: str) -> str:
     return text if len(text) <= _TEXT else f"{text[:_TEXT]}… ({len(text) - _TEXT:,} more characters)"
 
 
-def _costs(runs: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+def _costs(runs: Sequence[ResultRow]) -> list[dict[str, Any]]:
     """By method and fraction the tokens and operations of selection, of one tuning, and of all its runs together."""
-    groups: dict[tuple[str, Any], list[Mapping[str, Any]]] = {}
+    groups: dict[tuple[str, float | None], list[ResultRow]] = {}
     for row in runs:
-        groups.setdefault((row["method"], row["fraction"]), []).append(row)
+        groups.setdefault((row.method, row.fraction), []).append(row)
     made = []
     for (method, fraction), own in groups.items():
-        known = [row for row in own if row["selection"] is not None and row["tuning"] is not None]
+        known = [
+            (row.selection_seed, row.selection, row.tuning)
+            for row in own
+            if row.selection is not None and row.tuning is not None
+        ]
         line: dict[str, Any] = {"method": method, "fraction": fraction, "runs": len(own), "known": len(known)}
         if known:
-            selections = {row["selection_seed"]: row["selection"] for row in known}
-            for key in ("tokens", "flops"):
-                line[f"selection_{key}"] = sum(one[key] for one in selections.values()) / len(selections)
-                line[f"tuning_{key}"] = sum(row["tuning"][key] for row in known) / len(known)
-            line["total_flops"] = sum(one["flops"] for one in selections.values()) + sum(
-                row["tuning"]["flops"] for row in known
-            )
+            selections = {seed: selection for seed, selection, _ in known}.values()
+            tunings = [tuning for _, _, tuning in known]
+            line["selection_tokens"] = fmean(one.tokens for one in selections)
+            line["selection_flops"] = fmean(one.flops for one in selections)
+            line["tuning_tokens"] = fmean(one.tokens for one in tunings)
+            line["tuning_flops"] = fmean(one.flops for one in tunings)
+            line["total_flops"] = sum(one.flops for one in (*selections, *tunings))
         made.append(line)
     return made

@@ -10,11 +10,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from icon_repro.config.load import Config
-from icon_repro.engine.records import read_lines
+from icon_repro.engine.records import RecordError
 from icon_repro.engine.schema import plain
 from icon_repro.evaluate.options import TaskKind
 from icon_repro.methods.kinds import repetitions
 from icon_repro.report.estimates import ALPHA, POWER, Estimate, detectable
+from icon_repro.report.rows import FILE, read_result_rows
 from icon_repro.report.runs import RunsError
 from icon_repro.report.statistics import StatsError
 from icon_repro.report.verdicts import Comparison, comparisons, is_primary
@@ -33,11 +34,11 @@ def primary_lines(config: Config, results: Path) -> list[str]:
     """
     assert config.primary is not None
     asked = f"primary: {config.primary.measure}, {' against '.join(config.primary.comparison)}"
-    stored = results / config.name / "metrics.jsonl"
-    rows = [row for _, row in read_lines(stored)] if stored.is_file() else []
+    stored = results / config.name / FILE
     try:
+        rows = read_result_rows(stored) if stored.is_file() else []
         found = [one for one in comparisons(rows) if is_primary(one, plain(config.primary))] if rows else []
-    except (RunsError, StatsError) as error:
+    except (RunsError, StatsError, RecordError) as error:
         return [f"{asked}: what it could see isn't known: {error}"]
     known = [(one, one.found) for one in found if one.found is not None]
     if known:
@@ -55,7 +56,7 @@ def _counts(config: Config) -> tuple[list[int], int]:
 def _from_results(config: Config, asked: str, one: Comparison, found: Estimate) -> str:
     selections, seeds = _counts(config)
     stored = [len(set(line.selections)) for line in (one.method, one.baseline)]
-    known = [len({row["seed"] for row in line.rows}) for line in (one.method, one.baseline)]
+    known = [len({row.seed for row in line.rows}) for line in (one.method, one.baseline)]
     share = sum(1 / n for n in selections) / sum(1 / n for n in stored)
     levels = [(float(found.items), float(found.items_freedom))]
     if found.selections_freedom and max(selections) > 1:

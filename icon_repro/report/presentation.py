@@ -22,6 +22,7 @@ from icon_repro.engine.records import RecordError, checksum, read_json, read_row
 from icon_repro.experiment import Experiment
 from icon_repro.report import page
 from icon_repro.report.paper.paper_figures import PaperFigures, read_paper_figures
+from icon_repro.report.rows import ResultRow, row_as_stored
 
 _VERSION = 3  # of what figures and samples look like
 
@@ -29,7 +30,7 @@ _VERSION = 3  # of what figures and samples look like
 def present(
     experiment: Experiment,
     store: Store,
-    rows: Sequence[Mapping[str, Any]],
+    rows: Sequence[ResultRow],
     folder: Path,
     say: Callable[[str], None],
     paper: Path | None = None,
@@ -44,7 +45,12 @@ def present(
     """
     steps = _behind(experiment, store)
     beside = read_paper_figures(paper, experiment.config.model.name) if paper is not None else PaperFigures()
-    made = [_VERSION, rows, sorted(step.folder for step in steps), dataclasses.asdict(beside)]
+    made = [
+        _VERSION,
+        [row_as_stored(row) for row in rows],
+        sorted(step.folder for step in steps),
+        dataclasses.asdict(beside),
+    ]
     text = json.dumps(made, sort_keys=True, ensure_ascii=True)
     made_of = hashlib.sha256(text.encode()).hexdigest()[:16]
     if not _current(folder, made_of):

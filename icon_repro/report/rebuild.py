@@ -25,6 +25,7 @@ from icon_repro.report.figures.material import NotMade
 from icon_repro.report.intervals import IntervalError
 from icon_repro.report.paper.paper_figures import PaperFigures, read_paper_figures
 from icon_repro.report.paper.published import published_folder
+from icon_repro.report.rows import ResultRow
 from icon_repro.report.versions import separated
 
 PICTURES = (".png", ".svg")
@@ -92,7 +93,7 @@ def copy(folder: Path, made: Path, patterns: Sequence[str]) -> None:
             shutil.copy(path, made / path.name)
 
 
-def figures_of_rows(rows: Sequence[Mapping[str, Any]], run: Mapping[str, Any], experiments: Path, made: Path) -> None:
+def figures_of_rows(rows: Sequence[ResultRow], run: Mapping[str, Any], experiments: Path, made: Path) -> None:
     """Write to ``made`` the points of the figures of a report that its rows alone give.
 
     Raises:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from icon_repro.engine.artifact import file_sha256
-from icon_repro.engine.records import checksum, read_json, read_lines, write_json
+from icon_repro.engine.records import checksum, read_json, write_json
 from icon_repro.report import page
 from icon_repro.report.figures.draw import FigureError, write_figure
 from icon_repro.report.figures.experiment_figures import makers
@@ -21,14 +21,13 @@ from icon_repro.report.intervals import IntervalError
 from icon_repro.report.outputs import write_all
 from icon_repro.report.paper.paper_figures import PaperFigures, read_paper_figures
 from icon_repro.report.paper.published import published_folder
-from icon_repro.report.runs import Row
-from icon_repro.report.stored import FILE
+from icon_repro.report.rows import FILE, ResultRow, read_result_rows
 from icon_repro.report.versions import separated
 
 _SUFFIXES = ("png", "svg", "csv")
 
 
-def remake(folder: Path, experiments: Path, rows: Sequence[Row] | None = None) -> str:
+def remake(folder: Path, experiments: Path, rows: Sequence[ResultRow] | None = None) -> str:
     """Write tables, figures and page of ``folder`` again; returns the tables as text.
 
     Args:
@@ -40,7 +39,7 @@ def remake(folder: Path, experiments: Path, rows: Sequence[Row] | None = None) -
         RunsError, StatsError, PublishedError, ClaimsError: see ``report.outputs``.
     """
     run = read_json(folder / "run.json")
-    found = [row for _, row in read_lines(folder / FILE)] if rows is None else rows
+    found = read_result_rows(folder / FILE) if rows is None else rows
     made = write_all(found, run, experiments, folder)
     if (folder / "figures" / "figures.json").is_file():
         _figures(found, run, experiments, folder)
@@ -48,7 +47,7 @@ def remake(folder: Path, experiments: Path, rows: Sequence[Row] | None = None) -
     return made.text
 
 
-def _figures(rows: Sequence[Row], run: Mapping[str, Any], experiments: Path, folder: Path) -> None:
+def _figures(rows: Sequence[ResultRow], run: Mapping[str, Any], experiments: Path, folder: Path) -> None:
     """Draw what the rows give; texts and checksums of other figures stay."""
     place = folder / "figures"
     described = {key: value for key, value in read_json(place / "figures.json").items() if key != "checksum"}

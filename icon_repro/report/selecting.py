@@ -7,7 +7,7 @@ Known gap: a plan doesn't compare tasks of lm-eval, rows from a hub, or files of
 
 import io
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,7 @@ from icon_repro.engine.runtime import Runtime
 from icon_repro.engine.targets import function_of
 from icon_repro.evaluate.options import SharedTextJob
 from icon_repro.experiment import Arm, Experiment, going_by
+from icon_repro.report.rows import ResultRow
 
 _MOST_BYTES = 20_000_000  # of the files of one comparison that a plan makes
 
@@ -54,7 +55,7 @@ def of_arm(experiment: Experiment, arm: Arm, store: Store) -> dict[str, dict[str
     return found or None
 
 
-def sentences(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+def sentences(rows: Sequence[ResultRow]) -> list[str]:
     """A line for each benchmark of which items share text with the rows that select.
 
     Args:
@@ -62,10 +63,9 @@ def sentences(rows: Sequence[Mapping[str, Any]]) -> list[str]:
     """
     found: dict[str, dict[str, list[str]]] = {}
     for row in rows:
-        for name, one in (row.get("shared_selecting") or {}).items():
-            if one and one["shared"]:
-                methods = found.setdefault(name, {}).setdefault(f"{one['shared']:,} of {one['items']:,}", [])
-                methods.append(row["method"])
+        for name, one in (row.shared_selecting or {}).items():
+            if one and one.shared:
+                found.setdefault(name, {}).setdefault(f"{one.shared:,} of {one.items:,}", []).append(row.method)
     return [
         f"{name}: {count} items share text with the rows that decide the selection of "
         + ", ".join(dict.fromkeys(methods))

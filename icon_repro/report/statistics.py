@@ -107,7 +107,7 @@ def bootstrap(
         one = _by_item(sample, place) - (0.0 if other is None else _by_item(other, place))
         if isinstance(part, Summary):
             errors = [s.parts[place] for s in (sample, other) if s is not None]
-            known = math.sqrt(sum(_squared_error(error) for error in errors if isinstance(error, Summary)))
+            known = math.sqrt(sum(error.squared_error for error in errors if isinstance(error, Summary)))
             total += part.weight * (float(one) + known * generator.standard_normal(draws))
             continue
         sizes = np.ones(one.shape[-1]) if part.sizes is None else part.sizes
@@ -290,7 +290,7 @@ def _items(samples: Sequence[Sample], center: Table) -> tuple[Any, Any, str]:
     for place, part in enumerate(samples[0].parts):
         if isinstance(part, Summary):
             errors = [one for sample in samples if isinstance(one := sample.parts[place], Summary)]
-            found.append((part.weight**2 * sum(_squared_error(one) for one in errors), math.inf))
+            found.append((part.weight**2 * sum(one.squared_error for one in errors), math.inf))
             continue
         items = shares_of(part)
         shares = summed(items, part)
@@ -370,11 +370,6 @@ def _by_item(sample: Sample, place: int) -> Any:
     labels = list(dict.fromkeys(sample.selections))
     groups = [[run for run, own in enumerate(sample.selections) if own == label] for label in labels]
     return np.mean([part.values.take(group, axis=axis).mean(axis=axis) for group in groups], axis=0)
-
-
-def _squared_error(part: Summary) -> Any:
-    """Of a mean over runs: the items are the same for each run, so their error doesn't shrink with more runs."""
-    return (part.errors**2).mean(axis=-1)
 
 
 def _purged(parts: Sequence[tuple[Any, Any, float]], held: Any) -> tuple[Any, Any]:

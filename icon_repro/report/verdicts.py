@@ -1,11 +1,12 @@
 """The verdicts of an experiment: each method against its controls of the same fraction, the primary comparison first.
 
-In: the rows that ``report.collect`` makes; the primary comparison as the experiment's config names it.
-Out: text of verdicts.md, cells of verdicts.csv.
+In: ``ResultRow``s; the primary comparison as the experiment's config names it.
+Out: text of verdicts.md, numbers of verdicts.csv.
 Controls: ``random``; random draws with the response lengths of one method, which that method alone is compared with;
 and ``longest``. Measures: the average of the benchmarks, and each one of which lower is better. The primary comparison
-was set beforehand and isn't corrected; all others are exploratory, their p values adjusted over all comparisons of a
-measure (Holm), and so is the smallest detectable difference (its first step, alpha / comparisons).
+was set beforehand and is corrected over fractions only, where it names none of several; all others are exploratory,
+their p values adjusted over all comparisons of a measure (Holm), and so is the smallest detectable difference (its
+first step, alpha / comparisons).
 A verdict on an average is over items within benchmarks, and says so where the p value with benchmarks drawn whole
 doesn't bear it out.
 Known gap: none.
@@ -16,15 +17,29 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from icon_repro.report.cells import MISSING, Field, about, lower_unit
 from icon_repro.report.estimates import ALPHA, POWER, Estimate
-from icon_repro.report.runs import RANDOM, Contrasts, Line, Row, averaged, grouped_items, lines, lower, single_groups
+from icon_repro.report.rows import ResultRow
+from icon_repro.report.runs import (
+    AS_IT_IS,
+    RANDOM,
+    Contrasts,
+    Line,
+    averaged,
+    grouped_items,
+    lines,
+    lower,
+    single_groups,
+)
 from icon_repro.report.statistics import Verdict, holm, verdict
 
 BASELINES = (RANDOM, "longest")
-_AS_IT_IS = ("base", "full")  # nothing is selected
 
 HEADER = ["role", "measure", "method", "fraction", "runs", "against", "its runs", "difference", "95 % interval"]
 HEADER += ["p (Holm)", "verdict", "detectable", "p by benchmark (Holm)"]
+COLUMNS = ["role", "measure", "unit", "method", "fraction", "runs", "selections", "against", "against runs"]
+COLUMNS += ["against selections", "difference", "low", "high", "p", "p holm", "verdict", "only about"]
+COLUMNS += ["detectable", "detectable low", "detectable high", "p by benchmark holm"]
 
 
 @dataclass(frozen=True)
@@ -40,7 +55,7 @@ class Comparison:
     across: Estimate | None = None  # as ``found``, with benchmarks drawn whole; None where there is one task alone
 
 
-def comparisons(rows: Sequence[Row]) -> list[Comparison]:
+def comparisons(rows: Sequence[ResultRow]) -> list[Comparison]:
     """All comparisons, by measure."""
     made = lines(rows)
     contrasts = Contrasts(made)
@@ -58,7 +73,7 @@ def comparisons(rows: Sequence[Row]) -> list[Comparison]:
 
 def _compared(line: Line, other: Line) -> bool:
     """Whether ``other`` is a control of ``line``; controls are compared once, the later with the earlier."""
-    if line.method in (*_AS_IT_IS, RANDOM) or line.fraction != other.fraction or line is other:
+    if line.method in (*AS_IT_IS, RANDOM) or line.fraction != other.fraction or line is other:
         return False
     if other.method == RANDOM:
         return True
@@ -75,58 +90,145 @@ def is_primary(one: Comparison, primary: Mapping[str, Any] | None) -> bool:
     return asked == (one.measure, (one.method.method, one.baseline.method), one.method.fraction)
 
 
+@dataclass(frozen=True)
+class Adjusted:
+    """A comparison with its p values, corrected for the others of its measure if it is exploratory."""
+
+    comparison: Comparison
+    role: str  # primary or exploratory
+    count: int  # comparisons that are corrected for
+    p: float | None  # None where a result is missing
+    p_across: float | None  # with benchmarks drawn whole
+
+
+def adjusted(found: Sequence[Comparison], primary: Mapping[str, Any] | None = None) -> list[Adjusted]:
+    """All comparisons with their p values, the primary one first.
+
+    Exploratory ones are corrected over the comparisons of their measure. The primary comparison stands by itself; a
+    primary comparison that names no fraction is one at each fraction of the experiment, corrected over these.
+    """
+    first = [one for one in found if is_primary(one, primary)]
+    others = [one for one in found if not is_primary(one, primary)]
+    made = _corrected(first, "primary")
+    for measure in dict.fromkeys(comparison.measure for comparison in others):
+        made += _corrected([comparison for comparison in others if comparison.measure == measure], "exploratory")
+    return made
+
+
+def _corrected(family: Sequence[Comparison], role: str) -> list[Adjusted]:
+    """The comparisons of one family, with p values after Holm's correction over those that have results."""
+    done = [comparison.found for comparison in family if comparison.found is not None]
+    p_values = iter(holm([estimate.p_value() for estimate in done]))
+    across = iter(holm([one.across.p_value() for one in family if one.across is not None]))
+    return [
+        Adjusted(
+            one,
+            role,
+            len(done),
+            None if one.found is None else next(p_values),
+            None if one.across is None else next(across),
+        )
+        for one in family
+    ]
+
+
 def table(found: Sequence[Comparison], primary: Mapping[str, Any] | None = None) -> tuple[list[str], list[list[str]]]:
     """Header and cells, the primary comparison first."""
-    cells = [_cells(one, "primary", 1, None, None) for one in found if is_primary(one, primary)]
-    others = [one for one in found if not is_primary(one, primary)]
-    for measure in dict.fromkeys(comparison.measure for comparison in others):
-        own = [comparison for comparison in others if comparison.measure == measure]
-        done = [comparison.found for comparison in own if comparison.found is not None]
-        adjusted = iter(holm([estimate.p_value() for estimate in done]))
-        across = iter(holm([one.across.p_value() for one in own if one.across is not None]))
-        for one in own:
-            p = next(adjusted) if one.found is not None else None
-            cells.append(_cells(one, "exploratory", len(done), p, next(across) if one.across is not None else None))
-    return list(HEADER), cells
+    return list(HEADER), [_cells(one) for one in adjusted(found, primary)]
 
 
-def _cells(one: Comparison, role: str, count: int, p: float | None, whole: float | None) -> list[str]:
-    """A line of the table; without p values those of this comparison alone."""
-    cell = [role, one.measure, one.method.method, f"{one.method.fraction:g}", str(one.method.runs)]
-    cell += [one.baseline.method, str(one.baseline.runs)]
-    estimate = one.found
+def tidy(found: Sequence[Comparison], primary: Mapping[str, Any] | None = None) -> list[dict[str, Field]]:
+    """The same as numbers, a line for each comparison, with ``COLUMNS``; p values are uncorrected and corrected ones.
+
+    A primary comparison isn't corrected: both are the same. ``only about``: what a verdict doesn't reach beyond.
+    """
+    return [_numbered(one) for one in adjusted(found, primary)]
+
+
+def _unit(one: Comparison) -> str:
+    return "points" if one.scale == 100 else lower_unit(one.method, one.measure)
+
+
+def _numbered(one: Adjusted) -> dict[str, Field]:
+    comparison, estimate = one.comparison, one.comparison.found
+    sides = [about(line) for line in (comparison.method, comparison.baseline)]
+    line: dict[str, Field] = {
+        "role": one.role,
+        "measure": comparison.measure,
+        **sides[0],
+        "against": comparison.baseline.method,
+        **{f"against {key}": sides[1][key] for key in ("runs", "selections")},
+        "unit": _unit(comparison),
+    }
     if estimate is None:
-        return [*cell, *["missing"] * (len(HEADER) - len(cell))]
-    p = estimate.p_value() if p is None else p
-    whole = one.across.p_value() if whole is None and one.across is not None else whole
-    digits = 2 if one.scale == 100 else 4
-    low, high = (one.scale * float(end) for end in estimate.interval())
-    cell.append(f"{one.scale * estimate.value:+.{digits}f}")
+        return {**line, "verdict": MISSING}
+    line["difference"] = round(comparison.scale * float(estimate.value), 12)  # equal means leave the last bits
+    if not math.isfinite(estimate.half_width()) or one.p is None:
+        return {**line, "verdict": Verdict.lacking.value}
+    low, high = (comparison.scale * float(end) for end in estimate.interval())
+    says = _says(one)
+    least = estimate.detectable(ALPHA / one.count)
+    across = comparison.across
+    known = across is not None and math.isfinite(across.half_width())
+    return {
+        **line,
+        "low": low,
+        "high": high,
+        "p": estimate.p_value(),
+        "p holm": one.p,
+        "verdict": says.value,
+        "only about": "" if says is Verdict.undecided else " and ".join(_limits(one)),
+        "detectable": comparison.scale * least.value,
+        "detectable low": comparison.scale * least.low,
+        "detectable high": comparison.scale * least.high,
+        "p by benchmark holm": one.p_across if known else None,
+    }
+
+
+def _cells(one: Adjusted) -> list[str]:
+    """A line of the table."""
+    comparison, estimate = one.comparison, one.comparison.found
+    method, baseline = comparison.method, comparison.baseline
+    cell = [one.role, comparison.measure, method.method, f"{method.fraction:g}", str(method.runs)]
+    cell += [baseline.method, str(baseline.runs)]
+    if estimate is None or one.p is None:
+        return [*cell, *[MISSING] * (len(HEADER) - len(cell))]
+    scale, digits = comparison.scale, 2 if comparison.scale == 100 else 4
+    low, high = (scale * float(end) for end in estimate.interval())
+    cell.append(f"{scale * estimate.value:+.{digits}f}")
     if not math.isfinite(estimate.half_width()):
         return [*cell, "not enough", "-", Verdict.lacking.value, "-", "-"]
-    cell += [f"[{low:+.{digits}f}, {high:+.{digits}f}]", _p(p), said(one, p, whole)]
-    least = estimate.detectable(ALPHA / count)
-    cell.append(" ".join(_numbers(one.scale, digits, least.value, least.low, least.high)))
-    known = one.across is not None and math.isfinite(one.across.half_width())
-    return [*cell, "-" if whole is None else _p(whole) if known else "not enough"]
+    cell += [f"[{low:+.{digits}f}, {high:+.{digits}f}]", _p(one.p), said(one)]
+    least = estimate.detectable(ALPHA / one.count)
+    cell.append(" ".join(_numbers(scale, digits, least.value, least.low, least.high)))
+    known = comparison.across is not None and math.isfinite(comparison.across.half_width())
+    return [*cell, "-" if one.p_across is None else _p(one.p_across) if known else "not enough"]
 
 
 def _numbers(scale: int, digits: int, value: float, low: float, high: float) -> list[str]:
     return [f"{scale * value:.{digits}f}", f"({scale * low:.{digits}f} to {scale * high:.{digits}f})"]
 
 
-def said(one: Comparison, p: float, whole: float | None) -> str:
-    """The verdict, with what it is about only, if that is less than other items, selections and seeds.
-
-    Args:
-        p, whole: by items and with benchmarks drawn whole (None: there is one alone), adjusted.
-    """
-    assert one.found is not None
-    says = verdict((1 if one.scale == 100 else -1) * one.found.value, p)
+def said(one: Adjusted) -> str:
+    """The verdict, with what it is about only, if that is less than other items, selections and seeds."""
+    says = _says(one)
     if says is Verdict.undecided:
         return says.value
-    limits = list(one.found.limits) + (["these benchmarks"] if whole is not None and whole >= ALPHA else [])
+    limits = _limits(one)
     return f"{says.value} ({' and '.join(limits)} only)" if limits else says.value
+
+
+def _says(one: Adjusted) -> Verdict:
+    comparison = one.comparison
+    assert comparison.found is not None and one.p is not None, "asked of comparisons with results"
+    return verdict((1 if comparison.scale == 100 else -1) * comparison.found.value, one.p)
+
+
+def _limits(one: Adjusted) -> list[str]:
+    """What a verdict that isn't undecided is about only."""
+    assert one.comparison.found is not None, "asked of comparisons with results"
+    limits = list(one.comparison.found.limits)
+    return [*limits, *(["these benchmarks"] if one.p_across is not None and one.p_across >= ALPHA else [])]
 
 
 def _p(value: float) -> str:
@@ -141,18 +243,19 @@ def opening(found: Sequence[Comparison], primary: Mapping[str, Any] | None) -> s
     asked = (
         f"**Primary outcome, set beforehand**: {primary['measure']}, {names}, unit of replication: {primary['unit']}."
     )
-    done = [one for one in found if is_primary(one, primary)]
-    if not done or any(one.found is None for one in done):
+    done = [one for one in adjusted(found, primary) if one.role == "primary"]
+    if not done or any(one.comparison.found is None for one in done):
         return f"{asked} Its results are missing."
     says = []
     for one in done:
-        cell = dict(zip(HEADER, _cells(one, "primary", 1, None, None), strict=True))
+        cell = dict(zip(HEADER, _cells(one), strict=True))
         at = f" at fraction {cell['fraction']}" if len(done) > 1 else ""
         if cell["verdict"] == Verdict.lacking.value:
-            says.append(f"The data{at} aren't enough for a verdict ({_why(one)}).")
+            says.append(f"The data{at} aren't enough for a verdict ({_why(one.comparison)}).")
             continue
         says.append(
-            f"{cell['method']}{at}: {cell['verdict']}, difference {cell['difference']} {cell['95 % interval']}, p = "
+            f"{cell['method']}{at}: {cell['verdict']}, difference in {_unit(one.comparison)} {cell['difference']} "
+            f"{cell['95 % interval']}, p = "
             f"{cell['p (Holm)']}; {cell['detectable']} could have been found with probability {POWER}."
         )
     return " ".join([asked, *says])
@@ -163,7 +266,7 @@ def _why(one: Comparison) -> str:
     return one.found.lacking or "outcomes don't vary"
 
 
-def caption(rows: Sequence[Row], found: Sequence[Comparison], primary: Mapping[str, Any] | None = None) -> str:
+def caption(rows: Sequence[ResultRow], found: Sequence[Comparison], primary: Mapping[str, Any] | None = None) -> str:
     """How to read the table, and which control isn't there."""
     made = lines(rows)
     text = [
@@ -183,6 +286,11 @@ def caption(rows: Sequence[Row], found: Sequence[Comparison], primary: Mapping[s
         own = [comparison for comparison in found if comparison.measure == measure]
         done = [one for one in own if one.found is not None]
         text.append(f"- {measure}: {len(own)} comparisons, {len(done)} with results")
+        if lent := sum(_borrows(one) for one in done):
+            text.append(
+                f"- {measure}: in {lent} of {len(done)} comparisons a method has one selection and is taken to vary as "
+                "another's selections do, which one selection can't show"
+            )
         for limit in dict.fromkeys(limit for one in done if one.found for limit in one.found.limits):
             count = sum(limit in one.found.limits for one in done if one.found)
             names = "all comparisons" if count == len(done) else f"{count} of {len(done)} comparisons"
@@ -193,7 +301,13 @@ def caption(rows: Sequence[Row], found: Sequence[Comparison], primary: Mapping[s
     return "\n".join([*text, *_absent(made)]) + "\n"
 
 
-def _of_groups(rows: Sequence[Row], measure: str, names: Sequence[str]) -> list[str]:
+def _borrows(one: Comparison) -> bool:
+    """Whether a method's variance between selections is another's."""
+    known = one.found is not None and one.found.selections_freedom != 0
+    return known and any(len(set(line.selections)) == 1 for line in (one.method, one.baseline))
+
+
+def _of_groups(rows: Sequence[ResultRow], measure: str, names: Sequence[str]) -> list[str]:
     """What a reader has to know of the groups of a measure's items."""
     if names != [measure]:
         return []
@@ -209,7 +323,7 @@ def _of_groups(rows: Sequence[Row], measure: str, names: Sequence[str]) -> list[
 
 def _absent(made: Sequence[Line]) -> list[str]:
     text = []
-    fractions = dict.fromkeys(line.fraction for line in made if line.method not in _AS_IT_IS)
+    fractions = dict.fromkeys(line.fraction for line in made if line.method not in AS_IT_IS)
     for name in BASELINES:
         for fraction in fractions:
             if not any(line.method == name and line.fraction == fraction for line in made):
@@ -218,7 +332,7 @@ def _absent(made: Sequence[Line]) -> list[str]:
 
 
 def document(
-    rows: Sequence[Row], found: Sequence[Comparison], primary: Mapping[str, Any] | None, notes: str, markdown: Any
+    rows: Sequence[ResultRow], found: Sequence[Comparison], primary: Mapping[str, Any] | None, notes: str, markdown: Any
 ) -> str:
     """verdicts.md: the primary comparison, then, so headed, the exploratory ones.
 

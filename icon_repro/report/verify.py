@@ -19,11 +19,11 @@ from icon_repro.engine.records import RecordError, read_json, read_lines
 from icon_repro.report import outputs as written
 from icon_repro.report import page
 from icon_repro.report import rebuild as rebuilt
+from icon_repro.report.rows import ResultRow, read_result_rows
 
 RELEASED = Path("../shared/data")  # where the authors' released selections are looked for
 _ROWS, _RUN, _PAGE = "metrics.jsonl", "run.json", "index.html"
-_ROW = {"experiment", "method", "benchmarks", "steps"}  # fields that a row of a report had from the first version on
-_NEEDED = {"tasks", "judged", "unjudged", "selection_seed"}  # and later ones
+_ROW = {"experiment", "method", "benchmarks", "steps"}  # fields that tell a row of a report
 _OF_ROWS = {"table", "verdicts", "held_out", "judged", "contamination", "claims"}
 _TEXTS = (".md", ".csv", ".tex")
 _LONGEST = 160  # characters of a line that is shown
@@ -79,8 +79,7 @@ def _result(path: Path) -> bool:
 
 def _of_other(folder: Path, places: tuple[Path, Path, Path], found: Verified, *, quick: bool) -> None:
     """A folder of another command than a report."""
-    rows = _rows(folder, found) if (folder / _ROWS).is_file() else []
-    if rows and set(rows[0]) >= _ROW:
+    if _of_report(folder / _ROWS):
         found.differences.append(f"{folder}: rows without {_RUN}; make both anew with action=report")
         return
     try:
@@ -131,7 +130,7 @@ def _too_many(folder: Path, known: set[str], found: Verified) -> None:
 def _figures(folder: Path, experiments: Path, found: Verified) -> None:
     """The points of a report's figures, as far as its rows give them."""
     rows = _rows(folder.parent, found)
-    if not rows or _NEEDED - set(rows[0]):
+    if not rows:
         return  # said of the report itself
     with tempfile.TemporaryDirectory() as temporary:
         made = Path(temporary)
@@ -162,12 +161,6 @@ def _folder(folder: Path, experiments: Path, found: Verified) -> None:
     rows = _rows(folder, found)
     if not rows:
         return
-    if lacking := sorted(_NEEDED - set(rows[0])):
-        found.differences.append(
-            f"{folder}/{_ROWS}: of an older version, which kept no {', '.join(lacking)}: its tables can't be made "
-            "again. Run and report it anew."
-        )
-        return
     with tempfile.TemporaryDirectory() as temporary:
         made = Path(temporary)
         try:
@@ -191,9 +184,17 @@ def _folder(folder: Path, experiments: Path, found: Verified) -> None:
             found.not_covered.append(f"{path}: needs more than the rows; its own command makes it")
 
 
-def _rows(folder: Path, found: Verified) -> list[dict[str, Any]]:
+def _of_report(path: Path) -> bool:
+    """Whether a metrics.jsonl holds rows of a report: other commands write other lines."""
     try:
-        rows = [row for _, row in read_lines(folder / _ROWS)]
+        return any(set(line) >= _ROW for _, line in itertools.islice(read_lines(path), 1)) if path.is_file() else False
+    except RecordError:
+        return False
+
+
+def _rows(folder: Path, found: Verified) -> list[ResultRow]:
+    try:
+        rows = read_result_rows(folder / _ROWS)
     except RecordError as error:
         found.differences.append(str(error))
         return []

@@ -1,31 +1,30 @@
 """Results of mixed versions: the runs of one method aren't averaged over them, and compared methods are marked.
 
-In: rows of runs; ``made_with`` and ``mixed_versions`` of run.json (``report.versions``).
+In: ``ResultRow``s; ``made_with`` of run.json, which ``made_with`` here makes.
 Out: rows in which cells of mixed versions are missing, with the reason; notes below tables.
 What counts are the packages that compute (``report.versions``) by major and minor version, stage by stage: a training
 under one version that another evaluates is fine where all runs are so. Devices are only noted.
 Versions of this project's own stages need no look here: they are in the fingerprints that cells resolve to.
-Known gap: results of before ``made_with`` was stored say nothing of their cells' versions, and are averaged; the note
-on the experiment's packages is all there is.
+Known gap: none.
 """
 
 import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from icon_repro.engine.artifact import Step, Store, ancestors
 from icon_repro.experiment import Experiment
 from icon_repro.report.collect import results
-from icon_repro.report.runs import Line, Row, lines
-from icon_repro.report.stored import whole
+from icon_repro.report.rows import ResultRow
+from icon_repro.report.runs import Line, lines
 
 DEVICE = "device"
 MIXED = "mixed versions: "  # begins the reason of a cell that is missing for them
 AND = " and "  # between several versions behind one cell
 _NAMED = 4  # runs whose folders a note names
-_PARTS = (("benchmarks", "missing"), ("judged", "unjudged"))
+_BENCHMARKS, _JUDGED = "benchmarks", "judged"  # parts of a row
 _WORDS = {"train": "trained", "evaluate": "evaluated", "judge": "judged"}
 
 Facts = Mapping[tuple[str, str], str]  # (stage, package) -> version
@@ -58,60 +57,78 @@ def versions_of(run: Mapping[str, Any]) -> Versions | None:
     return Versions(by_step, others)
 
 
-def separated(rows: Sequence[Row], run: Mapping[str, Any]) -> tuple[list[Row], list[str]]:
+def separated(rows: Sequence[ResultRow], run: Mapping[str, Any]) -> tuple[list[ResultRow], list[str]]:
     """The rows, without the cells that may not be averaged; and notes that say which these are.
 
     Args:
-        run: the content of run.json; ``mixed_versions`` of its config says whether cells are left out or only noted.
+        run: the content of run.json.
 
     Raises:
         RunsError: runs that can't be averaged for another reason.
-        RecordError: a stored row refers to another that isn't there.
     """
-    rows, versions = whole(rows), versions_of(run)
+    versions = versions_of(run)
     if versions is None:
-        return rows, []
-    refuse = run["config"]["mixed_versions"] == "refuse"
-    refused: dict[int, dict[str, dict[str, str]]] = {}  # id of a row -> part -> name -> reason
+        return list(rows), []
+    refused: dict[tuple[int, str], dict[str, str]] = {}  # id of a row, part -> name -> reason
     notes = []
     for line in lines(rows):
         devices: dict[str, None] = {}
-        for part, _ in _PARTS:
-            found: dict[str, tuple[list[Row], list[str]]] = {}
-            for name in dict.fromkeys(name for row in line.rows for name in row[part]):
-                own = [row for row in line.rows if name in row[part]]
-                facts = [versions.of(row[part][name]["step"]) for row in own]
-                if text := _differing(own, facts, device=True):
-                    devices[text] = None
-                if text := _differing(own, facts, device=False):
-                    found.setdefault(text, (_odd(own, facts), []))[1].append(name)
-            for text, (again, names) in found.items():
+        for part in (_BENCHMARKS, _JUDGED):
+            for text, (again, names) in _mixed(line, part, versions, devices).items():
                 redo = ", ".join(_seeds(row) for row in again)
-                if not refuse:
-                    notes.append(f"{line.label}, {', '.join(names)}: {text}; averaged, as mixed_versions=note says")
-                    continue
                 notes.append(
                     f"missing: {line.label} {', '.join(names)}: {MIXED}{text}, not averaged. Redo {redo} with the "
-                    f"versions of the others: delete {_folders(again, part, text)} in the work folder and run again; "
-                    "or set mixed_versions=note"
+                    f"versions of the others: delete {_folders(again, part, text)} in the work folder and run again"
                 )
                 for row in line.rows:
-                    own_reasons = refused.setdefault(id(row), {}).setdefault(part, {})
-                    own_reasons |= {name: f"{MIXED}{text}; redo {redo}" for name in names if name in row[part]}
+                    reasons = refused.setdefault((id(row), part), {})
+                    reasons |= {name: f"{MIXED}{text}; redo {redo}" for name in names if name in _cell_steps(row, part)}
         notes += [f"{line.label}: {text}" for text in devices]
-    return [_without(row, refused[id(row)]) if id(row) in refused else row for row in rows], notes
+    return [
+        _without(row, refused.get((id(row), _BENCHMARKS), {}), refused.get((id(row), _JUDGED), {})) for row in rows
+    ], notes
 
 
-def _without(row: Row, refused: Mapping[str, Mapping[str, str]]) -> Row:
-    changed = dict(row)
-    for part, lacking in _PARTS:
-        if part in refused:
-            changed[part] = {name: cell for name, cell in row[part].items() if name not in refused[part]}
-            changed[lacking] = {**row[lacking], **refused[part]}
-    return changed
+def _mixed(
+    line: Line, part: str, versions: Versions, devices: dict[str, None]
+) -> dict[str, tuple[list[ResultRow], list[str]]]:
+    """What differs between the runs of a line -> the runs to be done again, and the cells that it concerns.
+
+    Args:
+        devices: gets what differs in the kind of device, which is noted only.
+    """
+    found: dict[str, tuple[list[ResultRow], list[str]]] = {}
+    for name in dict.fromkeys(name for row in line.rows for name in _cell_steps(row, part)):
+        rows = [row for row in line.rows if name in _cell_steps(row, part)]
+        facts = [versions.of(_cell_steps(row, part)[name]) for row in rows]
+        if text := _differing(rows, facts, device=True):
+            devices[text] = None
+        if text := _differing(rows, facts, device=False):
+            found.setdefault(text, (_odd(rows, facts), []))[1].append(name)
+    return found
 
 
-def _differing(rows: Sequence[Row], facts: Sequence[Facts], *, device: bool) -> str:
+def _cell_steps(row: ResultRow, part: str) -> dict[str, str]:
+    """Folder of the step behind each cell of a part."""
+    if part == _BENCHMARKS:
+        return {name: cell.step for name, cell in row.benchmarks.items()}
+    return {name: cell.step for name, cell in row.judged.items()}
+
+
+def _without(row: ResultRow, benchmarks: Mapping[str, str], judged: Mapping[str, str]) -> ResultRow:
+    """``row`` without the cells that are named, each with the reason why it isn't shown."""
+    if not benchmarks and not judged:
+        return row
+    return replace(
+        row,
+        benchmarks={name: cell for name, cell in row.benchmarks.items() if name not in benchmarks},
+        missing={**row.missing, **benchmarks},
+        judged={name: cell for name, cell in row.judged.items() if name not in judged},
+        unjudged={**row.unjudged, **judged},
+    )
+
+
+def _differing(rows: Sequence[ResultRow], facts: Sequence[Facts], *, device: bool) -> str:
     """``trained with torch 2.11 (s0), 2.13 (s1, s2)`` for what differs between runs of one cell; empty if nothing."""
     said: dict[str, list[str]] = {}  # versions -> stages
     for stage, name in _keys(facts, device=device):
@@ -134,10 +151,10 @@ def _keys(facts: Sequence[Facts], *, device: bool) -> list[tuple[str, str]]:
     return [key for key, found in values.items() if len(found) > 1 and (key[1] == DEVICE) == device]
 
 
-def _odd(rows: Sequence[Row], facts: Sequence[Facts]) -> list[Row]:
+def _odd(rows: Sequence[ResultRow], facts: Sequence[Facts]) -> list[ResultRow]:
     """The runs to be done again: all but the largest group of the same versions; of equal ones the newest stays."""
     keys = _keys(facts, device=False)
-    groups: dict[tuple[str, ...], list[Row]] = {}
+    groups: dict[tuple[str, ...], list[ResultRow]] = {}
     for row, own in zip(rows, facts, strict=True):
         groups.setdefault(tuple(own.get(key, "") for key in keys), []).append(row)
     kept = max(groups, key=lambda values: (len(groups[values]), [_order(value) for value in values]))
@@ -148,21 +165,21 @@ def _order(version: str) -> list[int]:
     return [int(number) for number in re.findall(r"\d+", version)]
 
 
-def _seeds(row: Row) -> str:
+def _seeds(row: ResultRow) -> str:
     """``s0``, or ``r1/s0`` with a selection seed."""
-    repeat = f"r{row['selection_seed']}/" if row["selection_seed"] is not None else ""
-    return f"{repeat}s{row['seed']}"
+    repeat = f"r{row.selection_seed}/" if row.selection_seed is not None else ""
+    return f"{repeat}s{row.seed}"
 
 
-def _folders(rows: Sequence[Row], part: str, text: str) -> str:
+def _folders(rows: Sequence[ResultRow], part: str, text: str) -> str:
     """What to delete so that the cells of ``rows`` are made again: a training with all that was made of it."""
     found = []
     for row in rows[:_NAMED]:
-        name = str(row["steps"]["train"]).partition("/")[2].rpartition("-")[0]
+        name = str(row.steps.train).partition("/")[2].rpartition("-")[0]
         trained = _WORDS["train"] in text
         found += [f"train/{name}-*"] if trained else []
-        found += [f"evaluate/{name}-*"] if trained or part == "benchmarks" else []
-        found += [f"judge/*-{name}-*"] if (trained and (row["judged"] or row["unjudged"])) or part == "judged" else []
+        found += [f"evaluate/{name}-*"] if trained or part == _BENCHMARKS else []
+        found += [f"judge/*-{name}-*"] if (trained and (row.judged or row.unjudged)) or part == _JUDGED else []
     more = len(rows) - _NAMED
     return ", ".join(found) + (f" and the same of the other {more}" if more > 0 else "")
 
@@ -171,16 +188,17 @@ def _together(versions: Versions, line: Line, part: str, names: Sequence[str]) -
     """What made the cells of a line."""
     found: dict[tuple[str, str], set[str]] = {}
     for row in line.rows:
+        steps = _cell_steps(row, part)
         for name in names:
-            if name in row[part]:
-                for key, value in versions.of(row[part][name]["step"]).items():
+            if name in steps:
+                for key, value in versions.of(steps[name]).items():
                     found.setdefault(key, set()).update(value.split(AND))
     return {key: AND.join(sorted(values, key=_order)) for key, values in found.items()}
 
 
 def compared(versions: Versions, one: Line, other: Line, names: Sequence[str]) -> str | None:
     """A note if the benchmarks of two lines weren't made with the same versions; None if they were."""
-    first, second = (_together(versions, line, "benchmarks", names) for line in (one, other))
+    first, second = (_together(versions, line, _BENCHMARKS, names) for line in (one, other))
     keys = [key for key in first if key in second and first[key] != second[key]]
     if not keys:
         return None
@@ -204,14 +222,14 @@ def of_pairs(versions: Versions, found: Sequence[tuple[Line, Line, Sequence[str]
     return list(dict.fromkeys(note for note in notes if note is not None))
 
 
-def of_judged(versions: Versions, rows: Sequence[Row]) -> list[str]:
+def of_judged(versions: Versions, rows: Sequence[ResultRow]) -> list[str]:
     """Notes on comparisons by a judge in which one side was made with other versions than the other."""
     notes: dict[str, None] = {}
     for line in lines(rows):
-        for name in dict.fromkeys(name for row in line.rows for name in row["judged"]):
-            facts = _together(versions, line, "judged", [name])
+        for name in dict.fromkeys(name for row in line.rows for name in row.judged):
+            facts = _together(versions, line, _JUDGED, [name])
             if several := [f"{_WORDS[s]} with {p} {v}" for (s, p), v in facts.items() if AND in v and s != "judge"]:
-                against = AND.join(dict.fromkeys(str(row["judged"][name]["against"]) for row in line.rows))
+                against = AND.join(dict.fromkeys(row.judged[name].against for row in line.rows))
                 notes[f"other versions: {line.label} and {against}: {'; '.join(several)}"] = None
     return list(notes)
 

@@ -21,6 +21,7 @@ from icon_repro.engine.artifact import Step, Store, ancestors
 from icon_repro.engine.records import read_json, read_lines
 from icon_repro.engine.tracking import Logged, TrackedRun, Upload, send
 from icon_repro.experiment import Experiment
+from icon_repro.report.rows import ResultRow
 
 _FINISHED = "finished"
 _LONGEST = 128  # characters of an id and of an artifact's name
@@ -41,7 +42,7 @@ def log_experiment(
     experiment: Experiment,
     store: Store,
     settings: Mapping[str, Any],
-    rows: Sequence[Mapping[str, Any]],
+    rows: Sequence[ResultRow],
     table: tuple[list[str], list[list[str]]] | None,
     results: Path,
 ) -> str:
@@ -171,13 +172,13 @@ def _report_run(
     steps: Mapping[str, Step],
     store: Store,
     settings: Mapping[str, Any],
-    rows: Sequence[Mapping[str, Any]],
+    rows: Sequence[ResultRow],
     table: tuple[list[str], list[list[str]]] | None,
     results: Path,
 ) -> TrackedRun:
     """The run of the report: values of all cells, the table, figures, and the files of the results folder."""
     name = experiment.config.name
-    summary = {f"{_row_name(row)}/{task}": value["value"] for row in rows for task, value in row["benchmarks"].items()}
+    summary = {f"{_row_name(row)}/{task}": value.value for row in rows for task, value in row.benchmarks.items()}
     last = [step for step in steps.values() if step.stage in ("evaluate", "judge") and store.complete(step)]
     if not last:
         last = [step for step in steps.values() if step.stage == "select" and store.complete(step)]
@@ -209,7 +210,7 @@ def _report_run(
     )
 
 
-def _row_name(row: Mapping[str, Any]) -> str:
-    selection = None if row["selection_seed"] is None else f"r{row['selection_seed']}"
-    parts = (row["method"], row["fraction"], selection, row["seed"])
+def _row_name(row: ResultRow) -> str:
+    selection = None if row.selection_seed is None else f"r{row.selection_seed}"
+    parts = (row.method, row.fraction, selection, row.seed)
     return "-".join(str(part) for part in parts if part is not None)

@@ -17,6 +17,7 @@ from icon_repro.evaluate.judge.options import PooledSets
 from icon_repro.experiment import Experiment, plan
 from icon_repro.report.checksums import Intact
 from icon_repro.report.collect import collect, estimate, portable, provenance
+from icon_repro.report.rows import row_as_stored
 
 TOKENS = {"icon-baseline": 1, "icon-shard-0000": 10, "icon-shard-0001": 100, "icon-shard-0002": 1000}
 
@@ -50,6 +51,11 @@ def publish_all(experiment: Experiment, store: Store, without: str = "nothing") 
             publish_fake(step, store, metrics(step))
 
 
+def collected(experiment: Experiment, store: Store) -> list[dict[str, Any]]:
+    """The rows as metrics.jsonl has them."""
+    return [row_as_stored(one) for one in collect(experiment, store)]
+
+
 def row(rows: list[dict[str, Any]], method: str, seed: int | None = 0) -> dict[str, Any]:
     (found,) = [r for r in rows if r["method"] == method and r["seed"] == seed]
     return found
@@ -68,14 +74,14 @@ def step_named(experiment: Experiment, label: str) -> Step:
 
 def test_collect_has_a_row_for_each_arm_and_seed_in_the_plans_order(experiment: Experiment, store: Store) -> None:
     publish_all(experiment, store)
-    found = [(r["method"], r["fraction"], r["seed"]) for r in collect(experiment, store)]
+    found = [(r["method"], r["fraction"], r["seed"]) for r in collected(experiment, store)]
     methods = [(m, 0.25, s) for m in ("random", "longest", "icon") for s in (0, 1)]
     assert found == [("base", None, None), ("full", 1.0, 0), ("full", 1.0, 1), *methods]
 
 
 def test_collect_cost_of_selection_is_the_sum_of_all_score_steps(experiment: Experiment, store: Store) -> None:
     publish_all(experiment, store)
-    rows = collect(experiment, store)
+    rows = collected(experiment, store)
     assert row(rows, "icon")["selection"] == {"tokens": 1111, "flops": 3333.0}
     for method, seed in (("base", None), ("full", 0), ("random", 0), ("longest", 1)):
         assert row(rows, method, seed)["selection"] == {"tokens": 0, "flops": 0}
@@ -83,19 +89,19 @@ def test_collect_cost_of_selection_is_the_sum_of_all_score_steps(experiment: Exp
 
 def test_collect_cost_of_tuning_is_that_of_the_arms_own_training(experiment: Experiment, store: Store) -> None:
     publish_all(experiment, store)
-    rows = collect(experiment, store)
+    rows = collected(experiment, store)
     assert row(rows, "icon", 1)["tuning"] == {"tokens": 500, "flops": 700.0}
     assert row(rows, "base", None)["tuning"] == {"tokens": 0, "flops": 0}
 
 
 def test_collect_cost_of_an_unfinished_part_is_none(experiment: Experiment, store: Store) -> None:
     publish_all(experiment, store, without="shard-0001")
-    assert row(collect(experiment, store), "icon")["selection"] is None
+    assert row(collected(experiment, store), "icon")["selection"] is None
 
 
 def test_collect_each_cell_names_its_step_folder(experiment: Experiment, store: Store) -> None:
     publish_all(experiment, store)
-    for found, arm in zip(collect(experiment, store), experiment.arms, strict=True):
+    for found, arm in zip(collected(experiment, store), experiment.arms, strict=True):
         assert set(found["benchmarks"]) == {"tiny", "other"} and found["missing"] == {}
         for task, cell in found["benchmarks"].items():
             assert (cell["value"], cell["stderr"], cell["items"]) == (0.5, 0.1, 20)
@@ -105,7 +111,7 @@ def test_collect_each_cell_names_its_step_folder(experiment: Experiment, store: 
 
 def test_collect_rows_name_what_was_selected_and_trained(experiment: Experiment, store: Store) -> None:
     publish_all(experiment, store)
-    rows = collect(experiment, store)
+    rows = collected(experiment, store)
     icon = row(rows, "icon", 1)
     assert (icon["selected"], icon["trained"]) == (6, 6)
     assert all((store.root / folder).is_dir() for folder in icon["steps"].values())
@@ -117,7 +123,7 @@ def test_collect_rows_name_what_was_selected_and_trained(experiment: Experiment,
 def test_collect_holds_neither_times_nor_hosts(experiment: Experiment, store: Store) -> None:
     publish_all(experiment, store, without="evaluate/icon")
     attempt(store, step_named(experiment, "evaluate/icon-f0.25-s0-tiny"), outcome="running", error=None)
-    text = json.dumps(collect(experiment, store))
+    text = json.dumps(collected(experiment, store))
     for word in ("bigbox", "4242", "wall_s", "7.5", str(store.root)):
         assert word not in text
 
@@ -126,7 +132,7 @@ def test_collect_reason_is_the_step_that_failed(experiment: Experiment, store: S
     publish_all(experiment, store, without="icon")
     failed = step_named(experiment, "score/icon-shard-0001")
     attempt(store, failed, outcome="failed", error="TokenError: too long\nsecond line")
-    rows = collect(experiment, store)
+    rows = collected(experiment, store)
     for seed in (0, 1):
         reason = "score/icon-shard-0001 failed: TokenError: too long"
         assert row(rows, "icon", seed)["missing"] == {"tiny": reason, "other": reason}
@@ -140,7 +146,7 @@ def test_collect_reason_names_no_folder_of_this_machine(
     monkeypatch.chdir(tmp_path)
     error = f"DamagedInputError: input 'x' ({store.root}/score/x: file missing); see {tmp_path}/pool.jsonl"
     attempt(store, step_named(experiment, "evaluate/base-other"), outcome="failed", error=error)
-    reason = row(collect(experiment, store), "base", None)["missing"]["other"]
+    reason = row(collected(experiment, store), "base", None)["missing"]["other"]
     assert reason.endswith("input 'x' (<work>/score/x: file missing); see ./pool.jsonl")
 
 
@@ -168,7 +174,7 @@ def test_portable_text_of_each_place(tmp_path: Path, monkeypatch: pytest.MonkeyP
 def test_provenance_holds_what_is_behind_the_table_and_finished(experiment: Experiment, store: Store) -> None:
     publish_all(experiment, store, without="evaluate/icon")
     found = provenance(experiment, store)
-    cells = {b["step"] for r in collect(experiment, store) for b in r["benchmarks"].values()}
+    cells = {b["step"] for r in collected(experiment, store) for b in r["benchmarks"].values()}
     assert set(found["results"]) == cells and len(cells) == 14
     assert cells < set(found["steps"])
     assert all((store.root / folder).is_dir() for folder in found["steps"])
@@ -197,21 +203,21 @@ def test_provenance_lists_every_version_and_state(experiment: Experiment, store:
 def test_collect_reason_is_the_evaluations_own_failure(experiment: Experiment, store: Store) -> None:
     publish_all(experiment, store, without="base-other")
     attempt(store, step_named(experiment, "evaluate/base-other"), outcome="failed", error="EvaluationError: no data")
-    base = row(collect(experiment, store), "base", None)
+    base = row(collected(experiment, store), "base", None)
     assert base["missing"] == {"other": "evaluate/base-other failed: EvaluationError: no data"}
     assert set(base["benchmarks"]) == {"tiny"}
 
 
 def test_collect_reason_of_an_interrupted_or_unstarted_step(experiment: Experiment, store: Store) -> None:
-    assert row(collect(experiment, store), "base", None)["missing"]["tiny"] == "not run yet"
+    assert row(collected(experiment, store), "base", None)["missing"]["tiny"] == "not run yet"
     attempt(store, step_named(experiment, "model/tiny_random"), outcome="running", error=None)  # nobody holds its claim
-    assert row(collect(experiment, store), "base", None)["missing"]["tiny"] == "model/tiny_random interrupted"
+    assert row(collected(experiment, store), "base", None)["missing"]["tiny"] == "model/tiny_random interrupted"
 
 
 def test_collect_reason_doesnt_tell_of_older_builds(tmp_path: Path, experiment: Experiment, store: Store) -> None:
-    fresh = collect(experiment, Store(tmp_path / "empty"))
+    fresh = collected(experiment, Store(tmp_path / "empty"))
     publish_all(plan(small(tmp_path, {"seeds": [0, 1], "evaluation.seed": 7, "model.random.seed": 7})), store)
-    assert [r["missing"] for r in collect(experiment, store)] == [r["missing"] for r in fresh]
+    assert [r["missing"] for r in collected(experiment, store)] == [r["missing"] for r in fresh]
 
 
 def test_collect_holds_outcomes_by_item_and_facts_of_the_benchmarks(tmp_path: Path, store: Store) -> None:
@@ -219,7 +225,7 @@ def test_collect_holds_outcomes_by_item_and_facts_of_the_benchmarks(tmp_path: Pa
     config.evaluation.tasks["tiny"].group, config.evaluation.tasks["tiny"].chance = "RS", 0.25
     experiment = plan(config)
     publish_all(experiment, store)
-    (base,) = [r for r in collect(experiment, store) if r["method"] == "base"]
+    (base,) = [r for r in collected(experiment, store) if r["method"] == "base"]
     assert base["tasks"] == {"tiny": {"group": "RS", "chance": 0.25, "higher_is_better": True}}
     assert base["benchmarks"]["tiny"]["outcomes"]["parts"] == [{"name": "", "weight": 1.0, "values": "01" * 10}]
 
@@ -227,16 +233,16 @@ def test_collect_holds_outcomes_by_item_and_facts_of_the_benchmarks(tmp_path: Pa
 def test_collect_runs_of_several_selections_name_their_seed(tmp_path: Path, store: Store) -> None:
     experiment = plan(small(tmp_path, {"methods.random.repeats": 2, "seeds": [0, 1]}))
     publish_all(experiment, store)
-    found = [(r["selection_seed"], r["seed"]) for r in collect(experiment, store) if r["method"] == "random"]
+    found = [(r["selection_seed"], r["seed"]) for r in collected(experiment, store) if r["method"] == "random"]
     seed = experiment.config.methods["random"].seed
     assert found == [(seed, 0), (seed, 1), (seed + 1, 0), (seed + 1, 1)]
-    assert {r["selection_seed"] for r in collect(experiment, store) if r["method"] != "random"} == {None}
+    assert {r["selection_seed"] for r in collected(experiment, store) if r["method"] != "random"} == {None}
 
 
 def test_collect_names_the_method_that_a_control_is_matched_to(tmp_path: Path, store: Store) -> None:
     experiment = plan(small(tmp_path, {"methods.like": {"kind": "random", "matched_to": "longest"}}))
     publish_all(experiment, store)
-    found = {r["method"]: r["matched_to"] for r in collect(experiment, store)}
+    found = {r["method"]: r.get("matched_to") for r in collected(experiment, store)}
     assert found == {**dict.fromkeys(["base", "full", "random", "longest", "icon"]), "like": "longest"}
 
 
@@ -245,7 +251,10 @@ def judged(experiment: Experiment, store: Store) -> Step:
     """A comparison of the first arm, with three verdicts and a failure."""
     publish_all(experiment, store)
     step = Step("judge", "verdicts-base-koala", "none:run", 1, PooledSets(ordered=True))
-    publish_fake(step, store, {"winning_score": 1.0, "win_rate": 50.0, "judged": 3, "failed": 1, "prompts": 4})
+    counts = {"win": 1, "tie": 1, "lose": 1, "judged": 3, "failed": 1, "prompts": 4}
+    others = ("length_controlled_score", "position_consistency", "first_preferred", "longer_wins")
+    more = dict.fromkeys([*others, "length_winners", "length_losers"])
+    publish_fake(step, store, {"winning_score": 1.0, "win_rate": 50.0, **counts, **more})
     verdicts = [{"id": i, "outcome": outcome} for i, outcome in (("a", "win"), ("c", "tie"), ("b", "lose"))]
     write_rows(store.path(step) / "verdicts.jsonl", verdicts)
     write_rows(store.path(step) / "failures.jsonl", [{"id": "d", "reason": "x"}])
@@ -254,7 +263,7 @@ def judged(experiment: Experiment, store: Store) -> Step:
 
 
 def test_collect_holds_what_a_judge_said_of_each_prompt(experiment: Experiment, store: Store, judged: Step) -> None:
-    base = row(collect(experiment, store), "base", None)
+    base = row(collected(experiment, store), "base", None)
     assert base["judged"]["koala"]["winning_score"] == 1.0 and base["judged"]["koala"]["step"] == judged.folder
     assert base["judged"]["koala"]["against"] == experiment.config.judge.against
     assert base["judged"]["koala"]["outcomes"]["parts"][0]["values"] == "wltf"
@@ -265,13 +274,13 @@ def test_collect_names_why_a_comparison_is_missing(experiment: Experiment, store
     publish_all(experiment, store)
     step = Step("judge", "verdicts-base-koala", "none:run", 1, PooledSets(ordered=True))
     experiment.arms[0].judged["koala"] = step
-    base = row(collect(experiment, store), "base", None)
+    base = row(collected(experiment, store), "base", None)
     assert base["judged"] == {} and base["unjudged"] == {"koala": "not run yet"}
 
 
 def test_collect_reference_may_be_a_benchmark(experiment: Experiment, store: Store, judged: Step) -> None:
     experiment.config.judge.benchmarks["koala"] = "IF"
-    rows = collect(experiment, store)
+    rows = collected(experiment, store)
     cell = row(rows, "base", None)["benchmarks"]["koala"]
     assert (cell["value"], cell["items"], cell["step"]) == (0.5, 3, judged.folder)
     values = cell["outcomes"]["parts"][0]["values"]
@@ -291,7 +300,7 @@ def test_collect_items_that_contradict_the_value_are_refused(experiment: Experim
     write_json(folder / "results.json", {"results": {}})
     write_rows(folder / "samples.jsonl", [{"doc_id": 0, "doc_hash": "h", "acc": 1.0}])
     with pytest.raises(ItemsError, match=r"base-other.*not its value 0\.5"):
-        collect(experiment, store)
+        collected(experiment, store)
 
 
 def test_estimate_is_the_sum(experiment: Experiment) -> None:
@@ -312,7 +321,7 @@ def test_collect_damaged_result_is_named_not_shown(experiment: Experiment, store
     assert Intact(store).damaged(step) == found
     named = rf"evaluate/base-other-{step.fingerprint}: {re.escape(found)}(?s:.*)run again"
     with pytest.raises(ArtifactError, match=named):
-        collect(experiment, store)
+        collected(experiment, store)
 
 
 # ---------------------------------------------------------------- held-out rows
@@ -350,7 +359,7 @@ def publish_held_out(
 def test_collect_held_out_task_gives_its_measures_by_tokens_and_by_rows(tmp_path: Path, store: Store) -> None:
     experiment = held_out(tmp_path, held={}, web={"short_tokens": 0})
     publish_held_out(experiment, store, {"held": [5, 10] * 10, "web": [10, 30] * 10})
-    for found, arm in zip(collect(experiment, store), experiment.arms, strict=True):
+    for found, arm in zip(collected(experiment, store), experiment.arms, strict=True):
         cells = {name: cell for name, cell in found["benchmarks"].items() if name != "tiny"}
         values = {name: (cell["value"], cell["items"]) for name, cell in cells.items()}
         held = {"held": (1.0, 10), "held_rows": (0.5, 20), "held_short": (0.0, 10)}
@@ -364,12 +373,12 @@ def test_collect_held_out_task_gives_its_measures_by_tokens_and_by_rows(tmp_path
 def test_collect_held_out_without_facts_or_scores_names_what_is_missing(tmp_path: Path, store: Store) -> None:
     experiment = held_out(tmp_path, held={})
     publish_held_out(experiment, store, {"held": [5, 10] * 10}, without="prepare/rows-held")
-    first = collect(experiment, store)[0]
+    first = collected(experiment, store)[0]
     assert first["missing"] == {"held": "not run yet", "held_rows": "not run yet"}
     assert set(first["tasks"]) == {"tiny", "held", "held_rows"}
     facts = Store(tmp_path / "facts")
     publish_held_out(experiment, facts, {"held": [5, 10] * 10}, without="evaluate/base")
-    first = collect(experiment, facts)[0]
+    first = collected(experiment, facts)[0]
     measures = ("held", "held_rows", "held_short")
     assert first["missing"] == dict.fromkeys(("tiny", *measures), "not run yet")
 
@@ -378,7 +387,7 @@ def test_collect_held_out_facts_of_other_rows_are_refused(tmp_path: Path, store:
     experiment = held_out(tmp_path, held={})
     publish_held_out(experiment, store, {"held": [20] * 19})
     with pytest.raises(MeasuresError, match=r"held: 20 NLLs and facts of 19 rows .*'19'.*Delete"):
-        collect(experiment, store)
+        collected(experiment, store)
 
 
 def test_collect_damaged_facts_are_named(tmp_path: Path, store: Store) -> None:
@@ -387,4 +396,4 @@ def test_collect_damaged_facts_are_named(tmp_path: Path, store: Store) -> None:
     path = store.path(experiment.held_out_rows["held"]) / "facts.json"
     path.write_text(path.read_text(encoding="utf-8").replace("20", "21", 1), encoding="utf-8")
     with pytest.raises(ArtifactError, match=r"facts\.json"):
-        collect(experiment, store)
+        collected(experiment, store)

@@ -1,8 +1,10 @@
-"""Made-up rows of runs, as ``report.collect`` makes them, for tests of tables."""
+"""Made-up rows of results, as ``report.collect`` makes them, for tests of tables."""
 
 from typing import Any
 
 import numpy as np
+
+from icon_repro.report.rows import ResultRow, row_as_stored, row_from
 
 
 def result(values: str | list[float], metric: str = "acc", ids: str = "abc", **more: Any) -> dict[str, Any]:
@@ -37,10 +39,10 @@ def row(
     benchmarks: dict[str, Any] | None = None,
     missing: dict[str, str] | None = None,
     **more: Any,
-) -> dict[str, Any]:
+) -> ResultRow:
     tuned = method != "base"
     found = benchmarks if benchmarks is not None else {"arc": result("0101")}
-    return {
+    stored = {
         "experiment": "toy",
         "model": "m",
         "method": method,
@@ -57,8 +59,28 @@ def row(
         "selection": {"tokens": 0, "flops": 0},
         "tuning": {"tokens": 1000 if tuned else 0, "flops": 2e9 if tuned else 0},
         "steps": {"select": None, "train": "train/x" if tuned else None},
+        "shared_text": None,
         **more,
     }
+    return row_from(stored)
+
+
+def changed(one: ResultRow, **stored: Any) -> ResultRow:
+    """``one`` with other values, as metrics.jsonl has them."""
+    return row_from({**row_as_stored(one), **stored})
+
+
+def with_cell(one: ResultRow, name: str, **stored: Any) -> ResultRow:
+    """``one`` with other values in the cell of benchmark ``name``."""
+    benchmarks = row_as_stored(one)["benchmarks"]
+    return changed(one, benchmarks={**benchmarks, name: {**benchmarks[name], **stored}})
+
+
+def without(one: ResultRow, name: str, why: str) -> ResultRow:
+    """``one`` without a result of benchmark ``name``."""
+    stored = row_as_stored(one)
+    del stored["benchmarks"][name]
+    return changed(one, benchmarks=stored["benchmarks"], missing={**stored["missing"], name: why})
 
 
 def solved(share: float, count: int, seed: int) -> str:

@@ -7,6 +7,7 @@ from typing import Any
 from made_up_runs import result, row, solved, task
 
 from icon_repro.report.paper.published import BENCHMARKS, COLUMNS, GROUPS, SETS
+from icon_repro.report.rows import ResultRow
 
 ITEMS = 60
 
@@ -22,7 +23,7 @@ def cells(share: float, seed: int = 0, names: Sequence[str] = BENCHMARKS) -> dic
     }
 
 
-def run(method: str, fraction: float | None, seed: int | None, share: float, **more: Any) -> dict[str, Any]:
+def run(method: str, fraction: float | None, seed: int | None, share: float, **more: Any) -> ResultRow:
     """A run that solves ``share`` of the items of each benchmark."""
     names = more.pop("names", BENCHMARKS)
     groups = {name: group for group, own in GROUPS.items() for name in own}
@@ -48,6 +49,7 @@ def judged(letters: str, against: str, sets: Sequence[str] = SETS) -> dict[str, 
             "prompts": len(letters),
             "length_controlled_score": 1.0,
             "position_consistency": 0.5,
+            "first_preferred": None,
             "longer_wins": None,
             "length_winners": 120.6,
             "length_losers": 80.0,
@@ -64,10 +66,10 @@ def settings(name: str = "toy", published: str | None = "toy") -> dict[str, Any]
     return {"name": name, "published": published, "model": {"name": "llama31_8b"}, "methods": {"icon": {"seed": 3}}}
 
 
-def run_json(rows: Sequence[dict[str, Any]], **config: Any) -> dict[str, Any]:
+def run_json(rows: Sequence[ResultRow], **config: Any) -> dict[str, Any]:
     """What a report writes beside ``rows``."""
-    found = {c["step"] for r in rows for c in (*r["benchmarks"].values(), *r["judged"].values())}
-    steps = found | {step for r in rows for step in r["steps"].values() if step is not None}
+    found = {step for row in rows for step in row.cell_steps}
+    steps = found | {step for row in rows for step in (row.steps.select, row.steps.train) if step is not None}
     return {
         "format": 1,
         "config": settings(**config),

@@ -2,6 +2,7 @@
 
 import csv
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from icon_repro.report.paper.claims import (
 )
 from icon_repro.report.paper.measures import results_of
 from icon_repro.report.paper.published import GROUPS
+from icon_repro.report.rows import BenchmarkFacts, ResultRow
 from icon_repro.report.runs import lines, sample
 from icon_repro.report.statistics import StatsError, difference
 
@@ -30,13 +32,13 @@ EXPERIMENTS = Path(__file__).resolve().parents[2] / "experiments"
 CLAIM = {"id": "one", "text": "t", "source": "table 1", "measure": "paper_average", "arm": "icon-0.15"}
 
 
-def checked(rows: list[dict[str, Any]], folder: Path, *claims: dict[str, Any]) -> list[Checked]:
+def checked(rows: list[ResultRow], folder: Path, *claims: dict[str, Any]) -> list[Checked]:
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "claims.yaml").write_text(yaml.safe_dump([{**CLAIM, **claim} for claim in claims]), encoding="utf-8")
     return check_claims(read_claims(folder), results_of(rows))
 
 
-def says(rows: list[dict[str, Any]], folder: Path, **claim: Any) -> str:
+def says(rows: list[ResultRow], folder: Path, **claim: Any) -> str:
     (found,) = checked(rows, folder, claim)
     return found.verdict.value
 
@@ -106,7 +108,7 @@ def test_contradiction_by_one_of_many_arms_needs_a_wider_interval(tmp_path: Path
     assert says(_both(share), tmp_path, against=["less-0.15", *["less-0.15"] * 19]) == "not distinguishable"
 
 
-def _both(share: float) -> list[dict[str, Any]]:
+def _both(share: float) -> list[ResultRow]:
     return [run("icon", 0.15, 0, 0.7), run("less", 0.15, 0, share)]
 
 
@@ -233,8 +235,11 @@ def test_same_id_twice_is_refused(tmp_path: Path) -> None:
 
 def test_claim_on_different_items_is_refused(tmp_path: Path) -> None:
     rows = [run("full", 1.0, 0, 0.4), run("icon", 0.15, 0, 0.7)]
-    for name, cell in rows[1]["benchmarks"].items():
-        cell["outcomes"] = {"ids": f"other {name}", "parts": cell["outcomes"]["parts"]}
+    cells = {
+        name: replace(cell, outcomes=replace(cell.outcomes, ids=f"other {name}"))
+        for name, cell in rows[1].benchmarks.items()
+    }
+    rows[1] = replace(rows[1], benchmarks=cells)
     with pytest.raises((StatsError, ValueError), match="which items"):
         checked(rows, tmp_path, {"against": ["full"]})
 
@@ -247,8 +252,8 @@ def test_repository_claims_are_valid_and_not_run_without_results(path: Path) -> 
     claims = read_claims(path.parent)
     assert len(claims) >= 4
     base = run("base", None, None, 0.3)
-    base["tasks"]["held_out"] = task(higher=False)  # of study_cpu
-    found = check_claims(claims, results_of([base]))
+    tasks = {**base.tasks, "held_out": BenchmarkFacts(None, None, higher_is_better=False)}  # of study_cpu
+    found = check_claims(claims, results_of([replace(base, tasks=tasks)]))
     assert {one.verdict for one in found} == {ClaimVerdict.not_run}
     assert all(one.note for one in found)
     experiment = (conf_dir() / "experiment" / f"{path.parent.name}.yaml").read_text(encoding="utf-8")

@@ -1,7 +1,7 @@
 """The table of contamination: counted in stored steps, shown as means over runs."""
 
+import csv
 from pathlib import Path
-from typing import Any
 
 from made_up_runs import row
 from test_results import finish, planned, written
@@ -9,6 +9,7 @@ from test_results import finish, planned, written
 from icon_repro.engine.artifact import Store
 from icon_repro.engine.records import read_json, write_json
 from icon_repro.report import contamination
+from icon_repro.report.rows import ResultRow
 from icon_repro.report.tables import write
 
 
@@ -17,7 +18,7 @@ def shared(count: int, short: int = 0) -> dict[str, int]:
 
 
 def test_cells_are_means_over_runs_and_untuned_models_have_none(tmp_path: Path) -> None:
-    rows: list[dict[str, Any]] = [
+    rows: list[ResultRow] = [
         row("base", shared_text=None),
         row("full", 1.0, 0, shared_text={"arc": shared(9, 2), "piqa": shared(0)}),
         row("random", 0.15, 0, shared_text={"arc": shared(1, 2), "piqa": shared(0)}),
@@ -25,7 +26,7 @@ def test_cells_are_means_over_runs_and_untuned_models_have_none(tmp_path: Path) 
         row("icon", 0.15, 0, shared_text={"arc": shared(3, 2), "piqa": None}),
         row("less", 0.15, 0, shared_text=None),
     ]
-    header, cells = contamination.table(rows)
+    header, cells, numbers = contamination.table(rows)
     assert header == ["method", "fraction", "arc", "piqa"]
     assert cells == [
         ["full", "1", "9 of 20", "0 of 20"],
@@ -33,12 +34,18 @@ def test_cells_are_means_over_runs_and_untuned_models_have_none(tmp_path: Path) 
         ["icon", "0.15", "3 of 20", "missing"],
         ["less", "0.15", "missing", "missing"],
     ]
+    assert [(line["method"], line["measure"], line["value"], line["items"], line["status"]) for line in numbers] == [
+        *[("full", "arc", 9, 20, ""), ("full", "piqa", 0, 20, "")],
+        *[("random", "arc", 1.5, 20, ""), ("random", "piqa", 0, 20, "")],
+        *[("icon", "arc", 3, 20, ""), ("icon", "piqa", None, None, "missing")],
+        *[("less", "arc", None, None, "missing"), ("less", "piqa", None, None, "missing")],
+    ]
     assert contamination.caption(rows).endswith("Items that are too short to tell: arc 2.\n")
     write(rows, tmp_path)
     assert "| random | 0.15     | 1.5 of 20 |" in (tmp_path / "contamination.md").read_text()
 
 
-def test_rows_of_an_older_version_give_no_table(tmp_path: Path) -> None:
+def test_rows_without_a_comparison_of_texts_give_no_table(tmp_path: Path) -> None:
     rows = [row("base"), row("icon", 0.15, 0)]
     assert not contamination.known(rows) and not contamination.known([row("icon", 0.15, 0, shared_text={"arc": None})])
     write(rows, tmp_path)
@@ -63,7 +70,7 @@ def test_report_counts_the_items_that_share_text_with_selected_rows(
     del record["checksum"]
     write_json(store.path(step) / "record.json", record)
     written(experiment, store)
-    lines = (folder / "contamination.csv").read_text().splitlines()
-    counts = {line.split(",")[0]: line.split(",")[2] for line in lines[1:]}
-    assert counts == {"full": "3 of 20", "random": "2 of 20", "longest": "1 of 20", "icon": "0 of 20"}
+    with (folder / "contamination.csv").open(encoding="utf-8", newline="") as file:
+        counts = {line["method"]: (line["value"], line["items"]) for line in csv.DictReader(file)}
+    assert counts == {"full": ("3", "20"), "random": ("2", "20"), "longest": ("1", "20"), "icon": ("0", "20")}
     assert step.folder in read_json(folder / "run.json")["steps"]

@@ -3,7 +3,7 @@
 from typing import Any
 
 import pytest
-from made_up_runs import result, row, solved, task
+from made_up_runs import result, row, solved, task, without
 
 from icon_repro.report import verdicts
 from icon_repro.report.figures.draw import Bars, Line, Scatter
@@ -34,6 +34,7 @@ def comparison(win: int, tie: int, lose: int, **more: Any) -> dict[str, Any]:
     count = win + tie + lose
     values: dict[str, Any] = {"win": win, "tie": tie, "lose": lose, "judged": count, "prompts": count, "failed": 0}
     values |= {"step": "judge/x", "outcomes": {"ids": "abc", "parts": []}}
+    values |= dict.fromkeys(["length_controlled_score", "longer_wins", "length_winners", "length_losers"])
     return {**values, "position_consistency": 0.75, "first_preferred": 0.6, "against": "full", **more}
 
 
@@ -46,7 +47,7 @@ JUDGED = [
 
 def test_differences_are_those_of_the_table_at_their_methods_name() -> None:
     rows = [*ROWS, row("longest", 0.15, 0, {"arc": result(solved(0.5, 50, 0))}), row("ifd", 0.15, 0)]
-    rows[-1]["benchmarks"], rows[-1]["missing"] = {}, ["arc"]
+    rows[-1] = without(rows[-1], "arc", "not run yet")
     figure = differences(rows)
     (panel,) = figure.panels
     assert list(panel.names_x or []) == ["icon 5 %", "icon 15 %", "longest 15 %"]  # of ifd there is no result

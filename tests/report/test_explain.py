@@ -1,10 +1,10 @@
 """action=report explain=...: runs, steps, commits, packages, data and config of a cell; from the results alone too."""
 
 from pathlib import Path
-from typing import Any
 
 import pytest
 from cli import icon_repro
+from made_up_runs import without
 from paper_runs import judged, published_csv, run, run_json
 from test_results import METRICS, finish, planned, written
 
@@ -12,6 +12,7 @@ from icon_repro.engine.artifact import Store
 from icon_repro.engine.records import read_json, write_json
 from icon_repro.report.explain import ExplainError, explain
 from icon_repro.report.outputs import write_all
+from icon_repro.report.rows import ResultRow
 
 
 def told(cell: str, root: Path, name: str = "toy") -> str:
@@ -101,9 +102,8 @@ def test_explain_without_results_is_refused(tmp_path: Path) -> None:
 def test_explain_missing_cell_says_why(root: Path) -> None:
     folder = root / "results" / "toy"
     content = read_json(folder / "run.json")
-    rows: list[dict[str, Any]] = [run("icon", 0.15, 3, 0.6)]
-    del rows[0]["benchmarks"]["mmlu"]
-    rows[0]["missing"] = {"mmlu": "train/icon failed: out of memory"}
+    rows: list[ResultRow] = [run("icon", 0.15, 3, 0.6)]
+    rows[0] = without(rows[0], "mmlu", "train/icon failed: out of memory")
     write_all(rows, content, root / "experiments", folder)
     assert "missing: mmlu: train/icon failed: out of memory" in told("icon-0.15/mmlu", root)
     assert "train/icon failed: out of memory" in told("table1/llama31_8b/icon-0.15/mmlu", root)

@@ -11,11 +11,12 @@ from test_results import finish, planned, step_named
 
 from icon_repro.config.load import ConfigError
 from icon_repro.engine.artifact import Step, Store
-from icon_repro.engine.records import read_json, read_lines, write_json
+from icon_repro.engine.records import read_json, write_json
 from icon_repro.experiment import Experiment
 from icon_repro.report.explain import explain
 from icon_repro.report.outputs import write_all
 from icon_repro.report.results import report
+from icon_repro.report.rows import ResultRow, read_result_rows
 from icon_repro.report.runs import lines
 from icon_repro.report.verify import verify
 from icon_repro.report.versions import made_with, of_judged, separated, versions_of
@@ -45,9 +46,14 @@ def reported(experiment: Experiment, store: Store) -> tuple[bool, str]:
     return complete, "\n".join(said)
 
 
-def cells(folder: Path, name: str = "table") -> dict[tuple[str, str], dict[str, str]]:
+def cells(folder: Path) -> dict[tuple[str, str], tuple[str, str]]:
+    """Value and status of each measure of each method."""
+    return {(line["method"], line["measure"]): (line["value"], line["status"]) for line in numbers(folder, "table")}
+
+
+def numbers(folder: Path, name: str) -> list[dict[str, str]]:
     with (folder / f"{name}.csv").open(encoding="utf-8", newline="") as file:
-        return {(row["method"], row.get("against", "")): row for row in csv.DictReader(file)}
+        return list(csv.DictReader(file))
 
 
 def verified(tmp_path: Path) -> list[str]:
@@ -67,21 +73,19 @@ def test_training_of_one_seed_under_another_torch_leaves_that_method_out_alone(
     complete, said = reported(experiment, store)
     assert not complete and cells(folder) == whole  # the complete table stays
     found = cells(folder / "incomplete")
-    for (method, _), row in found.items():
-        shown = {name: row[name] for name in ("tiny", "other", "average")}
-        expected = dict.fromkeys(shown, "missing") if method == "icon" else {n: whole[method, ""][n] for n in shown}
-        assert shown == expected, method
-    assert found["icon", ""]["tuning FLOPs"] == whole["icon", ""]["tuning FLOPs"]  # doesn't depend on versions
+    assert found.keys() == whole.keys()
+    for (method, measure), shown in found.items():
+        lacking = method == "icon" and measure in ("tiny", "other", "average")
+        assert shown == (("", "missing") if lacking else whole[method, measure]), (method, measure)
     (line,) = [line for line in said.splitlines() if "not averaged" in line]
     assert line.startswith(
         "warning: missing: icon-0.25 tiny, other: mixed versions: trained with torch 2.11 (s0), 2.13 (s1, s2)"
     )
-    for part in ("Redo s0 ", "delete train/icon-f0.25-s0-*, evaluate/icon-f0.25-s0-*", "mixed_versions=note"):
+    for part in ("Redo s0 ", "delete train/icon-f0.25-s0-*, evaluate/icon-f0.25-s0-*"):
         assert part in line
     assert line.removeprefix("warning: ") in (folder / "incomplete" / "table.md").read_text()
-    assert {row["difference"] for key, row in cells(folder / "incomplete", "verdicts").items() if key[0] == "icon"} == {
-        "missing"
-    }
+    lines = [line for line in numbers(folder / "incomplete", "verdicts") if line["method"] == "icon"]
+    assert {(line["difference"], line["verdict"]) for line in lines} == {("", "missing")}
 
 
 def test_refused_values_stay_in_the_rows_and_verify_refuses_them_again(
@@ -90,9 +94,9 @@ def test_refused_values_stay_in_the_rows_and_verify_refuses_them_again(
     experiment = finished(tmp_path, store)
     edit(store, step_named(experiment, "train/icon-f0.25-s2"), packages=OLD)
     reported(experiment, store)
-    rows = [row for _, row in read_lines(folder / "incomplete" / "metrics.jsonl")]
-    icon = [row for row in rows if row["method"] == "icon"]
-    assert [row["benchmarks"]["tiny"]["value"] for row in icon] == [0.5] * 3 and all(not r["missing"] for r in icon)
+    rows = read_result_rows(folder / "incomplete" / "metrics.jsonl")
+    icon = [row for row in rows if row.method == "icon"]
+    assert [row.benchmarks["tiny"].value for row in icon] == [0.5] * 3 and all(not r.missing for r in icon)
     assert verified(tmp_path) == []
     content = read_json(folder / "incomplete" / "run.json")
     for group in content["made_with"]:  # as if all had been made with the same
@@ -118,8 +122,8 @@ def test_evaluation_of_one_benchmark_under_another_version_leaves_out_that_bench
         step = step_named(experiment, f"evaluate/icon-f0.25-s{seed}-other")
         edit(store, step, packages={**NEW, "lm-eval": "0.5.0"})
     reported(experiment, store)
-    icon = cells(folder / "incomplete")["icon", ""]
-    assert icon["other"] == icon["average"] == "missing" and icon["tiny"].startswith("50.00 ± ")
+    shown = cells(folder / "incomplete")
+    assert shown["icon", "other"] == shown["icon", "average"] == ("", "missing") and shown["icon", "tiny"] == ("50", "")
     text = (folder / "incomplete" / "table.md").read_text()
     assert "icon-0.25 other: mixed versions: evaluated with lm-eval 0.4 (s2), 0.5 (s0, s1)" in text
     assert "Redo s2 with the versions of the others: delete evaluate/icon-f0.25-s2-* in" in text
@@ -162,22 +166,9 @@ def test_versions_that_change_no_result_are_no_mixture(
     assert complete and "not averaged" not in said and "other versions" not in said
 
 
-def test_mixed_versions_note_averages_and_says_so(tmp_path: Path, store: Store, folder: Path) -> None:
-    experiment = finished(tmp_path, store, mixed_versions="note")
-    edit(store, step_named(experiment, "train/icon-f0.25-s0"), packages=OLD)
-    complete, _ = reported(experiment, store)
-    assert complete and cells(folder)["icon", ""]["tiny"].startswith("50.00 ± ")
-    note = "icon-0.25, tiny, other: trained with torch 2.11 (s0), 2.13 (s1, s2); averaged, as mixed_versions=note says"
-    assert f"\n- {note}\n" in (folder / "table.md").read_text()
-    assert "icon-0.25 (trained with torch 2.11 and 2.13) and random-0.25 (trained with torch 2.13)" in (
-        (folder / "verdicts.md").read_text()
-    )
-    assert verified(tmp_path) == []
-
-
-def test_mixed_versions_unknown_value_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="mixed_versions"):
-        planned(tmp_path, {"mixed_versions": "average"})
+def test_mixed_versions_are_no_option(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="mixed_versions: isn't an option any more"):
+        planned(tmp_path, {"mixed_versions": "note"})
 
 
 def test_compared_methods_of_other_versions_are_marked_below_the_verdicts(
@@ -229,13 +220,12 @@ def test_made_with_names_the_fewest_cells(tmp_path: Path, store: Store) -> None:
     assert [group["with"]["train"]["torch"] for group in groups[1:] if "train" in group["with"]] == ["2.11"]
 
 
-def judged_run(rows: list[dict[str, Any]], groups: list[dict[str, Any]]) -> dict[str, Any]:
+def judged_run(rows: list[ResultRow], groups: list[dict[str, Any]]) -> dict[str, Any]:
     content = run_json(rows)
-    content["config"]["mixed_versions"] = "refuse"
     return {**content, "made_with": groups}
 
 
-def judged_rows(tmp_path: Path) -> list[dict[str, Any]]:
+def judged_rows(tmp_path: Path) -> list[ResultRow]:
     (tmp_path / "experiments" / "toy").mkdir(parents=True)
     claim = "- {id: a, text: t, source: s, measure: mmlu, arm: icon-0.15, against: [full]}\n"
     (tmp_path / "experiments" / "toy" / "claims.yaml").write_text(claim, encoding="utf-8")
@@ -250,18 +240,19 @@ def judged_rows(tmp_path: Path) -> list[dict[str, Any]]:
 
 def test_comparisons_by_a_judge_of_mixed_versions_are_refused(tmp_path: Path) -> None:
     rows = judged_rows(tmp_path)
-    odd = rows[1]["judged"]["vicuna"]["step"]
+    odd = rows[1].judged["vicuna"].step
     groups = [
         {"cells": None, "with": {"judge": {"torch": "2.13"}}},
         {"cells": [odd], "with": {"judge": {"torch": "2.11"}}},
     ]
     content = judged_run(rows, groups)
     write_all(rows, content, tmp_path / "experiments", tmp_path / "out")
-    assert cells(tmp_path / "out", "judged")["icon", "missing"]["winning score"] == "missing"
+    (line,) = numbers(tmp_path / "out", "judged")
+    assert (line["method"], line["measure"], line["value"], line["status"]) == ("icon", "winning score", "", "missing")
     text = (tmp_path / "out" / "table.md").read_text()
     assert "icon-0.15 vicuna: mixed versions: judged with torch 2.11 (s0), 2.13 (s1), not averaged. Redo s0" in text
     assert "delete judge/*-icon-f0.15-s0-* in" in text
-    assert "missing" not in cells(tmp_path / "out")["icon", ""].values()
+    assert "missing" not in {status for _, status in cells(tmp_path / "out").values()}
 
 
 def test_comparison_by_a_judge_whose_sides_differ_is_marked(tmp_path: Path) -> None:
@@ -276,7 +267,7 @@ def test_comparison_by_a_judge_whose_sides_differ_is_marked(tmp_path: Path) -> N
 
 def test_claim_about_methods_of_other_versions_is_marked(tmp_path: Path) -> None:
     rows = judged_rows(tmp_path)
-    full = [cell["step"] for cell in rows[0]["benchmarks"].values()]
+    full = [cell.step for cell in rows[0].benchmarks.values()]
     groups = [
         {"cells": None, "with": {"train": {"torch": "2.13"}}},
         {"cells": full, "with": {"train": {"torch": "2.11"}}},
@@ -286,7 +277,7 @@ def test_claim_about_methods_of_other_versions_is_marked(tmp_path: Path) -> None
     assert "\n- other versions: icon-0.15 (trained with torch 2.13) and full (trained with torch 2.11): " in text
 
 
-def test_separated_rows_of_before_versions_were_stored_are_as_they_are(tmp_path: Path) -> None:
+def test_separated_rows_of_unknown_versions_are_as_they_are(tmp_path: Path) -> None:
     rows = judged_rows(tmp_path)
     assert separated(rows, run_json(rows)) == (rows, []) and len(lines(rows)) == 2
 

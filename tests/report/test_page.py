@@ -8,7 +8,6 @@ import time
 from collections.abc import Callable
 from html.parser import HTMLParser
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -19,6 +18,7 @@ from icon_repro.engine.records import write_json, write_rows
 from icon_repro.report import page
 from icon_repro.report.figures.draw import Line, Panel, write_described, write_figure
 from icon_repro.report.figures.material import Material, Ranked
+from icon_repro.report.rows import ResultRow
 
 SCRIPT = "<script>document.title = 'run'</script><img src=x onerror=\"document.title = 'run'\">"
 SAMPLE = {
@@ -189,7 +189,7 @@ def test_figures_beyond_the_limit_are_named_instead(folder: Path, monkeypatch: p
     assert 'id="figure-scale"' not in text and "too large for this page" in text
 
 
-def runs_500() -> list[dict[str, Any]]:
+def runs_500() -> list[ResultRow]:
     """20 methods at 5 fractions, 5 seeds each, four benchmarks of 200 items."""
     return [
         row(

@@ -9,7 +9,7 @@ from statistics import fmean
 from typing import Any
 
 import pytest
-from made_up_runs import number
+from made_up_runs import changed, number, without
 from paper_runs import judged, published_csv, run
 
 from icon_repro.report.latex import LatexError, escaped, latex
@@ -17,6 +17,7 @@ from icon_repro.report.paper.measures import results_of
 from icon_repro.report.paper.paper_tables import PaperCell, PaperTable, paper_tables
 from icon_repro.report.paper.paper_text import write_paper_tables
 from icon_repro.report.paper.published import BENCHMARKS, GROUPS, SETS, read_published
+from icon_repro.report.rows import ResultRow, row_as_stored
 from icon_repro.report.runs import lines, sample
 from icon_repro.report.statistics import mean
 from icon_repro.report.tables import write
@@ -25,7 +26,7 @@ EXPERIMENTS = Path(__file__).resolve().parents[2] / "experiments"
 PAPER = [("full", 1.0, "v1", 40.0), ("icon", 0.01, "v1", 20.0), ("icon", 0.15, "v1", 50.0)]
 
 
-def made(rows: list[dict[str, Any]], folder: Path, table: str = "table1", paper: Any = None) -> PaperTable:
+def made(rows: list[ResultRow], folder: Path, table: str = "table1", paper: Any = None) -> PaperTable:
     published_csv(folder, table, PAPER if paper is None else paper)
     (found,) = paper_tables(results_of(rows), read_published(folder))
     return found
@@ -50,11 +51,11 @@ def test_cell_is_ours_with_interval_beside_the_papers(tmp_path: Path) -> None:
     (line,) = [line for line in lines(ROWS) if line.label == "icon-0.15"]
     own = sample(line, ["mmlu"])
     assert own is not None
-    assert found.ours == pytest.approx(100 * fmean(row["benchmarks"]["mmlu"]["value"] for row in line.rows))
+    assert found.ours == pytest.approx(100 * fmean(row.benchmarks["mmlu"].value for row in line.rows))
     assert found.half == pytest.approx(100 * mean(own).half_width())
     assert (found.runs, found.paper) == (2, 50.0)
     assert found.difference == pytest.approx(found.ours - 50)
-    assert list(found.steps) == [row["benchmarks"]["mmlu"]["step"] for row in line.rows]
+    assert list(found.steps) == [row.benchmarks["mmlu"].step for row in line.rows]
 
 
 def test_groups_and_average_are_means_of_the_papers_benchmarks(tmp_path: Path) -> None:
@@ -88,7 +89,8 @@ def test_flops_are_tuning_alone_and_with_selection_and_compared_as_shares(tmp_pa
 
 def test_average_without_a_known_error_has_no_interval(tmp_path: Path) -> None:
     rows = [run("full", 1.0, 0, 0.4)]
-    rows[0]["benchmarks"]["glue"] = {**number(0.3, None), "step": "evaluate/glue-1"}
+    cells = row_as_stored(rows[0])["benchmarks"]
+    rows[0] = changed(rows[0], benchmarks={**cells, "glue": {**number(0.3, None), "step": "evaluate/glue-1"}})
     found = cell(made(rows, tmp_path), "full/kn_avg")
     assert found.half is None and found.ours is not None and not found.missing
 
@@ -104,7 +106,7 @@ def test_average_without_a_known_error_has_no_interval(tmp_path: Path) -> None:
     ],
 )
 def test_missing_cell_says_why(tmp_path: Path, change: dict[str, Any], name: str, reason: str) -> None:
-    rows = [run(r["method"], r["fraction"], r["seed"], 0.5, **change) for r in (ROWS[0], ROWS[1])]
+    rows = [run(r.method, r.fraction, r.seed, 0.5, **change) for r in (ROWS[0], ROWS[1])]
     found = cell(made(rows, tmp_path), name)
     assert found.ours is None and found.difference is None and reason in found.missing
     assert found.paper is not None
@@ -112,8 +114,7 @@ def test_missing_cell_says_why(tmp_path: Path, change: dict[str, Any], name: str
 
 def test_missing_run_of_several_says_how_many(tmp_path: Path) -> None:
     rows = [run("icon", 0.15, 0, 0.5), run("icon", 0.15, 1, 0.5)]
-    del rows[1]["benchmarks"]["mmlu"]
-    rows[1]["missing"] = {"mmlu": "evaluate/x failed: out of memory"}
+    rows[1] = without(rows[1], "mmlu", "evaluate/x failed: out of memory")
     table = made(rows, tmp_path)
     expected = "evaluate/x failed: out of memory (1 of 2 runs)"
     assert cell(table, "icon-0.15/mmlu").missing == expected
@@ -168,7 +169,7 @@ def test_table3_without_its_comparison_says_what_makes_it(tmp_path: Path) -> Non
 # ---------------------------------------------------------------- files
 
 
-def written(rows: list[dict[str, Any]], folder: Path) -> Path:
+def written(rows: list[ResultRow], folder: Path) -> Path:
     write_paper_tables(paper_tables(results_of(rows), read_published(EXPERIMENTS / "llama31_8b")), "toy", folder)
     return folder
 
@@ -180,7 +181,7 @@ def test_csv_has_a_line_a_cell_and_no_number_without_its_interval(tmp_path: Path
     assert (found["runs"], found["paper"], found["version"]) == ("2", "52.3", "v1")
     assert float(found["low"]) < float(found["ours"]) < float(found["high"])
     assert float(found["difference"]) == pytest.approx(float(found["ours"]) - 52.3, abs=1e-3)
-    assert found["steps"].split() == [row["benchmarks"]["mmlu"]["step"] for row in ROWS[1:3]]
+    assert found["steps"].split() == [row.benchmarks["mmlu"].step for row in ROWS[1:3]]
     absent = rows["table1/llama31_8b/icon-0.05/mmlu"]
     assert absent["ours"] == absent["difference"] == "" and "isn't run at fraction 0.05" in absent["missing"]
     assert len(rows) == 5 * 20
@@ -220,7 +221,7 @@ def test_latex_is_well_formed(tmp_path: Path) -> None:
 def test_latex_compiles(tmp_path: Path) -> None:
     ugly = latex(["a_b", "50 % & more"], [["[0.1, 0.2]", "x^2 ~ {y} \\z $ #1"], ["*", "<0.001 ± 1"]], "c_1 & 2 %", "t")
     (tmp_path / "ugly.tex").write_text(ugly, encoding="utf-8")
-    write([*ROWS[:2], {**ROWS[3], "judged": judged(LETTERS, "full")}], tmp_path)  # table, verdicts, judged
+    write([*ROWS[:2], changed(ROWS[3], judged=judged(LETTERS, "full"))], tmp_path)  # table, verdicts, judged
     inputs = "\n".join(f"\\input{{{path.name}}}" for path in sorted([*_tables(tmp_path), *tmp_path.glob("[a-z]*.tex")]))
     head = "\\documentclass{article}\n\\usepackage{booktabs}\n\\usepackage{graphicx}\n\\begin{document}\n"
     (tmp_path / "main.tex").write_text(f"{head}{inputs}\n\\end{{document}}\n", encoding="utf-8")

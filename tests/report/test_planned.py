@@ -9,9 +9,9 @@ from made_up_runs import result, row, solved
 
 from icon_repro.config.compose import composed
 from icon_repro.config.load import PrimaryConfig
-from icon_repro.engine.records import write_rows
 from icon_repro.report.estimates import detectable
 from icon_repro.report.planned import primary_lines
+from icon_repro.report.rows import write_result_rows
 
 STUDY = composed("study_cpu", [])
 
@@ -51,7 +51,7 @@ def test_stored_results_give_their_variances(tmp_path: Path) -> None:
     ]
     rows += [row("icon", 0.15, seed, {"arc": result(solved(0.5, 300, seed))}) for seed in range(3)]
     (tmp_path / "toy").mkdir()
-    write_rows(tmp_path / "toy" / "metrics.jsonl", rows)
+    write_result_rows(tmp_path / "toy" / "metrics.jsonl", rows)
     (line,) = primary_lines(config, tmp_path)
     assert "variances of the stored results" in line and "points (95 %: " in line
     assert 20 < seen(line) < 60  # selections differ by 8 points, one against five: 4 degrees of freedom

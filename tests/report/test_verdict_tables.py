@@ -1,27 +1,29 @@
 """Verdicts against the baselines: which are compared, paired differences, Holm, and what is said of what is missing."""
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pytest
-from made_up_runs import number, result, row, solved, task
+from made_up_runs import changed, number, result, row, solved, task, with_cell
 from scipy.stats import ttest_rel
 from statsmodels.regression.linear_model import OLS
 
+from icon_repro.report.rows import ResultRow
 from icon_repro.report.runs import RunsError
 from icon_repro.report.statistics import StatsError, holm
 from icon_repro.report.tables import markdown
-from icon_repro.report.verdicts import HEADER, caption, comparisons, document, table
+from icon_repro.report.verdicts import HEADER, caption, comparisons, document, table, tidy
 
 ONE_RUN = "(this selection and this training seed only)"
 
 
-def lines(rows: list[dict[str, Any]]) -> list[dict[str, str]]:
+def lines(rows: list[ResultRow]) -> list[dict[str, str]]:
     header, cells = table(comparisons(rows))
     return [dict(zip(header, cell, strict=True)) for cell in cells]
 
 
-def runs(method: str, share: float, seeds: int = 1, fraction: float = 0.15, **more: Any) -> list[dict[str, Any]]:
+def runs(method: str, share: float, seeds: int = 1, fraction: float = 0.15, **more: Any) -> list[ResultRow]:
     """Runs whose items are of the same difficulty for all methods."""
     return [
         row(method, fraction, seed, {"arc": result(solved(share + 0.01 * seed, 400, 1))}, **more)
@@ -85,7 +87,7 @@ def test_p_by_benchmark_of_a_single_benchmark_is_by_its_tasks() -> None:
         row("icon", 0.15, 0, {"mmlu": group([0.5, 0.65, 0.7])}),
     ]
     (line,) = lines(rows)
-    values = [[float(x) for x in part["values"]] for r in rows for part in r["benchmarks"]["mmlu"]["outcomes"]["parts"]]
+    values = [[float(x) for x in part.values or ""] for r in rows for part in r.benchmarks["mmlu"].outcomes.parts]
     gains = np.concatenate([np.subtract(b, a) for a, b in zip(values[:3], values[3:], strict=True)])
     tasks = np.repeat([0, 1, 2], [40, 80, 120])  # each item weighs the same: the sandwich estimate over tasks
     fitted = OLS(gains, np.ones(240)).fit(cov_type="cluster", cov_kwds={"groups": tasks}, use_t=True)
@@ -105,7 +107,7 @@ def test_worse_and_not_distinguishable_are_said() -> None:
 
 
 def test_seeds_that_differ_as_much_as_methods_leave_nothing_to_tell() -> None:
-    def seeds(method: str, shares: list[float]) -> list[dict[str, Any]]:
+    def seeds(method: str, shares: list[float]) -> list[ResultRow]:
         return [row(method, 0.15, s, {"arc": result(solved(x, 400, 1))}) for s, x in enumerate(shares)]
 
     rows = [*seeds("random", [0.5, 0.6, 0.7]), *seeds("icon", [0.8, 0.6, 0.7])]
@@ -117,7 +119,7 @@ def test_seeds_that_differ_as_much_as_methods_leave_nothing_to_tell() -> None:
 
 
 def test_effect_of_a_training_seed_that_methods_share_cancels() -> None:
-    def seeds(method: str, shares: list[float], first: int) -> list[dict[str, Any]]:
+    def seeds(method: str, shares: list[float], first: int) -> list[ResultRow]:
         return [row(method, 0.15, first + s, {"arc": result(solved(x, 400, 1))}) for s, x in enumerate(shares)]
 
     shares, higher = [0.5, 0.6, 0.7], [0.56, 0.66, 0.76]
@@ -186,7 +188,7 @@ def test_caption_tells_of_single_runs() -> None:
     several = [*runs("random", 0.5, 2), *runs("icon", 0.5, 2)]
     assert "training seed only" not in caption(several, comparisons(several))
     assert "all comparisons about this selection only" in caption(several, comparisons(several))
-    drawn = [{**one, "selection_seed": s} for s in range(3) for one in runs("random", 0.5, 2)]
+    drawn = [replace(one, selection_seed=s) for s in range(3) for one in runs("random", 0.5, 2)]
     rows = [*drawn, *runs("icon", 0.5, 2)]
     assert "only:" not in caption(rows, comparisons(rows))
 
@@ -201,7 +203,7 @@ def nll(level: float, seed: int = 0, **more: Any) -> dict[str, Any]:
     return {**result(values, "nll"), "outcomes": {"ids": "x", "parts": [part]}}
 
 
-def held_out(method: str, cells: list[dict[str, Any]], **more: Any) -> list[dict[str, Any]]:
+def held_out(method: str, cells: list[dict[str, Any]], **more: Any) -> list[ResultRow]:
     tasks = {"held_out": task(higher=False)}
     return [row(method, 0.15, seed, {"held_out": cell}, tasks=tasks, **more) for seed, cell in enumerate(cells)]
 
@@ -247,11 +249,9 @@ def test_values_in_0_to_1_arent_taken_for_shares_unless_declared() -> None:
     assert comparisons(rows)[0].found is not None and comparisons(rows)[0].found.bounds is None
     rows = [*runs("random", 0.5), *runs("icon", 0.6)]
     assert comparisons(rows)[0].found.bounds == (-1.0, 1.0)  # type: ignore[union-attr]
-    for one in rows:
-        one["benchmarks"]["arc"]["metric"] = "own"
+    rows = [with_cell(one, "arc", metric="own") for one in rows]
     assert comparisons(rows)[0].found.bounds is None  # type: ignore[union-attr]
-    for one in rows:
-        one["tasks"]["arc"]["bounds"] = [0, 2]
+    rows = [changed(one, tasks={"arc": {**task(), "bounds": [0, 2]}}) for one in rows]
     assert comparisons(rows)[0].found.bounds == (-2.0, 2.0)  # type: ignore[union-attr]
 
 
@@ -289,3 +289,42 @@ def test_primary_comparison_comes_first_and_isnt_corrected() -> None:
     without = document(rows, comparisons(rows), None, "", markdown)
     assert without.startswith("No primary outcome was set beforehand") and "## Primary comparison" not in without
     assert "Its results are missing" in document(rows[:2], comparisons(rows[:2]), primary, "", markdown)
+
+
+def test_primary_comparison_at_several_fractions_is_corrected_over_them() -> None:
+    shares = {"random": 0.5, "icon": 0.53}
+    rows = [one for fraction in (0.05, 0.15) for name, x in shares.items() for one in runs(name, x, fraction=fraction)]
+    primary = {"measure": "average", "comparison": ["icon", "random"], "unit": "selection", "fraction": None}
+    two = tidy(comparisons(rows), primary)
+    assert [line["role"] for line in two] == ["primary", "primary"]
+    alone = tidy(comparisons(rows), {**primary, "fraction": 0.15})[0]
+    assert alone["role"] == "primary" and alone["p holm"] == alone["p"]
+    for line in two:
+        assert isinstance(line["p"], float) and isinstance(alone["detectable"], float)
+        assert line["p holm"] == pytest.approx(2 * line["p"]) and line["detectable"] > alone["detectable"]
+    text = document(rows, comparisons(rows), primary, "", markdown)
+    assert "icon at fraction 0.05" in text and "icon at fraction 0.15" in text
+
+
+def test_selections_of_another_fraction_lend_no_variance() -> None:
+    shares = [0.45, 0.5, 0.55, 0.6]
+    others = [row(name, 0.15, 0, {"arc": result(solved(x, 400, 1))}) for name, x in (("longest", 0.5), ("icon", 0.6))]
+
+    def drawn(fraction: float) -> list[ResultRow]:
+        cells = [{"arc": result(solved(x, 400, 1))} for x in shares]
+        return [row("random", fraction, 0, cell, selection_seed=s) for s, cell in enumerate(cells)]
+
+    def found(fraction: float) -> dict[str, str]:
+        return next(line for line in lines([*drawn(fraction), *others]) if line["against"] == "longest")
+
+    assert found(0.05)["verdict"].startswith("better (this selection")
+    assert found(0.15)["verdict"] == "not distinguishable"
+
+
+def test_caption_says_in_how_many_comparisons_one_selection_borrows() -> None:
+    drawn = [replace(one, selection_seed=s) for s in range(3) for one in runs("random", 0.5, 2)]
+    rows = [*drawn, *runs("icon", 0.5, 2), *runs("longest", 0.5, 2)]
+    text = "- average: in 3 of 3 comparisons a method has one selection and is taken to vary as another's selections do"
+    assert text in caption(rows, comparisons(rows))
+    assert "has one selection" not in caption(drawn, comparisons(drawn))
+    assert "has one selection and is taken" not in caption(rows[-4:], comparisons(rows[-4:]))

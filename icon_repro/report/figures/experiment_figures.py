@@ -1,22 +1,22 @@
 """Figures of an experiment from its rows of results: differences from the controls, verdicts of a judge, scale,
 quality against cost, position bias.
 
-In: the rows that ``report.collect`` makes.  Out: ``Figure``s, or ``NotMade`` with the reason.
+In: ``ResultRow``s.  Out: ``Figure``s, or ``NotMade`` with the reason.
 Intervals are those of the tables (``icon_repro.report.statistics``). Known gap: none.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from statistics import fmean
-from typing import Any
 
 from icon_repro.report.figures.draw import Bars, Panel, Scatter, Series
 from icon_repro.report.figures.draw import Line as Curve
 from icon_repro.report.figures.material import Figure, NotMade
 from icon_repro.report.intervals import share
 from icon_repro.report.paper.paper_figures import PaperFigures
-from icon_repro.report.runs import Line, Row, averaged, lines, sample
+from icon_repro.report.rows import JudgedResult, ResultRow
+from icon_repro.report.runs import Line, averaged, lines, sample
 from icon_repro.report.statistics import mean
 from icon_repro.report.verdicts import comparisons
 from icon_repro.report.weighting import variants
@@ -30,7 +30,7 @@ _NAMED = 40  # points that have their share beside them
 Point = tuple[float, float, float]  # value, both ends of its interval; all three equal where the error is unknown
 
 
-def makers(rows: Sequence[Row], paper: PaperFigures) -> dict[str, Callable[[], Figure]]:
+def makers(rows: Sequence[ResultRow], paper: PaperFigures) -> dict[str, Callable[[], Figure]]:
     """Every figure that rows alone give, by name."""
     return {
         "differences": partial(differences, rows),
@@ -41,7 +41,7 @@ def makers(rows: Sequence[Row], paper: PaperFigures) -> dict[str, Callable[[], F
     }
 
 
-def differences(rows: Sequence[Row]) -> Figure:
+def differences(rows: Sequence[ResultRow]) -> Figure:
     """Each method's difference from random and longest of the same size, a panel a measure; held-out rows by tokens."""
     others = variants(rows)
     found = [one for one in comparisons(rows) if one.found is not None and one.measure not in others]
@@ -80,23 +80,23 @@ def differences(rows: Sequence[Row]) -> Figure:
     )
 
 
-def judged(rows: Sequence[Row], paper: PaperFigures) -> Figure:
+def judged(rows: Sequence[ResultRow], paper: PaperFigures) -> Figure:
     """Wins, ties and losses in percent of the judged prompts, a panel for each set of prompts; the paper's below."""
     sets = _judged_sets(rows)
     panels = []
     for name, found in sets.items():
         labels = [_label(line) for line, _ in found]
-        shares = [[100 * sum(one[key] for one in cells) / _judged(cells) for key in _SHARES] for _, cells in found]
+        shares = [_shares(cells) for _, cells in found]
         if name in paper.judged:
             labels.append(f"paper: icon, {paper.selected[name]:,} rows, against full")
             shares.append([100 * count / sum(paper.judged[name]) for count in paper.judged[name]])
         series = [Bars(key, labels, [own[place] for own in shares]) for place, key in enumerate(_SHARES)]
-        against = "/".join(dict.fromkeys(one["against"] for _, cells in found for one in cells))
+        against = "/".join(dict.fromkeys(one.against for _, cells in found for one in cells))
         panels.append(
             Panel(f"% of prompts, against {against}", "", series, stacked=True, y_range=(0, 100), title=f"{name}\n\n")
         )
     line, cells = next(iter(sets.values()))[0]
-    win, tie, lose = (100 * sum(one[key] for one in cells) / _judged(cells) for key in _SHARES)
+    win, tie, lose = _shares(cells)
     return Figure(
         "judged",
         "What the judge prefers",
@@ -109,20 +109,20 @@ def judged(rows: Sequence[Row], paper: PaperFigures) -> Figure:
     )
 
 
-def position(rows: Sequence[Row]) -> Figure:
+def position(rows: Sequence[ResultRow]) -> Figure:
     """How often the judge prefers the same answer in both orders, and the one shown first."""
     panels, lowest = [], 1.0
     for name, found in _judged_sets(rows).items():
         known = [
             (line, cells)
             for line, cells in found
-            if all(one["position_consistency"] is not None for one in cells)  # a judge that sees no order has none
+            if all(one.position_consistency is not None for one in cells)  # a judge that sees no order has none
         ]
         if not known:
             continue
         labels = [_label(line) for line, _ in known]
         same = [
-            share(round(sum(one["position_consistency"] * one["judged"] for one in cells)), _judged(cells))
+            share(round(sum((one.position_consistency or 0.0) * one.judged for one in cells)), _judged(cells))
             for _, cells in known
         ]
         lowest = min([lowest, *(one.value for one in same)])
@@ -135,7 +135,7 @@ def position(rows: Sequence[Row]) -> Figure:
                 [one.high for one in same],
             )
         ]
-        told = [[one["first_preferred"] for one in cells if one["first_preferred"] is not None] for _, cells in known]
+        told = [[one.first_preferred for one in cells if one.first_preferred is not None] for _, cells in known]
         if all(told):
             both.append(Bars("the answer shown first (0.5: no bias)", labels, [fmean(values) for values in told]))
         panels.append(Panel("", "share of judged prompts", both, y_range=(0, 1.25), title=name))
@@ -152,7 +152,7 @@ def position(rows: Sequence[Row]) -> Figure:
     )
 
 
-def scale(rows: Sequence[Row], paper: PaperFigures) -> Figure:
+def scale(rows: Sequence[ResultRow], paper: PaperFigures) -> Figure:
     """Average of the benchmarks and FLOPs by the share of rows that is tuned on; the paper's average beside ours."""
     made, names = lines(rows), _names(rows)
     sizes = {line.fraction for line in made if line.fraction is not None and line.has(names)}
@@ -197,7 +197,7 @@ def scale(rows: Sequence[Row], paper: PaperFigures) -> Figure:
     )
 
 
-def pareto(rows: Sequence[Row]) -> Figure:
+def pareto(rows: Sequence[ResultRow]) -> Figure:
     """Average of the benchmarks against the FLOPs of selection and tuning, with the line of the best for their cost."""
     names = _names(rows)
     known = [line for line in lines(rows) if line.has(names)]
@@ -248,33 +248,38 @@ def average(line: Line, names: Sequence[str]) -> Point:
 
 def flops(line: Line) -> float | None:
     """Of selection and of tuning one model; None if one isn't known."""
-    costs = [row[part] for row in line.rows for part in ("selection", "tuning")]
-    if None in costs:
-        return None
-    return fmean(row["selection"]["flops"] + row["tuning"]["flops"] for row in line.rows)
+    known = [(row.selection, row.tuning) for row in line.rows]
+    costs = [one.flops + two.flops for one, two in known if one is not None and two is not None]
+    return fmean(costs) if len(costs) == len(known) else None
 
 
-def _names(rows: Sequence[Row]) -> list[str]:
+def _names(rows: Sequence[ResultRow]) -> list[str]:
     names = averaged(rows)
     if not names:
         raise NotMade("no benchmark of which higher is better")
     return names
 
 
-def _judged_sets(rows: Sequence[Row]) -> dict[str, list[tuple[Line, list[Any]]]]:
+def _judged_sets(rows: Sequence[ResultRow]) -> dict[str, list[tuple[Line, list[JudgedResult]]]]:
     """By set of prompts the lines whose runs all have a comparison, with these."""
-    found: dict[str, list[tuple[Line, list[Any]]]] = {}
+    found: dict[str, list[tuple[Line, list[JudgedResult]]]] = {}
     for line in lines(rows):
-        for name in line.rows[0]["judged"]:
-            if all(name in row["judged"] for row in line.rows):
-                found.setdefault(name, []).append((line, [row["judged"][name] for row in line.rows]))
+        for name in line.rows[0].judged:
+            if all(name in row.judged for row in line.rows):
+                found.setdefault(name, []).append((line, [row.judged[name] for row in line.rows]))
     if not found:
         raise NotMade("no comparison by a judge")
     return found
 
 
-def _judged(cells: Sequence[Mapping[str, Any]]) -> int:
-    return sum(one["judged"] for one in cells)
+def _shares(cells: Sequence[JudgedResult]) -> list[float]:
+    """Wins, ties and losses in percent of the judged prompts."""
+    counts = [[one.win, one.tie, one.lose] for one in cells]
+    return [100 * sum(column) / _judged(cells) for column in zip(*counts, strict=True)]
+
+
+def _judged(cells: Sequence[JudgedResult]) -> int:
+    return sum(one.judged for one in cells)
 
 
 def _label(line: Line) -> str:

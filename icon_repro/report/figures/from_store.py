@@ -26,6 +26,7 @@ from icon_repro.report.figures.draw import FigureError, write_figure
 from icon_repro.report.figures.material import Figure, Material, NotMade, Ranked, Values
 from icon_repro.report.intervals import IntervalError
 from icon_repro.report.paper.paper_figures import PaperFigures
+from icon_repro.report.rows import ResultRow
 
 _CANDIDATES = 2000
 _IFD, _EMBEDDINGS = "icon_repro.methods.ifd:run", "icon_repro.methods.common.embeddings:shard"
@@ -43,7 +44,7 @@ _OF_MATERIAL: Mapping[str, Callable[[Material], Figure]] = {
 _SLOW = ("tsne",)  # to compute, in code that lets other threads run
 
 
-def draw(folder: Path, rows: Sequence[Mapping[str, Any]], material: Material, paper: PaperFigures) -> dict[str, Any]:
+def draw(folder: Path, rows: Sequence[ResultRow], material: Material, paper: PaperFigures) -> dict[str, Any]:
     """Write all figures that there is something for; which these are, and why the others aren't there."""
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)

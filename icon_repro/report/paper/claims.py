@@ -1,6 +1,6 @@
 """Claims about an experiment, each with a verdict: reproduced, contradicted, not distinguishable, not run here.
 
-In: ``claims.yaml`` beside the published numbers; the rows that ``report.collect`` makes.  Out: claims.md, claims.csv.
+In: ``claims.yaml`` beside the published numbers; ``ResultRow``s.  Out: claims.md, claims.csv.
 A claim says that a measure of an arm, or its difference from that of each arm in ``against``, lies above or below
 ``margin``, or within ``tolerance`` of it. Let L be the 95 % interval of that number (items, and seeds where there are
 several). Above: reproduced if all of L lies above the margin, contradicted if all of it lies below; about: reproduced
@@ -265,7 +265,7 @@ def _benchmarks(claim: Claim, results: Results) -> Sequence[str]:
 
 def _higher(results: Results, name: str) -> bool:
     """Whether more of a benchmark is better; the paper's are all of that kind."""
-    return name not in results.tasks or bool(results.tasks[name]["higher_is_better"])
+    return name not in results.tasks or results.tasks[name].higher_is_better
 
 
 def compared_lines(found: Sequence[Checked], results: Results) -> list[tuple[Line, Line, Sequence[str]]]:
@@ -304,7 +304,7 @@ def _verdict(claim: Claim, finding: Finding, estimate: Estimate | None) -> Claim
 
 HEADER = ["claim", "what it says", "source", "checked as", "paper", "ours, 95 % interval", "runs", "verdict", "note"]
 CSV = ["claim", "measure", "arm", "against", "relation", "margin", "tolerance", "published", "ours", "low", "high"]
-CSV += ["runs", "verdict", "note", "source"]
+CSV += ["runs", "against runs", "verdict", "note", "source"]
 
 
 def grid(found: Sequence[Checked]) -> list[list[str]]:
@@ -371,7 +371,9 @@ def write_claims(found: Sequence[Checked], experiment: str, folder: Path, notes:
             limits = [claim.margin, claim.tolerance, claim.published, finding.value, finding.low, finding.high]
             about = [claim.id, claim.measure or "", claim.arm or "", finding.against, claim.relation.value]
             numbers = ["" if value is None else f"{value:.6g}" for value in limits]
-            rows.append([*about, *numbers, finding.runs, one.verdict.value, one.note, claim.source])
+            own, _, other = finding.runs.partition(" and ")  # a model without tuning has none: ``-``
+            runs = [count if count.isdigit() else "" for count in (own, other)]
+            rows.append([*about, *numbers, *runs, one.verdict.value, one.note, claim.source])
     with (folder / "claims.csv").open("w", encoding="utf-8", newline="") as file:
         csv.writer(file, lineterminator="\n").writerows([CSV, *rows])
     return summary(found)

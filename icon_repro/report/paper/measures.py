@@ -1,6 +1,6 @@
 """One number of the stored rows for a method at a fraction, with its outcomes; or why it isn't there.
 
-In: the rows that ``report.collect`` makes.  Out: outcomes for ``icon_repro.report.statistics``; costs in operations.
+In: ``ResultRow``s.  Out: outcomes for ``icon_repro.report.statistics``; costs in operations.
 The tables beside the paper's and the claims read the results through this module only.
 Known gap: none.
 """
@@ -10,7 +10,8 @@ from dataclasses import dataclass, replace
 from statistics import fmean
 from typing import Any
 
-from icon_repro.report.runs import Line, Row, facts, judged_sample, lines, sample
+from icon_repro.report.rows import BenchmarkFacts, JudgedResult, ResultRow, Spent
+from icon_repro.report.runs import Line, facts, judged_sample, lines, sample
 from icon_repro.report.statistics import Items, Sample
 
 _ADDED_BY = {"alpaca_eval": " (judge=paper adds it)"}
@@ -24,17 +25,17 @@ class NotRunError(LookupError):
 class Results:
     """All lines of an experiment."""
 
-    rows: Sequence[Row]
+    rows: Sequence[ResultRow]
     lines: Mapping[tuple[str, float | None], Line]
-    tasks: Mapping[str, Mapping[str, Any]]  # group, chance level and direction of each benchmark
+    tasks: Mapping[str, BenchmarkFacts]  # group, chance level and direction of each benchmark
     against: str | None = None  # whom the judge's sets compare with, as the config says
 
     @property
     def model(self) -> str:
-        return str(self.rows[0]["model"])
+        return self.rows[0].model
 
 
-def results_of(rows: Sequence[Row], config: Mapping[str, Any] | None = None) -> Results:
+def results_of(rows: Sequence[ResultRow], config: Mapping[str, Any] | None = None) -> Results:
     """The rows by line.
 
     Args:
@@ -80,8 +81,8 @@ def _lacking(results: Results, line: Line, names: Sequence[str]) -> str:
         if name not in results.tasks:
             reasons.setdefault(f"not in this experiment{_ADDED_BY.get(name, '')}", []).append(name)
             continue
-        lacking = [row for row in line.rows if name not in row["benchmarks"]]
-        for why in dict.fromkeys(str(row["missing"].get(name, "not run yet")) for row in lacking):
+        lacking = [row for row in line.rows if name not in row.benchmarks]
+        for why in dict.fromkeys(row.missing.get(name, "not run yet") for row in lacking):
             some = f" ({len(lacking)} of {len(line.rows)} runs)" if 0 < len(lacking) < len(line.rows) else ""
             reasons.setdefault(why + some, []).append(name)
     if len(reasons) == 1 and len(next(iter(reasons.values()))) == len(names):
@@ -104,7 +105,7 @@ def score_sample(results: Results, method: str, fraction: float, opponent: str, 
     found = [(method, fraction, opponent, False), (opponent, theirs, method, True)]
     for first, at, second, other_side in found:
         line = results.lines.get((first, at))
-        if line is None or not all(row["judged"].get(name, {}).get("against") == second for row in line.rows):
+        if line is None or not all(_is_against(row.judged.get(name), second) for row in line.rows):
             continue
         own = judged_sample(line, name)
         if other_side:
@@ -115,11 +116,15 @@ def score_sample(results: Results, method: str, fraction: float, opponent: str, 
     raise NotRunError(_unjudged(results, [results.lines[first, at] for first, at, _, _ in found], name))
 
 
+def _is_against(judged: JudgedResult | None, opponent: str) -> bool:
+    return judged is not None and judged.against == opponent
+
+
 def _unjudged(results: Results, both: Sequence[Line], name: str) -> str:
-    against = {one["against"] for row in results.rows for one in row["judged"].values()} - {"reference"}
+    against = {one.against for row in results.rows for one in row.judged.values()} - {"reference"}
     against |= {results.against} if results.against is not None else set()
     against -= {line.method for line in both}
-    missing = {str(row["unjudged"][name]) for line in both for row in line.rows if name in row["unjudged"]}
+    missing = {row.unjudged[name] for line in both for row in line.rows if name in row.unjudged}
     if against:
         return (
             f"the judge compares with {', '.join(sorted(against))}; name=... judge.against={both[0].method} compares "
@@ -134,7 +139,7 @@ def tuning_flops(line: Line) -> float:
     Raises:
         NotRunError: a run hasn't been trained.
     """
-    return _flops(line, "tuning")
+    return _flops([row.tuning for row in line.rows], "tuning")
 
 
 def total_flops(line: Line) -> float:
@@ -143,23 +148,24 @@ def total_flops(line: Line) -> float:
     Raises:
         NotRunError: one of them isn't finished.
     """
-    return _flops(line, "selection") + _flops(line, "tuning")
+    return _flops([row.selection for row in line.rows], "selection") + tuning_flops(line)
 
 
-def _flops(line: Line, part: str) -> float:
-    if any(row[part] is None for row in line.rows):
-        raise NotRunError(f"{part} isn't finished")
-    return fmean(float(row[part]["flops"]) for row in line.rows)
+def _flops(spent: Sequence[Spent | None], what: str) -> float:
+    finished = [one.flops for one in spent if one is not None]
+    if len(finished) < len(spent):
+        raise NotRunError(f"{what} isn't finished")
+    return fmean(finished)
 
 
 def evaluation_steps(line: Line, names: Sequence[str]) -> list[str]:
     """Folders of the steps behind a mean of benchmarks, run by run."""
-    return [row["benchmarks"][name]["step"] for row in line.rows for name in names if name in row["benchmarks"]]
+    return [row.benchmarks[name].step for row in line.rows for name in names if name in row.benchmarks]
 
 
 def judge_steps(line: Line, name: str) -> list[str]:
-    return [row["judged"][name]["step"] for row in line.rows if name in row["judged"]]
+    return [row.judged[name].step for row in line.rows if name in row.judged]
 
 
 def cost_steps(line: Line) -> list[str]:
-    return [row["steps"][part] for row in line.rows for part in ("select", "train") if row["steps"][part] is not None]
+    return [step for row in line.rows for step in (row.steps.select, row.steps.train) if step is not None]

@@ -1,6 +1,6 @@
 """Tables 1 to 4 of arXiv 2505.05327, each number beside ours: the cells, whatever they are written as.
 
-In: the rows that ``report.collect`` makes; published lines.  Out: a ``PaperTable`` for each published table.
+In: ``ResultRow``s; published lines.  Out: a ``PaperTable`` for each published table.
 Every cell has a name, ``table1/llama31_8b/icon-0.15/mmlu``: table, model, line, column. IF, KN and RS are means of
 the paper's benchmarks of these groups, avg of all twelve; the groups' published means in table 1 are made of its
 printed cells.
@@ -137,7 +137,7 @@ def _others(name: str, results: Results, fractions: set[float]) -> list[tuple[st
     for (method, fraction), line in results.lines.items():
         if fraction not in fractions or fraction is None or method == "full":
             continue
-        judged = any(one["against"] == HERO for row in line.rows for one in row["judged"].values())
+        judged = any(one.against == HERO for row in line.rows for one in row.judged.values())
         if name == "table2" or judged:
             found.append((method, fraction))
     return found
