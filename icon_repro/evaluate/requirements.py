@@ -138,7 +138,7 @@ def _short_budgets(steps: Iterable[Step]) -> list[str]:
 
 
 @cache
-def task_files(index: Path | None = None) -> dict[str, list[Path]]:
+def task_files(index: Path | None = None) -> dict[str, list[str]]:
     """lm-eval's tasks, groups and tags by name, with the YAML files that define them; no file is parsed.
 
     Args:
@@ -152,8 +152,8 @@ def task_files(index: Path | None = None) -> dict[str, list[Path]]:
         with contextlib.suppress(RecordError, KeyError, TypeError):
             stored = read_json(index)
             if stored["of"] == of:
-                return {name: [folder / file for file in files] for name, files in stored["tasks"].items()}
-    found: dict[str, list[Path]] = {}
+                return {name: [f"{folder}/{file}" for file in files] for name, files in stored["tasks"].items()}
+    found: dict[str, list[str]] = {}
     for path in sorted(folder.rglob("*")):
         if path.suffix not in ("", ".yaml") or not path.is_file():  # what others include may have no suffix
             continue
@@ -162,20 +162,20 @@ def task_files(index: Path | None = None) -> dict[str, list[Path]]:
         for match in _TAGS.finditer(text):
             names += re.findall(r"[^\s\-\[\],\"'][^\s\[\],\"']*", match[1])
         for name in names:
-            found.setdefault(name, []).append(path)
+            found.setdefault(name, []).append(str(path))
     if index is not None:
         with contextlib.suppress(OSError):  # a cache that can't be written costs time only
             index.parent.mkdir(parents=True, exist_ok=True)
-            tasks = {name: [str(path.relative_to(folder)) for path in files] for name, files in found.items()}
+            tasks = {name: [path.removeprefix(f"{folder}/") for path in files] for name, files in found.items()}
             write_json(index, {"of": of, "tasks": tasks})
     return found
 
 
-def executes_code(files: Iterable[Path]) -> bool:
+def executes_code(files: Iterable[str]) -> bool:
     """Whether one of these YAML files, or a file that it includes, says that it runs what the model wrote."""
     for path in files:
-        text = path.read_text(encoding="utf-8")
-        if _UNSAFE.search(text) or executes_code(path.parent / match[1] for match in _INCLUDE.finditer(text)):
+        text = Path(path).read_text(encoding="utf-8")
+        if _UNSAFE.search(text) or executes_code(str(Path(path).parent / m[1]) for m in _INCLUDE.finditer(text)):
             return True
     return False
 
