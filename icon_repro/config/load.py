@@ -1,4 +1,4 @@
-"""Every knob of an experiment as a typed schema, and the one place that checks them.
+"""Define every option of an experiment as a typed schema, and check them in one place.
 
 In: the composed Hydra config (conf/ holds the values).  Out: a ``Config``, or one ConfigError with all problems.
 ``cluster``, ``paths``, ``tracking``, ``export``, ``action`` and fields marked ``unhashed`` never change results and
