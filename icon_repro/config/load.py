@@ -141,6 +141,8 @@ class Config:
     mixed_versions: MixedVersions = unhashed(MixedVersions.refuse)  # among the runs of one method, in a report
     explain: str | None = unhashed(None)  # a cell of a table, for action=report: what it is made of
     action: Action = Action.run
+    verbose: bool = unhashed(False)  # show details of a run
+    quiet: bool = unhashed(False)  # show warnings and failures alone
 
 
 def load(data: Mapping[str, Any]) -> Config:
@@ -256,6 +258,8 @@ def _combinations(config: Config) -> list[str]:
         problems.append(f"fractions={config.fractions}: a fraction is given twice.")
     if config.methods and not config.fractions:
         problems.append("fractions=[]: give at least one fraction to select, e.g. [0.15].")
+    if config.verbose and config.quiet:
+        problems.append("verbose=true, quiet=true: set one of them.")
     if config.explain is not None and config.action is not Action.report:
         problems.append(f"explain={config.explain!r}: goes with action=report, not action={config.action.value}.")
     problems += _batch_problems("training", config.training.global_batch_size, config.cluster)
