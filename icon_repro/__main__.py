@@ -22,6 +22,7 @@ from icon_repro.config.unsafe import unsafe_files
 from icon_repro.data.options import ModelConfig, SourceConfig
 from icon_repro.data.planner import PlanError
 from icon_repro.engine.artifact import ArtifactError, Cost, Step, Store, StoreError, check_writable
+from icon_repro.engine.console import LOG, say, set_level
 from icon_repro.engine.environment import clean, find_home
 from icon_repro.engine.jobs import SubmitError, living, read_jobs, with_job
 from icon_repro.engine.records import RecordError
@@ -61,6 +62,8 @@ Change any value with key=value, any group with group=option:
   python -m icon_repro name=mine data.candidates.size=48 fractions=[0.05,0.15] seeds=[0,1,2]
   python -m icon_repro methods.icon.control=none      remove the random control
   python -m icon_repro -m seed=0,1,2                  a sweep: an experiment for each training seed, <name>_s0 ...
+
+  python -m icon_repro quiet=true                     warnings and failures alone; verbose=true: every step's folder too
 
 A step is computed once: the same command again uses what is there, a changed value rebuilds what depends on it.
 
@@ -136,6 +139,7 @@ def _run(raw: DictConfig) -> int:
     )
     try:
         config = typed(raw)
+        set_level(verbose=config.verbose, quiet=config.quiet)
         if config.action is Action.verify:
             return _action_verify(config)
         if config.explain is not None and config.action is Action.report:
@@ -199,21 +203,21 @@ def _refuse(problems: Sequence[str]) -> None:
 def _action_run(experiment: Experiment, store: Store) -> int:
     config = experiment.config
     _refuse(preflight(experiment, store))
-    print(f"{config.name}: {config.description.strip()}")
+    say(f"{config.name}: {config.description.strip()}")
     missing = missing_steps(experiment, store)
     expected = estimate(missing)
-    print(
+    say(
         f"{len(experiment.steps)} steps, {len(missing)} to do"
         + (f", about {_amount(expected)}" if expected.tokens else "")
     )
     paces = told(pace(experiment.steps, store, config.cluster))
     for line in [*paces, *expected_calls(missing), *_licences(missing), *experiment.notes]:
-        print(line)
+        say(line)
     intact = Intact(store)
     try:
         with stoppable():
             cache = Path(config.paths.cache)
-            summary = run(experiment.steps, store, config.cluster, cache, print, intact.damaged)
+            summary = run(experiment.steps, store, config.cluster, cache, say, intact.damaged)
     except Interrupted as stop:
         print(f"{stop}; the same command goes on from here", file=sys.stderr)
         if stop.number == signal.SIGUSR1:
@@ -221,16 +225,16 @@ def _action_run(experiment: Experiment, store: Store) -> int:
         return 128 + stop.number
     intact.save()
     finished = _action_report(experiment, store)
-    print(
+    say(
         f"{len(summary.built)} built, {len(summary.cached)} cached, {len(summary.failed)} failed, "
         f"{len(summary.blocked)} blocked"
     )
     for label, why in summary.failed.items():
-        print(f"  failed: {label}: {why}")
+        LOG.warning("  failed: %s: %s", label, why)
     if config.rehearse is not Rehearse.none:
         from icon_repro.report.rehearsal import closing  # claims take a moment to import
 
-        print(*closing(experiment, store), sep="\n")
+        LOG.info("%s", "\n".join(closing(experiment, store)))
     return 1 if summary.failed else finished
 
 
@@ -280,7 +284,7 @@ def _action_compare(experiment: Experiment, store: Store) -> int:
     from icon_repro.report.compare import CompareError, compare  # scipy takes a second to import
 
     try:
-        compare(experiment, store, print)
+        compare(experiment, store, say)
     except CompareError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
@@ -303,8 +307,9 @@ def _action_submit(experiment: Experiment, store: Store) -> int:
     config = experiment.config
     missing = missing_steps(experiment, store)
     _refuse(preflight(experiment, store))
-    if submit(experiment.steps, store, config.cluster, Path(config.paths.cache), print):
-        print(*_licences(missing), sep="\n")
+    if submit(experiment.steps, store, config.cluster, Path(config.paths.cache), say):
+        for line in _licences(missing):
+            say(line)
     return 0
 
 
@@ -341,9 +346,9 @@ def _action_report(experiment: Experiment, store: Store) -> int:
         code = _action_compare(experiment, store)
         if code == 0:
             note_selections(experiment)
-        print(log_experiment(experiment, store, public(config), [], None, Path(config.paths.results) / config.name))
+        say(log_experiment(experiment, store, public(config), [], None, Path(config.paths.results) / config.name))
         return code
-    report(experiment, store, print)
+    report(experiment, store, say)
     return 0
 
 

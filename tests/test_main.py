@@ -213,6 +213,13 @@ def test_report_of_an_empty_folder_is_a_table_of_missing_cells(tmp_path: Path, i
     assert len(lines) == 10 and {(line["value"], line["status"]) for line in lines} == {("", "missing")}
 
 
+def test_quiet_report_says_warnings_alone(tmp_path: Path, inside: Callable[..., Done]) -> None:
+    done = inside(TINY, "action=report", "quiet=true")
+    assert done.code == 0
+    assert [line.split(":")[0] for line in done.out.splitlines()] == ["warning"]
+    assert "verbose=true, quiet=true: set one of them" in refused(inside(TINY, "quiet=true", "verbose=true"))
+
+
 def test_results_of_another_configuration_are_refused_before_any_work(
     tmp_path: Path, inside: Callable[..., Done]
 ) -> None:

@@ -1,1 +1,1 @@
-"""The configuration: loaded, checked and made typed."""
+"""Compose, load and check the configuration."""

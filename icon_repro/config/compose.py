@@ -28,8 +28,8 @@ def register_resolvers() -> None:
 
 
 def _user_cache() -> str:
-    own = os.environ.get("ICON_REPRO_CACHE")
-    return own or str(Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")) / "icon_repro")
+    named = os.environ.get("ICON_REPRO_CACHE")
+    return named or str(Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")) / "icon_repro")
 
 
 def open_overrides(arguments: Sequence[str], conf: Path) -> list[str]:
@@ -44,7 +44,7 @@ def open_overrides(arguments: Sequence[str], conf: Path) -> list[str]:
     """
     opened, others, problems = list[str](), list[str](), list[str]()
     parser = OverridesParser.create()
-    own = any(a.startswith(("--config-dir", "-cd", "--config-path", "-cp")) for a in arguments)
+    own_conf = any(a.startswith(("--config-dir", "-cd", "--config-path", "-cp")) for a in arguments)
     for argument in arguments:
         try:
             override = None if argument.startswith("-") else parser.parse_override(argument)
@@ -57,7 +57,7 @@ def open_overrides(arguments: Sequence[str], conf: Path) -> list[str]:
             continue
         ours = not override.key_or_group.startswith("hydra")
         group = conf / override.key_or_group
-        if ours and group.is_dir() and not own:
+        if ours and group.is_dir() and not own_conf:
             options = {path.relative_to(group).with_suffix("").as_posix() for path in group.rglob("*.yaml")}
             value = override.value()
             for choice in value.list if isinstance(value, ChoiceSweep) else [value]:

@@ -1,4 +1,4 @@
-"""Every knob of an experiment as a typed schema, and the one place that checks them.
+"""Define every option of an experiment as a typed schema, and check them in one place.
 
 In: the composed Hydra config (conf/ holds the values).  Out: a ``Config``, or one ConfigError with all problems.
 ``cluster``, ``paths``, ``tracking``, ``export``, ``action`` and fields marked ``unhashed`` never change results and
@@ -124,6 +124,8 @@ class Config:
     explain: str | None = unhashed(None)  # a cell of a table, for action=report: what it is made of
     action: Action = Action.run
     rehearse: Rehearse = unhashed(Rehearse.none)  # see ``icon_repro.config.rehearse``; what it changes is hashed
+    verbose: bool = unhashed(False)  # show details of a run
+    quiet: bool = unhashed(False)  # show warnings and failures alone
 
 
 _REMOVED = {"mixed_versions": "runs of mixed versions are never averaged. Leave it out; the table says which to redo."}
@@ -219,6 +221,8 @@ def _combinations(config: Config) -> list[str]:
         problems.append(f"fractions={config.fractions}: a fraction is given twice.")
     if config.methods and not config.fractions:
         problems.append("fractions=[]: give at least one fraction to select, e.g. [0.15].")
+    if config.verbose and config.quiet:
+        problems.append("verbose=true, quiet=true: set one of them.")
     if config.explain is not None and config.action is not Action.report:
         problems.append(f"explain={config.explain!r}: goes with action=report, not action={config.action.value}.")
     problems += batch_problems("training", config.training.global_batch_size, config.cluster)

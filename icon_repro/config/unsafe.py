@@ -1,4 +1,4 @@
-"""What a configuration from elsewhere may hold to reach beyond it: keys that make objects, ids that are paths.
+"""Refuse what a foreign configuration may use to reach beyond itself: keys that make objects, ids that are paths.
 
 In: the composed config as it is given, nested dicts; folders of YAML files that the command line names.  Out: problems,
 each with its key or file.

@@ -181,14 +181,16 @@ def resolve_revision(kind: str, hub_id: str, revision: str) -> tuple[str | None,
     Returns:
         The commit, or None if neither knows; and why the hub didn't say.
     """
-    from huggingface_hub import HfApi, constants
-    from huggingface_hub.file_download import repo_folder_name
+    from huggingface_hub import constants
 
     reason = "HF_HUB_OFFLINE is set"
     if os.environ.get("HF_HUB_OFFLINE", "0").upper() not in {"1", "TRUE", "YES", "ON"}:
+        from huggingface_hub import HfApi  # takes a while to import
+
         try:
             return str(HfApi().repo_info(hub_id, repo_type=kind, revision=revision, timeout=10).sha), ""
         except Exception as error:  # no network, no access, no such id: the cache may still know
             reason = f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"
-    cached = Path(constants.HF_HUB_CACHE) / repo_folder_name(repo_id=hub_id, repo_type=kind) / "refs" / revision
+    folder = constants.REPO_ID_SEPARATOR.join([f"{kind}s", *hub_id.split("/")])  # the hub's own name of it
+    cached = Path(constants.HF_HUB_CACHE) / folder / "refs" / revision
     return (cached.read_text(encoding="utf-8").strip() if cached.is_file() else None), reason

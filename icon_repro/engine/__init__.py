@@ -1,1 +1,1 @@
-"""The experiment engine: fingerprints, plan, run. Holds no machine learning."""
+"""The engine plans, runs and stores steps. It knows nothing about machine learning."""

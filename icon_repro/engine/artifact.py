@@ -1,4 +1,4 @@
-"""Steps, their fingerprints, and folders that are either complete or absent.
+"""Define steps and their fingerprints, and publish their results as folders that are complete or absent.
 
 A step's result lies in ``<work>/<stage>/<name>-<fingerprint>``. It is written as ``.part``, ``record.json`` comes last,
 and a rename publishes it: a folder without ``.part`` is complete. Attempts (claim, log, outcome) lie apart, in
@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from icon_repro.engine.folders import discard, files_of, open_to_umask, sync, sync_folder
-from icon_repro.engine.records import RecordError, checksum, read_json, write_json
+from icon_repro.engine.records import RecordError, read_json, seal_holds, sealed, write_json
 from icon_repro.engine.schema import plain
 
 FORMAT = 1  # of record.json
@@ -217,18 +217,13 @@ def read_record(folder: Path) -> dict[str, Any]:
     record = read_json(folder / "record.json")
     if not isinstance(record, dict) or not {"format", "files"} <= set(record):
         raise ArtifactError(f"{folder}/record.json: isn't a step's record. Delete {folder} and run again.")
-    known = record.keys() <= _WITHOUT_CHECKSUM
-    if record["checksum"] != _own_checksum(record) if "checksum" in record else not known:
+    if not (seal_holds(record) or record.keys() <= _WITHOUT_CHECKSUM):
         raise ArtifactError(f"{folder}/record.json: altered since it was published. Delete {folder} and run again.")
     if record["format"] > FORMAT:
         raise NewerFormatError(
             f"{folder}/record.json: format {record['format']}, this version reads up to {FORMAT}. Update icon_repro."
         )
     return record
-
-
-def _own_checksum(record: Mapping[str, Any]) -> str:
-    return checksum({key: value for key, value in record.items() if key != "checksum"})
 
 
 def publish(part: Path, final: Path, record: Mapping[str, Any]) -> bool:
@@ -239,8 +234,7 @@ def publish(part: Path, final: Path, record: Mapping[str, Any]) -> bool:
     """
     open_to_umask(part)
     sync(part)
-    whole = {**record, "format": FORMAT, "files": manifest(part)}
-    write_json(part / "record.json", {**whole, "checksum": _own_checksum(whole)})
+    write_json(part / "record.json", sealed({**record, "format": FORMAT, "files": manifest(part)}))
     sync_folder(part)
     try:
         part.rename(final)
@@ -339,15 +333,15 @@ def verify(folder: Path) -> None:
     Raises:
         ArtifactError: names the first file that is missing or altered.
     """
-    if found := damage(folder, math.inf):
-        raise ArtifactError(f"{folder}: {found}. Delete it and run again.")
+    if difference := damage(folder, math.inf):
+        raise ArtifactError(f"{folder}: {difference}. Delete it and run again.")
 
 
 def differences(old: Any, new: Any, where: str = "") -> list[str]:
     """Dotted keys whose values differ, as ``key: old -> new``."""
     if isinstance(old, Mapping) and isinstance(new, Mapping):
-        found = []
+        changes = []
         for key in sorted(set(old) | set(new)):
-            found += differences(old.get(key, "absent"), new.get(key, "absent"), f"{where}.{key}" if where else key)
-        return found
+            changes += differences(old.get(key, "absent"), new.get(key, "absent"), f"{where}.{key}" if where else key)
+        return changes
     return [] if old == new else [f"{where}: {old} -> {new}"]

@@ -1,4 +1,4 @@
-"""The claim that lets one process at a time build a step, and the note of how the latest attempt went.
+"""Let one process at a time build a step (a claim), and note how the latest attempt went.
 
 In: the attempt's folder, ``<work>/.attempts/<step>``.  Out: ``claim`` (a lease), ``attempt.json`` (host, process,
 outcome, error).

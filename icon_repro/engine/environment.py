@@ -1,4 +1,4 @@
-"""The environment of a run: what would change numbers or make a process wait is taken out, a home is found.
+"""Clean the environment of a run: variables that would change numbers are taken out, a home is found.
 
 In: environment variables.  Out: the same without what other launchers and libraries' switches left there; a line for
 each thing that was changed; what remains and may matter, for a step's record.

@@ -1,4 +1,4 @@
-"""Checksums of files that are remembered while a file stays as it is."""
+"""Remember the checksums of files for as long as the files stay as they are."""
 
 import contextlib
 import json

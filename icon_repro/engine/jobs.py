@@ -1,4 +1,4 @@
-"""Which job of Slurm each step was sent with, and which of them live.
+"""Keep track of the Slurm job that each step was sent with, and of which jobs are alive.
 
 In: ``<work>/.submit/jobs.json``, squeue.  Out: a step's state with its job's.
 Which jobs live is asked of squeue alone: there may be no accounting.
@@ -77,12 +77,12 @@ def living(sent: Mapping[str, Sent]) -> dict[str, Queued]:
     for line in done.stdout.splitlines():
         job, task, state, reason, name = line.split("|", 4)
         queued[name, task] = Queued(job, state, reason)
-    found = {}
+    job_of_step = {}
     for folder, entry in sent.items():
         line_of = queued.get((entry.array, str(entry.task)))
         if line_of and entry.job in ("", line_of.job):
-            found[folder] = line_of
-    return found
+            job_of_step[folder] = line_of
+    return job_of_step
 
 
 def with_job(found: Status, sent: Sent | None, queued: Queued | None, *, asked: bool) -> Status:
@@ -108,13 +108,13 @@ def with_job(found: Status, sent: Sent | None, queued: Queued | None, *, asked: 
 
 
 def command(name: str) -> str:
-    found = shutil.which(name)
-    if found is None:
+    path = shutil.which(name)
+    if path is None:
         raise SubmitError(
             f"{name} isn't on PATH: no Slurm here. Submit from a login node of the cluster (perhaps `module load "
             "slurm` first), or run here with action=run."
         )
-    return found
+    return path
 
 
 def call(command: Sequence[str]) -> subprocess.CompletedProcess[str]:

@@ -1,4 +1,4 @@
-"""What libraries warn of while a step runs: collected, counted and kept in the step's record.
+"""Collect and count what libraries warn of while a step runs, for the step's record.
 
 In: log records and warnings of this process.  Out: ``Notice``, equal ones but for their numbers counted together.
 Warnings on what will change in a later version of a library (deprecations) are for its developers, and left out.
@@ -108,8 +108,8 @@ def collected() -> Iterator[Notices]:
 
 def lines(record: Mapping[str, Any]) -> Sequence[str]:
     """The warnings of a step's record, one a line; none of a record from before they were kept."""
-    found = []
+    texts = []
     for one in record.get("warnings", []):
         times = "" if one["count"] == 1 else f", {one['count']:,} times"
-        found.append(f"warning ({one['source']}{times}): {one['text']}")
-    return found
+        texts.append(f"warning ({one['source']}{times}): {one['text']}")
+    return texts

@@ -1,4 +1,4 @@
-"""Options of a machine, of its jobs, folders and W&B: none of them ever changes a result.
+"""Define the options of the machine, its jobs, folders and W&B. None of them ever changes a result.
 
 In: the keys under ``cluster``, ``paths`` and ``tracking``.  Out: typed options; the resources of a class of steps.
 """
@@ -43,9 +43,9 @@ class SlurmConfig(SlurmJob):
 
     def job(self, name: str) -> SlurmJob:
         """The resources of the class ``name``, with this configuration's own where the class has none."""
-        own: SlurmJob = getattr(self, name)
+        resources: SlurmJob = getattr(self, name)
         fields = [each.name for each in dataclasses.fields(SlurmJob)]
-        return SlurmJob(**{f: getattr(self, f) if getattr(own, f) is None else getattr(own, f) for f in fields})
+        return SlurmJob(**{f: own if (own := getattr(resources, f)) is not None else getattr(self, f) for f in fields})
 
 
 class Executor(enum.Enum):

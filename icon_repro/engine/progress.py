@@ -1,4 +1,4 @@
-"""Progress of a long loop: a bar on a terminal, plain lines in a log.
+"""Show the progress of a long loop: a bar on a terminal, plain lines in a log.
 
 A step's output goes to its log file; the bar goes to the terminal that the run was started from, if it is one.
 """

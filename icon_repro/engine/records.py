@@ -1,4 +1,4 @@
-"""JSON values and JSON lines on disk: written durably, sealed with a checksum, read with named errors.
+"""Read and write JSON values and JSON lines: durably, with checksums where asked, and with named errors.
 
 In / out: one JSON object a line, UTF-8.
 """
@@ -7,11 +7,12 @@ import dataclasses
 import hashlib
 import json
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
 Row = TypeVar("Row")
+CHECKSUM = "checksum"  # key of a sealed value
 
 
 class RecordError(ValueError):
@@ -51,9 +52,19 @@ def checksum(value: Any) -> str:
     return hashlib.sha256(json.dumps(stored, sort_keys=True).encode()).hexdigest()
 
 
+def sealed(value: Mapping[str, Any]) -> dict[str, Any]:
+    """``value`` with the checksum of its other keys under ``checksum``."""
+    return {**value, CHECKSUM: checksum({key: one for key, one in value.items() if key != CHECKSUM})}
+
+
+def seal_holds(value: Mapping[str, Any]) -> bool:
+    """Whether ``value`` is as ``sealed`` gave it; False if it has no checksum."""
+    return CHECKSUM in value and value[CHECKSUM] == sealed(value)[CHECKSUM]
+
+
 def write_sealed(path: Path, value: Any) -> None:
     """Write ``value`` as ``write_json`` does, with its checksum."""
-    write_json(path, {"checksum": checksum(value), "value": value})
+    write_json(path, {CHECKSUM: checksum(value), "value": value})
 
 
 def read_sealed(path: Path) -> Any:
@@ -66,9 +77,9 @@ def read_sealed(path: Path) -> Any:
         stored = read_json(path)
     except RecordError as error:
         raise RecordError(f"{path}: altered since it was written. Delete the file and run again.") from error
-    if not isinstance(stored, dict) or stored.keys() != {"checksum", "value"}:
+    if not isinstance(stored, dict) or stored.keys() != {CHECKSUM, "value"}:
         raise RecordError(f"{path}: has no checksum, or was altered. Delete the file and run again.")
-    if stored["checksum"] != checksum(stored["value"]):
+    if stored[CHECKSUM] != checksum(stored["value"]):
         raise RecordError(f"{path}: altered since it was written. Delete the file and run again.")
     return stored["value"]
 

@@ -24,6 +24,7 @@ from typing import Any
 
 from icon_repro.engine import claims, notices, targets, worker
 from icon_repro.engine.artifact import MISSING, ArtifactError, Step, Store, differences
+from icon_repro.engine.console import LOG
 from icon_repro.engine.options import ClusterConfig, Executor
 from icon_repro.engine.records import RecordError
 
@@ -152,6 +153,7 @@ class _Driver:
                 self.pending.append(self._again(step.folder, damage))
             else:
                 self.summary.cached.append(step.label)
+                LOG.debug("%s: is there: %s", step.label, self.store.path(step))
 
     def drive(self) -> None:
         """Build what is pending, and look again at what waits for another process."""
@@ -211,6 +213,7 @@ class _Driver:
             return worker.Outcome(worker.CACHED)
         if step.folder in self.busy and status(step, self.store).state == "running":
             return worker.Outcome(worker.BUSY)
+        LOG.debug("%s: log: %s", step.label, self.store.attempt(step) / "log.txt")
         spec = worker.make_spec(step, self.store, self.cluster, self.cache, self.git, suspect=suspect)
         return _execute(spec, self.store.attempt(step), self.cluster, self.stages)
 

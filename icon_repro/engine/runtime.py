@@ -1,4 +1,4 @@
-"""What a running step is given besides its config: device, batch sizes, cache, terminal, a request to stop.
+"""Hold what a running step gets besides its config: device, batch sizes, cache, terminal, a request to stop.
 
 None of it changes results.
 """

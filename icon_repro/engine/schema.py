@@ -1,4 +1,4 @@
-"""Typed schemas out of plain dataclasses: build, check, flatten.
+"""Turn plain dataclasses into typed schemas: build them from a config, check them, flatten them.
 
 In: nested dicts (from Hydra or JSON) and a dataclass type.  Out: instances, or every problem found at once.
 Source: own; OmegaConf's structured configs stop at the first problem and do not know ranges.

@@ -199,11 +199,11 @@ def _check_clock(folder: Path, say: Callable[[str], None]) -> None:
 def _suspects(steps: Sequence[Step], store: Store) -> set[str]:
     """Published steps that a failed one found damaged: they are sent too, and their workers look."""
     planned = {step.folder for step in steps}
-    found: set[str] = set()
+    suspects: set[str] = set()
     for step in steps:
         if not store.complete(step) and (note := read_note(store.attempt(step))):
-            found |= planned & set(note.get("damaged", {}))
-    return found
+            suspects |= planned & set(note.get("damaged", {}))
+    return suspects
 
 
 def _lost(todo: Sequence[Step], store: Store, sent: Mapping[str, Sent]) -> Iterator[str]:
@@ -313,13 +313,13 @@ def _sbatch(options: Sequence[str], script: Path, tasks: Path) -> str:
         remedy = next((text for sign, text in _REMEDIES if sign in said.lower()), "See man sbatch.")
         raise SubmitError(f"sbatch refused: {said}\n  {remedy}\n  options: {shlex.join(options)}")
     # "id" or "id;cluster"; sites print more before and after it
-    found = re.findall(r"^\s*(?:Submitted batch job )?(\d+)(?:;\S+)?(?: on cluster \S+)?\s*$", done.stdout, re.M)
-    if not found:
+    ids = re.findall(r"^\s*(?:Submitted batch job )?(\d+)(?:;\S+)?(?: on cluster \S+)?\s*$", done.stdout, re.M)
+    if not ids:
         raise SubmitError(
             f"sbatch printed no job's id: {' '.join((done.stdout + done.stderr).split())[:300]!r}. The job may be "
             "queued: see squeue, and cancel it before you submit again."
         )
-    return str(found[-1])
+    return str(ids[-1])
 
 
 def _write_lines(path: Path, values: Sequence[Mapping[str, Any]]) -> None:

@@ -1,4 +1,4 @@
-"""Where the function of each step lives today.
+"""Name the function of each step, and say where it lives today.
 
 A step's target, for instance "icon_repro.select:run", is a name: fingerprints, stored records and the specs of queued
 jobs hold it, so it never changes. It began as the import path of the function. When the function moves, MOVED says

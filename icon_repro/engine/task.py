@@ -1,4 +1,4 @@
-"""One task of an array of Slurm: ``python -m icon_repro.engine.task TASKS INDEX`` runs the step of line INDEX.
+"""Run one task of a Slurm array: ``python -m icon_repro.engine.task TASKS INDEX`` runs the step of line INDEX.
 
 In: a file with a worker's spec in each line.  Out: a published step, or an attempt that says why not; an exit code.
 Needs neither Hydra nor a plan. The step runs in a child: this process stays free to answer signals.
@@ -81,11 +81,11 @@ def run_task(spec: Mapping[str, Any]) -> int:
     spec = {**spec, "git": state if state["commit"] else spec["git"], "sent": worker.sent_by(spec)}
     started = time.monotonic()
     print(f"{spec['label']} on {socket.gethostname()}, {time.ctime()}, restart {_restarts()}", flush=True)
-    outcome, told = _attempt(spec, asked), False
+    outcome, waiting_said = _attempt(spec, asked), False
     while outcome.code == worker.BUSY and not asked:
-        if not told:
+        if not waiting_said:
             print("another process is at it; waiting", flush=True)
-        told = True
+        waiting_said = True
         time.sleep(_BUSY_S)
         outcome = _attempt(spec, asked)
     if outcome.code in (worker.BUILT, worker.CACHED):

@@ -1,4 +1,4 @@
-"""Runs of Weights & Biases: which mode, and sending what describes them. A copy of what is stored here.
+"""Send copies of runs to Weights & Biases, online or offline; what is stored here never depends on it.
 
 In: descriptions of runs.  Out: W&B's files in a folder, or runs on its server; a note of what has been logged.
 Offline unless WANDB_API_KEY or a netrc entry is there; keys are never read or stored here.
@@ -52,11 +52,11 @@ def wandb_mode(cfg: TrackingConfig) -> str:
 def _in_netrc() -> bool:
     path = Path(os.environ.get("NETRC", "~/.netrc")).expanduser()
     try:
-        found = netrc.netrc(path) if path.is_file() else None
+        entries = netrc.netrc(path) if path.is_file() else None
     except (netrc.NetrcParseError, OSError):
         return False
-    own = urlsplit(os.environ.get("WANDB_BASE_URL", "")).netloc
-    return found is not None and any(found.authenticators(host) for host in ([own] if own else _HOSTS))
+    server = urlsplit(os.environ.get("WANDB_BASE_URL", "")).netloc
+    return entries is not None and any(entries.authenticators(host) for host in ([server] if server else _HOSTS))
 
 
 @dataclass(frozen=True)
@@ -116,8 +116,8 @@ class Logged:
         write_json(self._path, self._runs)
 
     def _of(self, run: str) -> Mapping[str, Any]:
-        found: Mapping[str, Any] = self._runs.get(run, {})
-        return found if found.get("place") == self._place else {}
+        noted: Mapping[str, Any] = self._runs.get(run, {})
+        return noted if noted.get("place") == self._place else {}
 
 
 def send(cfg: TrackingConfig, name: str, runs: Sequence[TrackedRun], logged: Logged, folder: Path) -> str:

@@ -68,10 +68,10 @@ def send(run: Mapping[str, Any], job: Mapping[str, Any]) -> None:
             for name, path in upload["files"].items():
                 artifact.add_file(path, name=name)
             active.log_artifact(artifact, aliases=["latest", upload["version"]])
-        own = Path(active.dir).parent
+        folder = Path(active.dir).parent
     if job["mode"] == "offline":  # `wandb sync` takes each folder for a whole run: the last one is
-        for older in own.parent.glob("offline-run-*"):
-            if older != own and re.fullmatch(rf"offline-run-[0-9_]+-{re.escape(run['id'])}", older.name):
+        for older in folder.parent.glob("offline-run-*"):
+            if older != folder and re.fullmatch(rf"offline-run-[0-9_]+-{re.escape(run['id'])}", older.name):
                 shutil.rmtree(older)
 
 

@@ -158,10 +158,10 @@ def work(spec: Mapping[str, Any], terminal: TextIO | None = None, stop: Stop | N
     try:
         if final.exists():
             sound = not spec["suspect"] and (final / "record.json").is_file()
-            found = None if sound else damage(final)
-            if found is None:
+            difference = None if sound else damage(final)
+            if difference is None:
                 return CACHED
-            print(f"{spec['label']}: {found}; set aside as {set_aside(final).name}", flush=True)
+            print(f"{spec['label']}: {difference}; set aside as {set_aside(final).name}", flush=True)
         note = {"host": socket.gethostname(), "pid": os.getpid(), "started": time.time()}
         note = {**note, "lease_s": lease.lease_duration, "submission": spec["job"] and spec["job"]["submission"]}
         print(f"{spec['label']}: attempt by process {note['pid']} on {note['host']}, {time.ctime()}", flush=True)
@@ -287,9 +287,9 @@ def _check_inputs(spec: Mapping[str, Any], inputs: Mapping[str, Path]) -> None:
     for name, folder in inputs.items():
         if len(damaged) == _NAMED:
             break
-        if found := damage(folder):
-            damaged[spec["inputs"][name]] = found
-            there = f"is damaged ({folder}: {found})" if folder.exists() else f"isn't there ({folder})"
+        if difference := damage(folder):
+            damaged[spec["inputs"][name]] = difference
+            there = f"is damaged ({folder}: {difference})" if folder.exists() else f"isn't there ({folder})"
             texts.append(f"input {name!r} {there}. Run the step that makes it.")
     if damaged:
         raise DamagedInputError(f"{spec['label']}: {' '.join(texts)}", damaged)

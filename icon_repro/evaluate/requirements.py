@@ -1,4 +1,4 @@
-"""What a benchmark needs on this machine: checked before any work, not when a model has generated for hours.
+"""Check what a benchmark needs on this machine before any work, not after hours of generating.
 
 In: an EvaluationJob and which of its files are there.  Out: a line for each thing that is missing, with the remedy.
 Imports neither torch nor lm-eval: lm-eval's tasks are looked up by name in its YAML files.
@@ -102,20 +102,20 @@ def missing_for(steps: Iterable[Step], cache: Path) -> list[str]:
         cache: folder for an index of lm-eval's tasks.
     """
     index = cache.expanduser() / "lm_eval_tasks.json"
-    found: dict[str, None] = {}
+    problems: dict[str, None] = {}
     seen, steps = set(), list(steps)
     for step in steps:
         endpoint = getattr(step.params, "endpoint", None)
         if isinstance(endpoint, EndpointConfig) and not has_key(endpoint):
-            found[
+            problems[
                 f"{step.stage}: {endpoint.model} at {endpoint.base_url} needs a key: set the environment variable "
                 f"{endpoint.api_key_env}, or leave out what asks it (judge=none, ~methods.alpagasus)."
             ] = None
         if isinstance(step.params, EvaluationJob) and (step.params.name, step.params.task.task) not in seen:
             seen.add((step.params.name, step.params.task.task))
             files = [name.removeprefix("rows.") for name in step.files]
-            found |= dict.fromkeys(missing(step.params, files, step.extra.get("commit"), index))
-    return [*found, *_short_budgets(steps)]
+            problems |= dict.fromkeys(missing(step.params, files, step.extra.get("commit"), index))
+    return [*problems, *_short_budgets(steps)]
 
 
 def _short_budgets(steps: Iterable[Step]) -> list[str]:
@@ -131,14 +131,14 @@ def _short_budgets(steps: Iterable[Step]) -> list[str]:
                 text = f"{step.name}, {params.expected_calls:,} calls, at most {cost:.4g}"
                 short.setdefault(f"{where}.max_cost={limit:g}", []).append((cost, text))
     return [
-        f"{where}: {len(found)} steps are expected to take more (most: {max(found)[1]}). Raise max_cost, which is that "
+        f"{where}: {len(costs)} steps are expected to take more (most: {max(costs)[1]}). Raise max_cost, which is that "
         "of one step, or lower max_tokens or the number of prompts (sample)."
-        for where, found in short.items()
+        for where, costs in short.items()
     ]
 
 
 @cache
-def task_files(index: Path | None = None) -> dict[str, list[Path]]:
+def task_files(index: Path | None = None) -> dict[str, list[str]]:
     """lm-eval's tasks, groups and tags by name, with the YAML files that define them; no file is parsed.
 
     Args:
@@ -152,8 +152,8 @@ def task_files(index: Path | None = None) -> dict[str, list[Path]]:
         with contextlib.suppress(RecordError, KeyError, TypeError):
             stored = read_json(index)
             if stored["of"] == of:
-                return {name: [folder / file for file in files] for name, files in stored["tasks"].items()}
-    found: dict[str, list[Path]] = {}
+                return {name: [f"{folder}/{file}" for file in files] for name, files in stored["tasks"].items()}
+    files_of_name: dict[str, list[str]] = {}
     for path in sorted(folder.rglob("*")):
         if path.suffix not in ("", ".yaml") or not path.is_file():  # what others include may have no suffix
             continue
@@ -162,20 +162,20 @@ def task_files(index: Path | None = None) -> dict[str, list[Path]]:
         for match in _TAGS.finditer(text):
             names += re.findall(r"[^\s\-\[\],\"'][^\s\[\],\"']*", match[1])
         for name in names:
-            found.setdefault(name, []).append(path)
+            files_of_name.setdefault(name, []).append(str(path))
     if index is not None:
         with contextlib.suppress(OSError):  # a cache that can't be written costs time only
             index.parent.mkdir(parents=True, exist_ok=True)
-            tasks = {name: [str(path.relative_to(folder)) for path in files] for name, files in found.items()}
+            tasks = {name: [path.removeprefix(f"{folder}/") for path in files] for name, files in files_of_name.items()}
             write_json(index, {"of": of, "tasks": tasks})
-    return found
+    return files_of_name
 
 
-def executes_code(files: Iterable[Path]) -> bool:
+def executes_code(files: Iterable[str]) -> bool:
     """Whether one of these YAML files, or a file that it includes, says that it runs what the model wrote."""
     for path in files:
-        text = path.read_text(encoding="utf-8")
-        if _UNSAFE.search(text) or executes_code(path.parent / match[1] for match in _INCLUDE.finditer(text)):
+        text = Path(path).read_text(encoding="utf-8")
+        if _UNSAFE.search(text) or executes_code(str(Path(path).parent / m[1]) for m in _INCLUDE.finditer(text)):
             return True
     return False
 
@@ -183,9 +183,9 @@ def executes_code(files: Iterable[Path]) -> bool:
 def _has_punkt() -> bool:
     """Whether nltk will find its sentence splitter; it takes seconds to import."""
     named = [folder for folder in os.environ.get("NLTK_DATA", "").split(os.pathsep) if folder]
-    own = [f"{sys.prefix}/{part}nltk_data" for part in ("", "share/", "lib/")]
+    beside_python = [f"{sys.prefix}/{part}nltk_data" for part in ("", "share/", "lib/")]
     common = [f"/usr/{part}/nltk_data" for part in ("share", "local/share", "lib", "local/lib")]
-    folders = [Path(folder).expanduser() / "tokenizers" for folder in [*named, "~/nltk_data", *own, *common]]
+    folders = [Path(folder).expanduser() / "tokenizers" for folder in [*named, "~/nltk_data", *beside_python, *common]]
     return any((f / "punkt_tab" / "english").is_dir() or (f / "punkt_tab.zip").is_file() for f in folders)
 
 

@@ -1,1 +1,1 @@
-"""Language models: loading, token ids and label masks, answer NLL. The only place that masks labels."""
+"""Load and call language models: token ids, label masks, answer NLL. The only place that masks labels."""

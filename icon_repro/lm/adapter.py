@@ -1,4 +1,4 @@
-"""LoRA for whatever trains or differentiates: its settings as peft's, and what a training with it leaves behind.
+"""Make LoRA adapters for all that trains or differentiates, and tidy up what a training with one leaves behind.
 
 In: our LoraConfig and a model.  Out: peft's config; the trainer's checkpoints while it runs, a portable adapter.
 A checkpoint counts once it is sealed by sizes and checksums: neither half of one nor a damaged one is resumed from.
@@ -68,8 +68,8 @@ def checkpoints(out: Path) -> list[Path]:
 
     The trainer keeps as many as it is told to, by number where their times are alike, and would keep one of these.
     """
-    found = (out / "checkpoints").glob("checkpoint-*")
-    return [path for path in sorted(found, key=lambda path: int(path.name.split("-")[1])) if _sound(path)]
+    folders = (out / "checkpoints").glob("checkpoint-*")
+    return [path for path in sorted(folders, key=lambda path: int(path.name.split("-")[1])) if _sound(path)]
 
 
 def _sound(checkpoint: Path) -> bool:

@@ -1,4 +1,4 @@
-"""Mean answer NLL of many rows after one prefix, in batches that fit into memory.
+"""Compute the mean answer NLL of many rows after one prefix, in batches that fit into memory.
 
 In: a model, a shared prefix, encoded rows.  Out: (rows,) float64, nats per scored token.
 The order of the batches depends on the rows' lengths and the token budget only; the prefix's keys and values are

@@ -1,4 +1,4 @@
-"""How many tokens a forward pass may hold, and how fast the device could be.
+"""Estimate how many tokens a forward pass may hold, and how fast the device could be.
 
 In: a loaded model, the device's free memory.  Out: a token budget that shrinks when memory runs out and is remembered
 for the next process; floating point operations a second of a large matrix product.

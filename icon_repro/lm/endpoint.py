@@ -1,4 +1,4 @@
-"""The one client of OpenAI-compatible chat endpoints: a reply is stored before it is read, and never asked for again.
+"""Ask OpenAI-compatible chat endpoints: a reply is stored before it is read, and never asked for again.
 
 In: requests, settings, a function that reads a reply, the folder of a resumable step.  Out: answers in the order of the
 requests; replies.jsonl in the folder, from which another call asks only for what is missing.

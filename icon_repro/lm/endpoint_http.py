@@ -1,4 +1,4 @@
-"""One request to an OpenAI-compatible chat endpoint: what it said, a fault that may pass, or an error that won't.
+"""Make one request to a chat endpoint: it gives a reply, a fault that may pass, or an error that will not.
 
 In: settings, the key from the environment, what to send.  Out: ``Said`` or ``Fault``.
 The key is put into the request's header and nowhere else, and taken out of all texts that leave this module.
@@ -228,14 +228,14 @@ def unreachable(endpoints: Iterable[EndpointConfig]) -> list[str]:
 
     Any answer, an error too, or a connection that is cut says that somebody is there.
     """
-    found: dict[str, str | None] = {}
+    reason_of_url: dict[str, str | None] = {}
     for endpoint in endpoints:
-        if not endpoint.stand_in and endpoint.base_url not in found:
-            found[endpoint.base_url] = _no_connection(endpoint)
+        if not endpoint.stand_in and endpoint.base_url not in reason_of_url:
+            reason_of_url[endpoint.base_url] = _no_connection(endpoint)
     return [
         f"{url} can't be reached ({why}). Check base_url, and that the server runs; or leave out what asks it until "
         "then (judge=none, ~methods.alpagasus): what is finished is kept."
-        for url, why in found.items()
+        for url, why in reason_of_url.items()
         if why is not None
     ]
 

@@ -1,4 +1,4 @@
-"""Greedy continuations of many prompts, in batches of similar length that are padded on the left.
+"""Continue many prompts greedily, in batches of similar length that are padded on the left.
 
 In: a model, prompts as token ids.  Out: the new ids of each prompt and why they end.
 What a hub model's own generation settings add (sampling, penalties) is left out; its further end tokens are kept.

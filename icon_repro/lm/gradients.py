@@ -1,4 +1,4 @@
-"""Gradients of single rows with respect to LoRA weights, many rows at once, and their random projection.
+"""Compute the gradients of single rows with respect to LoRA weights, and project them at random.
 
 In: a model with LoRA, rows as ids and labels.  Out: (rows, weights) float32; (rows, dimensions) float32.
 Source: per-sample gradients by torch.func (vmap of grad); Rademacher projection as in TRAK (Park et al., arXiv

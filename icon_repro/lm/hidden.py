@@ -1,4 +1,4 @@
-"""Pooled hidden states: one vector a text, for every method that embeds.
+"""Compute pooled hidden states: one vector for each text, for every method that embeds.
 
 In: token ids of texts.  Out: (texts, hidden size) float32.
 """

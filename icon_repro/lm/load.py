@@ -227,8 +227,8 @@ def load_model(folder: Path, dtype: Dtype, device: torch.device, attention: str 
 
 def positions_of(model: PreTrainedModel) -> int | None:
     """How many tokens the model was made to read; None if its configuration doesn't say."""
-    found = getattr(model.config.get_text_config(), "max_position_embeddings", None)
-    return found if isinstance(found, int) and found > 0 else None
+    positions = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+    return positions if isinstance(positions, int) and positions > 0 else None
 
 
 def load_encoder(folder: Path, dtype: Dtype, device: torch.device) -> PreTrainedModel:

@@ -1,4 +1,4 @@
-"""Answer NLL: the one engine for everything that scores responses.
+"""Compute the answer NLL. Everything that scores responses uses this module.
 
 In: token ids with the place where the answer starts, optionally after a shared prefix.
 Out: (sum of NLL in nats, float64; number of scored tokens, int64) a row.

@@ -1,4 +1,4 @@
-"""Options of language models: LoRA, and a chat model behind an OpenAI-compatible server."""
+"""Define the options of language models: LoRA, and a chat model behind an OpenAI-compatible server."""
 
 import ipaddress
 import re
@@ -74,8 +74,8 @@ def endpoint_problems(where: str, endpoint: EndpointConfig) -> list[str]:
         problems.append(f"{where}.base_url: must hold no user, password or query; the key is in the environment.")
     if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", endpoint.api_key_env):
         problems.append(f"{where}.api_key_env: must be the name of an environment variable, not the key itself.")
-    if own := sorted(_SENT & endpoint.extra.keys()):
-        problems.append(f"{where}.extra.{own[0]}: has a key of its own, or is fixed; extra holds other fields alone.")
+    if fixed := sorted(_SENT & endpoint.extra.keys()):
+        problems.append(f"{where}.extra.{fixed[0]}: has a key of its own, or is fixed; extra holds other fields alone.")
     if endpoint.max_cost is not None and not (endpoint.price_in or endpoint.price_out):
         problems.append(f"{where}.max_cost={endpoint.max_cost:g}: needs price_in and price_out, for a million tokens.")
     return problems

@@ -1,4 +1,4 @@
-"""Several processes of one training, and one process among several GPUs.
+"""Connect the processes of one training, and keep a single process to one GPU.
 
 In: what each process knows, the trainer's settings.  Out: what all agree on, settings for one device.
 """

@@ -1,4 +1,4 @@
-"""Stored replies of a chat endpoint: one line each, on disk before anybody reads it.
+"""Store the replies of a chat endpoint: one line each, on disk before anybody reads it.
 
 In: a file that may end in the middle of a line, as kill -9 leaves it.  Out: whole replies by request; more are added.
 A file that is appended to, unlike any other output here: a reply costs money and isn't to be had a second time.
@@ -11,9 +11,7 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
-from icon_repro.engine.records import checksum
-
-_SUM = "checksum"  # of the other fields; replies stored before there was one are believed
+from icon_repro.engine.records import CHECKSUM, seal_holds, sealed
 
 
 class RepliesError(ValueError):
@@ -40,8 +38,9 @@ class Reply:
 
 def _read(line: bytes) -> Reply:
     fields = json.loads(line)
-    if (stored := fields.pop(_SUM, None)) is not None and stored != checksum(fields):
+    if CHECKSUM in fields and not seal_holds(fields):  # replies stored before there was one are believed
         raise ValueError("altered since it was written")
+    fields.pop(CHECKSUM, None)
     return Reply(**fields)
 
 
@@ -85,8 +84,7 @@ class Replies:
 
     async def add(self, reply: Reply) -> None:
         """Store a reply; returns when it is on disk. Those that arrive meanwhile go to disk together."""
-        fields = dataclasses.asdict(reply)
-        line = json.dumps({**fields, _SUM: checksum(fields)}, ensure_ascii=False, allow_nan=False) + "\n"
+        line = json.dumps(sealed(dataclasses.asdict(reply)), ensure_ascii=False, allow_nan=False) + "\n"
         stored = asyncio.get_running_loop().create_future()
         # a lone surrogate, which JSON may hold and UTF-8 may not, becomes its JSON escape
         self._waiting.append((line.encode("utf-8", "backslashreplace"), stored))

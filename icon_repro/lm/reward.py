@@ -1,4 +1,4 @@
-"""Reward models: a number for a prompt with its response, from a trained head on the state of the last token.
+"""Score a prompt with its response by a reward model: a trained head on the state of the last token.
 
 In: the folder of a model step, token ids of whole chats.  Out: (rows,) float64 rewards; of a gated model also its
 attributes, (rows, objectives).

@@ -1,4 +1,4 @@
-"""A trainer that is asked to stop saves a checkpoint first.
+"""Make a trainer that is asked to stop save a checkpoint first.
 
 In: the runtime of a step.  Out: a checkpoint that the next attempt resumes from, and Interrupted.
 Source: a requeued job of Slurm has from some seconds to the lead time of its signal for it (slurm/README.md).

@@ -1,4 +1,4 @@
-"""Rows for supervised tuning as ids and labels: what training sees, and what gradients of single rows are taken of."""
+"""Turn rows into ids and labels for supervised tuning, and for gradients of single rows."""
 
 from collections.abc import Callable, Sequence
 

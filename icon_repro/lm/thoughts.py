@@ -1,4 +1,4 @@
-"""What a model thinks before it answers, taken away from its reply: a draft in there is no verdict.
+"""Remove a model's thoughts from its reply: a draft in there is no verdict.
 
 In: a reply.  Out: what follows the thoughts.
 Read as thoughts: <think>, <thinking>, <thought>, <reasoning>, <reflection>, <scratchpad>, <analysis> in <..>, [..] or

@@ -1,4 +1,4 @@
-"""Token ids of prompt and answer, and the one function that masks labels.
+"""Make the token ids of prompt and answer. The one function that masks labels is here.
 
 Layout: BOS (if the tokenizer adds one) + context + separator + prompt + answer; each text is tokenised on its own and
 without special tokens, so that an answer has the same ids in every context.

@@ -21,7 +21,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import gammaincinv, ndtr, stdtrit
 
 LEVEL, ALPHA, POWER = 0.95, 0.05, 0.8
 _DRAWS = 4096
@@ -147,9 +146,16 @@ def detectable(levels: Sequence[tuple[float, float]], alpha: float = ALPHA, powe
     low, high = 0.0, float(half.max()) + 10 * error
     while high - low > 1e-4 * high:
         middle = (low + high) / 2
-        found = ndtr((middle - half) / error) + ndtr((-middle - half) / error)
+        found = _special().ndtr((middle - half) / error) + _special().ndtr((-middle - half) / error)
         low, high = (middle, high) if found.mean() < power else (low, middle)
     return high
+
+
+def _special() -> Any:
+    """scipy's special functions, which take a moment to import: a plan needs none of them."""
+    import scipy.special
+
+    return scipy.special
 
 
 def _quantile(variances: Sequence[Any], freedoms: Sequence[Any], tail: float) -> Any:
@@ -157,7 +163,7 @@ def _quantile(variances: Sequence[Any], freedoms: Sequence[Any], tail: float) ->
     total = np.asarray(sum(variances), np.float64)
     safe = np.where(total > 0, total, 1.0)
     below = sum((part / safe) ** 2 / freedom for part, freedom in zip(variances, freedoms, strict=True))
-    return -stdtrit(1 / np.maximum(below, 1e-12), tail)
+    return -_special().stdtrit(1 / np.maximum(below, 1e-12), tail)
 
 
 @cache
@@ -170,4 +176,4 @@ def _ratios(freedom: float, place: int) -> NDArray[np.float64]:
 
 
 def _chi_square(freedom: float, share: Any) -> Any:
-    return freedom if math.isinf(freedom) else 2 * gammaincinv(freedom / 2, share)
+    return freedom if math.isinf(freedom) else 2 * _special().gammaincinv(freedom / 2, share)

@@ -1,1 +1,1 @@
-"""Instruction tuning on selected rows."""
+"""Tune a model on selected rows."""

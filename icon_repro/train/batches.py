@@ -1,4 +1,4 @@
-"""The rows of each optimizer step, the same for any number of processes.
+"""Choose the rows of each optimizer step, the same for any number of processes.
 
 In: tokenised rows.  Out: a trainer whose steps hold the same rows however many processes share them.
 Differs: accelerate fills the last batches of an epoch up with rows of its beginning, which are then trained on twice,

@@ -1,4 +1,4 @@
-"""What is noted while a model is tuned: progress, loss and tokens of each step, weights and moments of each epoch.
+"""Note what happens while a model is tuned: progress, loss and tokens of steps, weights and moments of epochs.
 
 In: the trainer's callbacks.  Out: lines of progress, the trainer's log, epochs/epoch-N/.
 """

@@ -1,4 +1,4 @@
-"""Starts the processes of a training, hands requests to stop on, and ends all when one has failed.
+"""Start the processes of a training, pass on requests to stop, and end all when one has failed.
 
 In: what the stage is given.  Out: what the first process writes, and its metrics.
 Source: torchrun does the same, but takes over the signals of the process that it is called in, which belong to the

@@ -1,4 +1,4 @@
-"""Options of instruction tuning, and the job that a training step gets."""
+"""Define the options of instruction tuning, and the job that a training step gets."""
 
 import enum
 import math

@@ -1,4 +1,4 @@
-"""Entry of one of several processes of a training, started by ``icon_repro.train.launch``.
+"""Run one of several processes of a training, as ``icon_repro.train.launch`` starts them.
 
 In: job.json of the launcher; the environment variables of torch.distributed.  Out: what ``tune`` writes;
 process-<number>.json, how it ended.

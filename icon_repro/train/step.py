@@ -1,4 +1,4 @@
-"""Instruction tuning on selected rows through TRL: LoRA or all weights, in this process or in several.
+"""Tune a model on selected rows with TRL: LoRA or all weights, in this process or in several.
 
 In: model, candidates, and the selected ids (none: all candidates).  Out: adapter/ (LoRA) or weights/ (full), both
 safetensors, with tokenizer and prompt.json, the template of tuning; log.jsonl with loss and tokens of each step;

@@ -1,4 +1,4 @@
-"""One process of a training: the only one, or one of several that each take their share of every batch.
+"""Train in one process: the only one, or one of several that each take their share of every batch.
 
 In, out, source: see ``icon_repro.train``. The first process writes.
 """

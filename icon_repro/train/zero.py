@@ -1,4 +1,4 @@
-"""DeepSpeed's ZeRO: several processes share optimizer state, gradients and (stage 3) weights; offload to main memory.
+"""Set up DeepSpeed's ZeRO: processes share optimizer state, gradients and (stage 3) weights; offload to memory.
 
 In: ``training.deepspeed``.  Out: settings for the trainer, whole weights at the end, which checkpoints can be resumed.
 Source: Rajbhandari et al., arXiv 1910.02054; the paper tunes with ZeRO-3 and CPU offload.
