@@ -40,6 +40,8 @@ class Reply:
 
 def _read(line: bytes) -> Reply:
     fields = json.loads(line)
+    if not isinstance(fields, dict):
+        raise ValueError(f"an object is needed, found {type(fields).__name__}")
     if (stored := fields.pop(_SUM, None)) is not None and stored != checksum(fields):
         raise ValueError("altered since it was written")
     return Reply(**fields)
