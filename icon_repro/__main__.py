@@ -13,6 +13,7 @@ from pathlib import Path
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
@@ -159,7 +160,7 @@ def _action_run(experiment: Experiment, store: Store) -> int:
     config = experiment.config
     if experiment.warnings:
         raise PlanError("\n".join(experiment.warnings))
-    check(experiment)
+    check(experiment, in_sweep=HydraConfig.get().mode is RunMode.MULTIRUN)
     print(f"{config.name}: {config.description.strip()}")
     missing = [step for step in experiment.steps if not store.complete(step)]
     if lacking := missing_for(missing, Path(experiment.config.paths.cache)):

@@ -330,7 +330,7 @@ def test_run_error_of_a_process_is_the_steps_error_and_the_next_attempt_starts_c
 def test_meet_a_process_that_never_starts_is_named() -> None:
     store = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
     clock = time.monotonic()
-    with pytest.raises(PartnerError, match="no sign of process 1 of 3 for 0.5 s"):
+    with pytest.raises(PartnerError, match=r"no sign of process 1 of 3 for 0\.5 s"):
         store.set("here/2", "")
         meet(0, 3, store, 0.5)
     assert time.monotonic() - clock < 10
