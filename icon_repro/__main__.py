@@ -13,6 +13,7 @@ from pathlib import Path
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
@@ -174,7 +175,7 @@ def preflight(experiment: Experiment, store: Store) -> list[str]:
     config, missing = experiment.config, missing_steps(experiment, store)
     problems = [*experiment.warnings]
     try:
-        check(experiment)
+        check(experiment, in_sweep=HydraConfig.initialized() and HydraConfig.get().mode is RunMode.MULTIRUN)
     except ResultsError as error:
         problems.append(str(error))
     problems += missing_for(missing, Path(config.paths.cache))

@@ -8,6 +8,8 @@ import os
 import re
 import shutil
 import signal
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -21,6 +23,7 @@ import transformers.modeling_utils
 from forked import Forked
 from safetensors.torch import load_file
 from small import composed, small
+from torch.distributed import TCPStore
 from transformers import TrainingArguments
 
 from icon_repro.config.load import ConfigError, load
@@ -37,6 +40,7 @@ from icon_repro.lm.processes import pin
 from icon_repro.train import launch
 from icon_repro.train.batches import FilledOrder, fillers
 from icon_repro.train.options import DeepspeedConfig, TrainConfig, TrainJob, Tuning
+from icon_repro.train.process import PartnerError, meet
 from icon_repro.train.step import ProcessError, TrainError, run
 from icon_repro.train.zero import settings, used
 
@@ -321,6 +325,31 @@ def test_run_error_of_a_process_is_the_steps_error_and_the_next_attempt_starts_c
     assert (part / launch.MESSAGES).is_dir() and not (part / "weights").exists()
     out, _ = tune(config(Tuning.full), 1, part)
     assert {path.name for path in out.iterdir()} == {"weights", "model.json", "log.jsonl", "report.json"}
+
+
+def test_meet_a_process_that_never_starts_is_named() -> None:
+    store = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+    clock = time.monotonic()
+    with pytest.raises(PartnerError, match=r"no sign of process 1 of 3 for 0\.5 s"):
+        store.set("here/2", "")
+        meet(0, 3, store, 0.5)
+    assert time.monotonic() - clock < 10
+    store.set("here/1", "")
+    meet(0, 3, store, 0.0)
+
+
+def test_run_without_a_partner_ends_with_its_name(tune: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    start = launch._start
+
+    def first_alone(folder: Path, environment: Any, terminal: int | None) -> Any:
+        if environment["RANK"] == "0":
+            return start(folder, environment, terminal)
+        return subprocess.Popen([sys.executable, "-c", "import sys; sys.stdin.read()"], stdin=subprocess.PIPE)
+
+    monkeypatch.setattr(launch, "_start", first_alone)
+    monkeypatch.setattr(launch, "PARTNER_S", 1.0)
+    with pytest.raises(ProcessError, match="process 0 of 2: PartnerError: no sign of process 1 of 2"):
+        tune(config(), processes=2)
 
 
 def test_run_asked_to_stop_before_training_ends_at_once(tune: Any, forked: list[Forked], tmp_path: Path) -> None:

@@ -38,6 +38,8 @@ class Reply:
 
 def _read(line: bytes) -> Reply:
     fields = json.loads(line)
+    if not isinstance(fields, dict):
+        raise ValueError(f"an object is needed, found {type(fields).__name__}")
     if CHECKSUM in fields and not seal_holds(fields):  # replies stored before there was one are believed
         raise ValueError("altered since it was written")
     fields.pop(CHECKSUM, None)

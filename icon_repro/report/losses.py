@@ -91,7 +91,7 @@ def _arms(arms: Sequence[Arm], records: Mapping[str, Any]) -> list[str]:
             metrics = records[arm.train.folder]
             dropped = _sum(metrics.get("dropped", 0))
             reason = ", ".join(metrics["dropped"]) if isinstance(metrics.get("dropped"), Mapping) else "dropped"
-            of = metrics["rows"] + dropped
+            of = metrics.get("rows", 0) + dropped
             note(subject, f"selected rows not trained on ({reason})", arm.train, dropped, of)
             note(subject, "selected rows cut to training.max_length", arm.train, metrics.get("rows_cut", 0), of)
         for name, step in arm.evaluations.items():

@@ -9,7 +9,8 @@ hosts, folders.
 The folder belongs to one configuration. A later report may add seeds, fractions, methods, benchmarks and the base and
 full rows, and may replace numbers that a change of code or of what doesn't change results has made anew. It is refused
 if a stored number would go because a setting or a source has another value, or because its row or column was dropped.
-Settings that only one of the two versions of the code knows don't count.
+Settings that only one of the two versions of the code knows don't count. Selections (until=select) of a file whose
+content has changed are replaced, outside a sweep.
 """
 
 import dataclasses
@@ -48,8 +49,11 @@ class ResultsError(ValueError):
     """The results folder belongs to another configuration, or the stored results can't make a table."""
 
 
-def check(experiment: Experiment) -> None:
+def check(experiment: Experiment, *, in_sweep: bool = False) -> None:
     """Refuse to write to the folder of another configuration, or beside published numbers that can't be read.
+
+    Args:
+        in_sweep: selections of other rows aren't replaced either: they may be those of the sweep's last job.
 
     Raises:
         ResultsError: names what differs and what to do.
@@ -62,7 +66,7 @@ def check(experiment: Experiment) -> None:
         raise ResultsError(str(error)) from error
     folder = Path(config.paths.results) / config.name
     _check_against(experiment, folder / "run.json", {step.folder for step in results(experiment)})
-    _check_against(experiment, folder / SELECTED, _selections(experiment))
+    _check_against(experiment, folder / SELECTED, _selections(experiment), rows_may_change=not in_sweep)
 
 
 def note_selections(experiment: Experiment) -> None:
@@ -76,11 +80,12 @@ def _selections(experiment: Experiment) -> set[str]:
     return {step.folder for step in experiment.steps if step.stage == "select"}
 
 
-def _check_against(experiment: Experiment, file: Path, planned: set[str]) -> None:
+def _check_against(experiment: Experiment, file: Path, planned: set[str], *, rows_may_change: bool = False) -> None:
     """Refuse if results that ``file`` names would be lost, as a setting has another value.
 
     Args:
         planned: folders of the steps of this kind in the plan.
+        rows_may_change: whether other contents of the sources are no other configuration.
     """
     folder, config = file.parent, experiment.config
     if not file.is_file():
@@ -92,7 +97,8 @@ def _check_against(experiment: Experiment, file: Path, planned: set[str]) -> Non
         raise ResultsError(f"{file}: format {stored['format']}, this version reads up to {FORMAT}. Update icon_repro.")
     lost = [step for step in stored["results"] if step not in planned]
     differing = _changes(stored["config"], _filled(config), "")
-    differing += differences(*_common(stored["sources"], sources(experiment)), "sources")
+    if not rows_may_change:
+        differing += differences(*_common(stored["sources"], sources(experiment)), "sources")
     if lost and differing:
         more = [f"and {len(differing) - _SHOWN} more"] if len(differing) > _SHOWN else []
         raise ResultsError(

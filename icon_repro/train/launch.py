@@ -30,6 +30,7 @@ from icon_repro.train.options import TrainJob
 
 MESSAGES = "processes"  # folder for what launcher and processes tell each other
 TRAINING = "training"  # file that the processes make once a request to stop leaves a checkpoint
+PARTNER_S = 50.0  # for all processes to start; with what comes before, less than a minute
 _POLL_S = 0.1
 _GRACE_S = 3.0  # after a process has failed, for the others to say why they end
 _SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)  # are for the step; the processes hear of them from it
@@ -68,6 +69,7 @@ def in_processes(job: TrainJob, inputs: Mapping[str, Path], out: Path, runtime: 
             "cache": str(runtime.cache.absolute()),
             "label": runtime.label,
             "terminal": terminal,
+            "partner_s": PARTNER_S,
         },
     )
     store = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)

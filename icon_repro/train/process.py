@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TextIO
 
 import torch.distributed
+from torch.distributed import TCPStore
 
 from icon_repro.engine.notices import collected
 from icon_repro.engine.options import ClusterConfig
@@ -26,6 +27,10 @@ from icon_repro.engine.schema import build
 from icon_repro.train.launch import TRAINING
 from icon_repro.train.options import TrainJob
 from icon_repro.train.tuning import tune
+
+
+class PartnerError(RuntimeError):
+    """Another process of the training doesn't start."""
 
 
 @dataclass
@@ -46,6 +51,24 @@ def _listen(stop: Stop) -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 
 
+def meet(number: int, count: int, store: TCPStore, patience_s: float) -> None:
+    """Wait until all processes of the training are there: a group of torch's would wait half an hour.
+
+    Raises:
+        PartnerError: names those that aren't.
+    """
+    store.set(f"here/{number}", "")
+    others = {other: f"here/{other}" for other in range(count) if other != number}
+    deadline = time.monotonic() + patience_s
+    while missing := [other for other, key in others.items() if not store.check([key])]:
+        if time.monotonic() > deadline:
+            raise PartnerError(
+                f"no sign of process {', '.join(map(str, missing))} of {count} for {patience_s:g} s: it hangs as it "
+                "starts. Look at the log and at the machine's load, then run again; or set cluster.processes=1."
+            )
+        time.sleep(0.05)
+
+
 def main(folder: Path) -> int:
     stop = Stop()
     threading.Thread(target=_listen, args=(stop,), daemon=True).start()
@@ -60,6 +83,13 @@ def main(folder: Path) -> int:
         cluster = build(ClusterConfig, job["cluster"])
         runtime = _Told(cluster, Path(job["cache"]), job["label"], terminal=terminal, stop=stop, folder=folder)
         inputs = {name: Path(path) for name, path in job["inputs"].items()}
+        count, port = int(os.environ["WORLD_SIZE"]), int(os.environ["MASTER_PORT"])
+        meet(
+            number,
+            count,
+            TCPStore(os.environ["MASTER_ADDR"], port, is_master=False, wait_for_workers=False),
+            job["partner_s"],
+        )
         with collected() as notices:
             metrics = tune(build(TrainJob, job["params"]), inputs, Path(job["out"]), runtime)
         torch.distributed.barrier()  # none ends while another needs it

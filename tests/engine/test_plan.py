@@ -179,6 +179,7 @@ SCORED = "select/* train/* evaluate/*-s0-tiny"  # what every tuned arm needs
 ICON = "score/icon select/icon-* train/icon-* evaluate/icon-*"
 PAIRS = f"score/icon-bank score/icon-shard-* {ICON}"
 PER_CANDIDATE = {"methods.icon.control": "per_candidate"}
+ASSESSED = f"prepare/assessment-tiny prepare/shared-* score/icon-baseline {ORDER} {SCORED}"
 MODEL = "score/icon* select/icon-* train/* evaluate/*"
 
 CHANGES: list[tuple[Mapping[str, Any], Mapping[str, Any], str]] = [
@@ -199,11 +200,7 @@ CHANGES: list[tuple[Mapping[str, Any], Mapping[str, Any], str]] = [
         POOL + SCORED,
     ),
     # the assessment set also decides which pool rows are dropped for overlap
-    (
-        {},
-        {"data.assessment.sample": 5},
-        f"prepare/assessment-tiny prepare/shared-* score/icon-baseline {ORDER} {SCORED}",
-    ),
+    ({}, {"data.assessment.sample": 5}, ASSESSED),
     ({}, {"data.candidates.order.seed": 1}, ORDER + SCORED),
     ({}, {"data.candidates.order.ngram": 5}, f"prepare/shared-* {ORDER} {SCORED}"),
     ({}, {"data.candidates.order.overlap": "keep"}, ORDER + SCORED),
@@ -275,7 +272,7 @@ def test_plan_changed_value_makes_exactly_its_dependents_new(
     "file, new",
     [
         ("pool", POOL + SCORED),
-        ("assessment", f"prepare/assessment-tiny prepare/shared-* score/icon-baseline {ORDER} {SCORED}"),
+        ("assessment", ASSESSED),
         ("benchmark", "prepare/bench-tiny prepare/shared-tiny* evaluate/*"),
     ],
 )
