@@ -165,6 +165,13 @@ def load(data: Mapping[str, Any]) -> Config:
     for name, value in methods.items() if isinstance(methods, Mapping) else ():
         where = f"methods.{name}"
         kind = value.get("kind") if isinstance(value, Mapping) else None
+        if isinstance(value, Mapping) and value and "kind" not in value:  # an override of a method that isn't there
+            others = [other for other in methods if other != name]
+            problems.append(
+                f"{where}.{next(iter(value))}: the experiment has no method {name!r}.{nearest(name, others)} "
+                f"Add it with +method@{where}={name} (or another option of the group method), or set {where}.kind."
+            )
+            continue
         if not isinstance(kind, str) or kind not in METHOD_KINDS:
             problems.append(f"{where}.kind={kind!r}: unknown method.{nearest(str(kind), METHOD_KINDS)}")
             continue
