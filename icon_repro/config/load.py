@@ -166,7 +166,7 @@ def load(data: Mapping[str, Any]) -> Config:
         where = f"methods.{name}"
         kind = value.get("kind") if isinstance(value, Mapping) else None
         if isinstance(value, Mapping) and value and "kind" not in value:  # an override of a method that isn't there
-            others = [other for other in methods if other != name]
+            others = [other for other in data["methods"] if other != name]
             problems.append(
                 f"{where}.{next(iter(value))}: the experiment has no method {name!r}.{nearest(name, others)} "
                 f"Add it with +method@{where}={name} (or another option of the group method), or set {where}.kind."
