@@ -84,6 +84,9 @@ def main() -> None:
     except BrokenPipeError:  # `| head` has read enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         sys.exit(128 + signal.SIGPIPE)
+    except KeyboardInterrupt:  # while no step is at work
+        print("stopped by SIGINT; the same command goes on from here", file=sys.stderr)
+        sys.exit(128 + signal.SIGINT)
 
 
 def _main() -> None:

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from icon_repro.config.compose import composed
 from icon_repro.config.load import Config, ConfigError, load
 from icon_repro.engine.schema import plain
 from icon_repro.methods.icon.options import AdaptiveConfig, IconConfig, round_ends
@@ -337,3 +338,13 @@ def test_load_primary_enters_no_fingerprint() -> None:
     primary = {"measure": "average", "comparison": ["icon", "random"]}
     plain_config, named = (load({**minimal(), "methods": methods, "primary": own}) for own in (None, primary))
     assert plain(plain_config, hashed_only=True) == plain(named, hashed_only=True) and plain_config != named
+
+
+def test_a_key_of_a_method_that_is_not_there_is_named_with_the_remedy() -> None:
+    with pytest.raises(
+        ConfigError, match=r"methods\.less\.shard_rows: the experiment has no method 'less'\."
+    ) as caught:
+        composed("smoke_tiny", ["methods.less.shard_rows=3"])
+    assert "+method@methods.less=less" in str(caught.value) and "kind=None" not in str(caught.value)
+    made = composed("smoke_tiny", ["+method@methods.less=less", "methods.less.shard_rows=3"])
+    assert made.methods["less"].shard_rows == 3

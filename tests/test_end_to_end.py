@@ -231,3 +231,22 @@ def test_damaged_shard_is_built_again_alone_with_the_same_bytes(finished: tuple[
     after = records(tmp_path)
     assert {name for name in after if after[name] != before[name]} == {shard, scores} and set(after) == set(before)
     assert matrices(tmp_path) == matrices(finished[0])
+
+
+def test_ctrl_c_ends_a_run_with_one_line(tmp_path: Path) -> None:
+    process = subprocess.Popen(
+        command(*COMMAND, "cluster.executor=process"),
+        cwd=tmp_path,
+        env=environment(),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    deadline = time.monotonic() + 120
+    while not list((tmp_path / "work").glob("model/*/record.json")) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    process.send_signal(signal.SIGINT)
+    _, error = process.communicate(timeout=120)
+    assert process.returncode == 128 + signal.SIGINT
+    assert "Traceback" not in error
+    assert error.splitlines()[-1] == "stopped by SIGINT; the same command goes on from here"

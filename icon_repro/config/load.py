@@ -146,6 +146,13 @@ def load(data: Mapping[str, Any]) -> Config:
     methods = data.get("methods")
     made: dict[str, Any] = {}
     for name, value in methods.items() if isinstance(methods, Mapping) else ():
+        if isinstance(value, Mapping) and value and "kind" not in value:  # an override of a method that isn't there
+            where, others = f"methods.{name}", [other for other in data["methods"] if other != name]
+            problems.append(
+                f"{where}.{next(iter(value))}: the experiment has no method {name!r}.{nearest(name, others)} "
+                f"Add it with +method@{where}={name} (or another option of the group method), or set {where}.kind."
+            )
+            continue
         try:
             made[name] = typed(f"methods.{name}", value)
         except SchemaError as error:

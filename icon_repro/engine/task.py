@@ -166,9 +166,9 @@ def _state() -> str:
 
 @contextlib.contextmanager
 def stoppable() -> Iterator[None]:
-    """Let Slurm's signals raise Interrupted in a run with several steps, so that it ends the one at work first."""
+    """Let Slurm's signals and Ctrl-C raise Interrupted in a run of several steps, so that it ends the one at work."""
     stop = Stop()
-    before = {number: signal.signal(number, stop.handle) for number in worker.STOPS}
+    before = {number: signal.signal(number, stop.handle) for number in (signal.SIGINT, *worker.STOPS)}
     try:
         yield
     finally:

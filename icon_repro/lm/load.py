@@ -33,6 +33,7 @@ from icon_repro.engine.options import ClusterConfig
 from icon_repro.engine.records import read_json
 from icon_repro.engine.runtime import Runtime
 from icon_repro.lm.budget import TokenBudget
+from icon_repro.lm.saving import make_savable
 
 # an encoder's states need neither what reads them nor what sums them up
 _HEADS = ("cls.*", "lm_head.*", "classifier.*", "qa_outputs.*", "vocab_*", "*predictions*", "*pooler.*")
@@ -222,6 +223,7 @@ def load_model(folder: Path, dtype: Dtype, device: torch.device, attention: str 
             "score the next token; use a causal language model (for embeddings alone: encoder=true)."
         )
     model = load_weights(AutoModelForCausalLM, folder, attention, dtype=getattr(torch, dtype.value))
+    make_savable(model, location["pretrained_model_name_or_path"])
     return model.to(device).eval()
 
 

@@ -149,7 +149,8 @@ def _vectors(step: Step, store: Store) -> tuple[list[str], NDArray[np.float32]]:
         described, vectors = read_json(folder / "ids.json"), np.load(folder / "vectors.npy", allow_pickle=False)
         kept = [i for i, identifier in enumerate(described["rows"]) if identifier not in described["reasons"]]
         ids += [described["rows"][i] for i in kept]
-        parts.append(vectors[kept])
+        if kept:  # a shard without rows doesn't know how long a vector is: fewer rows came than were expected
+            parts.append(vectors[kept])
     if not ids:
         raise NotMade("no row has an embedding")
     return ids, np.concatenate(parts)
