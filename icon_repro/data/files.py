@@ -9,6 +9,7 @@ import gzip
 import io
 import json
 import re
+import zlib
 from collections.abc import Iterable, Iterator, Mapping
 from glob import glob
 from pathlib import Path
@@ -117,7 +118,7 @@ def file_rows(path: Path) -> Iterator[Row]:
         if problem := lfs_problem(path):
             raise SourceError(problem)
         yield from _table_rows(path, kind) if kind in _TABLES else _text_rows(path)
-    except (OSError, EOFError) as error:
+    except (OSError, EOFError, zlib.error) as error:
         raise SourceError(f"{path}: can't be read ({error}). Check the file and its permissions.") from error
 
 
@@ -205,7 +206,7 @@ def _table_rows(path: Path, kind: str) -> Iterator[Row]:
                 for row in _of_batches(reader):
                     number += 1
                     yield f"{path}, row {number}", row
-    except pyarrow.ArrowException as error:
+    except (pyarrow.ArrowException, ValueError, TypeError, OverflowError) as error:  # the latter: of damaged texts
         name = "Parquet" if kind == ".parquet" else "an Arrow stream"
         raise SourceError(f"{path}: not readable as {name} after row {number} ({error}). Replace the file.") from error
 
