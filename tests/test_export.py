@@ -19,6 +19,7 @@ from icon_repro.engine.options import ClusterConfig, Executor
 from icon_repro.engine.records import read_json, read_rows, write_rows
 from icon_repro.engine.run import run
 from icon_repro.engine.runtime import Runtime
+from icon_repro.engine.schema import build
 from icon_repro.experiment import Experiment, plan
 from icon_repro.methods.kinds import kinds, method, method_of
 from icon_repro.report.export import NO_REASON, ExportError, export
