@@ -25,14 +25,8 @@ def config(tmp_path: Path) -> Config:
 
 
 def step(target: str, stage: str, name: str = "x", **cost: Any) -> Step:
-    return Step(
-        stage,
-        name,
-        TARGETS[target][0] if target in TARGETS else f"icon_repro.methods.{target}",
-        1,
-        None,
-        cost=Cost(**cost),
-    )
+    target = TARGETS[target][0] if target in TARGETS else f"icon_repro.methods.{target}"
+    return Step(stage, name, target, 1, None, cost=Cost(**cost))
 
 
 def test_speed_is_what_was_measured_and_what_is_assumed() -> None:
@@ -51,7 +45,7 @@ def test_speed_is_what_was_measured_and_what_is_assumed() -> None:
         (step("evaluate", "evaluate", tokens=1e6, flops=3e15), False, 3000),
         (step("train", "train", tokens=1e6, flops=3e15), False, 1500),
         (step("train", "train", tokens=1e6, flops=3e15), True, 2000),
-        (step("selector", "score", tokens=1e6, flops=3e15), True, 1500),
+        (step("icon.selector:train", "score", tokens=1e6, flops=3e15), True, 1500),
         (step("select", "select"), True, 0),
     ],
 )

@@ -52,6 +52,7 @@ CHOOSE = {  # any template
 }
 LESS = {f"{_M}less:shard": 2, f"{_M}less_exact:means": 1, f"{_M}less_exact:shard": 1}
 TUNING = {"icon_repro.train:run": 1, "icon_repro.held_out:run": 1, "icon_repro.judge.answers:run": 1, **LESS}
+BENCHMARK = {"icon_repro.data.benchmark:run": 1}
 JUDGED = {"icon_repro.judge.pairwise:endpoint": 1, "icon_repro.judge.local:run": 1}
 TEXTS: dict[str, tuple[Callable[[], Any], str, dict[str, int]]] = {
     "scoring": (lambda: of_rows(PROMPTS[Template.scoring]), "c399d60c188fd71c", {**ICON, **SELECTOR, **CHOOSE}),

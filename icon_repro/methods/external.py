@@ -59,6 +59,13 @@ class ExternalError(ValueError):
     """The file has no such function, or its scores can't be used."""
 
 
+def _module(path: Path) -> ModuleType:
+    try:
+        return imported(path)
+    except MethodError as error:
+        raise ExternalError(str(error)) from error
+
+
 def _has_method(path: str) -> bool:
     file = Path(path).expanduser()
     return bool(path) and file.is_file() and defines_method(file)
@@ -150,7 +157,7 @@ def step(cfg: OutsideStep, inputs: Mapping[str, Path], out: Path, runtime: Runti
         ExternalError: the step raised; says file and line.
     """
     path = runtime.files["method"]
-    function = getattr(imported(path), cfg.function)
+    function = getattr(_module(path), cfg.function)
     kind = next(iter(typing.get_type_hints(function).values()))
     try:
         metrics = function(build(kind, cfg.params), inputs, out, runtime)
@@ -172,7 +179,7 @@ _FORM = "score(rows, options, inputs, runtime)"
 def run(cfg: ExternalConfig, inputs: Mapping[str, Path], out: Path, runtime: Runtime) -> dict[str, Any]:
     """Write scores.jsonl and failures.jsonl. Needs inputs["candidates"], files["method"]."""
     path = runtime.files["method"]
-    function = getattr(imported(path), "score", None)
+    function = getattr(_module(path), "score", None)
     if not callable(function):
         raise ExternalError(f"{path.name}:1: has no function {_FORM}, and no METHOD. {_EXAMPLE}")
     try:

@@ -185,10 +185,8 @@ def test_cache_raised_version_of_each_stage_is_a_miss_there_and_downstream_only(
         own.setdefault(step.target, set()).add(step.label)
     for target, labels in own.items():
 
-        def raised(
-            stage: str, name: str, made: str, version: int, *more: Any, _target: str = target, **kw: Any
-        ) -> Step:
-            return Step(stage, name, made, version + (made == _target), *more, **kw)
+        def raised(stage: str, name: str, to: str, version: int, *more: Any, _raised: str = target, **kw: Any) -> Step:
+            return Step(stage, name, to, version + (to == _raised), *more, **kw)
 
         with monkeypatch.context() as patch:
             for module in (planner, base):

@@ -204,7 +204,11 @@ def test_external_no_score_at_all_is_refused(tmp_path: Path, runtime: Runtime) -
 @pytest.mark.parametrize(
     "name, content, message",
     [
-        ("method.py", "def scores(rows):\n    return {}\n", r"method.py: has no function score\(rows, options"),
+        (
+            "method.py",
+            "def scores(rows):\n    return {}\n",
+            r"method.py:1: has no function score\(.*Example: def",
+        ),
         ("method.py", "score = 3\n", "has no function score"),
         ("method.txt", LENGTH, r"method.txt: isn't a Python file; give one whose name ends with .py"),
     ],
@@ -217,9 +221,10 @@ def test_external_file_without_the_function_is_refused(
         external.run(ExternalConfig(), {"candidates": tmp_path}, tmp_path, runtime)
 
 
-def test_external_errors_of_the_file_pass_through(tmp_path: Path, runtime: Runtime) -> None:
-    with pytest.raises(ZeroDivisionError):
+def test_external_errors_of_the_file_name_its_line(tmp_path: Path, runtime: Runtime) -> None:
+    with pytest.raises(ExternalError, match=r"method.py:6: score\(\) raised ZeroDivisionError") as error:
         scores(tmp_path, runtime, "return {row.id: 1 / 0 for row in rows}")
+    assert isinstance(error.value.__cause__, ZeroDivisionError)
 
 
 def test_external_file_may_use_dataclasses_with_annotations_as_text(tmp_path: Path, runtime: Runtime) -> None:
