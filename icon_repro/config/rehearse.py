@@ -38,7 +38,7 @@ from icon_repro.evaluate.judge.options import GenerationConfig
 from icon_repro.evaluate.options import Backend, EvaluationConfig, TaskConfig, TaskKind
 from icon_repro.lm.options import EndpointConfig
 from icon_repro.methods.baseline_options import AnchorsConfig, DiversityConfig, PreExperiencedConfig
-from icon_repro.methods.icon.options import IconConfig, SelectorConfig
+from icon_repro.methods.icon.options import IconConfig
 from icon_repro.methods.options import AlpagasusConfig, ArmormConfig, IdsConfig, RandomConfig, RewardArchitecture
 from icon_repro.train.options import TrainConfig
 
@@ -200,7 +200,7 @@ def _cut(config: Config, real: Config) -> None:
     for _, generation in found(config, GenerationConfig):
         generation.max_new_tokens = min(generation.max_new_tokens, NEW_TOKENS)
         generation.expected_tokens = min(generation.expected_tokens, NEW_TOKENS)
-    for kind in (TrainConfig, PreExperiencedConfig, SelectorConfig):
+    for kind in (TrainConfig, PreExperiencedConfig):  # a selection model needs more than one step, so all its epochs
         for _, training in found(config, kind):
             if not getattr(training, "kept_epochs", []):
                 training.epochs = min(training.epochs, 1.0)
