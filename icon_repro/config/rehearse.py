@@ -39,7 +39,7 @@ from icon_repro.evaluate.options import Backend, EvaluationConfig, TaskConfig, T
 from icon_repro.lm.options import EndpointConfig
 from icon_repro.methods.alpagasus import AlpagasusConfig
 from icon_repro.methods.armorm import ArmormConfig, RewardArchitecture
-from icon_repro.methods.icon.options import IconConfig, SelectorConfig
+from icon_repro.methods.icon.options import IconConfig
 from icon_repro.methods.ids import IdsConfig
 from icon_repro.methods.ifd.options import DiversityConfig, PreExperiencedConfig
 from icon_repro.methods.nuggets import AnchorsConfig
@@ -204,7 +204,7 @@ def _cut(config: Config, real: Config) -> None:
     for _, generation in found(config, GenerationConfig):
         generation.max_new_tokens = min(generation.max_new_tokens, NEW_TOKENS)
         generation.expected_tokens = min(generation.expected_tokens, NEW_TOKENS)
-    for kind in (TrainConfig, PreExperiencedConfig, SelectorConfig):
+    for kind in (TrainConfig, PreExperiencedConfig):  # a selection model needs more than one step, so all its epochs
         for _, training in found(config, kind):
             if not getattr(training, "kept_epochs", []):
                 training.epochs = min(training.epochs, 1.0)
