@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from made_up_runs import result, row
 from small import small
 
 from icon_repro.engine.artifact import Step, Store, publish
@@ -170,15 +171,7 @@ def log(experiment: Experiment, store: Store, value: float = 0.25) -> str:
     (results / "table.md").write_text(f"| {value} |", encoding="utf-8")
     (results / "curve.png").write_bytes(PIXEL)
     (results / "cache.bin").write_bytes(b"no result")
-    rows = [
-        {
-            "method": "icon",
-            "fraction": 0.15,
-            "seed": 1,
-            "selection_seed": 7,
-            "benchmarks": {"tiny": {"value": value, "step": "x"}},
-        }
-    ]
+    rows = [row("icon", 0.15, 1, {"tiny": {**result("01"), "value": value}}, selection_seed=7)]
     return log_experiment(experiment, store, SETTINGS, rows, TABLE, results)
 
 
