@@ -128,6 +128,7 @@ def test_endpoint_unreadable_replies_are_failures_and_never_ties(
 
     out = fresh(tmp_path)
     with FaultServer(broken) as server:
+        server.delay_s = 0.02  # else one may be answered before the next is asked
         metrics = pairwise.endpoint(judge(settings(server.url, reasks=2)), inputs, out, runtime)
         assert server.most_at_once > 1
         asked = [count for text, count in server.asked.items() if "Question q001?" in text]

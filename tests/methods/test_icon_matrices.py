@@ -240,7 +240,7 @@ def test_joined_shards_of_different_rows_are_refused(tmp_path: Path, numbers: di
 AGGREGATE = """
 import json, re, sys, time
 from pathlib import Path
-from icon_repro.engine.options import ClusterConfig; from icon_repro.config.load import Control, IconConfig
+from icon_repro.engine.options import ClusterConfig; from icon_repro.methods.icon.options import Control, IconConfig
 from icon_repro.engine.runtime import Runtime
 from icon_repro.methods.icon import score
 
