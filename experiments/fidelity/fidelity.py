@@ -25,6 +25,7 @@ from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 from scipy.stats import spearmanr
 
+from experiments.fidelity.less_scores import less_rows
 from icon_repro.config.compose import open_overrides, register_resolvers
 from icon_repro.config.load import conf_dir, load
 from icon_repro.data.rows import Example, Score, best_first, selected_count
@@ -283,14 +284,6 @@ def against_published(data: Data, name: str) -> list[dict[str, Any]]:
     return table
 
 
-def less_rows() -> list[dict[str, Any]]:
-    """LESS: 8,192 random dimensions against none, both by its published code."""
-    folder = SHARED / "golden" / "methods"
-    values = agreement(read_json(folder / "less_exact.json"), read_json(folder / "less_8192.json"))
-    side = {"ours": "none (its code)", "published": "8192 (its code)", "cause": "random projection is noise"}
-    return [{"data": "golden", "method": "less", "option": "dimensions", **side, **values}]
-
-
 def golden(work: Path) -> list[dict[str, Any]]:
     """The part of the table on the 24 golden rows."""
     folder = SHARED / "golden" / "methods"
@@ -309,7 +302,7 @@ def golden(work: Path) -> list[dict[str, Any]]:
         work / "golden",
     )
     table = [row for name in BASELINES for row in (*measured(data, name), *against_published(data, name))]
-    return table + less_rows()
+    return table + less_rows(SHARED / "golden", work, agreement)
 
 
 def queries(path: Path) -> list[Example]:
