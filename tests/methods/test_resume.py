@@ -17,6 +17,7 @@ from icon_repro.methods.kinds import kinds
 NOT_HERE = {
     "alpagasus": "asks an endpoint; tests/test_endpoint.py kills that",
     "external": "what it runs is the user's",
+    "ids": "reads a list, in one step without shards",
 }
 METHODS = {  # name -> settings, with which it has at least two shards where it has any; its kind if that isn't the name
     "random": "seed: 0",
