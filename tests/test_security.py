@@ -179,11 +179,20 @@ def test_pickle_beside_safetensors_is_left_behind(
     tmp_path: Path, tiny_model: Path, runtime: Runtime, marker: Path
 ) -> None:
     shutil.copytree(tiny_model, tmp_path / "model")
-    for name in ("pytorch_model.bin", "adapter_model.bin", "training_args.bin", "model.pt"):
+    for name in ("pytorch_model.bin", "training_args.bin", "model.pt"):
         (tmp_path / "model" / name).write_bytes(pickle.dumps(Evil(marker)))
     step = local_model(tmp_path / "model", tmp_path / "out", runtime)
     assert {path.suffix for path in (step / "weights").iterdir()} <= {".json", ".safetensors", ".jinja", ".txt"}
     assert load_model(step, Dtype.float32, CPU).num_parameters() > 0
+
+
+def test_pickled_adapter_beside_safetensors_is_refused(
+    tmp_path: Path, tiny_model: Path, runtime: Runtime, marker: Path
+) -> None:
+    shutil.copytree(tiny_model, tmp_path / "model")
+    (tmp_path / "model" / "adapter_model.bin").write_bytes(pickle.dumps(Evil(marker)))
+    with pytest.raises(weights.WeightsError, match=r"adapter_model\.bin: is an adapter"):
+        local_model(tmp_path / "model", tmp_path / "out", runtime)
 
 
 def test_pickle_as_safetensors_is_refused(tmp_path: Path, tiny_model: Path, runtime: Runtime, marker: Path) -> None:

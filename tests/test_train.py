@@ -11,6 +11,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from icon_repro.data.cost import training_flops
+from icon_repro.data.model_files import ModelError
 from icon_repro.data.options import Dtype
 from icon_repro.data.prompts import alpaca_prompt
 from icon_repro.data.rows import Example
@@ -477,14 +478,14 @@ def test_run_leaves_no_pickle_no_checkpoint_and_no_path(tune: Any, tmp_path: Pat
 # ---------------------------------------------------------------- what can't be trained
 
 
-def test_run_nan_in_the_weights_ends_at_the_first_step(tune: Any, tiny_model: Path, tmp_path: Path) -> None:
+def test_run_nan_in_the_weights_is_refused_before_training(tune: Any, tiny_model: Path, tmp_path: Path) -> None:
     broken = tmp_path / "broken"
     shutil.copytree(tiny_model, broken)
     tensors = load_file(broken / "model.safetensors")
     tensors["model.embed_tokens.weight"][:] = float("nan")
     save_file(tensors, broken / "model.safetensors", {"format": "pt"})
     out = tmp_path / "part"
-    with pytest.raises(TrainError, match=r"step 1: loss nan.*training\.learning_rate"):
+    with pytest.raises(ModelError, match=r"1 weights aren't finite as float32 .*model\.embed"):
         tune(config(), model=as_step(broken, tmp_path / "broken_step"), out=out, checkpoint_steps=1)
     assert not (out / "adapter").exists() and not list(out.rglob("*.safetensors"))
 

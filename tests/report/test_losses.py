@@ -15,6 +15,7 @@ from icon_repro.experiment import plan
 from icon_repro.report import contamination, selecting
 from icon_repro.report.compare import as_text
 from icon_repro.report.losses import losses
+from icon_repro.report.rows import ResultRow, read_result_rows
 
 LOST: dict[str, dict[str, Any]] = {
     "prepare/pool-tiny": {"rows": 15, "dropped": {"empty_response": 10, "url": 5}, "short_by": 2},
@@ -90,8 +91,8 @@ def test_selecting_rows_that_are_the_benchmark_are_said(tmp_path: Path, store: S
     assert "by selecting rows:" in (folder / "contamination.md").read_text()
 
 
-def rows_of(folder: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+def rows_of(folder: Path) -> list[ResultRow]:
+    return read_result_rows(folder / "metrics.jsonl")
 
 
 def test_selecting_cells_of_a_line_are_means_and_may_be_missing() -> None:
@@ -104,7 +105,7 @@ def test_selecting_cells_of_a_line_are_means_and_may_be_missing() -> None:
         row("less", 0.15, 0, shared_text=counted(0), shared_selecting=counted(None)),
         row("random", 0.15, 0, shared_text=counted(0), shared_selecting=None),
     ]
-    header, cells = contamination.table(rows)
+    header, cells, _ = contamination.table(rows)
     assert header[-1] == "arc: by selecting rows" and [cell[-1] for cell in cells] == ["3.5 of 20", "missing", "-"]
 
 
