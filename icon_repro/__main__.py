@@ -107,7 +107,11 @@ def _main() -> None:
     codes: list[int] = []
 
     def job(raw: DictConfig) -> None:  # an exit here would end a sweep at its first failure
-        codes.append(_run(raw))
+        try:
+            codes.append(_run(raw))
+        except BrokenPipeError:  # Hydra would show it as an error of the program
+            os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+            codes.append(128 + signal.SIGPIPE)
 
     hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name="config")(job)()
     sys.exit(max(codes, default=0))
@@ -228,13 +232,13 @@ def _action_run(experiment: Experiment, store: Store) -> int:
             print(requeue(config.cluster.slurm.max_requeues), file=sys.stderr)
         return 128 + stop.number
     intact.save()
+    for label, why in summary.failed.items():
+        LOG.warning("  failed: %s: %s", label, why)
     finished = _action_report(experiment, store)
     say(
         f"{len(summary.built)} built, {len(summary.cached)} cached, {len(summary.failed)} failed, "
         f"{len(summary.blocked)} blocked"
     )
-    for label, why in summary.failed.items():
-        LOG.warning("  failed: %s: %s", label, why)
     if config.rehearse is not Rehearse.none:
         from icon_repro.report.rehearsal import closing  # claims take a moment to import
 

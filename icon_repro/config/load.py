@@ -6,6 +6,7 @@ never enter a fingerprint. A knob without a schema here doesn't exist.
 """
 
 import dataclasses
+import difflib
 import enum
 import json
 import re
@@ -147,11 +148,14 @@ def load(data: Mapping[str, Any]) -> Config:
     made: dict[str, Any] = {}
     for name, value in methods.items() if isinstance(methods, Mapping) else ():
         if isinstance(value, Mapping) and value and "kind" not in value:  # an override of a method that isn't there
-            where, others = f"methods.{name}", [other for other in data["methods"] if other != name]
-            problems.append(
-                f"{where}.{next(iter(value))}: the experiment has no method {name!r}.{nearest(name, others)} "
-                f"Add it with +method@{where}={name} (or another option of the group method), or set {where}.kind."
-            )
+            where, key = f"methods.{name}", next(iter(value))
+            others = [other for other in data["methods"] if other != name]
+            near = difflib.get_close_matches(name, others, 1)
+            option = name if (conf_dir() / "method" / f"{name}.yaml").is_file() else "OPTION"
+            remedy = f"Add one with +method@{where}={option} (--help lists the options of method), or set {where}.kind."
+            if near:
+                remedy = f"Did you mean methods.{near[0]}.{key}?"
+            problems.append(f"{where}.{key}: the experiment has no method {name!r}. {remedy}")
             continue
         try:
             made[name] = typed(f"methods.{name}", value)
@@ -164,7 +168,8 @@ def load(data: Mapping[str, Any]) -> Config:
     else:
         if config.seed is not None:
             config.name, config.seeds, config.seed = f"{config.name}_s{config.seed}", [config.seed], None
-        problems += _combinations(config)
+        if len(made) == len(methods or {}):  # else what is said of several methods may be wrong
+            problems += _combinations(config)
     if problems:
         head = f"{len(problems)} problem{'s' if len(problems) > 1 else ''} in the configuration:"
         raise ConfigError("\n".join([head, *(f"  {p}" for p in problems)]))

@@ -113,7 +113,11 @@ def examples(
         if first is not None and not (drop_unreadable and rows):
             bad = sum(map(len, unreadable.values()))
             counts = ", ".join(f"{reason}: {len(places)}" for reason, places in sorted(unreadable.items())[:_NAMED_IDS])
-            remedy = " Rows like it are left out and counted with drop_unreadable=true (beside source)." if rows else ""
+            remedy = (
+                " Rows like it are left out and counted with drop_unreadable=true beside source (the pool's: "
+                "data.pool.drop_unreadable=true)."
+            )
+            remedy = remedy if rows else ""
             raise SourceError(f"{first} {bad} of {bad + len(rows)} rows can't be read ({counts}).{remedy}") from first
         return rows, unreadable
     for place, raw in read_raw(source, runtime):

@@ -73,13 +73,22 @@ def compare(experiment: Experiment, store: Store, say: Callable[[str], None], *,
         pairs = [_pair(a, b, scores, selected) for a, b in itertools.combinations(scores, 2)]
         _write(folder / "methods.csv", each)
         _write(folder / "methods_agreement.csv", pairs)
-        lost = losses(experiment, store)
+        lost = [*_not_compared(experiment, store), *losses(experiment, store)]
         write_json(folder / LOSSES, lost)
         text = as_text(experiment.config.name, experiment.config.model.name, each, pairs, lost)
         (folder / "methods.md").write_text(text, encoding="utf-8")
         say(f"{text}\n{folder}/methods.md, methods.csv, methods_agreement.csv")
         if figures and experiment.config.until is Until.select:  # else they come with the results
             present(experiment, store, [], folder, say)
+
+
+def _not_compared(experiment: Experiment, store: Store) -> list[str]:
+    """A line for each method of which a selection isn't there: it failed, or wasn't run."""
+    absent = [arm.method for arm in experiment.arms if arm.select is not None and not store.complete(arm.select)]
+    return [
+        f"{name}: not compared, or not at each fraction, as its selection isn't there; action=status says why"
+        for name in dict.fromkeys(absent)
+    ]
 
 
 def as_text(

@@ -62,6 +62,8 @@ def rebuild_of(folder: Path, results: Path, experiments: Path, data: Path) -> Re
         return Rebuild(partial(_methods, folder), others={"methods.csv, methods_agreement.csv": why})
     name = folder.relative_to(results).parts[0] if folder != results else folder.name
     study = experiments / name / "rebuild.py"
+    if study.parent.is_dir() and not study.is_file():
+        return f"not a report's tables; the command in {study.parent / 'README.md'} makes it"
     if not study.is_file():
         return (
             f"not a report's tables; its own command makes it. {study} would make it again and isn't there: verify in "

@@ -13,6 +13,7 @@ import hashlib
 import json
 import os
 import re
+import subprocess
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -30,7 +31,17 @@ ROOT = Path(__file__).resolve().parents[2]
 GOLDEN = ROOT / "tests" / "golden" / "plans.json"
 EXPERIMENTS = sorted(path.stem for path in (ROOT / "conf" / "experiment").glob("*.yaml"))
 NAMES = {*EXPERIMENTS, *(f"world {world}" for world in WORLDS)}
-REPORTS = sorted(path.parent for path in (ROOT / "results").rglob("run.json"))
+
+
+def committed_results(pattern: str) -> list[Path]:
+    """Files of results/ that git tracks: runs of one's own lie there too."""
+    listed = subprocess.run(
+        ["git", "-C", str(ROOT), "ls-files", "-z", f"results/**/{pattern}"], capture_output=True, text=True, check=True
+    )
+    return [ROOT / name for name in listed.stdout.split("\0") if name and (ROOT / name).is_file()]
+
+
+REPORTS = sorted(path.parent for path in committed_results("run.json"))
 STEP = re.compile(r"[a-z_]+/[^/]+-[0-9a-f]{12}")
 UPDATE = "UPDATE_PLANS" in os.environ
 
@@ -159,7 +170,7 @@ def test_guard_steps_of_committed_reports_are_planned_by_their_experiment(folder
 
 
 def test_guard_steps_of_other_committed_results_are_planned(tmp_path: Path) -> None:
-    files = [path for path in (ROOT / "results").rglob("*.json*") if path.parent not in REPORTS]
+    files = [path for path in committed_results("*.json*") if path.parent not in REPORTS]
     named = {str(path.relative_to(ROOT)): found for path in files if (found := steps_named(path))}
     assert {"results/pilot/steps.json", "results/released_selections/steps.json"} <= set(named)
     folders = {step.folder for name in EXPERIMENTS for step in planned(name, tmp_path)}
