@@ -5,20 +5,20 @@ What a command was asked to show (a plan, a state) is printed, and doesn't come 
 """
 
 import logging
-import sys
 
 LOG = logging.getLogger("icon_repro")
 
 
-class _Stdout(logging.StreamHandler):
-    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802
-        """Let a closed pipe and a full disk end the command as they do with print; logging would go on."""
-        raise  # called while the error is handled
+class _Stdout(logging.Handler):
+    """Prints to what is standard output now; a closed pipe and a full disk end the command, as they do with print."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        print(self.format(record), flush=True)
 
 
 def set_level(*, verbose: bool, quiet: bool) -> None:
     """Show what belongs to the level; lines stand as they are, without time or name."""
-    LOG.handlers[:] = [_Stdout(sys.stdout)]
+    LOG.handlers[:] = [_Stdout()]
     LOG.disabled = False  # Hydra disables the loggers that it did not set up
     LOG.propagate = False
     LOG.setLevel(logging.DEBUG if verbose else logging.WARNING if quiet else logging.INFO)
