@@ -4,12 +4,13 @@ In: a checked Config.  Out: an ``Experiment``: its steps in an order that can be
 This is where stages meet: they don't know one another, only the files of their inputs.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 from icon_repro.config.load import Config, Until
 from icon_repro.data.cost import forward_flops, tokens_of, training_flops
-from icon_repro.data.options import CandidatesSize, Dtype
+from icon_repro.data.options import CandidatesSize, Dtype, SourceConfig
 from icon_repro.data.planner import Planner
 from icon_repro.data.rows import selected_count
 from icon_repro.engine.artifact import Cost, Step, ancestors, ordered
@@ -24,7 +25,7 @@ from icon_repro.evaluate.options import (
     TaskKind,
 )
 from icon_repro.methods.base import Inputs
-from icon_repro.methods.plan_selections import Selections, over_pools
+from icon_repro.methods.plan_selections import Selection, Selections, over_pools
 from icon_repro.train.options import TrainJob, Tuning
 
 
@@ -70,65 +71,181 @@ def plan(config: Config) -> Experiment:
     Raises:
         PlanError: a local file is missing.
     """
-    planner = Planner(config)
-    data, training = config.data, config.training
-    model = planner.model(config.model)
-    pool = planner.rows("data.pool", f"pool-{data.name}", data.pool)
-    assessment = planner.rows("data.assessment", f"assessment-{data.name}", data.assessment)
-    both = {"pool": pool, "assessment": assessment}
-    order = planner.step("order", "prepare", "order", data.candidates.order, inputs=both)
-    whole = planner.whole
-    selected_from = order
-    if data.target is not None:
-        target = planner.rows("data.target", f"target-{data.target.source.name}", data.target)
-        both = {"pool": target, "assessment": assessment}
-        selected_from = planner.step("order", "prepare", "order-target", data.candidates.order, inputs=both)
-    universe = planner.step(
-        "candidates",
-        "prepare",
-        "universe" if whole else "candidates",
-        CandidatesSize(None if whole or data.candidates.size is None else data.candidates.size * data.pools),
-        inputs={"order": selected_from},
-    )
-    benchmarks = {
-        name: planner.step(
-            "benchmark",
+    return _Plan(config).experiment()
+
+
+class _Plan:
+    """Builds an experiment from its rows on: what is read, selected, tuned, evaluated and judged."""
+
+    def __init__(self, config: Config) -> None:
+        self.config, self.planner = config, Planner(config)
+        planner, data = self.planner, config.data
+        self.model = planner.model(config.model)
+        self.pool = planner.rows("data.pool", f"pool-{data.name}", data.pool)
+        self.assessment = planner.rows("data.assessment", f"assessment-{data.name}", data.assessment)
+        self.order = self._ordered("order", self.pool)
+        self.selected_from = self.order
+        if data.target is not None:
+            target = planner.rows("data.target", f"target-{data.target.source.name}", data.target)
+            self.selected_from = self._ordered("order-target", target)
+        whole = planner.whole
+        self.universe = planner.step(
+            "candidates",
             "prepare",
-            f"bench-{name}",
-            task.source,
-            **planner.source(f"evaluation.tasks.{name}.source", task.source),
+            "universe" if whole else "candidates",
+            CandidatesSize(None if whole or data.candidates.size is None else data.candidates.size * data.pools),
+            inputs={"order": self.selected_from},
         )
-        for name, task in config.evaluation.tasks.items()
-        if task.source is not None
-    }
-    size = planner.expected(whole)
-    rows = data.selected_from if whole else data.pool
-    row_tokens = tokens_of(rows.expected_prompt_chars + rows.expected_response_chars)
+        tasks = config.evaluation.tasks
+        self.benchmarks = {name: self._benchmark(name, source) for name, source in _sources(tasks).items()}
+        self.held_out = {
+            name: planner.rows(f"evaluation.tasks.{name}.rows", f"bench-{name}", task.rows)
+            for name, task in tasks.items()
+            if task.kind is TaskKind.nll and task.rows is not None
+        }
+        self.size = planner.expected(whole)
+        rows = data.selected_from if whole else data.pool
+        self.row_tokens = tokens_of(rows.expected_prompt_chars + rows.expected_response_chars)
 
-    held_out = {
-        name: planner.rows(f"evaluation.tasks.{name}.rows", f"bench-{name}", task.rows)
-        for name, task in config.evaluation.tasks.items()
-        if task.kind is TaskKind.nll and task.rows is not None
-    }
-
-    def held_out_inputs(name: str) -> dict[str, Step]:
-        return {"model": model, "rows": held_out[name], "assessment": assessment, "candidates": universe}
-
-    held_out_rows = {
-        name: planner.step(
-            "held_out_rows",
-            "prepare",
-            f"rows-{name}",
-            HeldOutRowsJob(
-                name, max_length=config.evaluation.max_length, template=config.evaluation.tasks[name].template
-            ),
-            inputs=held_out_inputs(name),
+    def experiment(self) -> Experiment:
+        """All steps, in an order that can be run, and what each row of the results is made of."""
+        planner, ends_early = self.planner, self.config.until is Until.select
+        tasks = {} if ends_early else self.config.evaluation.tasks
+        selections = self._selections()
+        arms = [*self._untouched(), *self._selected(selections)]
+        if not ends_early:
+            contestants = [_contestant(arm) for arm in arms]
+            for arm, verdicts in zip(arms, judged(planner, self.config.judge, self.model, contestants), strict=True):
+                arm.judged.update(verdicts)
+        facts = {name: self._held_out_rows(name) for name in (() if ends_early else self.held_out)}
+        compared = {name: self._shared_text(name, task) for name, task in tasks.items()}
+        deciding = going_by((selection.step for selection in selections), self.assessment.target)
+        selecting = {
+            name: [
+                self._shared_text(name, task, rows)
+                for rows in deciding
+                if rows.folder == self.assessment.folder or _target_for(rows, name)
+            ]
+            for name, task in tasks.items()
+        }
+        planner.hashes.save()
+        steps = [(arm.select, arm.train, *arm.evaluations.values(), *arm.judged.values()) for arm in arms]
+        wanted = [step for some in steps for step in some if step is not None]
+        # all that is read from outside comes first: what is wrong with it shows before anything is trained
+        sources = [step for step in ordered(wanted) if step.stage in ("model", "prepare")]
+        beside = [*facts.values(), *compared.values(), *(step for some in selecting.values() for step in some)]
+        first = [self.model, self.pool, self.assessment, self.universe]
+        return Experiment(
+            self.config,
+            ordered([*first, *sources, *beside, *wanted]),
+            arms,
+            self._tune("full", 0, None, self.size).cost,
+            planner.warnings,
+            compared,
+            held_out_rows=facts,
+            notes=planner.notes,
+            shared_selecting=selecting,
         )
-        for name in (held_out if config.until is not Until.select else ())
-    }
 
-    def job(name: str, task: TaskConfig) -> EvaluationJob:
-        evaluation = config.evaluation
+    def _ordered(self, name: str, rows: Step) -> Step:
+        inputs = {"pool": rows, "assessment": self.assessment}
+        return self.planner.step("order", "prepare", name, self.config.data.candidates.order, inputs=inputs)
+
+    def _benchmark(self, name: str, source: SourceConfig) -> Step:
+        read = self.planner.source(f"evaluation.tasks.{name}.source", source)
+        return self.planner.step("benchmark", "prepare", f"bench-{name}", source, **read)
+
+    def _selections(self) -> list[Selection]:
+        read = Inputs(self.model, self.order, self.assessment, self.selected_from)
+        if self.config.data.pools == 1:
+            return list(Selections(self.planner, self.config, read, self.universe, None).all())
+        return list(over_pools(self.planner, self.config, read))
+
+    def _untouched(self) -> list[Arm]:
+        """The model as it is, and tuned on all rows."""
+        arms: list[Arm] = []
+        if self.config.until is Until.select:
+            return arms
+        if self.config.base:
+            arms.append(Arm("base", None, None, None, None, self._evaluate("base", None)))
+        for seed in self.config.seeds if self.config.full else ():
+            train = self._tune(f"full-s{seed}", seed, None, self.size)
+            arms.append(Arm("full", 1.0, seed, None, train, self._evaluate(f"full-s{seed}", train)))
+        return arms
+
+    def _selected(self, selections: Sequence[Selection]) -> list[Arm]:
+        """An arm for each selection and training seed, or for each selection if nothing is trained."""
+        arms = []
+        for one in selections:
+            if self.config.until is Until.select:
+                arms.append(Arm(one.method, one.fraction, None, one.step, None, {}, one.seed, pool=one.pool))
+                continue
+            for seed in self.config.seeds:
+                label = f"{one.label}-s{seed}"
+                rows = selected_count(one.fraction, self.size)
+                train = self._tune(label, seed, one.step, rows, one.universe)
+                made = self._evaluate(label, train)
+                arms.append(Arm(one.method, one.fraction, seed, one.step, train, made, one.seed, pool=one.pool))
+        return arms
+
+    def _tune(self, label: str, seed: int, select: Step | None, rows: float, candidates: Step | None = None) -> Step:
+        training = self.config.training
+        tokens = rows * min(self.row_tokens, training.max_length) * training.epochs
+        frozen = training.tuning is Tuning.lora
+        inputs = {"model": self.model, "candidates": candidates or self.universe}
+        return self.planner.step(
+            "train",
+            "train",
+            label,
+            TrainJob(training, seed),
+            inputs={**inputs, **({"ids": select} if select else {})},
+            cost=Cost(tokens, training_flops(self.config.model.parameters, tokens, frozen=frozen)),
+            resumable=True,
+        )
+
+    def _evaluate(self, label: str, train: Step | None) -> dict[str, Step]:
+        return {
+            name: self._held_out(label, name, task, train)
+            if task.kind is TaskKind.nll
+            else self._evaluated(label, name, task, train)
+            for name, task in self.config.evaluation.tasks.items()
+        }
+
+    def _held_out(self, label: str, name: str, task: TaskConfig, train: Step | None) -> Step:
+        evaluation = self.config.evaluation
+        job = HeldOutJob(
+            name,
+            dtype=evaluation.dtype,
+            max_length=evaluation.max_length,
+            template=task.template,
+            epoch=task.epoch if train else None,
+        )
+        inputs = {**self._held_out_inputs(name), **({"tuned": train} if train else {})}
+        cost = self._evaluation_cost(task)
+        return self.planner.step("held_out", "evaluate", f"{label}-{name}", job, inputs=inputs, cost=cost)
+
+    def _evaluated(self, label: str, name: str, task: TaskConfig, train: Step | None) -> Step:
+        inputs = {"model": self.model, "tuned": train, "rows": self.benchmarks.get(name)}
+        return self.planner.step(
+            "evaluate",
+            "evaluate",
+            f"{label}-{name}",
+            self._job(name, task),
+            inputs={key: step for key, step in inputs.items() if step is not None},
+            cost=self._evaluation_cost(task),
+            resumable=True,
+            **self._task_data(name, task),
+        )
+
+    def _evaluation_cost(self, task: TaskConfig) -> Cost:
+        tokens = min(task.limit or task.expected_items, task.expected_items) * task.expected_item_tokens
+        return Cost(tokens, forward_flops(self.config.model.parameters, tokens))
+
+    def _task_data(self, name: str, task: TaskConfig) -> dict[str, Any]:
+        return self.planner.task_data(f"evaluation.tasks.{name}", task.files, task.dataset)
+
+    def _job(self, name: str, task: TaskConfig) -> EvaluationJob:
+        evaluation = self.config.evaluation
         return EvaluationJob(
             name=name,
             task=task,
@@ -139,118 +256,36 @@ def plan(config: Config) -> Experiment:
             allow_code_execution=evaluation.allow_code_execution,
         )
 
-    def shared_text(name: str, task: TaskConfig, selecting: Step | None = None) -> Step:
-        own = benchmarks.get(name) or held_out.get(name)
-        known = {"assessment": universe if selecting else assessment} if name in held_out else {}
+    def _held_out_inputs(self, name: str) -> dict[str, Step]:
+        rows = {"rows": self.held_out[name], "assessment": self.assessment, "candidates": self.universe}
+        return {"model": self.model, **rows}
+
+    def _held_out_rows(self, name: str) -> Step:
+        """Facts of a held-out task's rows, the same for each model."""
+        evaluation = self.config.evaluation
+        job = HeldOutRowsJob(name, max_length=evaluation.max_length, template=evaluation.tasks[name].template)
+        inputs = self._held_out_inputs(name)
+        return self.planner.step("held_out_rows", "prepare", f"rows-{name}", job, inputs=inputs)
+
+    def _shared_text(self, name: str, task: TaskConfig, selecting: Step | None = None) -> Step:
+        """What a benchmark has in common with the rows to select from, or with rows that ``selecting`` holds."""
+        own = self.benchmarks.get(name) or self.held_out.get(name)
+        known = {"assessment": self.universe if selecting else self.assessment} if name in self.held_out else {}
         # what decides how the model is run doesn't decide which items there are
-        read = replace(job(name, task), dtype=Dtype.float32, max_length=16, backend=Backend.hf)
-        return planner.step(
+        read = replace(self._job(name, task), dtype=Dtype.float32, max_length=16, backend=Backend.hf)
+        return self.planner.step(
             "shared_text",
             "prepare",
             f"shared-{name}-{selecting.name}" if selecting else f"shared-{name}",
-            SharedTextJob(name, data.candidates.order.ngram, task.limit, None if own else read),
-            inputs={"candidates": selecting or universe, **({"rows": own, **known} if own else {})},
-            **({} if own else planner.task_data(f"evaluation.tasks.{name}", task.files, task.dataset)),
+            SharedTextJob(name, self.config.data.candidates.order.ngram, task.limit, None if own else read),
+            inputs={"candidates": selecting or self.universe, **({"rows": own, **known} if own else {})},
+            **({} if own else self._task_data(name, task)),
         )
 
-    def evaluate(label: str, train: Step | None) -> dict[str, Step]:
-        evaluation, made = config.evaluation, {}
-        for name, task in evaluation.tasks.items():
-            tokens = min(task.limit or task.expected_items, task.expected_items) * task.expected_item_tokens
-            cost = Cost(tokens, forward_flops(config.model.parameters, tokens))
-            if task.kind is TaskKind.nll:
-                made[name] = planner.step(
-                    "held_out",
-                    "evaluate",
-                    f"{label}-{name}",
-                    HeldOutJob(
-                        name,
-                        dtype=evaluation.dtype,
-                        max_length=evaluation.max_length,
-                        template=task.template,
-                        epoch=task.epoch if train else None,
-                    ),
-                    inputs={**held_out_inputs(name), **({"tuned": train} if train else {})},
-                    cost=cost,
-                )
-                continue
-            inputs = {"model": model, "tuned": train, "rows": benchmarks.get(name)}
-            needed = {key: step for key, step in inputs.items() if step is not None}
-            more = {
-                "cost": cost,
-                "resumable": True,
-                **planner.task_data(f"evaluation.tasks.{name}", task.files, task.dataset),
-            }
-            made[name] = planner.step("evaluate", "evaluate", f"{label}-{name}", job(name, task), inputs=needed, **more)
-        return made
 
-    def tune(label: str, seed: int, select: Step | None, rows: float, candidates: Step = universe) -> Step:
-        tokens = rows * min(row_tokens, training.max_length) * training.epochs
-        frozen = training.tuning is Tuning.lora
-        return planner.step(
-            "train",
-            "train",
-            label,
-            TrainJob(training, seed),
-            inputs={"model": model, "candidates": candidates, **({"ids": select} if select else {})},
-            cost=Cost(tokens, training_flops(config.model.parameters, tokens, frozen=frozen)),
-            resumable=True,
-        )
-
-    arms = []
-    ends_early = config.until is Until.select
-    if config.base and not ends_early:
-        arms.append(Arm("base", None, None, None, None, evaluate("base", None)))
-    if config.full and not ends_early:
-        for seed in config.seeds:
-            train = tune(f"full-s{seed}", seed, None, size)
-            arms.append(Arm("full", 1.0, seed, None, train, evaluate(f"full-s{seed}", train)))
-    read = Inputs(model, order, assessment, selected_from)
-    selections = (
-        Selections(planner, config, read, universe, None).all()
-        if data.pools == 1
-        else over_pools(planner, config, read)
-    )
-    for selection in selections:
-        name, fraction, select, number = selection.method, selection.fraction, selection.step, selection.pool
-        if ends_early:
-            arms.append(Arm(name, fraction, None, select, None, {}, selection.seed, pool=number))
-        for seed in () if ends_early else config.seeds:
-            label = f"{selection.label}-s{seed}"
-            train = tune(label, seed, select, selected_count(fraction, size), selection.universe)
-            arms.append(Arm(name, fraction, seed, select, train, evaluate(label, train), selection.seed, pool=number))
-    if not ends_early:
-        for arm, verdicts in zip(
-            arms, judged(planner, config.judge, model, [_contestant(arm) for arm in arms]), strict=True
-        ):
-            arm.judged.update(verdicts)
-    compared = {} if ends_early else {name: shared_text(name, task) for name, task in config.evaluation.tasks.items()}
-    deciding = going_by((selection.step for selection in selections), assessment.target)
-    selecting = {
-        name: [
-            shared_text(name, task, rows)
-            for rows in deciding
-            if rows.folder == assessment.folder or _target_for(rows, name)
-        ]
-        for name, task in (config.evaluation.tasks.items() if not ends_early else ())
-    }
-    planner.hashes.save()
-    steps = [(arm.select, arm.train, *arm.evaluations.values(), *arm.judged.values()) for arm in arms]
-    wanted = [step for some in steps for step in some if step is not None]
-    # all that is read from outside comes first: what is wrong with it shows before anything is trained
-    sources = [step for step in ordered(wanted) if step.stage in ("model", "prepare")]
-    beside = [*compared.values(), *(step for steps_of in selecting.values() for step in steps_of)]
-    return Experiment(
-        config,
-        ordered([model, pool, assessment, universe, *sources, *held_out_rows.values(), *beside, *wanted]),
-        arms,
-        tune("full", 0, None, size).cost,
-        planner.warnings,
-        compared,
-        held_out_rows=held_out_rows,
-        notes=planner.notes,
-        shared_selecting=selecting,
-    )
+def _sources(tasks: Mapping[str, TaskConfig]) -> dict[str, SourceConfig]:
+    """Where the rows of benchmarks come from, of those that don't read them by lm-eval."""
+    return {name: task.source for name, task in tasks.items() if task.source is not None}
 
 
 def going_by(selects: Iterable[Step], target: str) -> list[Step]:
