@@ -198,6 +198,13 @@ def test_run_budget_of_tokens_mean_over_all_random_selections(tmp_path: Path, ru
     assert found["selected_tokens"] == 10  # rows without a score can't be selected
 
 
+def test_run_budget_of_tokens_that_the_scored_rows_cant_fill_is_said(tmp_path: Path, runtime: Runtime) -> None:
+    scored = [Score(name, float(place)) for place, name in enumerate("ab")]
+    found = select_tokens(tmp_path, runtime, scored, dict(zip("abcdef", [1, 2, 60, 60, 60, 60], strict=True)))
+    assert found["short_by_tokens"] == pytest.approx(found["token_budget"] - 3, abs=1)
+    assert told(found)[0].endswith("tokens fewer than the budget: too few rows have a score")
+
+
 def test_run_row_without_a_number_of_tokens_is_refused(tmp_path: Path, runtime: Runtime) -> None:
     with pytest.raises(SelectionError, match=r"2 rows have no number of tokens \(first: 'e'\)"):
         select_tokens(tmp_path, runtime, [Score("a", 1.0)], dict.fromkeys("abcd", 1))

@@ -563,3 +563,32 @@ def test_no_outcomes_or_other_numbers_of_runs_are_refused() -> None:
 def test_difference_of_other_items_is_refused(other: Sample, part: str) -> None:
     with pytest.raises(StatsError, match=part):
         difference(GOOD, other)
+
+
+def _shifted(design: str, shift: float) -> tuple[Sample, Sample]:
+    """Two methods whose outcomes differ by one number everywhere: what is left of their variance is rounding."""
+    draw = np.random.default_rng(0)
+    if design == "seeds":
+        values = draw.normal(2, 1, (3, 50))
+        return tuple(Sample([Items("n", values + by)], [0] * 3, [0, 1, 2]) for by in (shift, 0.0))  # type: ignore[return-value]
+    if design == "groups":
+        values, groups = draw.normal(2, 1, (3, 30)), np.arange(30) % 3
+        return tuple(  # type: ignore[return-value]
+            Sample([Items("n", values + by, clusters=groups)], [0] * 3, [0, 1, 2]) for by in (shift, 0.0)
+        )
+    if design == "selections":
+        one = draw.normal(2, 1, 30)
+        several = Sample([Items("n", np.stack([one] * 15))], [run // 3 for run in range(15)], [0, 1, 2] * 5)
+        return Sample([Items("n", np.stack([one + shift] * 3))], [0] * 3, [0, 1, 2]), several
+    values = draw.normal(2, 1, (10, 30))
+    pools = [run // 2 for run in range(10)]
+    return tuple(  # type: ignore[return-value]
+        Sample([Items("n", values + by)], pools, [0, 1] * 5, pools=True) for by in (shift, 0.0)
+    )
+
+
+@pytest.mark.parametrize("shift", [0.1, 0.013, 3.0])
+@pytest.mark.parametrize("design", ["seeds", "groups", "selections", "pools"])
+def test_one_shift_of_all_outcomes_shows_nothing_of_how_they_vary(design: str, shift: float) -> None:
+    found = difference(*_shifted(design, shift))
+    assert found.value == pytest.approx(shift) and found.p_value() == 1.0 and found.half_width() == math.inf

@@ -101,6 +101,8 @@ def run(cfg: SelectConfig, inputs: Mapping[str, Path], out: Path, runtime: Runti
         ids = within_tokens(top_fraction(scores, 1.0), tokens, allowed)
         used = sum(tokens[i] for i in ids)
         facts |= {"selected": len(ids), "selected_tokens": used, "token_budget": round(allowed)}
+        if len(ids) == len(scores) and used < allowed:
+            facts["short_by_tokens"] = round(allowed - used)
     facts |= ties(scores, ids)
     for line in told(facts):
         OURS.warning("%s", line)
@@ -121,6 +123,8 @@ def told(facts: Mapping[str, Any]) -> list[str]:
     found = []
     if facts.get("short_by"):
         found.append(f"{facts['short_by']:,} rows fewer than the fraction asks for: too few have a score")
+    if facts.get("short_by_tokens"):
+        found.append(f"{facts['short_by_tokens']:,} tokens fewer than the budget: too few rows have a score")
     if facts.get("distinct_scores") == 1 and facts["scored"] > 1:
         found.append(f"all {facts['scored']:,} scores are equal: ids alone decide what is selected")
     elif facts.get("tied_left_out"):

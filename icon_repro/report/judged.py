@@ -24,7 +24,8 @@ _UNITS = {"length-controlled": _SCORE, "same in both orders": "share", "longer w
 _UNITS |= {"winners' length": "characters", "losers' length": "characters"}
 CAPTION = """\
 Winning score: 1 + (wins - losses) / judged prompts, of the method against the other; 1 is even. Interval: 95 %, by
-bootstrap over prompts, and seeds where there are several. Failed prompts (no readable verdict) are in no other share.
+bootstrap over prompts, which are taken as independent, and seeds where there are several. Failed prompts (no readable
+verdict) are in no other share.
 length-controlled: the score at answers of equal length. same in both orders: share of prompts where the judge prefers
 the same answer whichever is shown first. longer wins: share of decided prompts that the longer answer wins.
 Lengths of the answers that won and lost: mean, in characters. Half of a score is the win rate, ties counting half.

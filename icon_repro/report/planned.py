@@ -12,6 +12,7 @@ from pathlib import Path
 from icon_repro.config.load import Config
 from icon_repro.engine.records import RecordError
 from icon_repro.engine.schema import plain
+from icon_repro.evaluate.held_out_measures import ROWS
 from icon_repro.evaluate.options import TaskKind
 from icon_repro.methods.kinds import repetitions
 from icon_repro.report.estimates import ALPHA, POWER, Estimate, detectable
@@ -20,10 +21,13 @@ from icon_repro.report.runs import RunsError
 from icon_repro.report.statistics import StatsError
 from icon_repro.report.verdicts import Comparison, comparisons, is_primary
 
-# standard deviations in results/study_cpu: of two methods' difference on an item, between selections (of random), of a
-# selection's mean over training seeds
-_NLL = {"items": 0.08, "selections": 0.005, "seeds": 0.002}
-_SHARES = {"items": 0.3, "selections": 0.003, "seeds": 0.003}
+# standard deviations in results/study_cpu, by measure: of two methods' difference on an item, as large as groups of
+# items make it; between selections (of random); between training seeds. test_planned.py reads them off again
+ASSUMED = {
+    "tokens": {"items": 0.03, "selections": 0.0012, "seeds": 0.0005},
+    "rows": {"items": 0.2, "selections": 0.005, "seeds": 0.002},
+    "average": {"items": 0.07, "selections": 0.0013, "seeds": 0.001},
+}
 
 
 def primary_lines(config: Config, results: Path) -> list[str]:
@@ -82,7 +86,8 @@ def _assumed(config: Config, asked: str) -> str:
     assert config.primary is not None
     selections, seeds = _counts(config)
     average = config.primary.measure == "average"
-    spread = _SHARES if average else _NLL
+    weighting = "average" if average else "rows" if config.primary.measure.endswith(ROWS) else "tokens"
+    spread = ASSUMED[weighting]
     tasks = [task for task in config.evaluation.tasks.values() if (task.kind is TaskKind.nll) != average]
     if not tasks:
         return f"{asked}: how many items it will have isn't known, so neither is what it could see"
@@ -97,7 +102,7 @@ def _assumed(config: Config, asked: str) -> str:
     told = ", ".join(f"{name} {scale * value:g}" for name, value in spread.items())
     return (
         f"{asked}: could see {_shown(scale, detectable(levels))} with probability {POWER} at {ALPHA}; assumed standard "
-        f"deviations as in study_cpu ({told}), {count} independent items ({_design(selections, seeds)})"
+        f"deviations as in study_cpu ({told}), {count} items ({_design(selections, seeds)})"
         f"{_limited(selections, seeds)}"
     )
 

@@ -206,11 +206,11 @@ def _estimate(samples: Sequence[Sample], lender: Sample | None, bounds: tuple[fl
     seeds, seeds_freedom, more = _seeds(arms, borrowed, lenders)
     value: Any = center.totals[..., 0]
     size = sum(part.weight * np.abs(part.values).mean() for part in samples[0].parts)
-    items_variance: Any = np.where(items > (1e-10 * size) ** 2, items, 0.0)  # what is left is rounding
-    levels = (items_variance, items_freedom, seeds, seeds_freedom, selections, selections_freedom)
-    numbers: list[Any] = [np.asarray(number)[()] for number in (value, *levels)]  # of one experiment, numbers
-    known = Estimate(*numbers)
-    return replace(known, bounds=bounds, lacking=lacking, limits=(*limits, *more))
+    levels = ((items, items_freedom), (seeds, seeds_freedom), (selections, selections_freedom))
+    # what is left of equal outcomes is rounding, at each level
+    kept = [number for one, freedom in levels for number in (np.where(one > (1e-10 * size) ** 2, one, 0.0), freedom)]
+    numbers: list[Any] = [np.asarray(number)[()] for number in (value, *kept)]  # of one experiment, numbers
+    return replace(Estimate(*numbers), bounds=bounds, lacking=lacking, limits=(*limits, *more))
 
 
 def _by_pool(samples: Sequence[Sample], arms: list[Arm]) -> list[Arm]:

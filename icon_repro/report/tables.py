@@ -317,7 +317,7 @@ def _tables(
 ) -> dict[str, _Written]:
     """Every table that the rows give, by name."""
     compared = verdicts.comparisons(rows)
-    notes_on_verdicts = [*weighting.weighting_dependent(rows, compared), *across(versions, compared)]
+    notes_on_verdicts = [*weighting.weighting_dependent(rows, compared, primary), *across(versions, compared)]
 
     def written(
         header: list[str], cells: list[list[str]], below: str, columns: Sequence[str], numbers: Tidy

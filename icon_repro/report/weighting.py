@@ -5,7 +5,7 @@ a sentence for each comparison whose verdict differs between weights of tokens a
 Known gap: the limits of the bins are fixed; bins have no intervals.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from typing import Any
 
@@ -117,11 +117,17 @@ def _by_row(line: Line, name: str) -> tuple[NDArray[np.float64], NDArray[np.floa
     return np.mean([np.mean(runs, axis=0) for runs in selections.values()], axis=0), sizes
 
 
-def weighting_dependent(rows: Sequence[ResultRow], compared: Sequence[verdicts.Comparison]) -> list[str]:
-    """A sentence for each comparison of a held-out task whose verdict depends on the weights; or that none does."""
+def weighting_dependent(
+    rows: Sequence[ResultRow], compared: Sequence[verdicts.Comparison], primary: Mapping[str, Any] | None = None
+) -> list[str]:
+    """A sentence for each comparison of a held-out task whose verdict depends on the weights; or that none does.
+
+    Args:
+        primary: the experiment's primary comparison, which isn't corrected with the others.
+    """
     says = {
         tuple(str(line[key]) for key in ("measure", "method", "fraction", "against")): str(line["verdict"])
-        for line in verdicts.tidy(compared)
+        for line in verdicts.tidy(compared, primary)
     }
     sentences = []
     for name in weighted(rows):

@@ -128,6 +128,19 @@ def test_benchmark_of_which_lower_is_better_is_in_its_own_unit(tmp_path: Path) -
     assert found.verdict is ClaimVerdict.reproduced and found.findings[0].value == pytest.approx(-1.095)
 
 
+def test_claim_whose_verdict_depends_on_the_weights_says_so(tmp_path: Path) -> None:
+    """By tokens nothing is told apart; by rows one is clearly worse."""
+    tasks = {"held": task(higher=False), "held_rows": task(higher=False)}
+    noise = [0.1 * (-1) ** item for item in range(40)]
+    alike, worse = [1.0 + x for x in noise], [1.5 + x * 0.9 for x in noise]
+    cells = [{"held": result(alike, "nll"), "held_rows": result(own, "nll")} for own in (alike[::-1], worse)]
+    rows = [row("full", 1.0, 0, cells[0], tasks=tasks), row("icon", 0.15, 0, cells[1], tasks=tasks)]
+    (found,) = checked(rows, tmp_path, {"against": ["full"], "measure": "held", "relation": "below"})
+    assert "depends on the weights: by rows contradicted" in found.note
+    (by_rows,) = checked(rows, tmp_path, {"against": ["full"], "measure": "held_rows", "relation": "below"})
+    assert "depends" not in by_rows.note
+
+
 def test_winning_score_is_read_from_either_side(tmp_path: Path) -> None:
     won = "w" * 60 + "l" * 10 + "t" * 10
     rows = [

@@ -160,3 +160,18 @@ def test_stored_rows_without_the_first_are_refused(tmp_path: Path) -> None:
 
 def test_figure_of_differences_has_a_panel_by_tokens_alone() -> None:
     assert [panel.title for panel in differences(runs()).panels] == ["held (lower is better)"]
+
+
+def test_primary_comparison_is_compared_as_the_table_has_it() -> None:
+    """A primary comparison isn't corrected for the others: the sentence says the verdict of the table."""
+    rows = runs(3.0)
+    compared = verdicts.comparisons(rows)
+    for measure in ("held", "held_rows"):
+        primary = {"measure": measure, "comparison": ["icon", "random"], "fraction": None}
+        table = {
+            (str(line["measure"]), str(line["method"])): str(line["verdict"])
+            for line in verdicts.tidy(compared, primary)
+            if line["against"] == "random"
+        }
+        (sentence,) = weighting.weighting_dependent(rows, compared, primary)
+        assert f": {table['held', 'icon']} by tokens, {table['held_rows', 'icon']} by rows" in sentence

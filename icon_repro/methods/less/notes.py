@@ -107,7 +107,8 @@ def notes(where: str, method: LessConfig, config: Planned) -> list[str]:
         kind = "warning" if expected < _ENOUGH else "note"
         return [
             f"{kind}: {where}.dimensions={method.dimensions}: the order of the rows is expected to have a rank "
-            f"correlation of about {expected:.2f} with that of the exact influence (an estimate). Set "
+            f"correlation of about {expected:.2f} with that of the exact influence (an estimate, of a pool whose rows "
+            "have influences near each other; 0.45 to 0.89 were measured with 1,024, 0.83 to 0.98 with 8,192). Set "
             f"{where}.projection=exact, which has no such noise, or more dimensions."
         ]
     weights, known = lora_weights(config.model, method.lora)

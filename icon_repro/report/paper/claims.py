@@ -15,12 +15,13 @@ import enum
 import math
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import yaml
 
 from icon_repro.engine.schema import SchemaError, build, nearest
+from icon_repro.evaluate.held_out_measures import ROWS
 from icon_repro.report.estimates import ALPHA, Estimate
 from icon_repro.report.paper.measures import (
     NotRunError,
@@ -91,6 +92,7 @@ class Finding:
     runs: str = "-"
     limits: tuple[str, ...] = ()  # what it is about only, e.g. this selection
     why: str = ""  # it isn't there
+    nats: bool = False  # of NLL: lower is better
 
 
 @dataclass(frozen=True)
@@ -190,6 +192,10 @@ def _checked(claim: Claim, results: Results) -> Checked:
     limits = dict.fromkeys(limit for finding in findings for limit in finding.limits)
     if verdict in (ClaimVerdict.reproduced, ClaimVerdict.contradicted) and limits:
         notes.append(f"about {' and '.join(limits)} only: another one may say something else")
+    if claim.measure is not None and f"{claim.measure}{ROWS}" in results.tasks and verdict is not ClaimVerdict.not_run:
+        by_rows = _checked(replace(claim, measure=f"{claim.measure}{ROWS}"), results).verdict
+        if by_rows is not verdict:
+            notes.append(f"depends on the weights: by rows {by_rows.value}")
     return Checked(claim, verdict, findings, "; ".join(dict.fromkeys(notes)))
 
 
@@ -230,7 +236,8 @@ def _finding(claim: Claim, results: Results, other: str) -> tuple[Finding, Estim
         values = [math.fsum(one.mean(name) for name in names) / len(names) for one in found]
         value = scale * (values[0] - (values[1] if other else 0.0))
         return Finding(other, value, runs=runs), None
-    return _estimated(other, estimate, scale, runs), estimate.scaled(scale)
+    found_here = _estimated(other, estimate, scale, runs)
+    return replace(found_here, nats=scale == 1), estimate.scaled(scale)
 
 
 def _score(claim: Claim, results: Results, method: str, fraction: float | None, other: str) -> tuple[Finding, Estimate]:
@@ -313,6 +320,7 @@ def grid(found: Sequence[Checked]) -> list[list[str]]:
     for one in found:
         claim = one.claim
         digits = 2 if claim.measure not in (*_SHARES, "winning_score") else 3
+        digits = 4 if any(finding.nats for finding in one.findings) else digits
         sign = "+" if claim.against and claim.measure != "winning_score" else ""
         shown = "; ".join(_shown(finding, digits, sign, len(one.findings) > 1) for finding in one.findings)
         paper = "-" if claim.published is None else f"{claim.published:{sign}.{digits}f}"
@@ -353,9 +361,10 @@ def summary(found: Sequence[Checked]) -> str:
 
 _CAPTION = """\
 Benchmarks in points of 100, differences paired by item; winning scores from 0 to 2, 1 is even; shares of the operations
-of tuning on all data. reproduced: the whole 95 % interval lies where the claim says; contradicted: it lies on the other
-side; not distinguishable: neither. Over several arms: reproduced for all, or contradicted by one (interval at the level
-1 - 0.05 / arms). not run here: the note says what is missing. A verdict on a margin of 0 is about the sign alone.
+of tuning on all data; NLL in nats. An interval is that of one claim alone, not corrected for their number. reproduced:
+the whole 95 % interval lies where the claim says; contradicted: it lies on the other side; not distinguishable:
+neither. Over several arms: reproduced for all, or contradicted by one (interval at the level 1 - 0.05 / arms). not run
+here: the note says what is missing. A verdict on a margin of 0 is about the sign alone.
 """
 
 
