@@ -70,8 +70,9 @@ def send(run: Mapping[str, Any], job: Mapping[str, Any]) -> None:
             active.log_artifact(artifact, aliases=["latest", upload["version"]])
         folder = Path(active.dir).parent
     if job["mode"] == "offline":  # `wandb sync` takes each folder for a whole run: the last one is
+        of_run = re.compile(rf"offline-run-[0-9_]+-{re.escape(run['id'])}(-\d+)?")  # -1: begun in the same second
         for older in folder.parent.glob("offline-run-*"):
-            if older != folder and re.fullmatch(rf"offline-run-[0-9_]+-{re.escape(run['id'])}", older.name):
+            if older != folder and of_run.fullmatch(older.name):
                 shutil.rmtree(older)
 
 

@@ -1,6 +1,7 @@
 """W&B: which mode, what runs without network leave on disk, and a W&B that fails, hangs or is online."""
 
 import json
+import re
 import struct
 import subprocess
 import time
@@ -179,7 +180,8 @@ def runs(work: Path) -> dict[str, list[Path]]:
     """Id -> folders that offline runs left, oldest first."""
     found: dict[str, list[Path]] = {}
     for path in sorted((work / ".wandb" / "wandb").glob("offline-run-*")):
-        found.setdefault(path.name.split("-", 3)[3], []).append(path)
+        identifier = re.sub(r"-\d{1,3}$", "", path.name.split("-", 3)[3])  # W&B adds -1 within the same second
+        found.setdefault(identifier, []).append(path)
     return found
 
 
@@ -360,6 +362,7 @@ def test_requeued_training_goes_on_in_the_same_run(tmp_path: Path) -> None:
     assert "4 runs logged" in log(experiment, store)  # scores, selection, training so far, report
     (folder,) = runs(tmp_path)[identifier]
     first = ReadBack(folder)
+    folder.rename(folder.with_name(folder.name + "-1"))  # as W&B calls one begun in the same second as another
     assert log(experiment, store) == "W&B: nothing new (offline)"
     again, store = planned(tmp_path, methods={"random": {"kind": "random"}}, base=False, full=False)  # another process
     for step in again.steps:
