@@ -112,8 +112,12 @@ def find_home(environment: MutableMapping[str, str] = os.environ) -> str:
         )
     changed = []
     for name, folder in (("ICON_REPRO_CACHE", "cache"), ("HF_DATASETS_CACHE", "datasets"), ("XDG_CACHE_HOME", "cache")):
-        own = name == "HF_DATASETS_CACHE" and "HF_HOME" in environment
-        if name not in environment and not own and not (name == "ICON_REPRO_CACHE" and "XDG_CACHE_HOME" in environment):
+        set_by_parent = name == "HF_DATASETS_CACHE" and "HF_HOME" in environment
+        if (
+            name not in environment
+            and not set_by_parent
+            and not (name == "ICON_REPRO_CACHE" and "XDG_CACHE_HOME" in environment)
+        ):
             environment[name] = str(instead / folder)
             changed.append(name)
     if home is None:

@@ -115,14 +115,14 @@ def _convert_dataclass(kind: type, value: Any, where: str, problems: list[str]) 
     for key in value:
         if key not in fields:
             problems.append(f"{prefix}{key}: unknown key.{nearest(str(key), fields)}")
-    made: dict[str, Any] = {}
+    values: dict[str, Any] = {}
     for name, field in fields.items():
         if name in value:
-            made[name] = _convert(hints[name], value[name], prefix + name, problems, field.metadata)
+            values[name] = _convert(hints[name], value[name], prefix + name, problems, field.metadata)
         elif field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING:
             problems.append(f"{prefix}{name}: a value is required.")
-            made[name] = None
-    return kind(**made)
+            values[name] = None
+    return kind(**values)
 
 
 def _convert_scalar(kind: Any, value: Any, where: str, problems: list[str], rules: Mapping[str, Any]) -> Any:

@@ -52,7 +52,7 @@ def subtask(
     """
     name = task.config.task
     metric = config.metrics.get(name, config.metric)
-    kept = [sample for sample in samples if sample["filter"] == config.filter]
+    filtered = [sample for sample in samples if sample["filter"] == config.filter]
     parts = []
     for part in metric.split("+"):
         key = f"{part},{config.filter}"
@@ -67,7 +67,7 @@ def subtask(
                 f"{where}: {part} of {name} is {value}; look at its samples, finished/{name}.jsonl in the step's .part."
             )
         averaged = task.aggregation().get(part) is mean
-        parts.append((value, error, _outcomes(value, [sample[part] for sample in kept], averaged)))
+        parts.append((value, error, _outcomes(value, [sample[part] for sample in filtered], averaged)))
     value = statistics.fmean(part[0] for part in parts)
     lists = [part[2] for part in parts if part[2] is not None]
     outcomes = [statistics.fmean(item) for item in zip(*lists, strict=True)] if len(lists) == len(parts) else None
@@ -80,24 +80,24 @@ def subtask(
         "metric": metric,
         "value": value,
         "stderr": stderr,
-        "items": len(kept),
+        "items": len(filtered),
         "version": task.VERSION,
         "shots": task.config.num_fewshot,
-        "prompts_sha256": prompts_sha256(kept),
+        "prompts_sha256": prompts_sha256(filtered),
     }
     return facts, outcomes
 
 
 def _outcomes(value: float, items: Sequence[Any], averaged: bool) -> list[float] | None:
     if averaged:
-        made = [float(item) for item in items]
+        outcomes = [float(item) for item in items]
     elif all(isinstance(item, list) and all(isinstance(x, bool) for x in item) for item in items):
         hits, counts = [sum(item) for item in items], [len(item) for item in items]
         share = statistics.fmean(counts)
-        made = [value + (hit - value * count) / share for hit, count in zip(hits, counts, strict=True)]
+        outcomes = [value + (hit - value * count) / share for hit, count in zip(hits, counts, strict=True)]
     else:
         return None
-    return made if abs(statistics.fmean(made) - value) < _TOLERANCE else None
+    return outcomes if abs(statistics.fmean(outcomes) - value) < _TOLERANCE else None
 
 
 def combined(config: TaskConfig, tasks: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:

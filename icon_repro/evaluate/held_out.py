@@ -76,12 +76,12 @@ def facts(cfg: HeldOutRowsJob, inputs: Mapping[str, Path], out: Path, runtime: R
     """
     scored, dropped = _scored(cfg, inputs, load_tokenizer(inputs["model"]))
     tokens = [encoded.answer_tokens for _, encoded in scored]
-    found = {
+    row_facts = {
         "ids": [row.id for row, _ in scored],
         "tokens": tokens,
         "groups": [row.group for row, _ in scored],
     }
-    write_json(out / FACTS, found)
+    write_json(out / FACTS, row_facts)
     return {"rows": len(scored), "response_tokens": sum(tokens), "dropped": dropped}
 
 

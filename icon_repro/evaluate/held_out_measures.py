@@ -77,8 +77,8 @@ def cells(
             f"evaluation.tasks.{name}.short_tokens={short_tokens}: all {len(short)} rows are shorter (longest: "
             f"{max(facts.tokens)} response tokens). Set it to {max(facts.tokens)} or less; 0 sets no row apart."
         )
-    kept = {key: value for key, value in metrics.items() if key not in ("perplexity", "stderr", "value", "items")}
-    made = {}
+    shared = {key: value for key, value in metrics.items() if key not in ("perplexity", "stderr", "value", "items")}
+    by_measure = {}
     for measure, chosen, weighting in (
         (name, long, BY_TOKENS),
         (f"{name}{ROWS}", list(everything), BY_ROWS),
@@ -88,20 +88,20 @@ def cells(
             rows = {"at least": short_tokens} if chosen is long and short else {}
             rows |= {"fewer than": short_tokens} if chosen is short else {}
             cell = _cell(chosen, values, facts, weighting)
-            made[measure] = {**kept, "metric": "nll", "weighting": weighting, "response_tokens": rows, **cell}
-    return made
+            by_measure[measure] = {**shared, "metric": "nll", "weighting": weighting, "response_tokens": rows, **cell}
+    return by_measure
 
 
 def _cell(chosen: Sequence[int], values: Mapping[str, float], facts: Facts, weighting: str) -> dict[str, Any]:
-    own = [values[facts.ids[i]] for i in chosen]
+    losses = [values[facts.ids[i]] for i in chosen]
     weights = [facts.tokens[i] for i in chosen]
-    part: dict[str, Any] = {"name": "", "weight": 1.0, "values": packed(own)}
+    part: dict[str, Any] = {"name": "", "weight": 1.0, "values": packed(losses)}
     if weighting == BY_TOKENS:
         part["sizes"] = weights
-        value = sum(size * one for size, one in zip(weights, own, strict=True)) / sum(weights)
+        value = sum(size * one for size, one in zip(weights, losses, strict=True)) / sum(weights)
     else:
-        value = sum(own) / len(own)
+        value = sum(losses) / len(losses)
     if len(set(facts.groups)) > 1:
         part["groups"] = [facts.groups[i] for i in chosen]
     outcomes = {"ids": digest_of("", [facts.ids[i] for i in chosen]), "parts": [part]}
-    return {"value": value, "items": len(own), "scored_tokens": sum(weights), "outcomes": outcomes}
+    return {"value": value, "items": len(losses), "scored_tokens": sum(weights), "outcomes": outcomes}

@@ -54,27 +54,27 @@ def of_samples(folder: Path, metrics: Mapping[str, Any]) -> dict[str, Any]:
         ItemsError: two samples of one item, or a mean that isn't the value in ``metrics``.
     """
     facts = read_json(folder / "results.json").get("tasks")  # absent: one task, whose samples hold the metric itself
-    found: dict[str, dict[str, float]] = {}
+    by_task: dict[str, dict[str, float]] = {}
     for _, sample in read_lines(folder / "samples.jsonl"):
         value = sample.get("outcome") if facts is not None else _old_outcome(folder, sample, metrics["metric"])
         if value is None:  # of another filter, or of a metric that is no mean
             continue
-        own = found.setdefault(sample["task"] if facts is not None else "", {})
+        of_task = by_task.setdefault(sample["task"] if facts is not None else "", {})
         name = f"{sample['doc_id']}:{sample['doc_hash']}"
-        if name in own:
+        if name in of_task:
             raise ItemsError(f"{folder.name}: samples.jsonl holds item {name!r} twice. Delete the step and run again.")
-        own[name] = float(value)
+        of_task[name] = float(value)
     weights = metrics["weights"] if "weights" in metrics else dict.fromkeys(facts or [""], 1.0)
-    made = _outcomes(
-        {name: (weights[name], found[name]) for name in weights if name in found},
-        {name: (weights[name], facts[name]) for name in weights if name not in found} if facts is not None else {},
+    outcomes = _outcomes(
+        {name: (weights[name], by_task[name]) for name in weights if name in by_task},
+        {name: (weights[name], facts[name]) for name in weights if name not in by_task} if facts is not None else {},
     )
-    if abs(mean(made) - metrics["value"]) > 1e-6:
+    if abs(mean(outcomes) - metrics["value"]) > 1e-6:
         raise ItemsError(
-            f"{folder.name}: its items have the mean {mean(made):.8g}, not its value {metrics['value']:.8g}. "
+            f"{folder.name}: its items have the mean {mean(outcomes):.8g}, not its value {metrics['value']:.8g}. "
             "Delete the step and run again."
         )
-    return made
+    return outcomes
 
 
 def _old_outcome(folder: Path, sample: Mapping[str, Any], metric: str) -> float:

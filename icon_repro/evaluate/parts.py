@@ -52,21 +52,21 @@ class InParts(LM):
         if kind == "generate_until" and any(request.args[1].get("do_sample") for request in requests):
             self._note([list(one) for one in cut_items(self._model, kind, requests)])
             return list(self._model.generate_until(list(requests)))
-        made: list[Any] = []
+        answers: list[Any] = []
         for start in range(0, len(requests), size):
             part = list(requests[start : start + size])
             path = self._folder / f"{_name(kind, part)}.json"
             stored = _stored(path)
             if stored is None:
                 cut = [list(one) for one in cut_items(self._model, kind, part)]
-                found = getattr(self._model, kind)(part)
-                _check_finite(part, found)
+                replies = getattr(self._model, kind)(part)
+                _check_finite(part, replies)
                 self._folder.mkdir(exist_ok=True)
-                stored = {"found": found, "cut": cut}
+                stored = {"found": replies, "cut": cut}
                 write_sealed(path, stored)
             self._note(stored["cut"])
-            made += stored["found"]
-        return made
+            answers += stored["found"]
+        return answers
 
     def _note(self, cut: Sequence[Sequence[Any]]) -> None:
         self.cut |= {(str(task), int(number)) for task, number in cut}
@@ -80,10 +80,10 @@ def cut_items(model: Any, kind: str, requests: Sequence[Instance]) -> set[tuple[
     """
     if kind == "loglikelihood_rolling" or not hasattr(model, "tok_encode"):  # rolling reads all, window by window
         return set()
-    found = set()
+    cut = set()
     for request in requests:
         item = (str(request.task_name), int(request.doc_id))
-        if item in found:
+        if item in cut:
             continue
         context, second = request.args[0], request.args[1]
         if kind == "loglikelihood":
@@ -92,8 +92,8 @@ def cut_items(model: Any, kind: str, requests: Sequence[Instance]) -> set[tuple[
         else:
             text, room = str(context), int(model.max_length) - int(second.get("max_gen_toks", model.max_gen_toks))
         if len(text.encode("utf-8", "replace")) + 2 > room and len(model.tok_encode(text)) > room:
-            found.add(item)
-    return found
+            cut.add(item)
+    return cut
 
 
 def _name(kind: str, requests: Sequence[Instance]) -> str:

@@ -36,13 +36,13 @@ def run(cfg: SharedTextJob, inputs: Mapping[str, Path], out: Path, runtime: Runt
         rows += read_rows(left_out, Example)
     items = dict(_items(cfg, inputs, runtime, rows))
     with runtime.progress(len(rows), "row") as progress:
-        found, short, common = shared(items, rows, cfg.ngram, progress.advance)
-    write_json(out / SHARED, found)
+        rows_by_item, short, common = shared(items, rows, cfg.ngram, progress.advance)
+    write_json(out / SHARED, rows_by_item)
     return {
         "items": len(items),
         "too_short": short,
-        "items_shared": len(found),
-        "rows_shared": len({row for ids in found.values() for row in ids}),
+        "items_shared": len(rows_by_item),
+        "rows_shared": len({row for ids in rows_by_item.values() for row in ids}),
         "common_runs": common,
     }
 
@@ -62,35 +62,35 @@ def shared(
     short = 0
     standing: dict[Words, list[str]] = {}
     for name, texts in items.items():
-        made = _runs(texts, ngram)
-        short += not made
-        for one in made:
-            standing.setdefault(one, []).append(name)
-    lengths = sorted({len(one) for one in standing})
+        wanted = _runs(texts, ngram)
+        short += not wanted
+        for phrase in wanted:
+            standing.setdefault(phrase, []).append(name)
+    lengths = sorted({len(phrase) for phrase in standing})
     matched: dict[Words, list[str]] = {}
     for row in rows:
         text = row_words(row)
         for length in lengths:
-            for one in runs(text, length) & standing.keys():
-                matched.setdefault(one, []).append(row.id)
+            for phrase in runs(text, length) & standing.keys():
+                matched.setdefault(phrase, []).append(row.id)
         advance()
-    kept = {one: ids for one, ids in matched.items() if len(ids) <= _COMMON}
-    found: dict[str, set[str]] = {}
-    for one, ids in kept.items():
-        for name in standing[one]:
-            found.setdefault(name, set()).update(ids)
-    return {name: sorted(found[name]) for name in sorted(found)}, short, len(matched) - len(kept)
+    uncommon = {phrase: ids for phrase, ids in matched.items() if len(ids) <= _COMMON}
+    rows_by_item: dict[str, set[str]] = {}
+    for phrase, ids in uncommon.items():
+        for name in standing[phrase]:
+            rows_by_item.setdefault(name, set()).update(ids)
+    return {name: sorted(rows_by_item[name]) for name in sorted(rows_by_item)}, short, len(matched) - len(uncommon)
 
 
 def _runs(texts: Sequence[str], ngram: int) -> set[Words]:
     """What of an item has to stand in a row."""
-    made: set[Words] = set()
+    wanted: set[Words] = set()
     for text in map(words, texts):
         if len(text) >= ngram:
-            made |= runs(text, ngram)
+            wanted |= runs(text, ngram)
         elif len(text) >= _LEAST:
-            made.add(text)
-    return made
+            wanted.add(text)
+    return wanted
 
 
 def _items(

@@ -63,15 +63,15 @@ def run(cfg: EvaluationJob, inputs: Mapping[str, Path], out: Path, runtime: Runt
                     model = InParts(open_backend(cfg, inputs, runtime, stack), finished / _PARTS)
                 _evaluate(cfg, model, name, task, finished)
             progress.advance()
-    made = {name: read_sealed(finished / f"{name}.json") for name in tasks}
-    facts = {name: entry["facts"] for name, entry in made.items()}
+    entries = {name: read_sealed(finished / f"{name}.json") for name in tasks}
+    facts = {name: entry["facts"] for name, entry in entries.items()}
     with (out / "samples.jsonl").open("wb") as whole:
         for name in tasks:
             with (finished / f"{name}.jsonl").open("rb") as part:
                 shutil.copyfileobj(part, whole)
     write_json(
         out / "results.json",
-        {"results": {name: entry["results"] for name, entry in made.items()}, "tasks": facts},
+        {"results": {name: entry["results"] for name, entry in entries.items()}, "tasks": facts},
     )
     metrics = {
         "task": cfg.task.task if cfg.task.kind is TaskKind.lm_eval else cfg.name,
@@ -79,7 +79,7 @@ def run(cfg: EvaluationJob, inputs: Mapping[str, Path], out: Path, runtime: Runt
         "chance": cfg.task.chance,
         "group": cfg.task.group,
         "datasets": read,
-        "items_cut": sum(entry.get("cut", 0) for entry in made.values()),  # absent: of an older, interrupted attempt
+        "items_cut": sum(entry.get("cut", 0) for entry in entries.values()),  # absent: of an older, interrupted attempt
         "backend": cfg.backend.value,
     }
     write_items(out, metrics)
@@ -90,17 +90,17 @@ def run(cfg: EvaluationJob, inputs: Mapping[str, Path], out: Path, runtime: Runt
 def _is_finished(finished: Path, name: str) -> bool:
     """Whether an earlier attempt has done the task, with this version of lm-eval; says so if that was damaged."""
     try:
-        made = read_sealed(finished / f"{name}.json")
+        entry = read_sealed(finished / f"{name}.json")
     except FileNotFoundError:
         return False
     except RecordError as error:
         print(f"{error} The task is evaluated again.", flush=True)
         return False
     samples = finished / f"{name}.jsonl"
-    if not samples.is_file() or file_sha256(samples) != made["samples"]:
+    if not samples.is_file() or file_sha256(samples) != entry["samples"]:
         print(f"{samples}: altered since it was written. The task is evaluated again.", flush=True)
         return False
-    return bool(made["lm_eval"] == importlib.metadata.version("lm-eval"))
+    return bool(entry["lm_eval"] == importlib.metadata.version("lm-eval"))
 
 
 def _evaluate(cfg: EvaluationJob, model: Any, name: str, task: Any, finished: Path) -> None:
@@ -109,7 +109,7 @@ def _evaluate(cfg: EvaluationJob, model: Any, name: str, task: Any, finished: Pa
     # lm-eval's report on the environment starts pip and takes a second, and the step's record holds the versions; its
     # bootstrap forks a process for each core, from one that may hold a GPU
     with patch("lm_eval.evaluator.add_env_info"), patch.dict(os.environ, {"DISABLE_MULTIPROC": "1"}):
-        found = simple_evaluate(
+        evaluated = simple_evaluate(
             model=model,
             tasks=[task],
             task_manager=TaskManager(include_defaults=False),  # else it indexes all of lm-eval's again
@@ -123,8 +123,8 @@ def _evaluate(cfg: EvaluationJob, model: Any, name: str, task: Any, finished: Pa
             fewshot_random_seed=cfg.seed,
             confirm_run_unsafe_code=code_allowed(cfg),
         )
-    assert found is not None
-    samples, values = found["samples"][name], found["results"][name]
+    assert evaluated is not None
+    samples, values = evaluated["samples"][name], evaluated["results"][name]
     rows = [plain({"task": name, **sample}) for sample in samples]
     write_rows(finished / f"{name}.jsonl", rows)  # to be looked at if the metric is refused
     cut, items = sum(task == name for task, _ in model.cut), len({sample["doc_id"] for sample in samples})
@@ -136,10 +136,10 @@ def _evaluate(cfg: EvaluationJob, model: Any, name: str, task: Any, finished: Pa
         )
     facts, outcomes = subtask(f"evaluation.tasks.{cfg.name}", task, cfg.task, values, samples)
     if outcomes is not None:
-        kept = [row for row in rows if row["filter"] == cfg.task.filter]
-        for row, outcome in zip(kept, outcomes, strict=True):
+        filtered = [row for row in rows if row["filter"] == cfg.task.filter]
+        for row, outcome in zip(filtered, outcomes, strict=True):
             row["outcome"] = outcome
         write_rows(finished / f"{name}.jsonl", rows)
-    made = {"lm_eval": importlib.metadata.version("lm-eval"), "results": plain(values), "facts": facts, "cut": cut}
-    write_sealed(finished / f"{name}.json", {**made, "samples": file_sha256(finished / f"{name}.jsonl")})
+    entry = {"lm_eval": importlib.metadata.version("lm-eval"), "results": plain(values), "facts": facts, "cut": cut}
+    write_sealed(finished / f"{name}.json", {**entry, "samples": file_sha256(finished / f"{name}.jsonl")})
     shutil.rmtree(finished / _PARTS, ignore_errors=True)

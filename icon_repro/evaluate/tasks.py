@@ -153,10 +153,10 @@ def _data(cfg: EvaluationJob, runtime: Runtime) -> Iterator[dict[str, str]]:
             more["revision"] = commit
         if cfg.task.kind is TaskKind.lm_eval:
             read[path] = more.get("revision") or "current"
-        made = real(path=path, name=name, **more)
+        loaded = real(path=path, name=name, **more)
         if commit is not None and datasets.config.HF_HUB_OFFLINE:
-            _check_commit(cfg, path, commit, made)
-        return made
+            _check_commit(cfg, path, commit, loaded)
+        return loaded
 
     cached = datasets.is_caching_enabled()
     datasets.disable_caching()
@@ -180,7 +180,7 @@ def _check_commit(cfg: EvaluationJob, path: str, commit: str, made: Mapping[str,
 
 def _from_files(cfg: EvaluationJob, runtime: Runtime) -> datasets.DatasetDict:
     """The splits of ``files``: JSON lines in the data set's own columns, or LogiQA's text; other splits are empty."""
-    made = {}
+    splits = {}
     for split in cfg.task.files:
         path = runtime.files.get(f"rows.{split}")
         if path is None:
@@ -188,11 +188,11 @@ def _from_files(cfg: EvaluationJob, runtime: Runtime) -> datasets.DatasetDict:
         rows = logiqa_rows(path) if path.suffix == ".txt" else [row for _, row in read_lines(path)]
         if not rows:
             raise EvaluationError(f"evaluation.tasks.{cfg.name}.files.{split}: {path} holds no row.")
-        made[split] = datasets.Dataset.from_list(rows)
-    features = next(iter(made.values())).features
+        splits[split] = datasets.Dataset.from_list(rows)
+    features = next(iter(splits.values())).features
     for split in _SPLITS:
-        made.setdefault(split, datasets.Dataset.from_dict({column: [] for column in features}, features=features))
-    return datasets.DatasetDict(made)
+        splits.setdefault(split, datasets.Dataset.from_dict({column: [] for column in features}, features=features))
+    return datasets.DatasetDict(splits)
 
 
 def logiqa_rows(path: Path) -> list[dict[str, Any]]:
@@ -219,18 +219,18 @@ def logiqa_rows(path: Path) -> list[dict[str, Any]]:
 
 def _once(process: Callable[[Any], Any], seed: int) -> Callable[[Any], Any]:
     """``process`` with its result kept: lm-eval calls it for prompts and again for answers, and GPQA's is random."""
-    made: dict[int, tuple[Any, Any]] = {}  # the data set too, so that its id stays its own
+    results: dict[int, tuple[Any, Any]] = {}  # the data set too, so that its id stays its own
 
     def processed(data: Any) -> Any:
-        if id(data) not in made:
+        if id(data) not in results:
             random.seed(seed)
             cached = datasets.is_caching_enabled()
             datasets.disable_caching()
             try:
-                made[id(data)] = (data, process(data))
+                results[id(data)] = (data, process(data))
             finally:
                 if cached:
                     datasets.enable_caching()
-        return made[id(data)][1]
+        return results[id(data)][1]
 
     return processed

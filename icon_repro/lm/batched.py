@@ -36,24 +36,24 @@ def beginnings(rows: Sequence[Encoded | None]) -> list[tuple[list[int], list[int
             groups.setdefault(tuple(row.ids[:_KEY]), []).append(index)
     alike = [group for group in groups.values() if len(group) >= _LEAST]
     others = sorted(index for group in groups.values() if len(group) < _LEAST for index in group)
-    made = []
+    grouped = []
     for group in [*alike, *([others] if others else [])]:
         members = [row for index in group if (row := rows[index]) is not None]
         columns = zip(*(row.ids[: row.answer_start] for row in members), strict=False)
         common = [column[0] for column in itertools.takewhile(lambda column: len(set(column)) == 1, columns)]
-        made.append((group, common if len(common) >= _SHORT and len(group) >= _LEAST else []))
-    return made
+        grouped.append((group, common if len(common) >= _SHORT and len(group) >= _LEAST else []))
+    return grouped
 
 
 def bins(lengths: Sequence[int], fill: float) -> list[list[int]]:
     """Indices in groups, longest first, in each of which all lengths are at least ``fill`` of the longest."""
-    made: list[list[int]] = []
+    groups: list[list[int]] = []
     for index in sorted(range(len(lengths)), key=lambda i: (-lengths[i], i)):
-        if made and lengths[index] >= fill * lengths[made[-1][0]]:
-            made[-1].append(index)
+        if groups and lengths[index] >= fill * lengths[groups[-1][0]]:
+            groups[-1].append(index)
         else:
-            made.append([index])
-    return made
+            groups.append([index])
+    return groups
 
 
 def mean_nll_alone(

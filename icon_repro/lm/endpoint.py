@@ -261,8 +261,8 @@ class _Client:
 
     async def run(self, missing: list[_Asked[Any]]) -> None:
         queue = iter(missing)
-        made = stand_ins if self._endpoint.stand_in else connections
-        opened = made(self._endpoint, self._key, min(self._endpoint.concurrency, len(missing)))
+        connect = stand_ins if self._endpoint.stand_in else connections
+        opened = connect(self._endpoint, self._key, min(self._endpoint.concurrency, len(missing)))
         workers = [asyncio.create_task(self._work(queue, connection)) for connection in opened]
         try:
             await asyncio.wait(workers, return_when=asyncio.FIRST_EXCEPTION)
@@ -303,25 +303,25 @@ class _Client:
         body, tries = one.body(), 0
         while True:
             started = time.monotonic()
-            found = await connection.send(body)
-            if isinstance(found, Said):
-                reply = one.reply(found, time.monotonic() - started)
+            received = await connection.send(body)
+            if isinstance(received, Said):
+                reply = one.reply(received, time.monotonic() - started)
                 await self._store.add(reply)
                 self._heard, self._given_up = True, 0
                 one.take(reply)
                 return
             tries += 1
-            self._faults[found.what] += 1
-            self._heard = self._heard or not found.unconnected
+            self._faults[received.what] += 1
+            self._heard = self._heard or not received.unconnected
             if not self._heard and tries >= min(_CONNECT_TRIES, self._endpoint.retries + 1):
                 raise EndpointError(
-                    f"{self._endpoint.base_url} can't be reached ({found.what}, {tries} tries). Check base_url, and "
+                    f"{self._endpoint.base_url} can't be reached ({received.what}, {tries} tries). Check base_url, and "
                     "that the server runs. The replies so far are stored."
                 )
             if tries > self._endpoint.retries:
-                self._give_up(one, f"no reply ({found.what})")
+                self._give_up(one, f"no reply ({received.what})")
                 return
-            await asyncio.sleep(self._pause(found, one.digest, tries))
+            await asyncio.sleep(self._pause(received, one.digest, tries))
 
     def _give_up(self, one: _Asked[Any], reason: str) -> None:
         one.give_up(reason)
@@ -342,5 +342,5 @@ class _Client:
                 f"{longest:g}. The replies so far are stored: run again later, or raise max_wait_s."
             )
         jitter = random.Random(f"{digest}:{tries}").uniform(0.5, 1.0)
-        own = min(longest, self._endpoint.backoff_s * 2.0 ** min(tries - 1, 60)) * jitter
-        return max(own, fault.wait_s or 0.0)  # "Retry-After: 0" would else use up all tries at once
+        backoff = min(longest, self._endpoint.backoff_s * 2.0 ** min(tries - 1, 60)) * jitter
+        return max(backoff, fault.wait_s or 0.0)  # "Retry-After: 0" would else use up all tries at once

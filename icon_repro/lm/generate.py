@@ -59,8 +59,8 @@ def greedy(
     def work(places: list[int]) -> None:
         batch = [by_length[place] for place in places]
         if not all(skip(index) for index in batch):
-            found = _continue(model, [prompts[index] for index in batch], settings)
-            done(dict(zip(batch, found, strict=True)))
+            continuations = _continue(model, [prompts[index] for index in batch], settings)
+            done(dict(zip(batch, continuations, strict=True)))
 
     try:
         in_batches([1] * len(prompts), size, work)
@@ -72,8 +72,8 @@ def greedy(
 
 def _settings(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, max_new_tokens: int) -> dict[str, Any]:
     """Greedy settings that nothing of the model's own is mixed into, but for the tokens that end a text."""
-    own = getattr(model.generation_config, "eos_token_id", None)
-    ends = {own} if isinstance(own, int) else set(own or [])
+    eos = getattr(model.generation_config, "eos_token_id", None)
+    ends = {eos} if isinstance(eos, int) else set(eos or [])
     if isinstance(tokenizer.eos_token_id, int):
         ends.add(tokenizer.eos_token_id)
     # transformers fills what a given config leaves open from the model's own, so that one has to go
@@ -95,8 +95,8 @@ def _continue(model: PreTrainedModel, prompts: Sequence[Sequence[int]], settings
     mask = torch.tensor([[0] * (width - len(p)) + [1] * len(p) for p in prompts], device=model.device)
     output: Any = model.generate(input_ids=ids, attention_mask=mask, **settings)
     ends = set(settings["eos_token_id"] or [])
-    found = []
+    continuations = []
     for row in output[:, width:].tolist():
         at = next((place for place, token in enumerate(row) if token in ends), None)
-        found.append(Continuation(row, LENGTH) if at is None else Continuation(row[:at], EOS))
-    return found
+        continuations.append(Continuation(row, LENGTH) if at is None else Continuation(row[:at], EOS))
+    return continuations

@@ -43,8 +43,8 @@ def row_gradients(model: torch.nn.Module) -> Callable[[Sequence[Mapping[str, Seq
     fixed |= dict(model.named_buffers())
 
     def loss(weights: dict[str, Tensor], ids: Tensor, places: Tensor, targets: Tensor) -> Tensor:
-        kept = {"logits_to_keep": places} if keeps else {}
-        given = {"input_ids": ids[None], "use_cache": False, **kept}
+        logits_kept = {"logits_to_keep": places} if keeps else {}
+        given = {"input_ids": ids[None], "use_cache": False, **logits_kept}
         logits = functional_call(model, {**weights, **fixed}, kwargs=given).logits[0]
         logits = logits if keeps else logits[places]
         total = cross_entropy(logits.float(), targets, ignore_index=IGNORED, reduction="sum")
@@ -61,8 +61,8 @@ def row_gradients(model: torch.nn.Module) -> Callable[[Sequence[Mapping[str, Seq
         ids = filled([row["input_ids"] for row in rows], 0)
         places = filled([[i - 1 for i in some] for some in scored], 0)
         targets = filled([[row["labels"][i] for i in some] for row, some in zip(rows, scored, strict=True)], IGNORED)
-        made = each(trainable, ids, places, targets)
-        return torch.cat([made[name].flatten(1).float() for name in trainable], dim=1)
+        by_name = each(trainable, ids, places, targets)
+        return torch.cat([by_name[name].flatten(1).float() for name in trainable], dim=1)
 
     return gradients
 
@@ -103,8 +103,8 @@ class Projection:
 
     def signs(self, chunk: int) -> Tensor:
         """(up to 4096, dimensions) float32 of -1 and 1: the rows of the matrix from ``chunk * 4096`` on."""
-        made = self._signs(self._bytes(chunk), self._memory(torch.device("cpu")))
-        return made[: self.weights - chunk * _CHUNK]
+        chunk_signs = self._signs(self._bytes(chunk), self._memory(torch.device("cpu")))
+        return chunk_signs[: self.weights - chunk * _CHUNK]
 
     def __call__(self, *blocks: Tensor, change: Callable[[Tensor, slice], Tensor] | None = None) -> Tensor:
         """Blocks of (rows, weights) to (all rows, dimensions), float32.

@@ -279,13 +279,13 @@ def adapted(base: PreTrainedModel, adapter: Path) -> PeftModel:
     try:
         model = PeftModel.from_pretrained(base, str(adapter))
         with safe_open(path, framework="pt") as stored:
-            found = set(stored.keys())
+            stored_names = set(stored.keys())
     except (OSError, ValueError, RuntimeError, KeyError, SafetensorError) as error:
         raise ModelError(f"{adapter}: the adapter doesn't fit the model ({_short(error)}). Tune again.") from error
     if tied := tied_targets(base, sorted(model.peft_config["default"].target_modules)):
         raise ModelError(f"{adapter}: {tied}")
     wanted = set(get_peft_model_state_dict(model))
-    if odd := sorted(found ^ wanted):
+    if odd := sorted(stored_names ^ wanted):
         raise ModelError(
             f"{path}: {len(odd)} weights are in the adapter or in the model alone (first: {odd[0]}): it belongs to "
             "another model. Tune again."

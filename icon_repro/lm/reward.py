@@ -172,11 +172,11 @@ def rewards(
         if gated:
             assert prompt_ends is not None
             prompt = hidden[each, torch.tensor([prompt_ends[i] for i in batch], device=model.device)]
-            found, made = model.heads(response.float(), prompt.float())
-            attributes[batch] = made.double().cpu().numpy()
+            reward, objectives = model.heads(response.float(), prompt.float())
+            attributes[batch] = objectives.double().cpu().numpy()
         else:
-            found = model.score(response.float())[:, 0]
-        scores[batch] = found.double().cpu().numpy()
+            reward = model.score(response.float())[:, 0]
+        scores[batch] = reward.double().cpu().numpy()
         progress.advance(len(batch), int(lengths.sum()))
 
     in_batches([len(row) for row in rows], budget, work)

@@ -25,7 +25,7 @@ def tokenise(
         rows for the trainer; ids of the rows that were cut, and of those dropped as no label was left.
     """
     start, end = bos_ids(tokenizer), tokenizer.eos_token_id
-    made, notes = [], {"cut": list[str](), "dropped": list[str]()}
+    tokenised, notes = [], {"cut": list[str](), "dropped": list[str]()}
     for row in rows:
         item = encode(tokenizer, prompt(row), row.response, name=f"candidate {row.id}")
         ids = start + item.ids + ([end] if end is not None else [])
@@ -35,5 +35,5 @@ def tokenise(
         if all(label == IGNORED for label in labels[:max_length]):
             notes["dropped"].append(row.id)
             continue
-        made.append({"input_ids": ids[:max_length], "labels": labels[:max_length]})
-    return made, notes
+        tokenised.append({"input_ids": ids[:max_length], "labels": labels[:max_length]})
+    return tokenised, notes

@@ -102,11 +102,11 @@ def bootstrap(
         raise ReliabilityError(
             f"samples of {[len(sample) for sample in samples]} units: equal numbers above 0 are needed."
         )
-    found = []
+    values = []
     for _ in range(draws):
         units = generator.integers(count, size=count)
-        found.append(statistic(*(sample[units] for sample in samples)))
-    low, high = np.quantile(found, [0.025, 0.975], axis=0)
+        values.append(statistic(*(sample[units] for sample in samples)))
+    low, high = np.quantile(values, [0.025, 0.975], axis=0)
     return low, high
 
 
@@ -180,12 +180,12 @@ def agreement(
         raise ReliabilityError(
             f"two disjoint sets of {columns} columns can't be had from {task.shape}, {second.shape} cells."
         )
-    found = []
+    correlations = []
     for _ in range(splits):
         order = generator.permutation(task.shape[1])
         rest = second[:, order[columns : 2 * columns]]
-        found.append(pearson(task[:, order[:columns]].mean(axis=1), rest.mean(axis=1)))
-    return float(np.mean(found))
+        correlations.append(pearson(task[:, order[:columns]].mean(axis=1), rest.mean(axis=1)))
+    return float(np.mean(correlations))
 
 
 def split_half(task: Matrix, generator: np.random.Generator, splits: int = 200) -> float:

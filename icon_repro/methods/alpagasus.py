@@ -113,10 +113,10 @@ def parse(reply: str) -> float:
         RatingError: the line holds anything else, or a number outside 0 to 5.
     """
     line = next((line for line in reply.splitlines() if line.strip()), "")
-    found = _RATING.fullmatch(line.replace("**", "").strip())
-    if found is None:
+    match = _RATING.fullmatch(line.replace("**", "").strip())
+    if match is None:
         raise RatingError("the first line of the reply isn't a number")
-    if not 0 <= (rating := float(found[1])) <= 5:
+    if not 0 <= (rating := float(match[1])) <= 5:
         raise RatingError("the rating is outside 0 to 5")
     return rating
 
@@ -193,7 +193,7 @@ def stored_ratings(path: Path, rows: Sequence[Example]) -> tuple[dict[str, float
         RatingsFileError: not such a file.
     """
     ids = {content_id(row.instruction, row.input, row.response): row.id for row in rows} | {r.id: r.id for r in rows}
-    found, reasons, unused = dict[str, float](), dict[str, str](), 0
+    rating_of, reasons, unused = dict[str, float](), dict[str, str](), 0
     for place, entry in _entries(path):
         owner = _owner(entry, place, ids)
         if owner is None:
@@ -204,10 +204,10 @@ def stored_ratings(path: Path, rows: Sequence[Example]) -> tuple[dict[str, float
         except RatingError as error:
             reasons.setdefault(owner, str(error))
             continue
-        if found.setdefault(owner, rating) != rating:
+        if rating_of.setdefault(owner, rating) != rating:
             reasons[owner] = "several stored ratings that differ"
-    reasons |= {row.id: _NO_RATING for row in rows if row.id not in found and row.id not in reasons}
-    return {i: rating for i, rating in found.items() if i not in reasons}, reasons, unused
+    reasons |= {row.id: _NO_RATING for row in rows if row.id not in rating_of and row.id not in reasons}
+    return {i: rating for i, rating in rating_of.items() if i not in reasons}, reasons, unused
 
 
 def run(cfg: AlpagasusConfig, inputs: Mapping[str, Path], out: Path, runtime: Runtime) -> dict[str, Any]:
@@ -215,15 +215,15 @@ def run(cfg: AlpagasusConfig, inputs: Mapping[str, Path], out: Path, runtime: Ru
     rows = read_rows(inputs["candidates"] / "rows.jsonl", Example)
     more: dict[str, Any] = {}
     if "ratings" in inputs:
-        found = {row["id"]: row["rating"] for _, row in read_lines(inputs["ratings"] / "ratings.jsonl")}
+        rating_of = {row["id"]: row["rating"] for _, row in read_lines(inputs["ratings"] / "ratings.jsonl")}
         reasons: dict[str, str] = read_json(inputs["ratings"] / "reasons.json")
-        if unknown := {row.id for row in rows} ^ (set(found) | set(reasons)):
+        if unknown := {row.id for row in rows} ^ (set(rating_of) | set(reasons)):
             raise RatingError(f"{len(unknown)} ids are in the rows or in their ratings only (first: {min(unknown)!r}).")
     else:
-        found, reasons, more["unused"] = stored_ratings(runtime.files["ratings"], rows)
+        rating_of, reasons, more["unused"] = stored_ratings(runtime.files["ratings"], rows)
     draws = np.random.default_rng(cfg.ties_seed).random(len(rows))
     ties = dict(zip(sorted(row.id for row in rows), draws.tolist(), strict=True))
-    scores = [Score(i, found[i] + _TIES * ties[i], {"rating": found[i]}) for i in sorted(found)]
+    scores = [Score(i, rating_of[i] + _TIES * ties[i], {"rating": rating_of[i]}) for i in sorted(rating_of)]
     return {**write_scores(out, scores, reasons), **more, "tokens": 0, "flops": 0}
 
 

@@ -171,9 +171,9 @@ def _update(
 ) -> None:
     """Note in place which of the rows ``numbers`` (columns) lies nearest; of equal ones the first stays."""
     best = cosines.argmax(axis=1)
-    found = np.minimum(cosines[np.arange(len(cosines)), best], np.float32(1))  # rounding gives a bit more for a copy
-    nearer = found > largest
-    nearest[nearer], largest[nearer] = numbers[best[nearer]], found[nearer]
+    cosine = np.minimum(cosines[np.arange(len(cosines)), best], np.float32(1))  # rounding gives a bit more for a copy
+    nearer = cosine > largest
+    nearest[nearer], largest[nearer] = numbers[best[nearer]], cosine[nearer]
 
 
 def shard(cfg: DeitaShard, inputs: Mapping[str, Path], out: Path, runtime: Runtime) -> dict[str, Any]:
@@ -198,9 +198,9 @@ def shard(cfg: DeitaShard, inputs: Mapping[str, Path], out: Path, runtime: Runti
                 reasons[row.id] = f"{cfg.question.value}: text that the tokenizer can't read"
         present = [i for i, row in enumerate(rows) if row.id not in reasons]
         with runtime.progress(len(present), "row") as progress:
-            found = digit_probabilities(model, [texts[i] for i in present], digits, budget, progress)
+            probabilities = digit_probabilities(model, [texts[i] for i in present], digits, budget, progress)
             tokens = progress.tokens
-        ratings[present] = expected_rating(found)
+        ratings[present] = expected_rating(probabilities)
     np.save(out / "ratings.npy", ratings, allow_pickle=False)
     write_json(out / "ids.json", {"rows": [row.id for row in rows], "reasons": reasons})
     return {"rows": len(rows), "failed": len(reasons), "tokens": tokens, "flops": forward_flops(parameters, tokens)}
@@ -230,18 +230,18 @@ def _ratings(
 def run(cfg: DeitaFilter, inputs: Mapping[str, Path], out: Path, runtime: Runtime) -> dict[str, Any]:
     """Write scores.jsonl and failures.jsonl. Needs inputs named shard-, complexity- and quality-NNNN."""
     ids, vectors, reasons = joined(inputs, "shard")
-    found = dict[DeitaQuestion, dict[str, float]]()
+    ratings = dict[DeitaQuestion, dict[str, float]]()
     for question in DeitaQuestion:
         names = sorted(name for name in inputs if name.startswith(f"{question.value}-"))
-        found[question], failed = _ratings(inputs, names, question)
-        if other := {*ids, *reasons} ^ {*found[question], *failed}:
+        ratings[question], failed = _ratings(inputs, names, question)
+        if other := {*ids, *reasons} ^ {*ratings[question], *failed}:
             raise DeitaError(
                 f"{len(other)} rows have either a vector or a rating of {question.value}, not both (first: "
                 f"{min(other)!r}); delete the shards and run again."
             )
         reasons |= failed
-        found[question] = {i: value for i, value in found[question].items() if i not in reasons}
-    complexity, quality = found[DeitaQuestion.complexity], found[DeitaQuestion.quality]
+        ratings[question] = {i: value for i, value in ratings[question].items() if i not in reasons}
+    complexity, quality = ratings[DeitaQuestion.complexity], ratings[DeitaQuestion.quality]
     scored = {i: complexity[i] * quality[i] for i in ids if i not in reasons}
     order = best_first(scored)
     place = {identifier: number for number, identifier in enumerate(ids)}

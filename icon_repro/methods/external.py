@@ -192,15 +192,17 @@ def run(cfg: ExternalConfig, inputs: Mapping[str, Path], out: Path, runtime: Run
         given = function(rows, dict(cfg.options), dict(inputs), runtime)
     except Exception as error:
         raise ExternalError(f"{place(error, path)}: score() raised {described(error)}.") from error
-    found, cost = given if isinstance(given, tuple) and len(given) == 2 else (given, {})
-    if not isinstance(found, Mapping):
-        raise ExternalError(f"{path.name}: score() gave {type(found).__name__}; it must give a dict of id to score.")
-    if unknown := sorted(set(found) - {row.id for row in rows}, key=str):
+    given_scores, cost = given if isinstance(given, tuple) and len(given) == 2 else (given, {})
+    if not isinstance(given_scores, Mapping):
+        raise ExternalError(
+            f"{path.name}: score() gave {type(given_scores).__name__}; it must give a dict of id to score."
+        )
+    if unknown := sorted(set(given_scores) - {row.id for row in rows}, key=str):
         raise ExternalError(f"{path.name}: score() gave {len(unknown)} ids that no row has (first: {unknown[0]!r}).")
     cost = _cost(path.name, cost)
     scores, reasons = list[Score](), dict[str, str]()
     for row in rows:
-        value = found.get(row.id)
+        value = given_scores.get(row.id)
         if value is None:
             reasons[row.id] = "no score given"
         elif not hasattr(value, "__float__"):

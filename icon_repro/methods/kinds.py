@@ -65,8 +65,8 @@ def method(kind: str) -> Method:
     Raises:
         MethodError: there is none, or its file is wrong.
     """
-    found = _FOLDER / kind / "__init__.py"
-    path = found if found.is_file() else _FOLDER / f"{kind}.py"
+    head = _FOLDER / kind / "__init__.py"
+    path = head if head.is_file() else _FOLDER / f"{kind}.py"
     if not kind.isidentifier() or not path.is_file():
         raise MethodError(f"unknown method.{nearest(kind, kinds())}")
     return _built_in(kind, path)
@@ -110,10 +110,10 @@ def described(error: BaseException) -> str:
 
 def place(error: BaseException, path: Path) -> str:
     """File and line at which ``error`` left the code of ``path``."""
-    own = str(path.absolute())
-    if isinstance(error, SyntaxError) and error.filename == own:
+    its_file = str(path.absolute())
+    if isinstance(error, SyntaxError) and error.filename == its_file:
         return f"{path.name}:{error.lineno}"
-    lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == own]
+    lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == its_file]
     return f"{path.name}:{lines[-1]}" if lines else path.name
 
 
@@ -127,11 +127,11 @@ def checked(module: ModuleType, path: Path) -> Method:
     Raises:
         MethodError: it isn't one, or its parts can't be used together.
     """
-    found = getattr(module, "METHOD", None)
+    loaded = getattr(module, "METHOD", None)
     line = next((n for n, text in enumerate(path.read_text("utf-8").splitlines(), 1) if _DEFINED.match(text)), 1)
-    if not isinstance(found, Method):
-        raise MethodError(f"{path.name}:{line}: METHOD is {found!r}, not a Method(...). {_expected()}")
-    options, where = found.options, f"{path.name}:{line}"
+    if not isinstance(loaded, Method):
+        raise MethodError(f"{path.name}:{line}: METHOD is {loaded!r}, not a Method(...). {_expected()}")
+    options, where = loaded.options, f"{path.name}:{line}"
     if not (isinstance(options, type) and dataclasses.is_dataclass(options)):
         raise MethodError(f"{where}: options {options!r} of METHOD isn't a dataclass. {_expected()}")
     fields = {item.name for item in dataclasses.fields(options)}
@@ -150,16 +150,16 @@ def checked(module: ModuleType, path: Path) -> Method:
         raise MethodError(f"{where}: the types of {options.__name__} can't be read ({error}).") from error
     if "kind" not in fields:
         raise MethodError(f"{where}: {options.__name__} has no field kind; derive it from Options. {_expected()}")
-    calls = {"plan": 3, "problems": 3, "resolve": 1, **({"reseed": 2} if found.reseed else {})}
+    calls = {"plan": 3, "problems": 3, "resolve": 1, **({"reseed": 2} if loaded.reseed else {})}
     for name, count in calls.items():
-        _check_call(where, name, getattr(found, name), count)
-    if not callable(found.meaning) and not (isinstance(found.meaning, str) and found.meaning):
-        raise MethodError(f"{where}: meaning={found.meaning!r} of METHOD must say in one clause what a score is.")
-    if found.reseed is not None and not hasattr(options, "repeats"):
+        _check_call(where, name, getattr(loaded, name), count)
+    if not callable(loaded.meaning) and not (isinstance(loaded.meaning, str) and loaded.meaning):
+        raise MethodError(f"{where}: meaning={loaded.meaning!r} of METHOD must say in one clause what a score is.")
+    if loaded.reseed is not None and not hasattr(options, "repeats"):
         raise MethodError(
             f"{where}: METHOD has reseed, but {options.__name__} no field repeats: add repeats: int = repeats_field()."
         )
-    return found
+    return loaded
 
 
 _CALLS = {
@@ -199,10 +199,10 @@ def typed(where: str, value: Any) -> Any:
     if not isinstance(kind, str):
         raise SchemaError([f"{where}.kind={kind!r}: unknown method.{nearest(str(kind), kinds())}"])
     try:
-        found = method(kind)
+        its_method = method(kind)
     except MethodError as error:
         raise SchemaError([f"{where}.kind={kind!r}: {error}"]) from error
-    return typed_options(found, value, where, f"kind {kind}")
+    return typed_options(its_method, value, where, f"kind {kind}")
 
 
 def typed_options(found: Method, value: Any, where: str, what: str) -> Any:

@@ -236,13 +236,13 @@ def shard(cfg: NuggetsShard, inputs: Mapping[str, Path], out: Path, runtime: Run
                 known = np.isfinite(after)
                 helped[place, known] = (after < alone)[known]
             tokens = progress.tokens
-        own = {row.id: column for column, row in enumerate(anchored)}
+        column_of = {row.id: column for column, row in enumerate(anchored)}
         if nuggets.counted is Counted.all:
             helped[helped < 0] = 0
         else:
             for place, row in enumerate(rows):
-                if row.id in own:
-                    helped[place, own[row.id]] = -1
+                if row.id in column_of:
+                    helped[place, column_of[row.id]] = -1
     np.save(out / "helped.npy", helped, allow_pickle=False)
     write_json(out / "ids.json", {"rows": [row.id for row in rows], "anchors": [row.id for row in anchored]})
     return {

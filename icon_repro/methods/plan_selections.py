@@ -102,10 +102,10 @@ def over_pools(planner: Planner, config: Selecting, read: Inputs) -> list[Select
     data = config.data
     size = data.candidates.size
     assert size is not None  # config.load
-    found: list[Selection] = []
+    selections: list[Selection] = []
     for pool in range(data.pools):
         part = CandidatesSize(size, pool * size)
         rows = planner.step("candidates", "prepare", f"candidates-r{pool}", part, inputs={"order": read.order})
-        found += Selections(planner, config, replace(read, order=rows, selected_from=rows), rows, pool).all()
+        selections += Selections(planner, config, replace(read, order=rows, selected_from=rows), rows, pool).all()
     methods = list(config.methods)
-    return sorted(found, key=lambda selection: methods.index(selection.method))
+    return sorted(selections, key=lambda selection: methods.index(selection.method))

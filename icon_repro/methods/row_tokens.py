@@ -28,12 +28,12 @@ def run(cfg: RowTokens, inputs: Mapping[str, Path], out: Path, runtime: Runtime)
     from icon_repro.lm.supervised import tokenise
 
     rows = sorted(read_rows(inputs["candidates"] / "rows.jsonl", Example), key=lambda row: row.id)
-    made, notes = tokenise(rows, load_tokenizer(inputs["model"]), cfg.max_length)
+    tokenised, notes = tokenise(rows, load_tokenizer(inputs["model"]), cfg.max_length)
     dropped = set(notes["dropped"])
     counts = dict.fromkeys((row.id for row in rows), 0)
     counts |= {
         row.id: len(item["input_ids"])
-        for row, item in zip((row for row in rows if row.id not in dropped), made, strict=True)
+        for row, item in zip((row for row in rows if row.id not in dropped), tokenised, strict=True)
     }
     write_json(out / "tokens.json", counts)
     return {"rows": len(rows), "rows_cut": len(notes["cut"]), "total": sum(counts.values()), "tokens": 0, "flops": 0}

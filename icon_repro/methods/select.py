@@ -120,16 +120,16 @@ def ties(scores: Mapping[str, float], ids: Sequence[str]) -> dict[str, int]:
 
 def told(facts: Mapping[str, Any]) -> list[str]:
     """What a reader has to know of a selection, from its counts; counts of an older version may lack."""
-    found = []
+    sentences = []
     if facts.get("short_by"):
-        found.append(f"{facts['short_by']:,} rows fewer than the fraction asks for: too few have a score")
+        sentences.append(f"{facts['short_by']:,} rows fewer than the fraction asks for: too few have a score")
     if facts.get("short_by_tokens"):
-        found.append(f"{facts['short_by_tokens']:,} tokens fewer than the budget: too few rows have a score")
+        sentences.append(f"{facts['short_by_tokens']:,} tokens fewer than the budget: too few rows have a score")
     if facts.get("distinct_scores") == 1 and facts["scored"] > 1:
-        found.append(f"all {facts['scored']:,} scores are equal: ids alone decide what is selected")
+        sentences.append(f"all {facts['scored']:,} scores are equal: ids alone decide what is selected")
     elif facts.get("tied_left_out"):
-        found.append(
+        sentences.append(
             f"tied at the cut: {facts['tied_left_out']:,} rows left out have the score of {facts['tied']:,} selected "
             "ones; ids decide which"
         )
-    return found
+    return sentences

@@ -144,12 +144,12 @@ def shard(cfg: SelectitShard, inputs: Mapping[str, Path], out: Path, runtime: Ru
             for row, ids in zip(rows, texts, strict=True)
             if selectit.max_length and max(map(len, ids)) > selectit.max_length
         }
-        kept = [i for i, row in enumerate(rows) if row.id not in reasons]
-        with runtime.progress(len(kept) * len(questions), "rating") as progress:
-            flat = [ids for i in kept for ids in texts[i]]
-            found = digit_probabilities(model, flat, digits, budget, progress)
+        rated = [i for i, row in enumerate(rows) if row.id not in reasons]
+        with runtime.progress(len(rated) * len(questions), "rating") as progress:
+            flat = [ids for i in rated for ids in texts[i]]
+            probabilities = digit_probabilities(model, flat, digits, budget, progress)
             tokens = progress.tokens
-        ratings[kept] = rating(found).reshape(len(kept), len(questions))
+        ratings[rated] = rating(probabilities).reshape(len(rated), len(questions))
     np.save(out / "ratings.npy", ratings, allow_pickle=False)
     write_json(out / "ids.json", {"rows": [row.id for row in rows], "reasons": reasons})
     return {"rows": len(rows), "failed": len(reasons), "tokens": tokens, "flops": forward_flops(parameters, tokens)}

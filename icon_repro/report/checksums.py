@@ -64,12 +64,12 @@ class Intact:
         lacking = {step.folder: (step, NEEDED | DRAWN) for step in others}
         lacking |= {step.folder: (step, DRAWN) for step in needed}
         looked = [(step, self._damage(step, gone)) for step, gone in lacking.values() if self.store.complete(step)]
-        found = [f"{self.store.path(step)}: {how}." for step, how in looked if how]
+        damaged = [f"{self.store.path(step)}: {how}." for step, how in looked if how]
         self.save()
-        if found:
-            more = [f"and {len(found) - _NAMED} more"] if len(found) > _NAMED else []
+        if damaged:
+            more = [f"and {len(damaged) - _NAMED} more"] if len(damaged) > _NAMED else []
             remedy = "What is damaged is set aside and built anew when you run again (action=run)."
-            raise ArtifactError("\n  ".join([*found[:_NAMED], *more, remedy]))
+            raise ArtifactError("\n  ".join([*damaged[:_NAMED], *more, remedy]))
 
     def save(self) -> None:
         """Keep the checksums of large files for the next time."""

@@ -83,11 +83,11 @@ def provenance(experiment: Experiment, store: Store) -> dict[str, Any]:
 
 def sources(experiment: Experiment) -> dict[str, dict[str, str]]:
     """Label of each step that reads from outside -> sha256 of its files by name, and hashed facts such as commits."""
-    found = {}
+    by_label = {}
     for step in experiment.steps:
         if read := {**{name: file.sha256 for name, file in step.files.items()}, **step.extra}:
-            found[step.label] = read
-    return found
+            by_label[step.label] = read
+    return by_label
 
 
 def _row(experiment: Experiment, arm: Arm, store: Store, known: Mapping[str, Facts]) -> dict[str, Any]:
@@ -158,8 +158,8 @@ def _measures(experiment: Experiment, name: str, known: Mapping[str, Facts]) -> 
 def _held_out(experiment: Experiment, name: str, step: Step, store: Store, facts: Facts) -> dict[str, dict[str, Any]]:
     """The cells of a held-out task, by measure."""
     short_tokens = experiment.config.evaluation.tasks[name].short_tokens
-    made = cells(name, values_of(store.path(step)), facts, store.record(step)["metrics"], short_tokens)
-    return {measure: {**cell, "step": step.folder} for measure, cell in made.items()}
+    by_measure = cells(name, values_of(store.path(step)), facts, store.record(step)["metrics"], short_tokens)
+    return {measure: {**cell, "step": step.folder} for measure, cell in by_measure.items()}
 
 
 def _shared_text(experiment: Experiment, store: Store) -> list[dict[str, dict[str, int] | None] | None]:
@@ -171,23 +171,23 @@ def _shared_text(experiment: Experiment, store: Store) -> list[dict[str, dict[st
     for name, step in experiment.shared_text.items():
         if store.complete(step) and (path := store.path(step) / SHARED).is_file():
             known[name] = (store.record(step)["metrics"], read_json(path))
-    made: list[dict[str, dict[str, int] | None] | None] = []
+    by_arm: list[dict[str, dict[str, int] | None] | None] = []
     for arm in experiment.arms:
         chosen = None if arm.select is None else store.path(arm.select) / "ids.json"
         if arm.train is None or (chosen is not None and not chosen.is_file()):
-            made.append(None)
+            by_arm.append(None)
             continue
         ids = None if chosen is None else set(read_json(chosen))
-        found: dict[str, dict[str, int] | None] = {}
+        by_benchmark: dict[str, dict[str, int] | None] = {}
         for name in experiment.shared_text:
             if name not in known:
-                found[name] = None
+                by_benchmark[name] = None
                 continue
             metrics, items = known[name]
             count = sum(ids is None or not ids.isdisjoint(rows) for rows in items.values())
-            found[name] = {"items": metrics["items"], "too_short": metrics["too_short"], "shared": count}
-        made.append(found)
-    return made
+            by_benchmark[name] = {"items": metrics["items"], "too_short": metrics["too_short"], "shared": count}
+        by_arm.append(by_benchmark)
+    return by_arm
 
 
 def _win_rate(judged: dict[str, Any]) -> dict[str, Any]:
@@ -242,11 +242,11 @@ def cost_ratios(experiment: Experiment) -> dict[str, tuple[Cost, float]]:
 
     Saved is one model's tuning on all rows less that on the selection, in FLOPs; infinite if nothing is saved.
     """
-    found: dict[str, tuple[Cost, float]] = {}
+    ratios: dict[str, tuple[Cost, float]] = {}
     for arm in experiment.arms:
         if arm.select is None or arm.train is None:
             continue
         cost = estimate([step for step in ancestors(arm.select) if step.stage == "score"])
         saved = experiment.full_tuning.flops - arm.train.cost.flops
-        found[f"{arm.method}-f{arm.fraction:g}"] = (cost, cost.flops / saved if saved > 0 else float("inf"))
-    return found
+        ratios[f"{arm.method}-f{arm.fraction:g}"] = (cost, cost.flops / saved if saved > 0 else float("inf"))
+    return ratios

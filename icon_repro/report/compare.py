@@ -127,8 +127,8 @@ def _method(
     store: Store,
 ) -> dict[str, Any]:
     """Scored rows, correlation with length, mean length of each selection, and cost of a method."""
-    made = [step for step in ancestors(select) if step.stage == "score"]
-    records = [store.record(step) for step in made]
+    scoring = [step for step in ancestors(select) if step.stage == "score"]
+    records = [store.record(step) for step in scoring]
     row: dict[str, Any] = {
         "method": name,
         "scored": len(scores),
@@ -159,8 +159,8 @@ def _rank(a: dict[str, float], b: dict[str, float]) -> float | None:
     both = sorted(a.keys() & b.keys())
     if len(both) < 2:
         return None
-    found = spearman([a[i] for i in both], [b[i] for i in both])
-    return None if math.isnan(found) else found
+    correlation = spearman([a[i] for i in both], [b[i] for i in both])
+    return None if math.isnan(correlation) else correlation
 
 
 def _write(path: Path, rows: Sequence[dict[str, Any]]) -> None:

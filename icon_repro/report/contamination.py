@@ -62,7 +62,7 @@ def _cell(name: str, counts: Sequence[SharedText | None]) -> Cell:
 
 def caption(rows: Sequence[ResultRow]) -> str:
     """What sharing means, and of how many items it can't be told."""
-    found = {name: one for row in rows for name, one in (row.shared_text or {}).items() if one}
-    short = [f"{name} {one.too_short}" for name, one in found.items() if one.too_short]
+    by_benchmark = {name: one for row in rows for name, one in (row.shared_text or {}).items() if one}
+    short = [f"{name} {one.too_short}" for name, one in by_benchmark.items() if one.too_short]
     below = _CAPTION + (_SELECTING if any(row.shared_selecting for row in rows) else "")
     return below + (f"Items that are too short to tell: {', '.join(short)}.\n" if short else "")

@@ -55,8 +55,8 @@ class Estimate:
 
     def levels(self) -> list[Level]:
         """Variance and degrees of freedom of each level that is known."""
-        found = [(self.items, self.items_freedom), (self.selections, self.selections_freedom)]
-        return [one for one in (*found, (self.seeds, self.seeds_freedom)) if np.all(one[1])]
+        levels = [(self.items, self.items_freedom), (self.selections, self.selections_freedom)]
+        return [one for one in (*levels, (self.seeds, self.seeds_freedom)) if np.all(one[1])]
 
     def variance(self) -> Any:
         return sum(variance for variance, _ in self.levels())
@@ -146,8 +146,8 @@ def detectable(levels: Sequence[tuple[float, float]], alpha: float = ALPHA, powe
     low, high = 0.0, float(half.max()) + 10 * error
     while high - low > 1e-4 * high:
         middle = (low + high) / 2
-        found = _special().ndtr((middle - half) / error) + _special().ndtr((-middle - half) / error)
-        low, high = (middle, high) if found.mean() < power else (low, middle)
+        chances = _special().ndtr((middle - half) / error) + _special().ndtr((-middle - half) / error)
+        low, high = (middle, high) if chances.mean() < power else (low, middle)
     return high
 
 
@@ -171,8 +171,8 @@ def _ratios(freedom: float, place: int) -> NDArray[np.float64]:
     """Draws of an estimated variance over its true one: its quantiles, in an order of its own for each level."""
     if freedom > _NORMAL:
         return np.ones(_DRAWS)
-    made = _chi_square(freedom, (np.arange(_DRAWS) + 0.5) / _DRAWS) / freedom
-    return np.random.default_rng(place).permutation(made)
+    ratios = _chi_square(freedom, (np.arange(_DRAWS) + 0.5) / _DRAWS) / freedom
+    return np.random.default_rng(place).permutation(ratios)
 
 
 def _chi_square(freedom: float, share: Any) -> Any:

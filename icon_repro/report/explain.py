@@ -78,7 +78,7 @@ def _near(name: str, cells: Mapping[str, Any]) -> list[str]:
 
 def _cells(results: Results, run: Mapping[str, Any], experiments: Path) -> dict[str, Callable[[], Explained]]:
     """Every cell by name."""
-    found: dict[str, Callable[[], Explained]] = {}
+    explained_by_name: dict[str, Callable[[], Explained]] = {}
     header, body = table(results.rows)
     groups = {str(group): names for group, names in grouped(results.rows).items() if group is not None}
     everything = [name for names in grouped(results.rows).values() for name in names]
@@ -86,22 +86,22 @@ def _cells(results: Results, run: Mapping[str, Any], experiments: Path) -> dict[
         for column, text in zip(header[2:], shown[2:], strict=True):
             key = column.removesuffix(" (lower is better)")
             names = groups.get(key, everything if key == "average" else [key])
-            found[f"{line.label}/{key}"] = _general(f"{line.label}/{key}", line, key, text, names)
+            explained_by_name[f"{line.label}/{key}"] = _general(f"{line.label}/{key}", line, key, text, names)
     for one in beside_the_paper(results, run, experiments):
         tidied = iter(tidy(one))
         for paper_line in one.lines:
             at = results.lines.get((paper_line.method, paper_line.fraction))
             for cell in paper_line.cells:
-                found[cell.name] = _beside(cell, at, next(tidied), results)
-    return found
+                explained_by_name[cell.name] = _beside(cell, at, next(tidied), results)
+    return explained_by_name
 
 
 def _general(name: str, line: Line, column: str, text: str, names: Sequence[str]) -> Callable[[], Explained]:
     def made() -> Explained:
         runs = []
         for row in line.rows:
-            own = [row.benchmarks[n].step for n in names if n in row.benchmarks] if column not in _COSTS else []
-            runs.append((row, own))
+            its_steps = [row.benchmarks[n].step for n in names if n in row.benchmarks] if column not in _COSTS else []
+            runs.append((row, its_steps))
         lacking = {f"{n}: {row.missing[n]}" for row in line.rows for n in names if n in row.missing}
         why = [f"missing: {reason}" for reason in sorted(lacking)] if text == "missing" else []
         return Explained(name, [f"shows: {text}", *why], runs, _settings(line.method, names))
@@ -167,11 +167,11 @@ def _told(cell: Explained, run: Mapping[str, Any], place: Path, work: Path) -> l
             f"  which of these the cell read isn't known, as {work} doesn't hold {unknown[0]} (and all it "
             f"needs; {len(unknown)} steps); the experiment read:"
         )
-        own = {step.rpartition("-")[0] for _, steps in cell.steps for step in steps}
+        its_labels = {step.rpartition("-")[0] for _, steps in cell.steps for step in steps}
         data = {
             f"{label}, {name}": str(value)
             for label, facts in run["sources"].items()
-            if label in own or label.partition("/")[0] not in ("evaluate", "judge")  # not those of other cells
+            if label in its_labels or label.partition("/")[0] not in ("evaluate", "judge")  # not those of other cells
             for name, value in facts.items()
         }
     lines += [f"  {label}: {value}" for label, value in sorted(data.items())] or ["  nothing from outside"]
@@ -208,25 +208,25 @@ def _of_record(record: Mapping[str, Any]) -> list[str]:
 
 def _data(step: str, work: Path, folders: Mapping[str, str]) -> dict[str, str]:
     """What a step and all that it needs read from outside: step and name -> sha256 or commit."""
-    found: dict[str, str] = {}
+    content: dict[str, str] = {}
     waiting, seen = [step], {step}
     while waiting:
         folder = waiting.pop()
         record = _record(work, folder)
         if record is None:
-            found[folder] = "its record isn't in the work folder: what it and its inputs read isn't known"
+            content[folder] = "its record isn't in the work folder: what it and its inputs read isn't known"
             continue
         hashed = record["hashed"]
         for name, value in {**hashed["files"], **hashed["extra"]}.items():
-            found[f"{folder}, {name}"] = str(value)
+            content[f"{folder}, {name}"] = str(value)
         if (archive := _registry(hashed["params"])) is not None:
-            found[f"{folder}, {archive['package']} {archive['version']} from a package registry"] = archive["sha256"]
+            content[f"{folder}, {archive['package']} {archive['version']} from a package registry"] = archive["sha256"]
         for fingerprint in hashed["inputs"].values():
             inner = folders.get(fingerprint, fingerprint)
             if inner not in seen:
                 seen.add(inner)
                 waiting.append(inner)
-    return found
+    return content
 
 
 def _registry(params: Any) -> Mapping[str, str] | None:

@@ -72,10 +72,10 @@ def export(experiment: Experiment, store: Store, overrides: Sequence[str], say: 
     target = Path(asked.path).expanduser() if asked.path else Path(config.paths.work) / "export" / config.name
     for name, arm in finished.items():
         selection = read(_select(arm), store)
-        made = _write(target / name, selection, card(_facts(name, arm, selection), experiment, store, overrides))
+        is_new = _write(target / name, selection, card(_facts(name, arm, selection), experiment, store, overrides))
         say(
             f"{target / name}: {len(selection.ids)} selected of {len(selection.scores)} scored and "
-            f"{len(selection.rows)} rows{'' if made else ' (was there already)'}"
+            f"{len(selection.rows)} rows{'' if is_new else ' (was there already)'}"
         )
     for name in left:
         say(f"{name}: left out, isn't finished")
@@ -117,12 +117,14 @@ def read(select: Step, store: Store) -> Selection:
     rows = {row.id: row for row in read_rows(folders["universe"] / "rows.jsonl", Example)}
     scores = {row.id: row for row in read_rows(folders["scores"] / "scores.jsonl", Score)}
     failures = folders["scores"] / "failures.jsonl"
-    told = {row["id"]: row["reason"] for row in read_rows(failures, dict)} if failures.is_file() else {}
+    stored_reasons = {row["id"]: row["reason"] for row in read_rows(failures, dict)} if failures.is_file() else {}
     order = best_first({identifier: row.score for identifier, row in scores.items()})
     return Selection(
         rows=rows,
         scores=scores,
-        reasons={identifier: told.get(identifier, NO_REASON) for identifier in sorted(rows.keys() - scores.keys())},
+        reasons={
+            identifier: stored_reasons.get(identifier, NO_REASON) for identifier in sorted(rows.keys() - scores.keys())
+        },
         ids=read_json(folders["ids"] / "ids.json"),
         ranks={identifier: place for place, identifier in enumerate(order, start=1)},
     )

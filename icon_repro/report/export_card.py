@@ -50,7 +50,7 @@ def card(facts: Facts, experiment: Experiment, store: Store, overrides: Sequence
     steps = [*ancestors(facts.select), facts.select]
     options = config.methods[facts.method]
     settings = yaml.safe_dump(public(config)["methods"][facts.method], sort_keys=False, allow_unicode=True)
-    made = [store.record(step) for step in steps]
+    records = [store.record(step) for step in steps]
     seed = "" if facts.selection_seed is None else f", selection seed {facts.selection_seed}"
     summary = [
         ("method", f"`{facts.method}` (kind `{public(config)['methods'][facts.method]['kind']}`){seed}"),
@@ -87,7 +87,7 @@ def card(facts: Facts, experiment: Experiment, store: Store, overrides: Sequence
             _table(["step", "name", "from", "licence"], _read(steps)),
             "Steps, each with the fingerprint of all that decides its result:\n",
             _table(["step", "function", "version"], ([f"`{s.folder}`", s.target, str(s.version)] for s in steps)),
-            f"Code: {_versions(made)}\n",
+            f"Code: {_versions(records)}\n",
             f"Settings of `{facts.method}`:\n",
             f"```yaml\n{settings}```",
             "",
@@ -170,14 +170,14 @@ def _model(steps: Iterable[Step], target: str) -> str:
 
 def _read(steps: Iterable[Step]) -> list[list[str]]:
     """Every model and set of rows behind the selection: step, name, where from, licence."""
-    found = []
+    cells = []
     for step in steps:
         if isinstance(step.params, ModelConfig):
-            found.append([step.label, step.params.name, _place(step, step.params), _licence(step.params)])
+            cells.append([step.label, step.params.name, _place(step, step.params), _licence(step.params)])
         elif isinstance(step.params, RowsConfig):
             source = step.params.source
-            found.append([step.label, source.name, _place(step, source), _licence(source)])
-    return found
+            cells.append([step.label, source.name, _place(step, source), _licence(source)])
+    return cells
 
 
 def _place(step: Step, source: ModelConfig | SourceConfig) -> str:
@@ -200,13 +200,13 @@ def _versions(records: Iterable[Mapping[str, Any]]) -> str:
         for name, version in {"python": record["python"], **record["packages"]}.items():
             if version is not None:
                 packages.setdefault(name, set()).add(version)
-    found = ", ".join(f"{name} {' and '.join(sorted(versions))}" for name, versions in sorted(packages.items()))
-    return f"commit {', '.join(sorted(commits))}; {found}."
+    used = ", ".join(f"{name} {' and '.join(sorted(versions))}" for name, versions in sorted(packages.items()))
+    return f"commit {', '.join(sorted(commits))}; {used}."
 
 
 def _command(overrides: Sequence[str], more: Sequence[str]) -> str:
-    kept = [one for one in overrides if one.partition("=")[0].partition(".")[0] not in _NO_RESULT]
-    return shlex.join(["python", "-m", "icon_repro", *kept, *more])
+    deciding = [one for one in overrides if one.partition("=")[0].partition(".")[0] not in _NO_RESULT]
+    return shlex.join(["python", "-m", "icon_repro", *deciding, *more])
 
 
 def _table(heads: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:

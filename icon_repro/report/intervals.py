@@ -113,17 +113,17 @@ def auc_within(
     Raises:
         IntervalError: see ``auc_parts``.
     """
-    found = []
+    by_group = []
     for group in np.intersect1d(positive_group, negative_group):
         mine = np.asarray(positive, np.float64)[positive_group == group]
         theirs = np.asarray(negative, np.float64)[negative_group == group]
         if len(mine) > 1 and len(theirs) > 1:
-            found.append((len(mine) * len(theirs), *auc_parts(mine, theirs)))
-    if not found:
+            by_group.append((len(mine) * len(theirs), *auc_parts(mine, theirs)))
+    if not by_group:
         return Interval(math.nan, math.nan, math.nan), 0
-    pairs = sum(count for count, _, _ in found)
-    value = sum(count / pairs * part for count, part, _ in found)
-    variance = sum((count / pairs) ** 2 * part for count, _, part in found)
+    pairs = sum(count for count, _, _ in by_group)
+    value = sum(count / pairs * part for count, part, _ in by_group)
+    variance = sum((count / pairs) ** 2 * part for count, _, part in by_group)
     return _on_logit_scale(value, variance), pairs
 
 
@@ -149,6 +149,6 @@ def drawn(
     """
     if not 0 < size <= len(members):
         raise IntervalError(f"{size} of {len(members)} can't be drawn.")
-    found = [statistic(generator.choice(members, size, replace=False)) for _ in range(draws)]
-    low, high = np.quantile(found, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
-    return Interval(float(np.mean(found)), float(low), float(high))
+    values = [statistic(generator.choice(members, size, replace=False)) for _ in range(draws)]
+    low, high = np.quantile(values, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
+    return Interval(float(np.mean(values)), float(low), float(high))

@@ -30,10 +30,10 @@ _OF_SCORES = {
 def losses(experiment: Experiment, store: Store) -> list[str]:
     """A line for each kind of loss: of prepared rows, of scores, of selections, of trainings, of evaluations."""
     records = {step.folder: store.record(step)["metrics"] for step in experiment.steps if store.complete(step)}
-    found = [line for step in experiment.steps if step.folder in records for line in _prepared(step, records, store)]
-    found += _scores(experiment.steps, records)
-    found += _arms(experiment.arms, records)
-    return found
+    texts = [line for step in experiment.steps if step.folder in records for line in _prepared(step, records, store)]
+    texts += _scores(experiment.steps, records)
+    texts += _arms(experiment.arms, records)
+    return texts
 
 
 def _prepared(step: Step, records: Mapping[str, Any], store: Store) -> list[str]:
@@ -41,16 +41,16 @@ def _prepared(step: Step, records: Mapping[str, Any], store: Store) -> list[str]
     metrics = records[step.folder]
     if step.stage != "prepare":
         return []
-    found = []
+    texts = []
     dropped = metrics.get("dropped")
     if isinstance(dropped, Mapping) and (lost := _sum(dropped)):
         reasons = ", ".join(f"{reason} {count:,}" for reason, count in sorted(dropped.items()) if count)
-        found.append(f"{step.name}: {lost:,} of {_read(step, metrics, lost, store):,} rows dropped ({reasons})")
+        texts.append(f"{step.name}: {lost:,} of {_read(step, metrics, lost, store):,} rows dropped ({reasons})")
     elif isinstance(dropped, int) and dropped:
-        found.append(f"{step.name}: {dropped:,} rows dropped, as they share text with the assessment set")
+        texts.append(f"{step.name}: {dropped:,} rows dropped, as they share text with the assessment set")
     if metrics.get("short_by"):
-        found.append(f"{step.name}: {metrics['short_by']:,} rows fewer than asked for were there")
-    return found
+        texts.append(f"{step.name}: {metrics['short_by']:,} rows fewer than asked for were there")
+    return texts
 
 
 def _read(step: Step, metrics: Mapping[str, Any], lost: int, store: Store) -> int:
@@ -99,14 +99,14 @@ def _arms(arms: Sequence[Arm], records: Mapping[str, Any]) -> list[str]:
                 metrics = records[step.folder]
                 text = "items cut to evaluation.max_length (their beginning is missing)"
                 note(name, text, step, metrics.get("items_cut", 0), metrics.get("items", 0))
-    made = [f"{', '.join(subjects)}: {text}" for text, subjects in lines.items()]
+    texts = [f"{', '.join(subjects)}: {text}" for text, subjects in lines.items()]
     for (subject, text), found in by_line.items():
         if any(lost for lost, _ in found.values()):
-            made.append(
+            texts.append(
                 f"{subject}: {_range(lost for lost, _ in found.values())} of "
                 f"{_range(of for _, of in found.values())} {text}"
             )
-    return made
+    return texts
 
 
 def _range(counts: Iterable[int]) -> str:

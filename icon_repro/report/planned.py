@@ -41,10 +41,10 @@ def primary_lines(config: Config, results: Path) -> list[str]:
     stored = results / config.name / FILE
     try:
         rows = read_result_rows(stored) if stored.is_file() else []
-        found = [one for one in comparisons(rows) if is_primary(one, plain(config.primary))] if rows else []
+        primary = [one for one in comparisons(rows) if is_primary(one, plain(config.primary))] if rows else []
     except (RunsError, StatsError, RecordError) as error:
         return [f"{asked}: what it could see isn't known: {error}"]
-    known = [(one, one.found) for one in found if one.found is not None]
+    known = [(one, one.found) for one in primary if one.found is not None]
     if known:
         return [_from_results(config, asked, one, estimate) for one, estimate in known]
     return [_assumed(config, asked)]
@@ -99,10 +99,10 @@ def _assumed(config: Config, asked: str) -> str:
     if seeds > 1:
         levels.append((spread["seeds"] ** 2 * 2 / seeds, seeds - 1.0))
     scale = 100 if average else 1
-    told = ", ".join(f"{name} {scale * value:g}" for name, value in spread.items())
+    assumed = ", ".join(f"{name} {scale * value:g}" for name, value in spread.items())
     return (
         f"{asked}: could see {_shown(scale, detectable(levels))} with probability {POWER} at {ALPHA}; assumed standard "
-        f"deviations as in study_cpu ({told}), {count} items ({_design(selections, seeds)})"
+        f"deviations as in study_cpu ({assumed}), {count} items ({_design(selections, seeds)})"
         f"{_limited(selections, seeds)}"
     )
 

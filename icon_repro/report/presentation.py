@@ -45,13 +45,13 @@ def present(
     """
     steps = _behind(experiment, store)
     beside = read_paper_figures(paper, experiment.config.model.name) if paper is not None else PaperFigures()
-    made = [
+    shown = [
         _VERSION,
         [row_as_stored(row) for row in rows],
         sorted(step.folder for step in steps),
         dataclasses.asdict(beside),
     ]
-    text = json.dumps(made, sort_keys=True, ensure_ascii=True)
+    text = json.dumps(shown, sort_keys=True, ensure_ascii=True)
     made_of = hashlib.sha256(text.encode()).hexdigest()[:16]
     if not _current(folder, made_of):
         from icon_repro.report.figures.from_store import (  # take seconds to import, which a cached run does without

@@ -39,12 +39,12 @@ def remake(folder: Path, experiments: Path, rows: Sequence[ResultRow] | None = N
         RunsError, StatsError, PublishedError, ClaimsError: see ``report.outputs``.
     """
     run = read_json(folder / "run.json")
-    found = read_result_rows(folder / FILE) if rows is None else rows
-    made = write_all(found, run, experiments, folder)
+    shown = read_result_rows(folder / FILE) if rows is None else rows
+    outputs = write_all(shown, run, experiments, folder)
     if (folder / "figures" / "figures.json").is_file():
-        _figures(found, run, experiments, folder)
+        _figures(shown, run, experiments, folder)
     page.write(folder, folder / "index.html")
-    return made.text
+    return outputs.text
 
 
 def _figures(rows: Sequence[ResultRow], run: Mapping[str, Any], experiments: Path, folder: Path) -> None:

@@ -185,17 +185,17 @@ def report(experiment: Experiment, store: Store, say: Callable[[str], None], *, 
             shown, _ = separated(rows, run)
             complete = no_cell_missing(shown)
             target = folder if complete else folder / "incomplete"
-            made = written.write_all(rows, run, Path(config.paths.experiments), target)
+            outputs = written.write_all(rows, run, Path(config.paths.experiments), target)
         except written.PROBLEMS as error:
             raise ResultsError(f"{config.name}: {error}") from error
-        say(f"\n{made.text}\n{target}/table.md, verdicts.md, their csv and tex, metrics.jsonl, run.json")
+        say(f"\n{outputs.text}\n{target}/table.md, verdicts.md, their csv and tex, metrics.jsonl, run.json")
         write_json(target / "run.json", run)
         if complete:
             shutil.rmtree(folder / "incomplete", ignore_errors=True)
         else:
             stays = "; the complete one beside it stays" if (folder / "table.md").is_file() else ""
             say(f"warning: cells are missing (see table.md): the table is in {target}{stays}")
-        for note in made.notes:
+        for note in outputs.notes:
             say(f"warning: {note}")
         if figures:
             try:
@@ -203,7 +203,7 @@ def report(experiment: Experiment, store: Store, say: Callable[[str], None], *, 
                 present(experiment, store, shown, target, say, paper)
             except written.PROBLEMS as error:
                 raise ResultsError(f"{config.name}: {error}") from error
-    say(log_experiment(experiment, store, public(config), shown, made.table, target))
+    say(log_experiment(experiment, store, public(config), shown, outputs.table, target))
     return complete
 
 

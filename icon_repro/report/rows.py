@@ -313,15 +313,15 @@ def _short(value: Any) -> str:
 def _written(value: Any) -> Any:
     """A value of a row as JSON; a result's keys in order, then its step and outcomes."""
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        made: dict[str, Any] = {}
+        stored: dict[str, Any] = {}
         for one in dataclasses.fields(value):
-            own = getattr(value, one.name)
-            if one.name != "more" and (one.default is dataclasses.MISSING or own is not None):
-                made[one.name] = _written(own)
+            content = getattr(value, one.name)
+            if one.name != "more" and (one.default is dataclasses.MISSING or content is not None):
+                stored[one.name] = _written(content)
         if isinstance(value, (BenchmarkResult, JudgedResult)):
-            last = {key: made.pop(key) for key in ("against", "step", "outcomes") if key in made}
-            return {**dict(sorted({**made, **value.more}.items())), **last}
-        return dict(sorted(made.items())) if isinstance(value, Part) else made
+            last = {key: stored.pop(key) for key in ("against", "step", "outcomes") if key in stored}
+            return {**dict(sorted({**stored, **value.more}.items())), **last}
+        return dict(sorted(stored.items())) if isinstance(value, Part) else stored
     if isinstance(value, Mapping):
         return {key: _written(one) for key, one in value.items()}
     if isinstance(value, (list, tuple)):

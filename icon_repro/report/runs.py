@@ -69,10 +69,10 @@ class Line:
 
     def mean(self, name: str) -> float:
         """Of a benchmark: over the runs of each selection, then over selections."""
-        found: dict[int | None, list[float]] = {}
+        by_selection: dict[int | None, list[float]] = {}
         for row in self.rows:
-            found.setdefault(row.selection_seed, []).append(row.benchmarks[name].value)
-        return float(np.mean([np.mean(values) for values in found.values()]))
+            by_selection.setdefault(row.selection_seed, []).append(row.benchmarks[name].value)
+        return float(np.mean([np.mean(values) for values in by_selection.values()]))
 
 
 def lines(rows: Sequence[ResultRow]) -> list[Line]:
@@ -139,11 +139,11 @@ def _short(value: object) -> str:
 
 def facts(rows: Sequence[ResultRow]) -> dict[str, BenchmarkFacts]:
     """Group, chance level and direction of each benchmark, by name."""
-    found: dict[str, BenchmarkFacts] = {}
+    by_name: dict[str, BenchmarkFacts] = {}
     for row in rows:
         for name, fact in row.tasks.items():
-            found.setdefault(name, fact)
-    return found
+            by_name.setdefault(name, fact)
+    return by_name
 
 
 def averaged(rows: Sequence[ResultRow]) -> list[str]:
@@ -168,22 +168,22 @@ def sample(line: Line, names: Sequence[str]) -> Sample | None:
     for name in names:
         stored = [row.benchmarks[name].outcomes for row in line.rows]
         for index, first in enumerate(stored[0].parts):
-            own = [outcomes.parts[index] for outcomes in stored]
+            outcomes_of_runs = [outcomes.parts[index] for outcomes in stored]
             title, weight = f"{name} {first.name}".strip(), first.weight / len(names)
             bounds = _bounds(line.rows[0], name, first)
             if first.values is not None:
                 for key, same in (
-                    ("groups", all(part.groups == first.groups for part in own)),
-                    ("sizes", all(part.sizes == first.sizes for part in own)),
+                    ("groups", all(part.groups == first.groups for part in outcomes_of_runs)),
+                    ("sizes", all(part.sizes == first.sizes for part in outcomes_of_runs)),
                 ):
                     if not same:
                         raise RunsError(f"{title}: runs of {line.label} differ in {key} of items. Evaluate them again.")
-                values = np.stack([decoded(part) for part in own])
+                values = np.stack([decoded(part) for part in outcomes_of_runs])
                 sizes = None if first.sizes is None else np.asarray(first.sizes, np.float64)
                 parts.append(Items(title, values, stored[0].ids, weight, bounds, _numbered(first), sizes))
-            elif all(part.stderr is not None for part in own):
-                numbers = np.array([part.value for part in own], np.float64)
-                errors = np.array([part.stderr for part in own], np.float64)
+            elif all(part.stderr is not None for part in outcomes_of_runs):
+                numbers = np.array([part.value for part in outcomes_of_runs], np.float64)
+                errors = np.array([part.stderr for part in outcomes_of_runs], np.float64)
                 parts.append(Summary(title, numbers, errors, weight, bounds))
             else:
                 return None
@@ -219,11 +219,11 @@ def _numbered(part: Part) -> NDArray[np.int64] | None:
 
 def single_groups(rows: Sequence[ResultRow], names: Sequence[str]) -> list[str]:
     """Groups of one item among the items of the benchmarks: they say nothing of how items of a group differ."""
-    found: dict[str, None] = {}
+    single: dict[str, None] = {}
     for part in _parts(rows, names):
         counts = Counter(part.groups or [])
-        found |= dict.fromkeys(str(label) for label, count in counts.items() if count == 1)
-    return list(found)
+        single |= dict.fromkeys(str(label) for label, count in counts.items() if count == 1)
+    return list(single)
 
 
 def grouped_items(rows: Sequence[ResultRow], names: Sequence[str]) -> bool:
@@ -257,23 +257,23 @@ class Contrasts:
         Returns:
             None where a result or its error is missing, or, with ``whole``, there is one benchmark alone.
         """
-        fractions = [one.fraction for one in (line, other) if one.method not in AS_IT_IS]
+        fractions = [first.fraction for first in (line, other) if first.method not in AS_IT_IS]
         lenders = [own for own in self._known if own.method == RANDOM and own.fraction in fractions]
         lenders = [own for own in lenders if len(set(own.selections)) > 1 and own.has(names)]
         lenders = sorted(lenders, key=lambda own: own.fraction or 1.0)  # of two, the fewer rows, which vary more
-        one, two = (self._sample(own, names, whole) for own in (line, other))
-        if one is None or two is None:
+        first, second = (self._sample(own, names, whole) for own in (line, other))
+        if first is None or second is None:
             return None
-        return difference(one, two, self._sample(lenders[0], names, whole) if lenders else None)
+        return difference(first, second, self._sample(lenders[0], names, whole) if lenders else None)
 
     def _sample(self, line: Line, names: Sequence[str], whole: bool) -> Sample | None:
         key = id(line), tuple(names), whole
         if key not in self._samples:
-            made = sample(line, names) if line.has(names) else None
-            if made is not None and whole:
+            whole_sample = sample(line, names) if line.has(names) else None
+            if whole_sample is not None and whole:
                 groups = clusters(line, names)
-                made = clustered(made, groups) if len(set(groups)) > 1 else None
-            self._samples[key] = made
+                whole_sample = clustered(whole_sample, groups) if len(set(groups)) > 1 else None
+            self._samples[key] = whole_sample
         return self._samples[key]
 
 
@@ -300,11 +300,11 @@ def judged_sample(line: Line, name: str) -> Sample:
     parts: list[Items | Summary] = []
     everything = [np.concatenate([_points(part) for part in outcomes.parts]) for outcomes in stored]
     for index, first in enumerate(stored[0].parts):
-        made = []
+        scores = []
         for outcomes, points in zip(stored, everything, strict=True):
-            own, score = _points(outcomes.parts[index]), float(np.nanmean(points))
-            made.append(score + np.nan_to_num(own - score) * points.size / np.count_nonzero(~np.isnan(points)))
-        values = np.stack(made)
+            of_prompts, score = _points(outcomes.parts[index]), float(np.nanmean(points))
+            scores.append(score + np.nan_to_num(of_prompts - score) * points.size / np.count_nonzero(~np.isnan(points)))
+        values = np.stack(scores)
         title = f"{name} {first.name}".strip()
         parts.append(Items(title, values, stored[0].ids, first.weight, (0.0, 2.0)))
     return _sample(line, parts)

@@ -41,18 +41,18 @@ def of_arm(experiment: Experiment, arm: Arm, store: Store) -> dict[str, dict[str
     if arm.select is None or not compared:
         return None
     deciding = {step.folder for step in going_by([arm.select], compared[0].inputs["candidates"].target)}
-    found: dict[str, dict[str, int] | None] = {}
+    by_benchmark: dict[str, dict[str, int] | None] = {}
     for name, some in experiment.shared_selecting.items():
-        own = [step for step in some if step.inputs["candidates"].folder in deciding]
-        if not own:
+        of_the_arm = [step for step in some if step.inputs["candidates"].folder in deciding]
+        if not of_the_arm:
             continue
-        if not all(store.complete(step) and (store.path(step) / SHARED).is_file() for step in own):
-            found[name] = None
+        if not all(store.complete(step) and (store.path(step) / SHARED).is_file() for step in of_the_arm):
+            by_benchmark[name] = None
             continue
-        metrics = store.record(own[0])["metrics"]
-        shared = {item for step in own for item in read_json(store.path(step) / SHARED)}
-        found[name] = {"items": metrics["items"], "too_short": metrics["too_short"], "shared": len(shared)}
-    return found or None
+        metrics = store.record(of_the_arm[0])["metrics"]
+        shared = {item for step in of_the_arm for item in read_json(store.path(step) / SHARED)}
+        by_benchmark[name] = {"items": metrics["items"], "too_short": metrics["too_short"], "shared": len(shared)}
+    return by_benchmark or None
 
 
 def sentences(rows: Sequence[ResultRow]) -> list[str]:
@@ -61,15 +61,17 @@ def sentences(rows: Sequence[ResultRow]) -> list[str]:
     Args:
         rows: of ``report.collect``.
     """
-    found: dict[str, dict[str, list[str]]] = {}
+    methods_by_count: dict[str, dict[str, list[str]]] = {}
     for row in rows:
         for name, one in (row.shared_selecting or {}).items():
             if one and one.shared:
-                found.setdefault(name, {}).setdefault(f"{one.shared:,} of {one.items:,}", []).append(row.method)
+                methods_by_count.setdefault(name, {}).setdefault(f"{one.shared:,} of {one.items:,}", []).append(
+                    row.method
+                )
     return [
         f"{name}: {count} items share text with the rows that decide the selection of "
         + ", ".join(dict.fromkeys(methods))
-        for name, counts in found.items()
+        for name, counts in methods_by_count.items()
         for count, methods in counts.items()
     ]
 

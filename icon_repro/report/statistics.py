@@ -101,30 +101,30 @@ def bootstrap(
     Raises:
         StatsError: see ``mean``.
     """
-    found = mean(sample, lender) if other is None else difference(sample, other, lender)
+    estimate = mean(sample, lender) if other is None else difference(sample, other, lender)
     total = np.zeros(draws)
     for place, part in enumerate(sample.parts):
-        one = _by_item(sample, place) - (0.0 if other is None else _by_item(other, place))
+        by_item = _by_item(sample, place) - (0.0 if other is None else _by_item(other, place))
         if isinstance(part, Summary):
             errors = [s.parts[place] for s in (sample, other) if s is not None]
             known = math.sqrt(sum(error.squared_error for error in errors if isinstance(error, Summary)))
-            total += part.weight * (float(one) + known * generator.standard_normal(draws))
+            total += part.weight * (float(by_item) + known * generator.standard_normal(draws))
             continue
-        sizes = np.ones(one.shape[-1]) if part.sizes is None else part.sizes
-        sums, counts = summed(one * sizes, part), summed(sizes, part)
+        sizes = np.ones(by_item.shape[-1]) if part.sizes is None else part.sizes
+        sums, counts = summed(by_item * sizes, part), summed(sizes, part)
         units, same = np.unique(np.stack([sums, counts]), axis=1, return_counts=True)  # equal ones are drawn together
         step = max(1, 4_000_000 // len(same))
         for start in range(0, draws, step):
             drawn = generator.multinomial(len(sums), same / len(sums), size=min(step, draws - start))
             total[start : start + step] += part.weight * (drawn @ units[0]) / (drawn @ units[1])
-    others = found.levels()[1:]
+    others = estimate.levels()[1:]
     if spread := sum(variance for variance, _ in others):
         error = sum(variance**2 / freedom for variance, freedom in others)
         freedom = max(2.0, spread**2 / error) if error > 0 else 1e9
         total += math.sqrt(spread) * generator.standard_t(freedom, size=draws)
     low, high = np.quantile(total, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
-    if found.bounds is not None:
-        low, high = (np.clip(end, *found.bounds) for end in (low, high))
+    if estimate.bounds is not None:
+        low, high = (np.clip(end, *estimate.bounds) for end in (low, high))
     return float(low), float(high)
 
 
@@ -199,17 +199,17 @@ def _estimate(samples: Sequence[Sample], lender: Sample | None, bounds: tuple[fl
         if source is not None:
             before = sources.get(id(source), (source, 0.0))[1]
             sources[id(source)] = (source, before + 1 / (arm.selections if source is arm else 1))
-    found = [
+    variances = [
         (*(share * variance for variance in arm.between()[:2]), arm.selections - 1.0) for arm, share in sources.values()
     ]
-    selections, selections_freedom = _purged(found, 0.0) if found else (0.0, 0.0)
+    selections, selections_freedom = _purged(variances, 0.0) if variances else (0.0, 0.0)
     seeds, seeds_freedom, more = _seeds(arms, borrowed, lenders)
     value: Any = center.totals[..., 0]
     size = sum(part.weight * np.abs(part.values).mean() for part in samples[0].parts)
     levels = ((items, items_freedom), (seeds, seeds_freedom), (selections, selections_freedom))
     # what is left of equal outcomes is rounding, at each level
-    kept = [number for one, freedom in levels for number in (np.where(one > (1e-10 * size) ** 2, one, 0.0), freedom)]
-    numbers: list[Any] = [np.asarray(number)[()] for number in (value, *kept)]  # of one experiment, numbers
+    of_levels = [n for level, freedom in levels for n in (np.where(level > (1e-10 * size) ** 2, level, 0.0), freedom)]
+    numbers: list[Any] = [np.asarray(number)[()] for number in (value, *of_levels)]  # of one experiment, numbers
     return replace(Estimate(*numbers), bounds=bounds, lacking=lacking, limits=(*limits, *more))
 
 
@@ -232,12 +232,12 @@ def _by_pool(samples: Sequence[Sample], arms: list[Arm]) -> list[Arm]:
 def _borrowed(arms: Sequence[Arm], lenders: Sequence[Arm]) -> tuple[list[Arm | None], list[str]]:
     """Whose variance between selections each method gets (its own, if it has several), and what that limits."""
     several = [arm for arm in (*arms, *lenders) if arm.selections > 1]
-    found: list[Arm | None] = []
+    lent_by: list[Arm | None] = []
     for arm in arms:
-        own = arm if arm.selections > 1 else several[0] if several else None
-        found.append(own if arm.selected else None)
-    alone = any(arm.selected and source is None for arm, source in zip(arms, found, strict=True))
-    return found, ["this selection"] if alone else []
+        lender = arm if arm.selections > 1 else several[0] if several else None
+        lent_by.append(lender if arm.selected else None)
+    alone = any(arm.selected and source is None for arm, source in zip(arms, lent_by, strict=True))
+    return lent_by, ["this selection"] if alone else []
 
 
 def _seeds(arms: Sequence[Arm], borrowed: Sequence[Arm | None], lenders: Sequence[Arm]) -> tuple[Any, Any, list[str]]:
@@ -257,7 +257,7 @@ def _seeds(arms: Sequence[Arm], borrowed: Sequence[Arm | None], lenders: Sequenc
         count = len(shared[0])
         clean, seen = one.less(two).spread()
         return *_purged([(clean / count, seen / count, count - 1.0)], held), []
-    found: dict[int, tuple[Any, float]] = {}  # source -> its variances and freedom, how often they count
+    by_source: dict[int, tuple[Any, float]] = {}  # source -> its variances and freedom, how often they count
     limits = []
     for arm in trained:
         source, share, residual = arm, 1 / arm.table.rows(), arm.residual()
@@ -272,10 +272,10 @@ def _seeds(arms: Sequence[Arm], borrowed: Sequence[Arm | None], lenders: Sequenc
                 limits.append("this training seed")
                 continue
             source, share, residual = known[0], 1.0, known[0].residual()
-        found[id(source)] = (residual, share + found.get(id(source), (residual, 0.0))[1])
-    if not found:
+        by_source[id(source)] = (residual, share + by_source.get(id(source), (residual, 0.0))[1])
+    if not by_source:
         return 0.0, 0.0, list(dict.fromkeys(limits))
-    levels = [(share * clean, share * seen, freedom) for (clean, seen, freedom), share in found.values()]
+    levels = [(share * clean, share * seen, freedom) for (clean, seen, freedom), share in by_source.values()]
     return *_purged(levels, held), list(dict.fromkeys(limits))
 
 
@@ -286,11 +286,11 @@ def _items(samples: Sequence[Sample], center: Table) -> tuple[Any, Any, str]:
     differed on a few items doesn't say that nothing ever does.
     """
     weights, other = sum(part.weight for part in samples[0].parts), len(samples) > 1
-    found, lacking, start = list[Level](), "", 0
+    of_parts, lacking, start = list[Level](), "", 0
     for place, part in enumerate(samples[0].parts):
         if isinstance(part, Summary):
             errors = [one for sample in samples if isinstance(one := sample.parts[place], Summary)]
-            found.append((part.weight**2 * sum(one.squared_error for one in errors), math.inf))
+            of_parts.append((part.weight**2 * sum(one.squared_error for one in errors), math.inf))
             continue
         items = shares_of(part)
         shares = summed(items, part)
@@ -302,7 +302,7 @@ def _items(samples: Sequence[Sample], center: Table) -> tuple[Any, Any, str]:
             lacking = f"{part.name}: {len(shares)} {kind}{'s' if len(shares) > 1 else ''}"
         if len(shares) == 1:
             span = 2 * np.abs(part.values).max() if math.isinf(span) else span
-            found.append(((part.weight * span / 2) ** 2, 1.0))  # the largest that outcomes in the span can have
+            of_parts.append(((part.weight * span / 2) ** 2, 1.0))  # the largest that outcomes in the span can have
             continue
         squares = (units**2 / (1 - shares)).sum(axis=-1)
         by_item: Any = None
@@ -315,8 +315,8 @@ def _items(samples: Sequence[Sample], center: Table) -> tuple[Any, Any, str]:
         if not math.isinf(span):
             least = part.weight**3 / weights * span**2 / 2 * (items**2).mean() * len(shares) / (len(shares) - 1)
             squares = np.maximum(squares, least)
-        found.append((squares, freedom))
-    return *_welch(found), lacking
+        of_parts.append((squares, freedom))
+    return *_welch(of_parts), lacking
 
 
 def _variances(part: Items, items: Values, shares: Values, by_item: Any, squares: Any) -> tuple[Values, Values]:
@@ -334,12 +334,12 @@ def _variances(part: Items, items: Values, shares: Values, by_item: Any, squares
     means = summed(by_item * items, part) / shares
     rest = ((items * (by_item - means[..., part.clusters])) ** 2).sum(axis=-1)
     ones = np.ones_like(shares)
-    own = summed(items**2, part) / shares**2  # of a unit's mean, for items of variance 1
+    of_mean = summed(items**2, part) / shares**2  # of a unit's mean, for items of variance 1
     free = (summed(items**2, part) * (1 - 1 / counts)).sum()
     of_items = np.asarray(rest / free if free > 0 else 0 * rest)
-    of_units = np.maximum(0.0, squares - of_items * units_freedom(shares, own)[0]) / units_freedom(shares, ones)[0]
-    made = np.asarray(of_units)[..., None] + of_items[..., None] * own
-    return np.where(made.sum(axis=-1, keepdims=True) > 0, made, 1.0), own
+    of_units = np.maximum(0.0, squares - of_items * units_freedom(shares, of_mean)[0]) / units_freedom(shares, ones)[0]
+    variances = np.asarray(of_units)[..., None] + of_items[..., None] * of_mean
+    return np.where(variances.sum(axis=-1, keepdims=True) > 0, variances, 1.0), of_mean
 
 
 def _arm(sample: Sample) -> Arm:
@@ -358,8 +358,8 @@ def _arm(sample: Sample) -> Arm:
         totals = totals + part.weight * means[..., 0]
         units.append(part.weight * (sums - shares * means))
         scale.append(1 / (1 - shares) if len(shares) > 1 else np.zeros(1))
-    made = np.concatenate(units, axis=-1) if units else np.zeros((*totals.shape, 0))
-    table = Table(totals, made, np.concatenate(scale) if scale else np.zeros(0))
+    by_unit = np.concatenate(units, axis=-1) if units else np.zeros((*totals.shape, 0))
+    table = Table(totals, by_unit, np.concatenate(scale) if scale else np.zeros(0))
     return layout(table, sample.selections, sample.seeds, selected=sample.selected, trained=sample.trained)
 
 

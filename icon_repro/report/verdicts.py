@@ -57,18 +57,18 @@ class Comparison:
 
 def comparisons(rows: Sequence[ResultRow]) -> list[Comparison]:
     """All comparisons, by measure."""
-    made = lines(rows)
-    contrasts = Contrasts(made)
+    all_lines = lines(rows)
+    contrasts = Contrasts(all_lines)
     measures = [("average", 100, averaged(rows)), *((name, 1, [name]) for name in lower(rows))]
-    found = []
+    compared = []
     for measure, scale, names in measures:
-        for line in made if names else []:
-            for other in made:
+        for line in all_lines if names else []:
+            for other in all_lines:
                 if _compared(line, other):
                     estimate = contrasts.of(line, other, names)
                     across = contrasts.of(line, other, names, whole=True) if estimate is not None else None
-                    found.append(Comparison(measure, scale, line, other, estimate, names, across))
-    return found
+                    compared.append(Comparison(measure, scale, line, other, estimate, names, across))
+    return compared
 
 
 def _compared(line: Line, other: Line) -> bool:
@@ -109,10 +109,10 @@ def adjusted(found: Sequence[Comparison], primary: Mapping[str, Any] | None = No
     """
     first = [one for one in found if is_primary(one, primary)]
     others = [one for one in found if not is_primary(one, primary)]
-    made = _corrected(first, "primary")
+    corrected = _corrected(first, "primary")
     for measure in dict.fromkeys(comparison.measure for comparison in others):
-        made += _corrected([comparison for comparison in others if comparison.measure == measure], "exploratory")
-    return made
+        corrected += _corrected([comparison for comparison in others if comparison.measure == measure], "exploratory")
+    return corrected
 
 
 def _corrected(family: Sequence[Comparison], role: str) -> list[Adjusted]:
@@ -268,7 +268,7 @@ def _why(one: Comparison) -> str:
 
 def caption(rows: Sequence[ResultRow], found: Sequence[Comparison], primary: Mapping[str, Any] | None = None) -> str:
     """How to read the table, and which control isn't there."""
-    made = lines(rows)
+    all_lines = lines(rows)
     text = [
         "Difference of means, paired by item and by training seed: of the average in points, of others in their own "
         f"unit, where lower is better. better, worse: p below {ALPHA}; of exploratory comparisons after Holm's "
@@ -283,9 +283,9 @@ def caption(rows: Sequence[ResultRow], found: Sequence[Comparison], primary: Map
         "that it doesn't bear out is about these benchmarks only."
     ]
     for measure in dict.fromkeys(comparison.measure for comparison in found):
-        own = [comparison for comparison in found if comparison.measure == measure]
-        done = [one for one in own if one.found is not None]
-        text.append(f"- {measure}: {len(own)} comparisons, {len(done)} with results")
+        of_measure = [comparison for comparison in found if comparison.measure == measure]
+        done = [one for one in of_measure if one.found is not None]
+        text.append(f"- {measure}: {len(of_measure)} comparisons, {len(done)} with results")
         if lent := sum(_borrows(one) for one in done):
             text.append(
                 f"- {measure}: in {lent} of {len(done)} comparisons a method has one selection and is taken to vary as "
@@ -297,8 +297,8 @@ def caption(rows: Sequence[ResultRow], found: Sequence[Comparison], primary: Map
             text.append(f"- {measure}: {names} about {limit} only: nothing shows how others vary")
         for why in dict.fromkeys(_why(one) for one in done if one.found and not math.isfinite(one.found.half_width())):
             text.append(f"- {measure}: not enough for a verdict: {why}")
-        text += _of_groups(rows, measure, own[0].names)
-    return "\n".join([*text, *_absent(made)]) + "\n"
+        text += _of_groups(rows, measure, of_measure[0].names)
+    return "\n".join([*text, *_absent(all_lines)]) + "\n"
 
 
 def _borrows(one: Comparison) -> bool:
@@ -344,7 +344,7 @@ def document(
     below = f"{caption(rows, found, primary)}{notes}"
     text = f"{opening(found, primary)}\n\n"
     for role, title in (("primary", "Primary comparison"), ("exploratory", "Exploratory comparisons")):
-        own = [cell for cell in cells if cell[0] == role]
-        if own:
-            text += f"## {title}\n\n{markdown(header, own)}\n"
+        of_role = [cell for cell in cells if cell[0] == role]
+        if of_role:
+            text += f"## {title}\n\n{markdown(header, of_role)}\n"
     return text + below

@@ -51,26 +51,26 @@ def verify(
     Returns:
         Whether nothing differs and there was something to compare.
     """
-    found = Verified()
+    verified = Verified()
     folders = sorted({path.parent for path in results.rglob("*") if path.is_file() and _result(path)})
     for folder in folders:
         if folder.name == "figures" and (folder.parent / _RUN).is_file() and (folder.parent / _ROWS).is_file():
-            _figures(folder, experiments, found)
+            _figures(folder, experiments, verified)
         elif not (folder / _RUN).is_file():
-            _of_other(folder, (results, experiments, data), found, quick=quick)
+            _of_other(folder, (results, experiments, data), verified, quick=quick)
         else:
-            _folder(folder, experiments, found)
-    for line in found.not_covered:
+            _folder(folder, experiments, verified)
+    for line in verified.not_covered:
         say(f"not covered: {line}")
-    for line in found.differences:
+    for line in verified.differences:
         say(f"differs: {line}")
-    if not found.folders:
+    if not verified.folders:
         say(f"{results}: no folder with tables that can be made again; nothing was verified")
     say(
-        f"{found.folders} results folders, {found.files} files made again, {len(found.differences)} differences, "
-        f"{len(found.not_covered)} not covered"
+        f"{verified.folders} results folders, {verified.files} files made again, "
+        f"{len(verified.differences)} differences, {len(verified.not_covered)} not covered"
     )
-    return found.folders > 0 and not found.differences
+    return verified.folders > 0 and not verified.differences
 
 
 def _result(path: Path) -> bool:
@@ -95,16 +95,16 @@ def _of_other(folder: Path, places: tuple[Path, Path, Path], found: Verified, *,
         return
     found.folders += 1
     with tempfile.TemporaryDirectory() as temporary:
-        made = Path(temporary)
+        again = Path(temporary)
         try:
-            names = rebuilt.made_again(kind, made)
+            names = rebuilt.made_again(kind, again)
         except (ValueError, KeyError, TypeError, OSError, ImportError) as error:
             found.differences.append(f"{folder}: can't be made again: {type(error).__name__}: {error}")
             return
         if (folder / _PAGE).is_file():
-            page.write(folder, made / _PAGE)
+            page.write(folder, again / _PAGE)
             names.append(_PAGE)
-        _compare(folder, made, names, found)
+        _compare(folder, again, names, found)
     found.not_covered += [f"{folder}: {some}: {why}" for some, why in kind.others.items()]
     _pictures(folder, found)
     given = {path.name for pattern in kind.inputs for path in folder.glob(pattern)}
@@ -133,14 +133,14 @@ def _figures(folder: Path, experiments: Path, found: Verified) -> None:
     if not rows:
         return  # said of the report itself
     with tempfile.TemporaryDirectory() as temporary:
-        made = Path(temporary)
+        again = Path(temporary)
         try:
-            rebuilt.figures_of_rows(rows, read_json(folder.parent / _RUN), experiments, made)
+            rebuilt.figures_of_rows(rows, read_json(folder.parent / _RUN), experiments, again)
         except (*written.PROBLEMS, RecordError, KeyError, TypeError) as error:
             found.differences.append(f"{folder}: its points can't be made again: {type(error).__name__}: {error}")
             return
-        names = sorted(path.name for path in made.iterdir())
-        _compare(folder, made, names, found)
+        names = sorted(path.name for path in again.iterdir())
+        _compare(folder, again, names, found)
     stored = sorted(path.name for path in folder.iterdir() if path.suffix == ".csv")
     for name in sorted({f"{one}.csv" for one in rebuilt.OF_ROWS} & set(stored) - set(names)):
         found.differences.append(f"{folder / name}: stored, and a report of these rows has none. Delete it")
@@ -162,18 +162,18 @@ def _folder(folder: Path, experiments: Path, found: Verified) -> None:
     if not rows:
         return
     with tempfile.TemporaryDirectory() as temporary:
-        made = Path(temporary)
+        again = Path(temporary)
         try:
             run: dict[str, Any] = read_json(folder / _RUN)
-            written.write_all(rows, run, experiments, made)
+            written.write_all(rows, run, experiments, again)
         except (*written.PROBLEMS, RecordError, KeyError, TypeError) as error:
             reason = f"{error}" if not isinstance(error, (KeyError, TypeError)) else f"{type(error).__name__}: {error}"
             found.differences.append(f"{folder}: its tables can't be made again: {reason}")
             return
         if (folder / _PAGE).is_file():
-            page.write(folder, made / _PAGE)
-        names = sorted(path.name for path in made.iterdir())
-        _compare(folder, made, names, found)
+            page.write(folder, again / _PAGE)
+        names = sorted(path.name for path in again.iterdir())
+        _compare(folder, again, names, found)
     known = {*names, _RUN, _PAGE}
     for path in sorted(folder.iterdir()):
         if not path.is_file() or path.name in known or path.suffix not in _TEXTS:

@@ -48,8 +48,13 @@ def versions_of(run: Mapping[str, Any]) -> Versions | None:
     by_step: dict[str, Facts] = {}
     others: Facts = {}
     for group in run["made_with"]:
-        made = group["with"]
-        facts = {(stage, name): made[stage][name] for stage in _WORDS if stage in made for name in sorted(made[stage])}
+        packages = group["with"]
+        facts = {
+            (stage, name): packages[stage][name]
+            for stage in _WORDS
+            if stage in packages
+            for name in sorted(packages[stage])
+        }
         if group["cells"] is None:
             others = facts
         else:
@@ -97,15 +102,15 @@ def _mixed(
     Args:
         devices: gets what differs in the kind of device, which is noted only.
     """
-    found: dict[str, tuple[list[ResultRow], list[str]]] = {}
+    by_difference: dict[str, tuple[list[ResultRow], list[str]]] = {}
     for name in dict.fromkeys(name for row in line.rows for name in _cell_steps(row, part)):
         rows = [row for row in line.rows if name in _cell_steps(row, part)]
         facts = [versions.of(_cell_steps(row, part)[name]) for row in rows]
         if text := _differing(rows, facts, device=True):
             devices[text] = None
         if text := _differing(rows, facts, device=False):
-            found.setdefault(text, (_odd(rows, facts), []))[1].append(name)
-    return found
+            by_difference.setdefault(text, (_odd(rows, facts), []))[1].append(name)
+    return by_difference
 
 
 def _cell_steps(row: ResultRow, part: str) -> dict[str, str]:
@@ -157,8 +162,8 @@ def _odd(rows: Sequence[ResultRow], facts: Sequence[Facts]) -> list[ResultRow]:
     groups: dict[tuple[str, ...], list[ResultRow]] = {}
     for row, own in zip(rows, facts, strict=True):
         groups.setdefault(tuple(own.get(key, "") for key in keys), []).append(row)
-    kept = max(groups, key=lambda values: (len(groups[values]), [_order(value) for value in values]))
-    return [row for key, own in groups.items() if key != kept for row in own]
+    largest = max(groups, key=lambda values: (len(groups[values]), [_order(value) for value in values]))
+    return [row for key, own in groups.items() if key != largest for row in own]
 
 
 def _order(version: str) -> list[int]:
@@ -173,27 +178,27 @@ def _seeds(row: ResultRow) -> str:
 
 def _folders(rows: Sequence[ResultRow], part: str, text: str) -> str:
     """What to delete so that the cells of ``rows`` are made again: a training with all that was made of it."""
-    found = []
+    patterns = []
     for row in rows[:_NAMED]:
         name = str(row.steps.train).partition("/")[2].rpartition("-")[0]
         trained = _WORDS["train"] in text
-        found += [f"train/{name}-*"] if trained else []
-        found += [f"evaluate/{name}-*"] if trained or part == _BENCHMARKS else []
-        found += [f"judge/*-{name}-*"] if (trained and (row.judged or row.unjudged)) or part == _JUDGED else []
+        patterns += [f"train/{name}-*"] if trained else []
+        patterns += [f"evaluate/{name}-*"] if trained or part == _BENCHMARKS else []
+        patterns += [f"judge/*-{name}-*"] if (trained and (row.judged or row.unjudged)) or part == _JUDGED else []
     more = len(rows) - _NAMED
-    return ", ".join(found) + (f" and the same of the other {more}" if more > 0 else "")
+    return ", ".join(patterns) + (f" and the same of the other {more}" if more > 0 else "")
 
 
 def _together(versions: Versions, line: Line, part: str, names: Sequence[str]) -> Facts:
     """What made the cells of a line."""
-    found: dict[tuple[str, str], set[str]] = {}
+    versions_by_key: dict[tuple[str, str], set[str]] = {}
     for row in line.rows:
         steps = _cell_steps(row, part)
         for name in names:
             if name in steps:
                 for key, value in versions.of(steps[name]).items():
-                    found.setdefault(key, set()).update(value.split(AND))
-    return {key: AND.join(sorted(values, key=_order)) for key, values in found.items()}
+                    versions_by_key.setdefault(key, set()).update(value.split(AND))
+    return {key: AND.join(sorted(values, key=_order)) for key, values in versions_by_key.items()}
 
 
 def compared(versions: Versions, one: Line, other: Line, names: Sequence[str]) -> str | None:
@@ -207,8 +212,10 @@ def compared(versions: Versions, one: Line, other: Line, names: Sequence[str]) -
         texts: dict[str, list[str]] = {}
         for stage, name in keys:
             texts.setdefault(f"{name} {own[stage, name]}", []).append(stage)
-        told = "; ".join(f"{AND.join(_WORDS[s] for s in stages)} with {text}" for text, stages in texts.items())
-        shown.append(f"{line.label} ({told})")
+        stages_and_versions = "; ".join(
+            f"{AND.join(_WORDS[s] for s in stages)} with {text}" for text, stages in texts.items()
+        )
+        shown.append(f"{line.label} ({stages_and_versions})")
     return f"other versions: {shown[0]} and {shown[1]}: a part of their difference may be the versions'"
 
 
@@ -258,12 +265,12 @@ def made_with(experiment: Experiment, store: Store) -> list[dict[str, Any]]:
         for step in steps:
             if step.folder not in facts:
                 facts[step.folder] = _facts(step, store.record(step))
-        found = {
+        by_stage = {
             stage: _joined(facts[step.folder] for step in steps if step.stage == stage)
             for stage in _COMPUTE
             if any(step.stage == stage for step in steps)
         }
-        groups.setdefault(json.dumps(found, sort_keys=True), []).append(cell.folder)
+        groups.setdefault(json.dumps(by_stage, sort_keys=True), []).append(cell.folder)
     ordered = sorted(groups.items(), key=lambda item: (-len(item[1]), item[0]))
     return [
         {"cells": sorted(cells) if place else None, "with": json.loads(key)}
@@ -275,21 +282,21 @@ def _facts(step: Step, record: Mapping[str, Any]) -> dict[str, str]:
     """Versions, and the kind of device if it is known."""
     packages = record["packages"]
     known = [name for name in _COMPUTE[step.stage] if name in packages and packages[name] is not None]
-    found = {name: _short(packages[name]) for name in known}
+    facts = {name: _short(packages[name]) for name in known}
     if "cluster" in record and record["cluster"]["device"] != "auto":  # records of tests' own steps have none
-        found[DEVICE] = str(record["cluster"]["device"]).partition(":")[0]
-    return found
+        facts[DEVICE] = str(record["cluster"]["device"]).partition(":")[0]
+    return facts
 
 
 def _short(version: str) -> str:
     """``2.11`` for ``2.11.0+cpu``."""
-    found = re.match(r"\d+(\.\d+)?", version)
-    return found[0] if found else version
+    start = re.match(r"\d+(\.\d+)?", version)
+    return start[0] if start else version
 
 
 def _joined(facts: Iterable[Mapping[str, str]]) -> dict[str, str]:
-    found: dict[str, set[str]] = {}
+    by_name: dict[str, set[str]] = {}
     for one in facts:
         for name, value in one.items():
-            found.setdefault(name, set()).add(value)
-    return {name: AND.join(sorted(values)) for name, values in found.items()}
+            by_name.setdefault(name, set()).add(value)
+    return {name: AND.join(sorted(values)) for name, values in by_name.items()}

@@ -62,8 +62,8 @@ def log_experiment(
     if logged.mode == "disabled":
         return "W&B: disabled"
     steps = tracked_steps(experiment)
-    found = [_step_run(config.name, step, steps, store, logged) for step in steps.values()]
-    runs = [run for run in found if run is not None]
+    tracked = [_step_run(config.name, step, steps, store, logged) for step in steps.values()]
+    runs = [run for run in tracked if run is not None]
     report = _report_run(experiment, steps, store, settings, rows, table, results)
     if not logged.has(report.id, report.state):
         runs.append(report)
@@ -116,7 +116,7 @@ def _step_run(name: str, step: Step, steps: Mapping[str, Step], store: Store, lo
         return None
     record, folder = store.record(step), store.path(step)
     machine = {key: value for key, value in record["cluster"].items() if key != "slurm"}
-    made = {key: record[key] for key in ("git", "packages", "python", "platform")}
+    versions = {key: record[key] for key in ("git", "packages", "python", "platform")}
     summary = {"finished": True, "wall_s": record["wall_s"], "peak_rss_mb": record["peak_rss_mb"], **record["metrics"]}
     if step.stage == "score":
         summary |= _with_parts(step, record, steps, store)
@@ -133,7 +133,7 @@ def _step_run(name: str, step: Step, steps: Mapping[str, Step], store: Store, lo
     return replace(
         begun,
         state=_FINISHED,
-        config={**about, "cluster": machine, **made},
+        config={**about, "cluster": machine, **versions},
         summary=summary,
         history=history,
         uploads=[Upload(artifact, _TYPES[step.stage], version, sent, metadata)],

@@ -96,7 +96,7 @@ def in_processes(job: TrainJob, inputs: Mapping[str, Path], out: Path, runtime: 
 
 def _environment(number: int, processes: int, port: int, device: torch.device) -> dict[str, str]:
     """Environment variables of process ``number``."""
-    made = {
+    variables = {
         **os.environ,
         "RANK": str(number),
         "LOCAL_RANK": str(number),
@@ -109,13 +109,13 @@ def _environment(number: int, processes: int, port: int, device: torch.device) -
         "PYTHONUNBUFFERED": "1",  # a killed process leaves all of its lines
     }
     if device.type == "cpu":
-        made.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // processes)))
+        variables.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // processes)))
         if sys.platform == "linux":
-            made.setdefault("GLOO_SOCKET_IFNAME", "lo")  # the host's name needn't be known to a name server
+            variables.setdefault("GLOO_SOCKET_IFNAME", "lo")  # the host's name needn't be known to a name server
     elif device.index is not None:  # of one process: several are refused by config.load
         visible = os.environ.get("CUDA_VISIBLE_DEVICES")
-        made["CUDA_VISIBLE_DEVICES"] = visible.split(",")[device.index] if visible else str(device.index)
-    return made
+        variables["CUDA_VISIBLE_DEVICES"] = visible.split(",")[device.index] if visible else str(device.index)
+    return variables
 
 
 def _start(folder: Path, environment: Mapping[str, str], terminal: int | None) -> subprocess.Popen[bytes]:
@@ -131,14 +131,14 @@ def _start(folder: Path, environment: Mapping[str, str], terminal: int | None) -
 
 def _wait(started: Sequence[subprocess.Popen[bytes]], runtime: Runtime, training: Path) -> None:
     """Until all processes have ended, or a moment after one has failed."""
-    told, deadline = False, float("inf")
+    stop_sent, deadline = False, float("inf")
     while any(process.poll() is None for process in started) and time.monotonic() < deadline:
         if any(process.poll() for process in started):
             deadline = min(deadline, time.monotonic() + _GRACE_S)
         if training.exists():
             runtime.defer_stop()
-        if not told and runtime.stop_requested():
-            told = True
+        if not stop_sent and runtime.stop_requested():
+            stop_sent = True
             for process in started:
                 assert process.stdin is not None
                 _tell(process.stdin)

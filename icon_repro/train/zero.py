@@ -153,9 +153,9 @@ def universal(checkpoint: Path) -> bool:
 
 def _remove_leftovers(checkpoint: Path) -> None:
     """Remove what an interrupted conversion has left: folders of which the seal names nothing."""
-    kept = {name.partition("/")[0] for name in sealed(checkpoint)}
+    sealed_folders = {name.partition("/")[0] for name in sealed(checkpoint)}
     for folder in checkpoint.glob("global_step*"):
-        if folder.name not in kept:
+        if folder.name not in sealed_folders:
             shutil.rmtree(folder)
 
 
@@ -168,25 +168,25 @@ def _convert(checkpoint: Path, processes: int) -> None:
     from deepspeed.checkpoint.ds_to_universal import main  # see prepare
 
     saved = checkpoint / (checkpoint / "latest").read_text(encoding="utf-8").strip()
-    made = checkpoint / f"{saved.name}_universal"
+    converted = checkpoint / f"{saved.name}_universal"
     with tempfile.TemporaryDirectory() as temporary:
         plain = Path(temporary) / "checkpoint"  # its paths become patterns: one without special characters
         plain.symlink_to(checkpoint.absolute(), target_is_directory=True)
-        task = {"input_folder": str(plain / saved.name), "output_folder": str(plain / made.name)}
+        task = {"input_folder": str(plain / saved.name), "output_folder": str(plain / converted.name)}
         settings = {"keep_temp_folder": False, "strict": True, "inject_missing_state": True}
         try:
             with contextlib.redirect_stdout(io.StringIO()):
                 main(Namespace(num_extract_workers=1, num_merge_workers=1, **task, **settings))
-            sync(made)
+            sync(converted)
         except BaseException as error:
-            shutil.rmtree(made, ignore_errors=True)
+            shutil.rmtree(converted, ignore_errors=True)
             if not isinstance(error, Exception):
                 raise
             raise TrainError(
                 f"{checkpoint}: can't be converted for another number of processes: {type(error).__name__}: {error}. "
                 f"Set cluster.processes={processes} to go on, or delete {checkpoint.parent} to begin again."
             ) from error
-    (checkpoint / _UNIVERSAL).write_text(made.name, encoding="utf-8")
+    (checkpoint / _UNIVERSAL).write_text(converted.name, encoding="utf-8")
     seal(checkpoint, without=saved.name)
     shutil.rmtree(saved)
 

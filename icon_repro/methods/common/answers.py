@@ -74,13 +74,13 @@ def encoded(row: Example, cfg: AnswersConfig, tokenizer: Any) -> dict[AnswerPart
                 return f"prompt of {cfg.max_length} tokens or more"
             if direct.answer_tokens > left:  # Cherry_LLM's code leaves the row out: its constant fits Llama's tokenizer
                 return f"its response alone takes more than what the prompt leaves of {cfg.max_length} tokens"
-    made = {
+    by_part = {
         AnswerPart.conditioned: conditioned,
         AnswerPart.direct: direct,
         AnswerPart.whole: Encoded(conditioned.ids, 1, conditioned.cut),
         AnswerPart.prompt: Encoded(alone[: cfg.max_length], 1, max(0, len(alone) - cfg.max_length)),
     }
-    wanted = {part: made[part] for part in cfg.parts}
+    wanted = {part: by_part[part] for part in cfg.parts}
     if any(item.answer_tokens < 1 for item in wanted.values()):
         return "no token can be scored: a single token with nothing before it"
     return wanted
@@ -97,22 +97,22 @@ def shard(cfg: AnswersShard, inputs: Mapping[str, Path], out: Path, runtime: Run
     rows = read_rows(inputs["candidates"] / "rows.jsonl", Example)[cfg.start : cfg.stop]
     tokens = parameters = cut = 0
     reasons: dict[str, str] = {}
-    found = {part: np.full(len(rows), np.nan) for part in cfg.answers.parts}
+    nlls = {part: np.full(len(rows), np.nan) for part in cfg.answers.parts}
     if rows:
         tokenizer = load_tokenizer(inputs["model"])
-        made = [encoded(row, cfg.answers, tokenizer) for row in rows]
-        reasons = {row.id: item for row, item in zip(rows, made, strict=True) if isinstance(item, str)}
-        cut = sum(any(text.cut for text in item.values()) for item in made if not isinstance(item, str))
+        texts = [encoded(row, cfg.answers, tokenizer) for row in rows]
+        reasons = {row.id: item for row, item in zip(rows, texts, strict=True) if isinstance(item, str)}
+        cut = sum(any(text.cut for text in item.values()) for item in texts if not isinstance(item, str))
         model, budget = open_model(inputs["model"], cfg.answers.dtype, runtime, inputs.get("tuned"))
         parameters = model.num_parameters()
         pad = tokenizer.pad_token_id
         assert isinstance(pad, int)
-        with runtime.progress(len(rows) * len(found), "row") as progress:
-            for part, values in found.items():
-                items = [None if isinstance(item, str) else item[part] for item in made]
+        with runtime.progress(len(rows) * len(nlls), "row") as progress:
+            for part, values in nlls.items():
+                items = [None if isinstance(item, str) else item[part] for item in texts]
                 values[:] = mean_nll_alone(model, pad, items, budget, progress)
             tokens = progress.tokens
-    for part, values in found.items():
+    for part, values in nlls.items():
         np.save(out / f"{part.value}.npy", values, allow_pickle=False)
     write_json(out / "ids.json", {"rows": [row.id for row in rows], "reasons": reasons})
     return {
@@ -139,10 +139,10 @@ def joined(inputs: Mapping[str, Path], parts: Sequence[AnswerPart], prefix: str 
         ids += described["rows"]
         reasons |= described["reasons"]
         for part in parts:
-            found = np.load(folder / f"{part.value}.npy", allow_pickle=False)
-            if found.shape != (len(described["rows"]),):
-                raise AnswersError(f"{folder}: {found.shape} values of {len(described['rows'])} rows; delete it.")
-            values[part].append(found)
+            stored = np.load(folder / f"{part.value}.npy", allow_pickle=False)
+            if stored.shape != (len(described["rows"]),):
+                raise AnswersError(f"{folder}: {stored.shape} values of {len(described['rows'])} rows; delete it.")
+            values[part].append(stored)
     if len(set(ids)) < len(ids):
         raise AnswersError(f"{len(ids) - len(set(ids))} rows are in two shards; delete the shards and run again.")
     return Answers(ids, {part: np.concatenate(v) if v else np.empty(0) for part, v in values.items()}, reasons)
@@ -157,9 +157,9 @@ def scored(answers: Answers, score: Callable[[int], Score | str]) -> tuple[list[
     scores, reasons = list[Score](), dict(answers.reasons)
     for place, identifier in enumerate(answers.ids):
         if identifier not in answers.reasons:
-            made = score(place)
-            if isinstance(made, str):
-                reasons[identifier] = made
+            outcome = score(place)
+            if isinstance(outcome, str):
+                reasons[identifier] = outcome
             else:
-                scores.append(made)
+                scores.append(outcome)
     return scores, reasons

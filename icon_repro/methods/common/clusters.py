@@ -60,5 +60,5 @@ def clustered(
         )
     places = list(range(len(ids))) if order is RowOrder.file else sorted(range(len(ids)), key=lambda i: ids[i])
     ordered = vectors[places].astype(np.float64)
-    found = KMeans(count, random_state=seed, n_init=10).fit(ordered)
-    return Clusters([ids[i] for i in places], ordered, found.labels_, found.cluster_centers_)
+    fitted = KMeans(count, random_state=seed, n_init=10).fit(ordered)
+    return Clusters([ids[i] for i in places], ordered, fitted.labels_, fitted.cluster_centers_)

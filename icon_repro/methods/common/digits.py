@@ -29,13 +29,13 @@ def digit_ids(tokenizer: PreTrainedTokenizerBase, digits: str) -> list[int]:
         DigitError: a digit isn't one token of its own, or two digits have the same one.
     """
     before = text_ids(tokenizer, "\n")[0]
-    found = [text_ids(tokenizer, f"\n{digit}")[0] for digit in digits]
-    for digit, item in zip(digits, found, strict=True):
+    tokens = [text_ids(tokenizer, f"\n{digit}")[0] for digit in digits]
+    for digit, item in zip(digits, tokens, strict=True):
         if item[:-1] != before:
             raise DigitError(
                 f"the tokenizer has no single token for the digit {digit!r} after a line break: a rating can't be read."
             )
-    ids = [item[-1] for item in found]
+    ids = [item[-1] for item in tokens]
     if len(set(ids)) < len(ids):
         raise DigitError(f"the tokenizer has one token for several of the digits {digits}: a rating can't be read.")
     return ids

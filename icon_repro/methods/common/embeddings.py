@@ -38,15 +38,15 @@ def encoded(text: str, cfg: EmbeddingConfig, tokenizer: Any, start: list[int]) -
     Args:
         start: what the tokenizer puts first; an encoder's puts something last as well.
     """
-    own = text_ids(tokenizer, text)[0]
-    if not own:
+    text_tokens = text_ids(tokenizer, text)[0]
+    if not text_tokens:
         return "nothing to embed"
-    if not readable(tokenizer, own):
+    if not readable(tokenizer, text_tokens):
         return "text that the tokenizer can't read"
     if cfg.encoder:
         ids = list(tokenizer(text, truncation=True, max_length=cfg.max_length)["input_ids"])
         return ids, max(0, len(tokenizer(text, verbose=False)["input_ids"]) - len(ids))
-    ids = start + own
+    ids = start + text_tokens
     return ids[: cfg.max_length], max(0, len(ids) - cfg.max_length)
 
 
@@ -65,9 +65,9 @@ def shard(cfg: EmbeddingShard, inputs: Mapping[str, Path], out: Path, runtime: R
     if rows:
         tokenizer = load_tokenizer(inputs["model"])
         start = bos_ids(tokenizer)
-        made = [encoded(embedded_text(row, wanted), wanted, tokenizer, start) for row in rows]
-        reasons = {row.id: item for row, item in zip(rows, made, strict=True) if isinstance(item, str)}
-        cut = sum(item[1] > 0 for item in made if not isinstance(item, str))
+        texts = [encoded(embedded_text(row, wanted), wanted, tokenizer, start) for row in rows]
+        reasons = {row.id: item for row, item in zip(rows, texts, strict=True) if isinstance(item, str)}
+        cut = sum(item[1] > 0 for item in texts if not isinstance(item, str))
         if wanted.encoder:
             model, budget = open_encoder(inputs["model"], wanted.dtype, runtime)
         else:
@@ -77,11 +77,11 @@ def shard(cfg: EmbeddingShard, inputs: Mapping[str, Path], out: Path, runtime: R
         if wanted.pooling is PoolingKind.padded:
             assert isinstance(tokenizer.pad_token_id, int)
             padding = (tokenizer.pad_token_id, wanted.max_length)
-        present = [i for i, item in enumerate(made) if not isinstance(item, str)]
+        present = [i for i, item in enumerate(texts) if not isinstance(item, str)]
         with runtime.progress(len(present), "row") as progress:
-            found = pooled(
+            embedded = pooled(
                 model,
-                [item[0] for item in made if not isinstance(item, str)],
+                [item[0] for item in texts if not isinstance(item, str)],
                 Pooling(wanted.pooling.value),
                 budget,
                 padding=padding,
@@ -90,8 +90,8 @@ def shard(cfg: EmbeddingShard, inputs: Mapping[str, Path], out: Path, runtime: R
                 encoder=wanted.encoder,
             )
             tokens = progress.tokens
-        vectors = np.full((len(rows), found.shape[1]), np.nan, np.float32)
-        vectors[present] = found
+        vectors = np.full((len(rows), embedded.shape[1]), np.nan, np.float32)
+        vectors[present] = embedded
     np.save(out / "vectors.npy", vectors, allow_pickle=False)
     write_json(out / "ids.json", {"rows": [row.id for row in rows], "reasons": reasons})
     return {
@@ -120,9 +120,9 @@ def joined(inputs: Mapping[str, Path], prefix: str) -> tuple[list[str], NDArray[
                 f"{inputs[name]}: {len(vectors)} vectors of {len(described['rows'])} rows; delete it."
             )
         reasons |= described["reasons"]
-        kept = [i for i, identifier in enumerate(described["rows"]) if identifier not in described["reasons"]]
-        ids += [described["rows"][i] for i in kept]
-        parts.append(vectors[kept])
+        with_vector = [i for i, identifier in enumerate(described["rows"]) if identifier not in described["reasons"]]
+        ids += [described["rows"][i] for i in with_vector]
+        parts.append(vectors[with_vector])
     if len(set(ids)) < len(ids):
         raise EmbeddingsError(f"{len(ids) - len(set(ids))} rows are in two shards; delete the shards and run again.")
     if not ids:

@@ -30,6 +30,6 @@ def write_scores(
         text = ", ".join(f"{reason}: {count}" for reason, count in counts.items()) or "there are no rows"
         raise NoScoreError(f"no row has a score ({text}).")
     write_rows(out / "scores.jsonl", scores)
-    told = {i: f"{reason}: {details[i]}" if details and i in details else reason for i, reason in reasons.items()}
-    write_rows(out / "failures.jsonl", ({"id": i, "reason": told[i]} for i in sorted(told)))
+    texts = {i: f"{reason}: {details[i]}" if details and i in details else reason for i, reason in reasons.items()}
+    write_rows(out / "failures.jsonl", ({"id": i, "reason": texts[i]} for i in sorted(texts)))
     return {"rows": len(scores), "failed": counts}

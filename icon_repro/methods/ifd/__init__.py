@@ -158,20 +158,20 @@ def _diverse(
 
 def problems(where: str, options: IfdConfig, setting: Setting) -> list[str]:
     """Problems of IFD's brief experience and of its diversity."""
-    found = []
+    texts = []
     if (experience := options.pre_experienced) is not None:
         where_pre, choice = f"{where}.pre_experienced", experience.choice
         if choice.low_percentile >= choice.high_percentile:
-            found.append(
+            texts.append(
                 f"{where_pre}.choice.low_percentile={choice.low_percentile:g}: must be below "
                 f"high_percentile={choice.high_percentile:g}."
             )
-        found += batch_problems(where_pre, experience.global_batch_size, setting.cluster)
+        texts += batch_problems(where_pre, experience.global_batch_size, setting.cluster)
         if experience.dtype is Dtype.float16:
-            found.append(f"{where_pre}.dtype='float16': needs loss scaling, which isn't built; use bfloat16.")
+            texts.append(f"{where_pre}.dtype='float16': needs loss scaling, which isn't built; use bfloat16.")
     if options.diversity is not None and options.diversity.encoder and options.diversity.model is None:
-        found.append(f"{where}.diversity.encoder=true: needs diversity.model; IFD's own model isn't an encoder.")
-    return found
+        texts.append(f"{where}.diversity.encoder=true: needs diversity.model; IFD's own model isn't an encoder.")
+    return texts
 
 
 def meaning(options: IfdConfig) -> str:

@@ -51,14 +51,14 @@ def dissimilarities(vectors: NDArray[np.float32], max_gib: float) -> NDArray[np.
             "diversity.share, or raise it."
         )
     exact = vectors.astype(np.float64)
-    made = np.empty((rows, rows), np.float32)
+    matrix = np.empty((rows, rows), np.float32)
     step = max(1, _BLOCK // rows)
     for first in range(0, rows, step):
         # from differences, not from a product of matrices: equal rows would come out at some 1e-8, each at another
         block = -np.expm1(-cdist(exact[first : first + step], exact[first:]) / dimensions)
-        made[first : first + step, first:] = block
-        made[first:, first : first + step] = block.T
-    return made
+        matrix[first : first + step, first:] = block
+        matrix[first:, first : first + step] = block.T
+    return matrix
 
 
 def representatives(distant: NDArray[np.float32], progress: Progress | None = None) -> tuple[list[int], list[float]]:

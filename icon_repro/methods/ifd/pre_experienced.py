@@ -53,9 +53,9 @@ def run(cfg: ChoiceConfig, inputs: Mapping[str, Path], out: Path, runtime: Runti
             "and run again."
         )
     reasons |= prompts.reasons
-    kept = [place for place, identifier in enumerate(ids) if identifier not in prompts.reasons]
+    with_both = [place for place, identifier in enumerate(ids) if identifier not in prompts.reasons]
     clusters = clustered(
-        [ids[i] for i in kept], vectors[kept], cfg.clusters, cfg.seed, "pre_experienced.choice.clusters"
+        [ids[i] for i in with_both], vectors[with_both], cfg.clusters, cfg.seed, "pre_experienced.choice.clusters"
     )
     chosen, sizes = list[str](), list[int]()
     for members in clusters.members:

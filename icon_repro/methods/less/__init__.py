@@ -49,13 +49,13 @@ def plan(build: Build, name: str, options: LessConfig) -> Step:
 
 def problems(where: str, options: LessConfig, setting: Setting) -> list[str]:
     """Problems of the warm-up's batch, the projection and the names of targets."""
-    found = []
+    texts = []
     for task in options.targets:
         if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.]*", task):
-            found.append(f"{where}.targets: name {task!r} must be letters, digits, '_' and '.', as it names folders.")
+            texts.append(f"{where}.targets: name {task!r} must be letters, digits, '_' and '.', as it names folders.")
     if options.dimensions % 64:
-        found.append(f"{where}.dimensions={options.dimensions}: must be a multiple of 64.")
-    return found + batch_problems(where, options.global_batch_size, setting.cluster)
+        texts.append(f"{where}.dimensions={options.dimensions}: must be a multiple of 64.")
+    return texts + batch_problems(where, options.global_batch_size, setting.cluster)
 
 
 def _warmup(build: Build, name: str, method: LessConfig) -> Step:
@@ -158,8 +158,8 @@ def _step(
 
 def _exact(build: Build, name: str, method: LessConfig, warmup: Step, targets: list[_Part], pool: list[_Part]) -> Step:
     """Mean gradients of the targets, then products of the rows' with them."""
-    own = replace(_own(method), dimensions=64, projection_seed=0)
-    shots = replace(own, adam=AdamFormula.code, target_template=method.target_template, shot_mean=method.shot_mean)
+    of_rows = replace(_own(method), dimensions=64, projection_seed=0)
+    shots = replace(of_rows, adam=AdamFormula.code, target_template=method.target_template, shot_mean=method.shot_mean)
     steps: dict[str, Step] = {"warmup": warmup}
     for epoch in range(1, method.epochs + 1):
         means = {
@@ -169,7 +169,7 @@ def _exact(build: Build, name: str, method: LessConfig, warmup: Step, targets: l
             for part in targets
         }
         for part in pool:
-            label, params = f"epoch{epoch}-{part.label}", LessProducts(own, epoch, part.start, part.stop)
+            label, params = f"epoch{epoch}-{part.label}", LessProducts(of_rows, epoch, part.start, part.stop)
             steps[label] = _step(build, "less_exact:shard", f"{name}-{label}", params, part, warmup, means=means)
     return build.step("icon_repro.methods.less_exact:run", name, LessExact(method.epochs), steps)
 
@@ -178,11 +178,11 @@ def _projected(
     build: Build, name: str, method: LessConfig, warmup: Step, targets: list[_Part], pool: list[_Part]
 ) -> Step:
     """Projected gradients of targets and rows, stored."""
-    own = _own(method)
-    shots = replace(own, adam=AdamFormula.code, target_template=method.target_template)
+    of_rows = _own(method)
+    shots = replace(of_rows, adam=AdamFormula.code, target_template=method.target_template)
     steps: dict[str, Step] = {"warmup": warmup}
     for epoch in range(1, method.epochs + 1):
-        for less, direction, parts in ((shots, Direction.sgd, targets), (own, Direction.adam, pool)):
+        for less, direction, parts in ((shots, Direction.sgd, targets), (of_rows, Direction.adam, pool)):
             for part in parts:
                 label, params = f"epoch{epoch}-{part.label}", LessShard(less, direction, epoch, part.start, part.stop)
                 # 2: lengths of targets

@@ -78,10 +78,10 @@ def means(cfg: LessMeans, inputs: Mapping[str, Path], out: Path, runtime: Runtim
             f"{cfg.epoch} ({next(reasons[row.id] for row in rows if row.group == empty[0])}). Raise max_length of the "
             "method, or leave the task out."
         )
-    made = sums / torch.tensor([[shots[group]] for group in groups], device=sums.device)
+    mean_gradients = sums / torch.tensor([[shots[group]] for group in groups], device=sums.device)
     if less.shot_mean is ShotMean.gradients:
-        made = made / made.norm(dim=1, keepdim=True)
-    np.save(out / "means.npy", made.cpu().numpy(), allow_pickle=False)
+        mean_gradients = mean_gradients / mean_gradients.norm(dim=1, keepdim=True)
+    np.save(out / "means.npy", mean_gradients.cpu().numpy(), allow_pickle=False)
     write_json(out / "tasks.json", {"groups": groups, "shots": shots, "failed": failed, "reasons": reasons})
     return _metrics(at, len(rows), len(reasons), progress.tokens)
 
@@ -131,18 +131,18 @@ class _Tasks:
             LessError: they take too much memory, or are of other LoRA weights.
         """
         refuse_beyond(max_gib, len(self.names), weights)
-        made = torch.empty(len(self.names), weights, device=device)
+        vectors = torch.empty(len(self.names), weights, device=device)
         for number, (folder, row) in enumerate(self.folders):
             stored = np.load(folder / "means.npy", mmap_mode="r", allow_pickle=False)
             if stored.shape[1] != weights:
                 raise LessError(f"{folder}: means of {stored.shape[1]} weights, the model has {weights}; delete it.")
-            made[number] = torch.from_numpy(np.array(stored[row]))
-        return made
+            vectors[number] = torch.from_numpy(np.array(stored[row]))
+        return vectors
 
 
 def _tasks(inputs: Mapping[str, Path]) -> _Tasks:
     """The tasks of inputs ``assessment``, whose groups are tasks, or ``target-<task>``."""
-    found: dict[str, tuple[Path, int]] = {}
+    places: dict[str, tuple[Path, int]] = {}
     shots, failed = dict[str, int](), dict[str, int]()
     for label, folder in inputs.items():
         if label != "assessment" and not label.startswith("target-"):
@@ -150,10 +150,10 @@ def _tasks(inputs: Mapping[str, Path]) -> _Tasks:
         described = read_json(folder / "tasks.json")
         for row, group in enumerate(described["groups"]):
             name = "/".join(part for part in (label.partition("-")[2], group) if part)
-            found[name] = folder, row
+            places[name] = folder, row
             shots[name], failed[name] = described["shots"][group], described["failed"][group]
-    names = sorted(found)
-    return _Tasks(names, [found[name] for name in names], shots, failed)
+    names = sorted(places)
+    return _Tasks(names, [places[name] for name in names], shots, failed)
 
 
 def shard(cfg: LessProducts, inputs: Mapping[str, Path], out: Path, runtime: Runtime) -> dict[str, Any]:
@@ -203,8 +203,8 @@ def _cosines(gradients: Tensor, vectors: Tensor, direction: Callable[[Tensor, sl
         part = direction(gradients[:, place], place)
         products += part @ vectors[:, place].T
         squares += part.square().sum(dim=1, keepdim=True)
-    made: NDArray[np.float64] = (products / squares.sqrt()).cpu().numpy()
-    return made
+    cosines: NDArray[np.float64] = (products / squares.sqrt()).cpu().numpy()
+    return cosines
 
 
 def run(cfg: LessExact, inputs: Mapping[str, Path], out: Path, runtime: Runtime) -> dict[str, Any]:

@@ -60,35 +60,35 @@ def _tensors(path: Path, names: Sequence[str], shapes: Mapping[str, torch.Size],
     if not path.is_file():
         raise LessError(f"{path}: isn't there; the warm-up has to keep weights and Adam's moments of it. {remedy}")
     try:
-        found: dict[str, Tensor] = dict(load_file(path))
+        tensors: dict[str, Tensor] = dict(load_file(path))
     except (OSError, SafetensorError) as error:
         raise LessError(f"{path}: can't be read ({error}). {remedy}") from error
-    if wrong := sorted(found.keys() ^ set(names)):
-        kind = "has no" if wrong[0] not in found else "has an unknown"
+    if wrong := sorted(tensors.keys() ^ set(names)):
+        kind = "has no" if wrong[0] not in tensors else "has an unknown"
         raise LessError(
             f"{path}: is of another model or LoRA: {kind} {wrong[0]!r} ({len(wrong)} names differ of {len(names)} "
             f"expected: weights of LoRA by their names in the model). {remedy}"
         )
-    if wrong := [name for name in names if found[name].shape != shapes[name]]:
-        shape, expected = tuple(found[wrong[0]].shape), tuple(shapes[wrong[0]])
+    if wrong := [name for name in names if tensors[name].shape != shapes[name]]:
+        shape, expected = tuple(tensors[wrong[0]].shape), tuple(shapes[wrong[0]])
         raise LessError(
             f"{path}: is of another model or LoRA: {wrong[0]!r} has shape {shape}, expected {expected}. {remedy}"
         )
-    if wrong := [name for name in names if not torch.isfinite(found[name]).all()]:
+    if wrong := [name for name in names if not torch.isfinite(tensors[name]).all()]:
         raise LessError(
             f"{path}: {wrong[0]!r} has NaN or infinite numbers ({len(wrong)} of {len(names)} tensors); the warm-up "
             f"diverged. Lower learning_rate of the method, or set its dtype to float32. {remedy}"
         )
-    return found
+    return tensors
 
 
 def epoch_note(warmup: Path, epoch: int) -> dict[str, Any]:
     """Mean learning rate and number of steps of an epoch of the warm-up."""
     path = warmup / "epochs" / f"epoch-{epoch}" / "epoch.json"
     if not path.is_file():
-        kept = len(list(path.parent.parent.glob("epoch-*/epoch.json")))
+        epochs = len(list(path.parent.parent.glob("epoch-*/epoch.json")))
         raise LessError(
-            f"{path}: isn't there; the warm-up has kept {kept} epochs. Delete its step {warmup} and run again."
+            f"{path}: isn't there; the warm-up has kept {epochs} epochs. Delete its step {warmup} and run again."
         )
     return dict(read_json(path))
 
@@ -143,8 +143,8 @@ def prepared(rows: Sequence[Example], less: LessConfig, model_step: Path, *, tar
         wrapped = targets and less.target_template is TargetTemplate.tuning
         return prompt_of(row, Template.alpaca) if wrapped else alpaca_prompt(row)
 
-    found = [tokenise([row], tokenizer, less.max_length, prompt)[0] for row in rows]
-    items = [item[0] if item else None for item in found]
+    tokenised = [tokenise([row], tokenizer, less.max_length, prompt)[0] for row in rows]
+    items = [item[0] if item else None for item in tokenised]
     lengths = {i: len(item["input_ids"]) for i, item in enumerate(items) if item}
     return Prepared(items, sorted(lengths, key=lambda i: (lengths[i], i)))
 

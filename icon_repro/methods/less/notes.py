@@ -71,11 +71,11 @@ def _sizes(model: ModelConfig) -> _Sizes | None:
     if model.path is None:
         return None
     try:
-        found = json.loads((Path(model.path).expanduser() / "config.json").read_text(encoding="utf-8"))
-        width, heads = found["hidden_size"], found["num_attention_heads"]
-        head = found.get("head_dim") or width // heads
-        keys = head * found.get("num_key_value_heads", heads)
-        return _Sizes(found["num_hidden_layers"], width, head * heads, keys, found["intermediate_size"])
+        config = json.loads((Path(model.path).expanduser() / "config.json").read_text(encoding="utf-8"))
+        width, heads = config["hidden_size"], config["num_attention_heads"]
+        head = config.get("head_dim") or width // heads
+        keys = head * config.get("num_key_value_heads", heads)
+        return _Sizes(config["num_hidden_layers"], width, head * heads, keys, config["intermediate_size"])
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None
 

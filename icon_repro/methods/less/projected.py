@@ -72,11 +72,11 @@ def shard(cfg: LessShard, inputs: Mapping[str, Path], out: Path, runtime: Runtim
         with runtime.progress(len(read.places), "row") as progress:
             for first in range(0, len(read.places), gathered):
                 block = read.places[first : first + gathered]
-                found = []
+                chunks = []
                 for _, batch in batches(read, block, micro):
-                    found.append(gradients(batch))
+                    chunks.append(gradients(batch))
                     progress.advance(len(batch), sum(len(item["input_ids"]) for item in batch))
-                projected = project(*found, change=change)
+                projected = project(*chunks, change=change)
                 length = projected.norm(dim=1, keepdim=True)
                 values = (projected / length).cpu().numpy()
                 for place, value, size in zip(block, values, length[:, 0].tolist(), strict=True):
@@ -138,10 +138,10 @@ def _task_means(
                 weight = 1.0 if mean is ShotMean.cosines else float(length)
                 sums[task] = sums.get(task, np.zeros(len(vector))) + weight * np.asarray(vector, np.float64)
                 counts[task] = counts.get(task, 0) + 1
-    made = {task: total / counts[task] for task, total in sums.items()}
+    mean_vectors = {task: total / counts[task] for task, total in sums.items()}
     if mean is ShotMean.gradients:
-        made = {task: vector / np.linalg.norm(vector) for task, vector in made.items()}
-    return made, counts, failed
+        mean_vectors = {task: vector / np.linalg.norm(vector) for task, vector in mean_vectors.items()}
+    return mean_vectors, counts, failed
 
 
 def run(cfg: LessConfig, inputs: Mapping[str, Path], out: Path, runtime: Runtime) -> dict[str, Any]:
@@ -172,7 +172,7 @@ def run(cfg: LessConfig, inputs: Mapping[str, Path], out: Path, runtime: Runtime
         for name in sorted(name for name in inputs if name.startswith(f"epoch{epoch}-shard-")):
             rows = _stored(inputs[name])
             reasons |= rows.reasons
-            found = np.asarray(rows.vectors, np.float32) @ directions.T * rate
-            for identifier, values in zip(rows.ids, found, strict=True):
+            influences = np.asarray(rows.vectors, np.float32) @ directions.T * rate
+            for identifier, values in zip(rows.ids, influences, strict=True):
                 influence[identifier] = influence.get(identifier, np.zeros(len(tasks))) + values
     return write_influence(out, influence, tasks, reasons, shots, failed)

@@ -119,18 +119,18 @@ def read_claims(folder: Path) -> list[Claim]:
     if not isinstance(stored, list):
         raise ClaimsError(f"{path}: must be a list of claims.")
     problems: list[str] = []
-    made: list[Claim] = []
+    claims: list[Claim] = []
     for number, one in enumerate(stored):
         try:
-            made.append(build(Claim, one, f"[{number}]"))
+            claims.append(build(Claim, one, f"[{number}]"))
         except SchemaError as error:
             problems += error.problems
-    ids = [claim.id for claim in made]
+    ids = [claim.id for claim in claims]
     problems += [f"{name}: is the id of several claims." for name in sorted({i for i in ids if ids.count(i) > 1})]
-    problems += [problem for claim in made for problem in _problems(claim)]
+    problems += [problem for claim in claims for problem in _problems(claim)]
     if problems:
         raise ClaimsError("\n  ".join([f"{path}: {len(problems)} problems:", *problems]))
-    return made
+    return claims
 
 
 def _problems(claim: Claim) -> list[str]:
@@ -138,31 +138,31 @@ def _problems(claim: Claim) -> list[str]:
         return [f"{claim.id}: untestable and measure: give one of them."] if claim.measure is not None else []
     if claim.measure is None or claim.arm is None:
         return [f"{claim.id}: give measure and arm, or say why it is untestable."]
-    found = []
+    texts = []
     for name in (claim.arm, *claim.against):
         try:
             _arm(name)
         except ClaimsError as error:
-            found.append(f"{claim.id}: {error}")
+            texts.append(f"{claim.id}: {error}")
     if (claim.relation is Relation.about) != (claim.tolerance is not None):
-        found.append(f"{claim.id}: tolerance goes with relation=about.")
+        texts.append(f"{claim.id}: tolerance goes with relation=about.")
     if claim.tolerance is not None and claim.tolerance <= 0:
-        found.append(f"{claim.id}: tolerance={claim.tolerance:g}: must be above 0.")
+        texts.append(f"{claim.id}: tolerance={claim.tolerance:g}: must be above 0.")
     if claim.measure == "winning_score" and not claim.against:
-        found.append(f"{claim.id}: winning_score needs against: whom the answers were compared with.")
+        texts.append(f"{claim.id}: winning_score needs against: whom the answers were compared with.")
     if claim.measure in _SHARES and claim.against:
-        found.append(f"{claim.id}: {claim.measure} is a share of full tuning; leave out against.")
-    return found
+        texts.append(f"{claim.id}: {claim.measure} is a share of full tuning; leave out against.")
+    return texts
 
 
 def _arm(name: str) -> tuple[str, float | None]:
     """``icon-0.15`` -> method and fraction."""
     if name in ("base", "full"):
         return name, {"base": None, "full": 1.0}[name]
-    found = re.fullmatch(r"(.+)-(0?\.\d+|1(?:\.0*)?)", name)
-    if found is None or float(found[2]) == 0:
+    match = re.fullmatch(r"(.+)-(0?\.\d+|1(?:\.0*)?)", name)
+    if match is None or float(match[2]) == 0:
         raise ClaimsError(f"arm {name!r}: must be base, full, or a method and a fraction, e.g. icon-0.15.")
-    return found[1], float(found[2])
+    return match[1], float(match[2])
 
 
 def check_claims(claims: Sequence[Claim], results: Results) -> list[Checked]:
@@ -221,19 +221,19 @@ def _finding(claim: Claim, results: Results, other: str) -> tuple[Finding, Estim
         names = _benchmarks(claim, results)
         scale = 100.0 if any(_higher(results, name) for name in names) else 1.0
         line = line_of(results, method, fraction)
-        own = benchmark_sample(results, line, names)
-        found = [line]
+        its_sample = benchmark_sample(results, line, names)
+        compared = [line]
         if other:
-            found.append(line_of(results, *_arm(other)))
-            benchmark_sample(results, found[1], names)  # says what is missing
-            estimate = Contrasts(list(results.lines.values())).of(line, found[1], names)
+            compared.append(line_of(results, *_arm(other)))
+            benchmark_sample(results, compared[1], names)  # says what is missing
+            estimate = Contrasts(list(results.lines.values())).of(line, compared[1], names)
         else:
-            estimate = None if own is None else mean(own)
+            estimate = None if its_sample is None else mean(its_sample)
     except NotRunError as error:
         return Finding(other, why=str(error)), None
-    runs = " and ".join(str(one.runs) if one.runs else "-" for one in found)
+    runs = " and ".join(str(one.runs) if one.runs else "-" for one in compared)
     if estimate is None:
-        values = [math.fsum(one.mean(name) for name in names) / len(names) for one in found]
+        values = [math.fsum(one.mean(name) for name in names) / len(names) for one in compared]
         value = scale * (values[0] - (values[1] if other else 0.0))
         return Finding(other, value, runs=runs), None
     found_here = _estimated(other, estimate, scale, runs)
@@ -380,8 +380,8 @@ def write_claims(found: Sequence[Checked], experiment: str, folder: Path, notes:
             limits = [claim.margin, claim.tolerance, claim.published, finding.value, finding.low, finding.high]
             about = [claim.id, claim.measure or "", claim.arm or "", finding.against, claim.relation.value]
             numbers = ["" if value is None else f"{value:.6g}" for value in limits]
-            own, _, other = finding.runs.partition(" and ")  # a model without tuning has none: ``-``
-            runs = [count if count.isdigit() else "" for count in (own, other)]
+            its_runs, _, other = finding.runs.partition(" and ")  # a model without tuning has none: ``-``
+            runs = [count if count.isdigit() else "" for count in (its_runs, other)]
             rows.append([*about, *numbers, *runs, one.verdict.value, one.note, claim.source])
     with (folder / "claims.csv").open("w", encoding="utf-8", newline="") as file:
         csv.writer(file, lineterminator="\n").writerows([CSV, *rows])

@@ -102,18 +102,20 @@ def score_sample(results: Results, method: str, fraction: float, opponent: str, 
         NotRunError: this comparison wasn't judged.
     """
     theirs = 1.0 if opponent == "full" else None if opponent == "base" else fraction
-    found = [(method, fraction, opponent, False), (opponent, theirs, method, True)]
-    for first, at, second, other_side in found:
+    orders = [(method, fraction, opponent, False), (opponent, theirs, method, True)]
+    for first, at, second, other_side in orders:
         line = results.lines.get((first, at))
         if line is None or not all(_is_against(row.judged.get(name), second) for row in line.rows):
             continue
-        own = judged_sample(line, name)
+        points = judged_sample(line, name)
         if other_side:
-            own = replace(own, parts=[replace(p, values=2 - p.values) for p in own.parts if isinstance(p, Items)])
-        return line, own
+            points = replace(
+                points, parts=[replace(p, values=2 - p.values) for p in points.parts if isinstance(p, Items)]
+            )
+        return line, points
     for first, at in ((method, fraction), (opponent, theirs)):
         line_of(results, first, at)  # says which of them isn't there
-    raise NotRunError(_unjudged(results, [results.lines[first, at] for first, at, _, _ in found], name))
+    raise NotRunError(_unjudged(results, [results.lines[first, at] for first, at, _, _ in orders], name))
 
 
 def _is_against(judged: JudgedResult | None, opponent: str) -> bool:

@@ -35,10 +35,10 @@ def read_paper_figures(folder: Path, model: str) -> PaperFigures:
         PublishedError: other columns, or a value that isn't a number.
     """
     judged, scale = (_read(folder / name, columns) for name, columns in zip(FILES, (_JUDGED, _SCALE), strict=True))
-    own = [row for row in judged if row["model"] == model]
+    of_model = [row for row in judged if row["model"] == model]
     points = [(_number(row, "fraction"), _number(row, "avg")) for row in scale if row["model"] == model]
-    shares = {row["set"]: [_number(row, key) for key in ("win", "tie", "lose")] for row in own}
-    return PaperFigures(shares, {row["set"]: int(_number(row, "n_selected")) for row in own}, sorted(points))
+    shares = {row["set"]: [_number(row, key) for key in ("win", "tie", "lose")] for row in of_model}
+    return PaperFigures(shares, {row["set"]: int(_number(row, "n_selected")) for row in of_model}, sorted(points))
 
 
 def _read(path: Path, columns: Sequence[str]) -> list[dict[str, str]]:

@@ -108,20 +108,20 @@ def paper_tables(results: Results, published: Mapping[str, Sequence[PublishedLin
 def _table(name: str, results: Results, lines: Sequence[PublishedLine]) -> PaperTable:
     columns = _columns(name)
     full = {line.model: line.values.get("flops_e12") for line in lines if line.method == "full"}
-    made = []
+    table_lines = []
     for line in lines:
         values = dict(line.values)
         if name == "table1":
             values |= {f"{g.lower()}_avg": fmean(values[b] for b in own) for g, own in GROUPS.items()}
             if (whole := full.get(line.model)) is not None:
                 values["flops_share"] = values["flops_e12"] / whole
-        made.append(_line(name, results, line.model, line.method, line.fraction, line.version, values, columns))
+        table_lines.append(_line(name, results, line.model, line.method, line.fraction, line.version, values, columns))
     if name in ("table2", "table3"):
         known = {(line.method, line.fraction) for line in lines}
         for method, fraction in _others(name, results, {line.fraction for line in lines}):
             if (method, fraction) not in known:
-                made.append(_line(name, results, results.model, method, fraction, "", {}, columns))
-    return PaperTable(name, {column: _TITLES.get(column, column) for column in columns}, made)
+                table_lines.append(_line(name, results, results.model, method, fraction, "", {}, columns))
+    return PaperTable(name, {column: _TITLES.get(column, column) for column in columns}, table_lines)
 
 
 def _columns(name: str) -> list[str]:
@@ -133,14 +133,14 @@ def _columns(name: str) -> list[str]:
 
 def _others(name: str, results: Results, fractions: set[float]) -> list[tuple[str, float]]:
     """Our lines at the table's fractions that may stand in it."""
-    found = []
+    others = []
     for (method, fraction), line in results.lines.items():
         if fraction not in fractions or fraction is None or method == "full":
             continue
         judged = any(one.against == HERO for row in line.rows for one in row.judged.values())
         if name == "table2" or judged:
-            found.append((method, fraction))
-    return found
+            others.append((method, fraction))
+    return others
 
 
 def _line(
@@ -176,12 +176,12 @@ def _line(
 
 def _mean_cell(name: str, results: Results, line: Line, column: str, paper: float | None) -> PaperCell:
     names = list(benchmarks_of(column))
-    own = benchmark_sample(results, line, names)
+    its_sample = benchmark_sample(results, line, names)
     steps = evaluation_steps(line, names)
-    if own is None:
+    if its_sample is None:
         value = 100 * fmean(line.mean(one) for one in names)
         return PaperCell(name, column, 2, value, None, line.runs, paper, steps=steps)
-    return _estimated(name, column, 2, mean(own), 100.0, line.runs, paper, steps)
+    return _estimated(name, column, 2, mean(its_sample), 100.0, line.runs, paper, steps)
 
 
 def _score_cell(

@@ -54,8 +54,8 @@ def grid(table: PaperTable) -> tuple[list[str], list[list[str]], list[int]]:
         if line.version:
             paper = [_number(cell.paper, cell.digits) for cell in line.cells]
             rows.append([*ahead[:3], "", f"paper, {VERSIONS[line.version]}", *paper])
-            found = [_number(cell.difference, cell.digits, "+") for cell in line.cells]
-            rows.append([*ahead[:3], "", "difference", *found])
+            differences = [_number(cell.difference, cell.digits, "+") for cell in line.cells]
+            rows.append([*ahead[:3], "", "difference", *differences])
     return header, rows, begins
 
 
@@ -95,16 +95,18 @@ def caption(table: PaperTable, experiment: str) -> str:
 
 def _missing(line: PaperLine) -> Mapping[str, str]:
     """Reason -> the columns that it holds for, ``all`` if these are all."""
-    found: dict[str, list[str]] = {}
+    columns_by_reason: dict[str, list[str]] = {}
     for cell in line.cells:
         if cell.missing:
-            found.setdefault(cell.missing, []).append(cell.column)
-    return {why: "all" if len(names) == len(line.cells) else ", ".join(names) for why, names in found.items()}
+            columns_by_reason.setdefault(cell.missing, []).append(cell.column)
+    return {
+        why: "all" if len(names) == len(line.cells) else ", ".join(names) for why, names in columns_by_reason.items()
+    }
 
 
 def tidy(table: PaperTable) -> list[list[str]]:
     """A line a cell, as ``CSV`` names it."""
-    made = []
+    cells = []
     for line in table.lines:
         for cell in line.cells:
             low = high = None
@@ -114,8 +116,8 @@ def tidy(table: PaperTable) -> list[list[str]]:
             more = [_plain(cell.paper), line.version if cell.paper is not None else "", _plain(cell.difference)]
             steps = " ".join(dict.fromkeys(cell.steps))
             about = [cell.name, table.name, line.model, line.label, cell.column]
-            made.append([*about, *numbers, str(cell.runs), *more, cell.missing, steps])
-    return made
+            cells.append([*about, *numbers, str(cell.runs), *more, cell.missing, steps])
+    return cells
 
 
 def _plain(value: float | None) -> str:

@@ -90,13 +90,13 @@ def read_published(folder: Path) -> dict[str, list[PublishedLine]]:
     Raises:
         PublishedError: see the module; also a file ``paper_table*.csv`` of another table.
     """
-    found: dict[str, list[PublishedLine]] = {}
+    tables: dict[str, list[PublishedLine]] = {}
     for path in sorted(folder.glob("paper_table*.csv")):
         table = path.stem.removeprefix("paper_")
         if table not in COLUMNS:
             raise PublishedError(f"{path}: is no table of the paper.{nearest(table, COLUMNS)}")
-        found[table] = _read(path, table)
-    return found
+        tables[table] = _read(path, table)
+    return tables
 
 
 def _read(path: Path, table: str) -> list[PublishedLine]:
