@@ -1,18 +1,20 @@
 """Which items of a benchmark share text with the rows that methods select from, or by: contamination.
 
 In: a benchmark's items (rows of ours, held-out rows, or lm-eval's documents) and the rows that are selected from, or
-those that decide what is selected (assessment set, targets): of these also rows that a filter left out.
+those that decide what is selected (assessment set, targets): of these also rows that a filter left out, as they show
+where the rows come from; not so for held-out rows, which may be of the same file on purpose.
 Out: shared.json {item: ids of the rows that share text with it}, counts.
 An item shares text with a row if ``ngram`` (13) consecutive words of one of its texts (question, passage, choice, ..)
 stand in the row's instruction, input and response. A shorter text has to stand there whole, if it has ``_LEAST`` words
-or more; an item whose texts are all shorter can't be told. Runs of words that stand in more than ``_COMMON`` rows are
-phrases and don't count.
+or more; an item whose texts are all shorter can't be told. Runs of words that stand in more than ``_COMMON`` rows, or
+in more than as many held-out rows, are phrases (a system prompt, say) and don't count.
 Source: the overlap of arXiv:2005.14165, appendix C (8 to 13 words; runs that match more than 10 documents are ignored).
 Differs: there N is chosen for each data set, here for each text.
 Known gap: reworded and translated items aren't found. Every text of an lm-eval document counts, also a remark on it.
 A template around finished prompts on both sides counts as shared. Prompts of judged sets aren't compared.
 """
 
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -32,11 +34,12 @@ _COMMON = 10
 def run(cfg: SharedTextJob, inputs: Mapping[str, Path], out: Path, runtime: Runtime) -> dict[str, Any]:
     """Compare. Needs inputs["candidates"], for rows of ours or held-out ones ["rows"], for these ["assessment"]."""
     rows = read_rows(inputs["candidates"] / "rows.jsonl", Example)
-    if (left_out := inputs["candidates"] / LEFT_OUT).is_file():
+    if (left_out := inputs["candidates"] / LEFT_OUT).is_file() and "assessment" not in inputs:
         rows += read_rows(left_out, Example)
     items = dict(_items(cfg, inputs, runtime, rows))
     with runtime.progress(len(rows), "row") as progress:
-        rows_by_item, short, common = shared(items, rows, cfg.ngram, progress.advance)
+        most = _COMMON if "assessment" in inputs else None  # questions of a benchmark may share a long passage
+        rows_by_item, short, common = shared(items, rows, cfg.ngram, progress.advance, most)
     write_json(out / SHARED, rows_by_item)
     return {
         "items": len(items),
@@ -48,13 +51,18 @@ def run(cfg: SharedTextJob, inputs: Mapping[str, Path], out: Path, runtime: Runt
 
 
 def shared(
-    items: Mapping[str, Sequence[str]], rows: Sequence[Example], ngram: int, advance: Callable[[], None] = lambda: None
+    items: Mapping[str, Sequence[str]],
+    rows: Sequence[Example],
+    ngram: int,
+    advance: Callable[[], None] = lambda: None,
+    most_items: int | None = None,
 ) -> tuple[dict[str, list[str]], int, int]:
     """Items with the ids of the rows that they share text with; see the module.
 
     Args:
         items: name -> its texts.
         advance: called after each row.
+        most_items: a run that stands in more items is a phrase; None: no such limit.
 
     Returns:
         Sorted names -> sorted ids; how many items are too short to tell; how many runs were left out as phrases.
@@ -74,12 +82,13 @@ def shared(
             for phrase in runs(text, length) & standing.keys():
                 matched.setdefault(phrase, []).append(row.id)
         advance()
-    uncommon = {phrase: ids for phrase, ids in matched.items() if len(ids) <= _COMMON}
+    limit = math.inf if most_items is None else most_items
+    common = {phrase for phrase, ids in matched.items() if len(ids) > _COMMON or len(standing[phrase]) > limit}
     rows_by_item: dict[str, set[str]] = {}
-    for phrase, ids in uncommon.items():
+    for phrase in matched.keys() - common:
         for name in standing[phrase]:
-            rows_by_item.setdefault(name, set()).update(ids)
-    return {name: sorted(rows_by_item[name]) for name in sorted(rows_by_item)}, short, len(matched) - len(uncommon)
+            rows_by_item.setdefault(name, set()).update(matched[phrase])
+    return {name: sorted(rows_by_item[name]) for name in sorted(rows_by_item)}, short, len(common)
 
 
 def _runs(texts: Sequence[str], ngram: int) -> set[Words]:

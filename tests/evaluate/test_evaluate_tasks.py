@@ -720,6 +720,28 @@ def test_shared_text_of_lm_evals_documents(hub: Asked, tmp_path: Path) -> None:
     assert shared_text.run(limited, {"candidates": tmp_path / "candidates"}, tmp_path / "out", runtime)["items"] == 1
 
 
+def test_shared_text_of_held_out_rows_with_those_that_select(tmp_path: Path) -> None:
+    def example(name: str, text: str) -> Example:
+        return Example(name, instruction=text, input="", response=f"An answer to {name}")
+
+    told = "You are an assistant that gives long and careful answers to every question. "
+    held_out = [example(f"h{n}", f"{told}Number {n}") for n in range(12)]
+    copied = "Which of these seven rivers of the far north carries the most water in late spring"
+    held_out += [example("copy", copied), example("filtered", "Some text that only a row which was left out has")]
+    selecting = [example("a", told), example("b", f"{copied}?"), example("h0", f"{told}Number 0")]
+    folders = {"rows": held_out, "candidates": selecting, "assessment": [example("x", "Something else")]}
+    for name, rows in folders.items():
+        (tmp_path / name).mkdir()
+        write_rows(tmp_path / name / "rows.jsonl", rows)
+    write_rows(tmp_path / "candidates" / "left_out.jsonl", [held_out[-1]])  # decides nothing
+    runtime = Runtime(ClusterConfig(device="cpu"), tmp_path / "cache", files={}, extra={}, terminal=None)
+    inputs = {name: tmp_path / name for name in folders}
+    metrics = shared_text.run(SharedTextJob("held_out", ngram=9, evaluation=None), inputs, tmp_path, runtime)
+    assert read_json(tmp_path / "shared.json") == {"copy": ["b"]}  # h0 isn't evaluated
+    assert (metrics["items"], metrics["items_shared"], metrics["too_short"]) == (13, 1, 0)
+    assert metrics["common_runs"] > 0
+
+
 def test_in_parts_items_that_do_not_fit_are_named_also_from_kept_parts(tmp_path: Path) -> None:
     class Short(LM):
         max_length, max_gen_toks = 10, 4
