@@ -2,7 +2,8 @@
 
 In: the plan, its store, the rows of results, and the folder where the tables already are.
 Out: figures/ (png, svg, csv; figures.json: their texts, checksums, what they were made of, which weren't made and why),
-samples.jsonl, index.html; the same page with whole texts of the samples in the work folder, pages/<name>.html.
+samples.jsonl, selections.parquet and scores.parquet (``report.row_tables``), index.html; the same page with whole texts
+of the samples in the work folder, pages/<name>.html.
 Nothing is made again that would come out the same: figures.json and the page say what they were made of. A file that is
 gone or altered is made again; figures.json from before it held checksums tells only that files are there.
 Known gap: if a change of matplotlib or of this code should change figures, ``_VERSION`` has to be raised by hand.
@@ -20,11 +21,11 @@ from icon_repro.data.rows import Example
 from icon_repro.engine.artifact import Step, Store, file_sha256, ordered
 from icon_repro.engine.records import RecordError, checksum, read_json, read_rows, write_json, write_rows
 from icon_repro.experiment import Experiment
-from icon_repro.report import page
+from icon_repro.report import page, row_tables
 from icon_repro.report.paper.paper_figures import PaperFigures, read_paper_figures
 from icon_repro.report.rows import ResultRow, row_as_stored
 
-_VERSION = 3  # of what figures and samples look like
+_VERSION = 4  # of what figures and samples look like
 
 
 def present(
@@ -62,10 +63,12 @@ def present(
 
         material = gathered(experiment, steps, store, partial(_rows, experiment, store))
         write_rows(folder / "samples.jsonl", samples(material))
+        row_tables.write(experiment, store, folder)
         described = draw(folder / "figures", rows, material, beside)
         about = {"experiment": experiment.config.name, "description": experiment.config.description.strip()}
         about["model"] = experiment.config.model.name
-        files = {name: file_sha256(folder / name) for name in _files(described["figures"])}
+        tables = [name for name in (row_tables.SELECTIONS, row_tables.SCORES) if (folder / name).is_file()]
+        files = {name: file_sha256(folder / name) for name in [*_files(described["figures"]), *tables]}
         whole = {"made_of": made_of, "files": files, **about, **described}
         write_json(folder / "figures" / "figures.json", {**whole, "checksum": checksum(whole)})
         missing = "".join(f"\n  no {one['name']}: {one['reason']}" for one in described["not_made"])
@@ -94,13 +97,12 @@ def _current(folder: Path, made_of: str) -> bool:
         return False
     if not isinstance(stored, dict) or not {"made_of", "figures"} <= set(stored) or stored["made_of"] != made_of:
         return False
-    names = _files(stored["figures"])
-    if not all((folder / name).is_file() for name in names):
-        return False
     if "checksum" not in stored:
-        return True
+        return all((folder / name).is_file() for name in _files(stored["figures"]))
     whole = checksum({key: value for key, value in stored.items() if key != "checksum"})
-    return stored["checksum"] == whole and all(file_sha256(folder / name) == stored["files"][name] for name in names)
+    return stored["checksum"] == whole and all(
+        (folder / name).is_file() and file_sha256(folder / name) == known for name, known in stored["files"].items()
+    )
 
 
 def _files(figures: Sequence[Mapping[str, Any]]) -> list[str]:

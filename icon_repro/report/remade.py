@@ -21,6 +21,7 @@ from icon_repro.report.intervals import IntervalError
 from icon_repro.report.outputs import write_all
 from icon_repro.report.paper.paper_figures import PaperFigures, read_paper_figures
 from icon_repro.report.paper.published import published_folder
+from icon_repro.report.row_tables import SCORES, SELECTIONS
 from icon_repro.report.rows import FILE, ResultRow, read_result_rows
 from icon_repro.report.versions import separated
 
@@ -69,7 +70,7 @@ def _figures(rows: Sequence[ResultRow], run: Mapping[str, Any], experiments: Pat
         about = {"name": figure.name, "title": figure.title, "caption": figure.caption, "alt": figure.alt}
         texts[name] = {**about, "wide": len(figure.panels) > 1}
     files = [f"figures/{name}.{suffix}" for name in texts for suffix in _SUFFIXES]
-    files += ["samples.jsonl"] if (folder / "samples.jsonl").is_file() else []
+    files += [name for name in ("samples.jsonl", SELECTIONS, SCORES) if (folder / name).is_file()]
     described |= {"figures": list(texts.values()), "not_made": list(reasons.values())}
     described["files"] = {name: file_sha256(folder / name) for name in files}
     write_json(place / "figures.json", {**described, "checksum": checksum(described)})
