@@ -7,9 +7,9 @@ In: a folder below results/, of a report or of another command.  Out: ``Results`
 
 ``run`` is the number of a row in metrics.jsonl, counted from 0: frames are joined by it. Frames about rows of data are
 joined by ``id``. A frame that a folder has nothing for is empty, with the same columns and types, and ``absent`` says
-why. This is the only module that imports pandas.
-Known gap: a folder written before selections.parquet was stored has none; its samples (the ends of each ranking) are
-there.
+why; it also names what a frame lacks. This is the only module that imports pandas.
+Known gap: a folder written before selections.parquet was stored may have none; its samples (the ends of each ranking)
+are there.
 """
 
 from collections.abc import Iterator, Mapping
@@ -118,7 +118,7 @@ class Results:
     name: str  # of the experiment
     config: Mapping[str, Any]  # settings; empty where another command made the folder
     steps: tuple[str, ...]  # folders of all steps behind the results, each named by its hash
-    absent: Mapping[str, str]  # frame -> why it has no rows
+    absent: Mapping[str, str]  # frame -> why it has no rows, or which are lacking
     rows: tuple[ResultRow, ...]  # what the frames are made of, typed
 
     @cached_property
@@ -357,6 +357,10 @@ def _absent(folder: Path, rows: list[ResultRow]) -> dict[str, str]:
     for frame, name in (("selections", SELECTIONS), ("scores", SCORES)):
         if not (folder / name).is_file():
             found[frame] = f"{name} isn't in the folder: no selection is finished, or an older report wrote it"
+            continue
+        stored = set(pd.read_parquet(folder / name, columns=["method"])["method"])
+        if lacking := sorted({row.method for row in rows if row.steps.select is not None} - stored):
+            found[frame] = f"{name} lacks {', '.join(lacking)}: not finished, or not kept when these results were made"
     if not (folder / "samples.jsonl").is_file() or not (folder / "samples.jsonl").stat().st_size:
         found["samples"] = "no ranking is finished, or each is drawn at random"
     return found
