@@ -153,7 +153,13 @@ def _run(raw: DictConfig) -> int:
         if config.explain is not None and config.action is Action.report:
             return _explain(config, config.explain)
         wandb_mode(config.tracking)  # refuses what it doesn't know before any work is done
-        return actions[config.action](plan(config), Store(Path(config.paths.work)))
+        experiment, store = plan(config), Store(Path(config.paths.work))
+        code = actions[config.action](experiment, store)
+        if config.rehearse is not Rehearse.none and config.action is Action.run and code < 128:
+            from icon_repro.report.rehearsal import ending  # claims take a moment to import
+
+            LOG.info("%s", "\n".join(ending(experiment, store, raw)))
+        return code
     except problems as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
@@ -239,10 +245,6 @@ def _action_run(experiment: Experiment, store: Store) -> int:
         f"{len(summary.built)} built, {len(summary.cached)} cached, {len(summary.failed)} failed, "
         f"{len(summary.blocked)} blocked"
     )
-    if config.rehearse is not Rehearse.none:
-        from icon_repro.report.rehearsal import closing  # claims take a moment to import
-
-        LOG.info("%s", "\n".join(closing(experiment, store)))
     return 1 if summary.failed else finished
 
 
@@ -283,6 +285,10 @@ def _action_plan(experiment: Experiment, store: Store) -> int:
         print(*primary_lines(experiment.config, Path(experiment.config.paths.results)), sep="\n")
     for line in [*expected_calls(missing), *experiment.notes]:
         print(line)
+    if experiment.config.published is not None:
+        from icon_repro.report.promised import unsaid_lines  # scipy and yaml take a moment to import
+
+        print(*unsaid_lines(experiment), sep="\n")
     for problem in [*planned(experiment, store), *preflight(experiment, store)]:
         print(f"warning: {problem}")
     return 0

@@ -1,5 +1,6 @@
 """A rehearsal: the plan of any experiment on stand-ins, apart from real results, deciding nothing."""
 
+import csv
 import json
 import re
 from collections.abc import Iterator
@@ -29,6 +30,7 @@ from icon_repro.data.options import (
 )
 from icon_repro.data.rows import Example
 from icon_repro.data.stand_ins import columns, stand_in_rows
+from icon_repro.engine.artifact import Store
 from icon_repro.engine.records import read_lines
 from icon_repro.engine.runtime import Runtime
 from icon_repro.engine.schema import plain
@@ -41,7 +43,8 @@ from icon_repro.lm.options import EndpointConfig
 from icon_repro.lm.reward import load_reward_model
 from icon_repro.methods import alpagasus
 from icon_repro.report.paper.claims import Checked, Claim, ClaimVerdict
-from icon_repro.report.rehearsal import DECIDES_NOTHING, undecided, unsaid
+from icon_repro.report.promised import silence
+from icon_repro.report.rehearsal import DECIDES_NOTHING, closing, undecided
 
 EXPERIMENTS = sorted(path.stem for path in (conf_dir() / "experiment").glob("*.yaml"))
 CPU = torch.device("cpu")
@@ -241,20 +244,90 @@ def test_no_claim_is_decided() -> None:
     assert [one.note for one in found_ones].count(DECIDES_NOTHING) == len(ClaimVerdict) - 1
 
 
-def test_empty_cells_and_claims_are_told_by_reason(tmp_path: Path) -> None:
-    (tmp_path / "incomplete").mkdir()
-    (tmp_path / "incomplete" / "paper_table1.csv").write_text("cell,missing\na,no arm\nb,no arm\nc,\n")
-    (tmp_path / "incomplete" / "claims.csv").write_text(
-        f"claim,note\nc1,no arm\nc2,{DECIDES_NOTHING}\nc1,no arm\nc3,no arm\n"
-    )
-    assert unsaid(tmp_path) == ["2 cells beside the paper's: no arm", "claims c1, c3: no arm"]
+CLAIMS = """
+- {id: average, text: t, source: s, measure: average, arm: random-0.25, against: [full]}
+- {id: half, text: t, source: s, measure: average, arm: random-0.5, against: [full]}
+- {id: judged, text: t, source: s, measure: winning_score, arm: icon-0.25, against: [full], margin: 1.0, set: tiny}
+- {id: unjudged, text: t, source: s, measure: winning_score, arm: icon-0.25, against: [random-0.25], set: tiny}
+- {id: picture, text: t, source: s, untestable: no number}
+"""
+
+
+def with_claims(folder: Path) -> list[str]:
+    """Overrides of an experiment whose claims lie in ``folder``."""
+    (folder / "experiments" / "toy").mkdir(parents=True)
+    (folder / "experiments" / "toy" / "claims.yaml").write_text(CLAIMS)
+    return [f"paths.experiments={folder / 'experiments'}", "published=toy"]
+
+
+def test_the_plan_says_which_claims_have_no_step(tmp_path: Path) -> None:
+    made = with_claims(tmp_path)
+    found = silence(plan(config("smoke_tiny", tmp_path, *made, "judge=smoke_tiny", "fractions=[0.25]")))
+    assert found.claims == {
+        "random isn't run at fraction 0.5": ["half"],
+        "the judge compares with full; name=... judge.against=icon compares with icon": ["unjudged"],
+    }
+    assert found.untestable == {"no number": ["picture"]} and found.all_claims == 5
+    more = silence(plan(config("smoke_tiny", tmp_path, *made, "judge=smoke_tiny", "fractions=[0.25,0.5]")))
+    assert list(more.claims.values()) == [["unjudged"]]
+    assert silence(plan(config("smoke_tiny", tmp_path, *made, "until=select"))).lines() == []
+    assert silence(plan(config("smoke_tiny", tmp_path))).lines() == []
+
+
+def test_cells_without_a_step_are_counted_by_reason(tmp_path: Path) -> None:
+    found = silence(plan(config("llama31_8b", tmp_path, "~methods.deita", "judge=none")))
+    assert found.cells["no 'deita' in this experiment"] == 8 + 6  # table 2, and table 3's sets
+    assert sum(found.cells.values()) < found.all_cells
+    unjudged = "no comparison on overall by a judge in this experiment (judge=paper)"
+    assert found.claims[f"{unjudged}; no 'deita' in this experiment"] == ["judged_against_methods_v1"]
 
 
 def test_an_experiment_is_rehearsed_whole(tmp_path: Path) -> None:
-    overrides = ["experiment=smoke_tiny", "judge=none", "cluster.threads=1", "~methods.icon"]
-    done = icon_repro(tmp_path, *overrides, "rehearse=stand_ins", "evaluation=tiny")
+    """And what it says at its end is what lies in the store, and what the tables that it wrote lack."""
+    overrides = ["experiment=smoke_tiny", "judge=smoke_tiny", "cluster.threads=1", *with_claims(tmp_path)]
+    overrides += ["+method@methods.alpagasus=alpagasus", "evaluation=tiny", "fractions=[0.25]"]
+    done = icon_repro(tmp_path, *overrides, "rehearse=stand_ins")
     assert done.code == 0, done.out + done.error
     assert " 0 failed" in done.out and "A rehearsal can't show:" in done.out
-    results = tmp_path / "work" / "rehearsal" / "results" / f"{PREFIX}smoke_tiny"
+    work = tmp_path / "work" / "rehearsal"
+    results = work / "results" / f"{PREFIX}smoke_tiny"
     assert PREFIX in (results / "table.md").read_text(encoding="utf-8")
     assert not (tmp_path / "results").exists()
+    steps = len(list(work.glob("*/*/record.json")))
+    assert f"{steps} of {steps} planned steps" in done.out
+    replies = next(work.glob("score/alpagasus-ratings-*/replies.jsonl")).read_text(encoding="utf-8").splitlines()
+    asked = {json.loads(line)["key"] for line in replies}
+    told = f"calls of endpoints: {len(asked)} planned, {len(asked)} counted, {len(replies) - len(asked)} asked again"
+    assert told in done.out
+    with (results / "claims.csv").open(encoding="utf-8", newline="") as file:
+        notes = {row["claim"]: row["note"] for row in csv.DictReader(file) if row["note"] != DECIDES_NOTHING}
+    found = silence(plan(config("smoke_tiny", tmp_path, *overrides[1:])))
+    promised = {**found.claims, **found.untestable}
+    assert notes == {claim: why for why, ids in promised.items() for claim in ids} and len(notes) == 3
+    assert all(f"{claim}: {why}" in done.out for claim, why in notes.items())
+
+
+def test_a_rehearsal_that_ends_with_selections_speaks_of_no_claim(tmp_path: Path) -> None:
+    overrides = [
+        "experiment=smoke_tiny",
+        "judge=none",
+        "~methods.icon",
+        "until=select",
+        "cluster.threads=1",
+        *with_claims(tmp_path),
+    ]
+    done = icon_repro(tmp_path, *overrides, "rehearse=stand_ins")
+    assert done.code == 0, done.out + done.error
+    assert "The real plan ends with selections (until=select)" in done.out and "claims" not in done.out
+
+
+def test_the_real_plan_stands_beside_what_was_rehearsed(tmp_path: Path) -> None:
+    made = plan(config("llama31_8b", tmp_path, "rehearse=stand_ins"))
+    real = plan(config("llama31_8b", tmp_path))
+    lines = closing(made, Store(tmp_path / "empty"), real)
+    row = next(line for line in lines if line.startswith("train:run")).split()
+    trained = [step for step in real.steps if step.target == "icon_repro.train:run"]
+    assert row[1:4] == ["0", "0.0", "0.0"] and row[-3] == str(len(trained))
+    assert float(row[-1]) == pytest.approx(sum(step.cost.flops for step in trained), rel=0.01)
+    assert f"0 of {len(made.steps)} planned steps" in lines[1]
+    assert any("can't be made here: no file" in line for line in closing(made, Store(tmp_path / "empty"), "no file"))

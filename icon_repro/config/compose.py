@@ -83,14 +83,18 @@ def _quoted(argument: str) -> str | None:
     return shlex.quote(f'{key}="{escaped}"')
 
 
-def typed(raw: DictConfig) -> Config:
+def typed(raw: DictConfig, *, real: bool = False) -> Config:
     """A composed config, checked, with ``~`` in its paths resolved.
+
+    Args:
+        real: the configuration that a rehearsal stands for, not the rehearsal's own.
 
     Raises:
         ConfigError: all problems in one message.
     """
     try:
-        config = rehearsed(load(OmegaConf.to_container(raw, resolve=True)))  # type: ignore[arg-type]
+        config = load(OmegaConf.to_container(raw, resolve=True))  # type: ignore[arg-type]
+        config = config if real else rehearsed(config)
     except RehearsalError as error:
         raise ConfigError(str(error)) from error
     for name, folder in plain(config.paths).items():

@@ -20,7 +20,7 @@ from icon_repro.engine.records import RecordError, read_json, write_json
 from icon_repro.engine.schema import nearest
 from icon_repro.evaluate.judge.options import EndpointJudge, ServedAnswers
 from icon_repro.evaluate.options import Backend, EvaluationJob, TaskKind
-from icon_repro.lm.options import EndpointConfig
+from icon_repro.lm.options import Asking, EndpointConfig
 
 ALLOW_CODE = "ICON_REPRO_ALLOW_CODE"
 _PACKAGES = {"ifeval": ("langdetect", "immutabledict", "nltk")}  # of tasks whose name holds the word
@@ -123,11 +123,12 @@ def _short_budgets(steps: Iterable[Step]) -> list[str]:
     short: dict[str, list[tuple[float, str]]] = {}
     for step in steps:
         params = step.params
-        if isinstance(params, (EndpointJudge, ServedAnswers)) and (limit := params.endpoint.max_cost) is not None:
+        if isinstance(params, Asking) and (limit := params.endpoint.max_cost) is not None:
             tokens_out = params.expected_calls * params.endpoint.max_tokens
             cost = params.endpoint.cost(params.expected_tokens_in, tokens_out)
             if cost > limit:
-                where = "judge.endpoint" if isinstance(params, EndpointJudge) else "judge.served"
+                keys = {EndpointJudge: "judge.endpoint", ServedAnswers: "judge.served"}
+                where = keys.get(type(params), f"endpoint of {step.name}")
                 text = f"{step.name}, {params.expected_calls:,} calls, at most {cost:.4g}"
                 short.setdefault(f"{where}.max_cost={limit:g}", []).append((cost, text))
     return [

@@ -3,7 +3,7 @@
 import ipaddress
 import re
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 from urllib.parse import urlsplit
 
 from icon_repro.data.options import _SENT, TokensField
@@ -58,6 +58,16 @@ class EndpointConfig:
     def cost(self, tokens_in: float, tokens_out: float) -> float:
         """Money for so many tokens; 0 where no prices are set."""
         return (tokens_in * self.price_in + tokens_out * self.price_out) / 1e6
+
+
+@runtime_checkable
+class Asking(Protocol):
+    """Options of a step that asks an endpoint, with what the plan expects of it if no request is asked again."""
+
+    endpoint: EndpointConfig
+    expected_calls: int
+    expected_tokens_in: float
+    expected_tokens_out: float
 
 
 def endpoint_problems(where: str, endpoint: EndpointConfig) -> list[str]:

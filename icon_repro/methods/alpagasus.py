@@ -59,6 +59,9 @@ class AlpagasusConfig:
 @dataclass
 class AlpagasusRatings:
     endpoint: EndpointConfig
+    expected_calls: int = unhashed(0)  # and the tokens of all of them, of replies at most
+    expected_tokens_in: float = unhashed(0.0)
+    expected_tokens_out: float = unhashed(0.0)
 
 
 class RatingError(ValueError):
@@ -73,14 +76,15 @@ def plan(build: Build, name: str, options: AlpagasusConfig) -> Step:
     """Ratings of an endpoint or of a file, then the scores."""
     inputs, files = {"candidates": build.universe}, {}
     if options.endpoint is not None:
-        tokens = build.rows * (build.row_tokens + _QUESTION_TOKENS + options.endpoint.max_tokens)
+        asked = build.rows * (build.row_tokens + _QUESTION_TOKENS)
+        told = float(build.rows * options.endpoint.max_tokens)
         inputs["ratings"] = build.step(
             ratings,
             f"{name}-ratings",
-            AlpagasusRatings(options.endpoint),
+            AlpagasusRatings(options.endpoint, build.rows, asked, told),
             dict(inputs),
             version=2,  # thoughts are taken away before a reply is read, a reply that was cut isn't read
-            cost=Cost(tokens, 0.0),  # at most; what the endpoint computes isn't known
+            cost=Cost(asked + told, 0.0),  # at most; what the endpoint computes isn't known
             resumable=True,
         )
     else:

@@ -24,6 +24,8 @@ from icon_repro.report import selecting
 from icon_repro.report.checksums import Intact
 from icon_repro.report.rows import ResultRow, row_from
 
+LEFT_OUT = "judge.methods or judge.fractions leave it out"
+
 
 def collect(experiment: Experiment, store: Store) -> list[ResultRow]:
     """One row an arm; a benchmark without a result is named under ``missing`` with the reason, a set of prompts under
@@ -127,7 +129,7 @@ def _row(experiment: Experiment, arm: Arm, store: Store, known: Mapping[str, Fac
         if name in judged:
             benchmarks[name] = _win_rate(judged[name])
         else:
-            missing[name] = unjudged.get(name, "judge.methods or judge.fractions leave it out")
+            missing[name] = unjudged.get(name, LEFT_OUT)
     scored = [s for s in ancestors(arm.select) if s.stage == "score"] if arm.select else []
     return {
         "experiment": experiment.config.name,

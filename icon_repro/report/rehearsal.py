@@ -1,23 +1,28 @@
 """What a rehearsal has to say at its end: what ran, what it can't show, what the real plan won't be able to say.
 
-In: the plan of a rehearsal and its store, the tables that its report wrote.  Out: lines for people.
-A rehearsal has the steps of the real plan, so that a cell or a claim which it can't fill stays empty there too.
-Known gap: seconds and memory are those of stand-ins; their relation to the real ones isn't known.
+In: the plan of a rehearsal and its store, the real plan.  Out: lines for people.
+What the plan expected (steps, calls of endpoints, tokens) is compared with what was counted, and stands by kind of step
+beside the real plan's numbers.
+Known gap: seconds and memory are those of small sizes; their relation to the real ones isn't known.
 """
 
-import csv
-from collections import Counter
+import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
-from pathlib import Path
+from dataclasses import dataclass, field, replace
 from typing import Any
 
-from icon_repro.config.load import Rehearse
+from omegaconf import DictConfig
+
+from icon_repro.config.compose import typed
+from icon_repro.config.load import Rehearse, Until
+from icon_repro.data.planner import PlanError
 from icon_repro.engine.artifact import ArtifactError, Step, Store
 from icon_repro.engine.records import RecordError
-from icon_repro.experiment import Experiment
+from icon_repro.experiment import Experiment, plan
+from icon_repro.lm.options import Asking
 from icon_repro.report.pace import spelled
 from icon_repro.report.paper.claims import Checked, ClaimVerdict
+from icon_repro.report.promised import silence
 
 DECIDES_NOTHING = "a rehearsal decides nothing; the real plan has the numbers for it"
 _BLIND = {
@@ -29,19 +34,32 @@ _BLIND = {
     ),
     Rehearse.real: ("memory and time at the real sizes", "any number: samples are too small"),
 }
-_SHOWN = 12  # reasons
 
 
 @dataclass
 class _Kind:
-    """Finished steps of one target."""
+    """Steps of one target: finished ones of the rehearsal, and those of the real plan."""
 
     steps: int = 0
     seconds: float = 0.0
     slowest: float = 0.0
     peak_mb: float = 0.0
-    planned: float = 0.0  # tokens
+    planned: float = 0.0  # tokens, of the finished steps
     counted: float = 0.0
+    real_steps: int = 0
+    real_tokens: float = 0.0
+    real_flops: float = 0.0
+
+
+@dataclass
+class _Counted:
+    """What lies in the store of a rehearsal."""
+
+    kinds: dict[str, _Kind] = field(default_factory=dict)
+    megabytes: float = 0.0
+    calls: int = 0  # requests that were asked at least once
+    again: int = 0  # replies beyond the first
+    unreadable: int = 0  # records
 
 
 def undecided(checked: Sequence[Checked], config: Mapping[str, Any]) -> list[Checked]:
@@ -54,68 +72,108 @@ def undecided(checked: Sequence[Checked], config: Mapping[str, Any]) -> list[Che
     ]
 
 
-def closing(experiment: Experiment, store: Store) -> list[str]:
-    """The lines that end a rehearsal."""
-    config = experiment.config
-    kinds, lost = _kinds(experiment.steps, store)
-    done = sum(kind.steps for kind in kinds.values())
-    seconds = sum(kind.seconds for kind in kinds.values())
-    ran = f"REHEARSAL of {config.name}: {done} of {len(experiment.steps)} steps, {spelled(seconds)} of one process"
-    lines = ["", ran + (f"; {lost} records can't be read" if lost else "")]
-    lines.append(_line("kind of step", "steps", "s", "slowest", "peak MB", "tokens planned", "counted"))
+def ending(experiment: Experiment, store: Store, raw: DictConfig) -> list[str]:
+    """The lines that end a rehearsal.
+
+    Args:
+        raw: the composed configuration that it was made of.
+    """
+    try:
+        return closing(experiment, store, plan(typed(raw, real=True)))
+    except PlanError as error:
+        return closing(experiment, store, str(error))
+
+
+def closing(experiment: Experiment, store: Store, real: Experiment | str) -> list[str]:
+    """The lines that end a rehearsal.
+
+    Args:
+        real: the plan that was rehearsed, or why it can't be made on this machine.
+    """
+    counted = _counted(experiment.steps, store)
+    done = sum(kind.steps for kind in counted.kinds.values())
+    seconds = sum(kind.seconds for kind in counted.kinds.values())
+    took = f"{spelled(seconds)} of one process, {counted.megabytes:,.0f} MB"
+    lines = ["", f"REHEARSAL of {experiment.config.name}: {done} of {len(experiment.steps)} planned steps, {took}"]
+    if counted.unreadable:
+        lines.append(f"{counted.unreadable} records can't be read")
+    if planned := sum(step.params.expected_calls for step in experiment.steps if isinstance(step.params, Asking)):
+        again = f", {counted.again:,} asked again" if counted.again else ""
+        lines.append(f"calls of endpoints: {planned:,} planned, {counted.calls:,} counted{again}")
+    if isinstance(real, Experiment):
+        _add_real(counted.kinds, real.steps)
+    lines += _table(counted.kinds)
+    lines += ["A rehearsal can't show:", *(f"  - {text}" for text in _BLIND[experiment.config.rehearse])]
+    return [*lines, *_real(experiment, real)]
+
+
+def _real(experiment: Experiment, real: Experiment | str) -> list[str]:
+    """What the real plan can't say."""
+    if isinstance(real, str):
+        why = f"The real plan can't be made here: {real}"
+        return [why, "What it can't say shows with action=plan where it can be made."]
+    if real.config.until is Until.select:
+        return ["The real plan ends with selections (until=select): it makes no table and checks no claim."]
+    if real.config.published is None:
+        return ["No published numbers belong to the experiment (published=null): no claim waits for a verdict."]
+    reasons = silence(real).lines()
+    if not reasons:
+        return ["The real plan has a step for every claim and for every cell of the tables beside the paper's."]
+    return ["The real plan won't be able to say, however well it runs:", *(f"  - {text}" for text in reasons)]
+
+
+def _table(kinds: Mapping[str, _Kind]) -> list[str]:
+    widths = (6, 8, 8, 9, 10, 10, 7, 10, 10)
+    titles = ("steps", "s", "slowest", "peak MB", "tokens", "counted", "steps", "tokens", "FLOPs")
+    cells = {"kind of step": titles}
     for name, kind in sorted(kinds.items(), key=lambda pair: -pair[1].seconds):
-        times = (f"{kind.seconds:.1f}", f"{kind.slowest:.1f}", f"{kind.peak_mb:.0f}")
-        lines.append(_line(name, str(kind.steps), *times, f"{kind.planned:,.0f}", f"{kind.counted:,.0f}"))
-    lines += ["A rehearsal can't show:", *(f"  - {text}" for text in _BLIND[config.rehearse])]
-    reasons = unsaid(Path(config.paths.results) / config.name)
-    none = "No claim, and no cell of a table beside the paper's, stays empty for want of a step."
-    lines.append("The real plan won't be able to say:" if reasons else none)
-    return [*lines, *(f"  - {text}" for text in reasons)]
+        times = (str(kind.steps), f"{kind.seconds:.1f}", f"{kind.slowest:.1f}", f"{kind.peak_mb:.0f}")
+        tokens = (f"{kind.planned:.3g}", f"{kind.counted:.3g}")
+        real = (str(kind.real_steps), f"{kind.real_tokens:.3g}", f"{kind.real_flops:.3g}")
+        cells[name] = (*times, *tokens, *real)
+    first = max(len(name) for name in cells)
+    above = f"{'':<{first + sum(widths[:6])}}{'| the real plan expects':>{sum(widths[6:])}}"
+    rows = [
+        f"{name:<{first}}" + "".join(f"{cell:>{width}}" for cell, width in zip(row, widths, strict=True))
+        for name, row in cells.items()
+    ]
+    return [above, *rows]
 
 
-def _line(name: str, *cells: str) -> str:
-    widths = (6, 9, 9, 9, 16, 14)
-    return f"  {name:<32}" + "".join(f"{cell:>{width}}" for cell, width in zip(cells, widths, strict=True))
+def _short(target: str) -> str:
+    return target.removeprefix("icon_repro.").removeprefix("methods.")
 
 
-def _kinds(steps: Iterable[Step], store: Store) -> tuple[dict[str, _Kind], int]:
-    """Finished steps by target, and how many records can't be read."""
-    kinds: dict[str, _Kind] = {}
-    lost = 0
+def _add_real(kinds: dict[str, _Kind], steps: Iterable[Step]) -> None:
+    for step in steps:
+        kind = kinds.setdefault(_short(step.target), _Kind())
+        kind.real_steps += 1
+        kind.real_tokens += step.cost.tokens
+        kind.real_flops += step.cost.flops
+
+
+def _counted(steps: Iterable[Step], store: Store) -> _Counted:
+    """What finished steps took and left."""
+    found = _Counted()
     for step in steps:
         if not store.complete(step):
             continue
         try:
             record = store.record(step)
         except (ArtifactError, RecordError, OSError):
-            lost += 1
+            found.unreadable += 1
             continue
-        kind = kinds.setdefault(step.target.removeprefix("icon_repro."), _Kind())
+        kind = found.kinds.setdefault(_short(step.target), _Kind())
         kind.steps += 1
         took = float(record.get("wall_s", 0.0))
         kind.seconds, kind.slowest = kind.seconds + took, max(kind.slowest, took)
         kind.peak_mb = max(kind.peak_mb, float(record.get("peak_rss_mb") or 0.0))
         kind.planned += step.cost.tokens
         kind.counted += float(record.get("metrics", {}).get("tokens") or 0.0)
-    return kinds, lost
-
-
-def unsaid(results: Path) -> list[str]:
-    """Empty cells beside the paper's and claims without a verdict, by reason, of a rehearsal's results folder."""
-    folder = results if (results / "run.json").is_file() else results / "incomplete"
-    cells, claims = Counter[str](), dict[str, dict[str, None]]()
-    for path in sorted(folder.glob("paper_table*.csv")):
-        cells.update(row["missing"] for row in _read(path) if row["missing"])
-    if (path := folder / "claims.csv").is_file():
-        for row in _read(path):
-            if row["note"] != DECIDES_NOTHING:
-                claims.setdefault(row["note"], {})[row["claim"]] = None
-    lines = [f"{count} cells beside the paper's: {why}" for why, count in cells.most_common(_SHOWN)]
-    if len(cells) > _SHOWN:
-        lines.append(f"{sum(cells.values())} empty cells in all, of {len(cells)} reasons; see paper_table*.md")
-    return lines + [f"claims {', '.join(names)}: {why}" for why, names in claims.items()]
-
-
-def _read(path: Path) -> list[dict[str, str]]:
-    with path.open(encoding="utf-8", newline="") as file:
-        return list(csv.DictReader(file))
+        found.megabytes += sum(file["bytes"] for file in record["files"].values()) / 1e6
+        if isinstance(step.params, Asking):
+            lines = (store.path(step) / "replies.jsonl").read_text(encoding="utf-8").splitlines()
+            keys = {json.loads(line)["key"] for line in lines}
+            found.calls += len(keys)
+            found.again += len(lines) - len(keys)
+    return found

@@ -21,6 +21,7 @@ from icon_repro.evaluate.judge.options import (
     ReferenceAnswers,
     ServedAnswers,
 )
+from icon_repro.lm.options import Asking
 
 OVERALL = "overall"  # all sets together
 SERVED = "served"
@@ -66,11 +67,11 @@ def opponent(arm: Contestant, arms: Sequence[Contestant], against: str) -> Conte
 
 
 def expected_calls(steps: Iterable[Step]) -> list[str]:
-    """A line for each endpoint that ``steps`` ask: calls, tokens, and money if prices are set."""
+    """A line for each endpoint that ``steps`` ask, judges or others: calls, tokens, and money if prices are set."""
     found: dict[tuple[str, str], list[float]] = {}
     for step in steps:
         params = step.params
-        if isinstance(params, (EndpointJudge, ServedAnswers)):
+        if isinstance(params, Asking):
             endpoint = params.endpoint
             totals = found.setdefault((endpoint.model, endpoint.base_url), [0.0, 0.0, 0.0, 0.0])
             tokens = (params.expected_tokens_in, params.expected_tokens_out)
