@@ -55,6 +55,8 @@ data-selection methods.
   python -m icon_repro experiment=NAME action=report   tables again, from stored results; explain=icon-0.15/piqa says
                                                        what a cell is made of
   python -m icon_repro action=verify                   every stored table made again and compared byte by byte
+  python -m icon_repro action=diff A B                 what changed between two results folders, or a folder and a
+                                                       commit of it (A=HEAD~1): settings, numbers, selections
   python -m icon_repro experiment=NAME action=compare  how the methods agree, with each other and with length; cost
   python -m icon_repro experiment=NAME action=export   selections and scores as data sets for a hub, and as Alpaca JSON
 
@@ -93,6 +95,10 @@ def _main() -> None:
     if {"--help", "-h"} & set(sys.argv[1:]):  # Hydra's own takes seconds to list its groups
         print(help_text(conf_dir()), end="")
         sys.exit(0)
+    if "action=diff" in sys.argv[1:]:  # takes two folders, and no configuration
+        from icon_repro.report import diff  # pandas takes a second to import
+
+        sys.exit(diff.main([argument for argument in sys.argv[1:] if argument != "action=diff"]))
     try:
         if problems := unsafe_files(sys.argv[1:]):
             raise ConfigError("\n".join(problems))
@@ -150,6 +156,8 @@ def _run(raw: DictConfig) -> int:
         set_level(verbose=config.verbose, quiet=config.quiet)
         if config.action is Action.verify:
             return _action_verify(config)
+        if config.action is Action.diff:
+            raise ConfigError("action=diff: give it as written here, with two folders: action=diff results/a results/b")
         if config.explain is not None and config.action is Action.report:
             return _explain(config, config.explain)
         wandb_mode(config.tracking)  # refuses what it doesn't know before any work is done

@@ -58,6 +58,7 @@ class Action(enum.Enum):
     compare = "compare"
     export = "export"
     verify = "verify"
+    diff = "diff"  # of two results folders: action=diff A B
 
 
 class Rehearse(enum.Enum):
