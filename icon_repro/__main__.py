@@ -17,7 +17,9 @@ from hydra.types import RunMode
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
-from icon_repro.config.compose import open_overrides, register_resolvers, typed
+from icon_repro.config.arguments import open_overrides
+from icon_repro.config.compose import register_resolvers, typed
+from icon_repro.config.help import help_text, version_text
 from icon_repro.config.load import Action, Config, ConfigError, Rehearse, Until, conf_dir
 from icon_repro.config.unsafe import unsafe_files
 from icon_repro.data.options import ModelConfig, SourceConfig
@@ -43,38 +45,6 @@ from icon_repro.report.results import ResultsError, check, note_selections, publ
 from icon_repro.report.selecting import planned
 from icon_repro.report.wandb_runs import log_experiment
 
-HELP = """\
-icon_repro: reproduce "ICon: In-Context Contribution for Automatic Data Selection" (arXiv 2505.05327) and compare
-data-selection methods.
-
-  python -m icon_repro                                 run the small experiment (experiment=smoke)
-  python -m icon_repro experiment=llama31_8b           the paper's main setting
-  python -m icon_repro experiment=NAME action=plan     what would run, what is cached, and about what it costs
-  python -m icon_repro experiment=NAME action=submit   send what is missing to Slurm (slurm/README.md)
-  python -m icon_repro experiment=NAME action=status   what is running or failed, and where its log is
-  python -m icon_repro experiment=NAME action=report   tables again, from stored results; explain=icon-0.15/piqa says
-                                                       what a cell is made of
-  python -m icon_repro action=verify                   every stored table made again and compared byte by byte
-  python -m icon_repro action=diff A B                 what changed between two results folders, or a folder and a
-                                                       commit of it (A=HEAD~1): settings, numbers, selections
-  python -m icon_repro experiment=NAME action=compare  how the methods agree, with each other and with length; cost
-  python -m icon_repro experiment=NAME action=export   selections and scores as data sets for a hub, and as Alpaca JSON
-
-Change any value with key=value, any group with group=option:
-
-  python -m icon_repro name=mine data.candidates.size=48 fractions=[0.05,0.15] seeds=[0,1,2]
-  python -m icon_repro methods.icon.control=none      remove the random control
-  python -m icon_repro -m seed=0,1,2                  a sweep: an experiment for each training seed, <name>_s0 ...
-
-  python -m icon_repro quiet=true                     warnings and failures alone; verbose=true: every step's folder too
-
-A step is computed once: the same command again uses what is there, a changed value rebuilds what depends on it.
-
-Groups and their options:
-{groups}
-Show the composed configuration: --cfg job. Meaning and range of every key: icon_repro/config/load.py
-"""
-
 
 def main() -> None:
     """Entry of the console script and of ``python -m icon_repro``."""
@@ -99,6 +69,9 @@ def _main() -> None:
         from icon_repro.report import diff  # pandas takes a second to import
 
         sys.exit(diff.main([argument for argument in sys.argv[1:] if argument != "action=diff"]))
+    if "--version" in sys.argv[1:]:
+        print(version_text())
+        sys.exit(0)
     try:
         if problems := unsafe_files(sys.argv[1:]):
             raise ConfigError("\n".join(problems))
@@ -121,13 +94,6 @@ def _main() -> None:
 
     hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name="config")(job)()
     sys.exit(max(codes, default=0))
-
-
-def help_text(conf: Path) -> str:
-    """What the command does, with examples, and the groups of ``conf`` with their options."""
-    groups = sorted(path for path in conf.iterdir() if path.is_dir())
-    options = {path.name: ", ".join(sorted(file.stem for file in path.glob("*.yaml"))) for path in groups}
-    return HELP.replace("{groups}", "\n".join(f"  {name}: {names}" for name, names in options.items()))
 
 
 def _run(raw: DictConfig) -> int:

@@ -13,10 +13,13 @@ os.environ.update(
     }
 )
 
+import logging
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+from cli import Done
 
 from icon_repro.engine.artifact import Store
 from icon_repro.engine.options import ClusterConfig
@@ -33,6 +36,24 @@ _LINES = [
 @pytest.fixture
 def runtime(tmp_path: Path) -> Runtime:
     return Runtime(ClusterConfig(device="cpu"), cache=tmp_path / "cache", terminal=None)
+
+
+@pytest.fixture
+def inside(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Callable[..., Done]:
+    """The command line within this process, in ``tmp_path``: quicker where a process adds nothing."""
+    from icon_repro.__main__ import main
+
+    def call(*arguments: str) -> Done:
+        monkeypatch.chdir(tmp_path)
+        monkeypatch.setattr("sys.argv", ["icon_repro", *arguments])
+        monkeypatch.setattr(logging, "_handlerList", [])  # Hydra closes them all; absl's would close pytest's stderr
+        with pytest.raises(SystemExit) as left:
+            main()
+        code = left.value.code
+        out, error = capfd.readouterr()
+        return Done(code if isinstance(code, int) else int(code is not None), out, f"{error}{code}", 0.0)
+
+    return call
 
 
 @pytest.fixture(scope="session")

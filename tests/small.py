@@ -9,7 +9,8 @@ from typing import Any
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
-from icon_repro.config.compose import open_overrides, register_resolvers
+from icon_repro.config.arguments import open_overrides
+from icon_repro.config.compose import register_resolvers
 from icon_repro.config.load import Config, conf_dir, load
 from icon_repro.engine.artifact import Step, Store, publish
 from icon_repro.engine.records import write_json
@@ -19,8 +20,9 @@ from icon_repro.engine.records import write_json
 def composed(*overrides: str) -> dict[str, Any]:
     """The composed, resolved config as nested dicts; not to be changed."""
     register_resolvers()
+    arguments = open_overrides(overrides, conf_dir())
     with initialize_config_dir(str(conf_dir()), version_base="1.3"):
-        raw = compose("config", open_overrides(overrides, conf_dir()))
+        raw = compose("config", arguments)
     made = OmegaConf.to_container(raw, resolve=True)
     assert isinstance(made, dict)
     return {str(key): value for key, value in made.items()}

@@ -345,6 +345,6 @@ def test_a_key_of_a_method_that_is_not_there_is_named_with_the_remedy() -> None:
         ConfigError, match=r"methods\.less\.shard_rows: the experiment has no method 'less'\."
     ) as caught:
         composed("smoke_tiny", ["methods.less.shard_rows=3"])
-    assert "+method@methods.less=less" in str(caught.value) and "kind=None" not in str(caught.value)
+    assert "methods=[random,longest,icon,less]" in str(caught.value) and "kind=None" not in str(caught.value)
     made = composed("smoke_tiny", ["+method@methods.less=less", "methods.less.shard_rows=3"])
     assert made.methods["less"].shard_rows == 3

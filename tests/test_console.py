@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
-from icon_repro.config.compose import open_overrides
+from icon_repro.config.arguments import open_overrides
 from icon_repro.config.load import ConfigError, conf_dir
 from icon_repro.engine.artifact import StoreError, check_writable, publish
 

@@ -2,7 +2,6 @@
 
 import csv
 import errno
-import logging
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -13,29 +12,15 @@ from cli import Done, icon_repro
 from fault_server import closed_port
 
 from icon_repro import __main__ as command_line
-from icon_repro.__main__ import _si, main
-from icon_repro.config.compose import open_overrides
+from icon_repro.__main__ import _si
+from icon_repro.config.arguments import open_overrides
 from icon_repro.config.load import Config, ConfigError, conf_dir
 from icon_repro.engine.records import read_json, write_json
 
 TINY = "experiment=smoke_tiny"
-
-
-@pytest.fixture
-def inside(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Callable[..., Done]:
-    """The command line within this process, in ``tmp_path``: quicker where a process adds nothing."""
-
-    def call(*arguments: str) -> Done:
-        monkeypatch.chdir(tmp_path)
-        monkeypatch.setattr("sys.argv", ["icon_repro", *arguments])
-        monkeypatch.setattr(logging, "_handlerList", [])  # Hydra closes them all; absl's would close pytest's stderr
-        with pytest.raises(SystemExit) as left:
-            main()
-        code = left.value.code
-        out, error = capfd.readouterr()
-        return Done(code if isinstance(code, int) else int(code is not None), out, f"{error}{code}", 0.0)
-
-    return call
+STUDY = ["~methods.random", "~methods.longest", "~methods.ppl_low", "~methods.ifd", "~methods.rds", "~methods.icon"]
+STUDY += ["experiment=study_cpu"]
+LISTED = ["+method@methods.less=less", "~methods.random", "~methods.longest", "++methods.less.epochs=1"]
 
 
 def refused(done: Done, title: str = "") -> str:
@@ -126,7 +111,7 @@ def test_unknown_options_of_groups_are_all_refused_with_the_nearest_name(tmp_pat
     text = refused(icon_repro(tmp_path, "experiment=smok_tiny", "model=smolm2", "+method@methods.more=radnom"))
     assert "experiment=smok_tiny" in text and "'smoke_tiny'" in text
     assert "model=smolm2" in text and "'smollm2'" in text
-    assert "method=radnom" in text and "'random'" in text
+    assert "+method@methods.more=radnom" in text and "'random'" in text
 
 
 def test_wrong_values_are_all_refused_with_key_and_nearest_name(tmp_path: Path) -> None:
@@ -301,7 +286,11 @@ def test_folders_in_home_are_expanded(
         (["++seeds=[1]", "+a.b=1", "~methods.icon"], ["++seeds=[1]", "+a.b=1", "~methods.icon"]),
         (["model=smollm2", "hydra.run.dir=x"], ["model=smollm2", "hydra.run.dir=x"]),
         (["method@methods.icon=random"], ["method@methods.icon=random"]),
-        (["model=smollm2,tiny_random"], ["model=smollm2,tiny_random"]),
+        (["+method@methods.icon=icon"], ["method@methods.icon=icon"]),  # one that is there
+        (["method@methods.new=random"], ["+method@methods.new=random"]),
+        ([TINY, "methods=[icon,less]", "methods.less.epochs=1"], [TINY, *LISTED]),
+        (["methods=less", "experiment=study_cpu"], STUDY),
+        (["-m", "model=smollm2,tiny_random"], ["model=smollm2,tiny_random", "-m"]),
         (["-m", "seeds=[1]", "--cfg", "job"], ["++seeds=[1]", "-m", "--cfg", "job"]),
         (["--info", "defaults", "name=a"], ["++name=a", "--info", "defaults"]),
         (["model=mine", "--config-dir", "conf"], ["model=mine", "--config-dir", "conf"]),
@@ -314,7 +303,7 @@ def test_open_overrides_of_each_kind(arguments: list[str], expected: list[str]) 
 
 def test_open_overrides_wrong_choice_of_a_sweep_is_refused() -> None:
     with pytest.raises(ConfigError, match=r"model=smolm2: no such option.*'smollm2'"):
-        open_overrides(["model=tiny_random,smolm2"], conf_dir())
+        open_overrides(["-m", "model=tiny_random,smolm2"], conf_dir())
 
 
 @pytest.mark.parametrize(

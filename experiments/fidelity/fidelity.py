@@ -26,7 +26,8 @@ from omegaconf import OmegaConf
 from scipy.stats import spearmanr
 
 from experiments.fidelity.less_scores import less_rows
-from icon_repro.config.compose import open_overrides, register_resolvers
+from icon_repro.config.arguments import open_overrides
+from icon_repro.config.compose import register_resolvers
 from icon_repro.config.load import conf_dir, load
 from icon_repro.data.rows import Example, Score, best_first, selected_count
 from icon_repro.engine.artifact import Step, ordered

@@ -10,7 +10,7 @@ import difflib
 import enum
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -152,10 +152,7 @@ def load(data: Mapping[str, Any]) -> Config:
             where, key = f"methods.{name}", next(iter(value))
             others = [other for other in data["methods"] if other != name]
             near = difflib.get_close_matches(name, others, 1)
-            option = name if (conf_dir() / "method" / f"{name}.yaml").is_file() else "OPTION"
-            remedy = f"Add one with +method@{where}={option} (--help lists the options of method), or set {where}.kind."
-            if near:
-                remedy = f"Did you mean methods.{near[0]}.{key}?"
+            remedy = f"Did you mean methods.{near[0]}.{key}?" if near else _how_to_add(name, others)
             problems.append(f"{where}.{key}: the experiment has no method {name!r}. {remedy}")
             continue
         try:
@@ -171,10 +168,25 @@ def load(data: Mapping[str, Any]) -> Config:
             config.name, config.seeds, config.seed = f"{config.name}_s{config.seed}", [config.seed], None
         if len(made) == len(methods or {}):  # else what is said of several methods may be wrong
             problems += _combinations(config)
+    if isinstance(methods, Mapping) and not methods and data.get("fractions"):
+        problems.append(
+            "methods: none is there to select fractions. Name them: methods=[random,icon]; without any: fractions=[]."
+        )
     if problems:
         head = f"{len(problems)} problem{'s' if len(problems) > 1 else ''} in the configuration:"
         raise ConfigError("\n".join([head, *(f"  {p}" for p in problems)]))
     return config
+
+
+def _how_to_add(name: str, others: Sequence[str]) -> str:
+    """How an experiment with the methods ``others`` gets one of this name."""
+    files = {path.stem for path in (conf_dir() / "method").glob("*.yaml")}
+    if name in files:
+        return f"Name it beside the others: methods=[{','.join([*others, name])}]."
+    near = difflib.get_close_matches(name, sorted(files), 1, 0.6)
+    if near:
+        return f"Did you mean {near[0]!r}? methods=[{','.join([*others, near[0]])}] has it beside the others."
+    return f"Add one under this name with its file: +method@methods.{name}=random (action=methods lists them all)."
 
 
 def _combinations(config: Config) -> list[str]:
@@ -187,7 +199,8 @@ def _combinations(config: Config) -> list[str]:
     names += [config.published] if config.published is not None else []
     for name in [*names, *config.methods, *config.evaluation.tasks]:
         if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.]*", name):
-            problems.append(f"name {name!r}: must be letters, digits, '_' and '.', as it names folders.")
+            legal = re.sub("[^A-Za-z0-9_.]+", "_", name).strip("_.") or "mine"
+            problems.append(f"name {name!r}: must be letters, digits, '_' and '.', as it names folders, e.g. {legal}.")
     for reserved in {"base", "full"} & set(config.methods):
         problems.append(f"methods.{reserved}: the name is taken by the {reserved} row; choose another.")
     sources = {"data.pool.source": config.data.pool.source, "data.assessment.source": config.data.assessment.source}
@@ -256,7 +269,10 @@ def _primary_problems(config: Config) -> list[str]:
         problems.append(f"primary.comparison={primary.comparison}: must be two methods, e.g. [icon, random].")
     for name in primary.comparison:
         if name not in config.methods:
-            problems.append(f"primary.comparison: no method {name!r}.{nearest(name, config.methods)}")
+            problems.append(
+                f"primary.comparison: no method {name!r}.{nearest(name, config.methods)} Without the comparison: "
+                "primary=null."
+            )
     if len(primary.comparison) == 2 and primary.comparison[1] in config.methods:
         control = primary.comparison[1]
         matched = getattr(config.methods[control], "matched_to", None)

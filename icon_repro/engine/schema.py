@@ -50,9 +50,13 @@ def number(
     return dataclasses.field(default=default, metadata=metadata)
 
 
-def unhashed(default: Any = dataclasses.MISSING) -> Any:
-    """A dataclass field that doesn't change results and so never enters a fingerprint."""
-    return dataclasses.field(default=default, metadata={"hash": False})
+def unhashed(default: Any = dataclasses.MISSING, example: str = "VALUE") -> Any:
+    """A dataclass field that doesn't change results and so never enters a fingerprint.
+
+    Args:
+        example: of a value, for the message that one is required.
+    """
+    return dataclasses.field(default=default, metadata={"hash": False, "example": example})
 
 
 def nearest(word: str, choices: typing.Iterable[str]) -> str:
@@ -84,7 +88,7 @@ def _convert(kind: Any, value: Any, where: str, problems: list[str], rules: Mapp
         assert len(kinds) == 1, f"{where}: {kind} is a union of several types"
         return _convert(kinds[0], value, where, problems, rules)
     if isinstance(value, str) and value == _REQUIRED:
-        problems.append(f"{where}: a value is required.")
+        problems.append(_required(where, rules))
         return None
     if kind is Any:
         return value
@@ -101,6 +105,10 @@ def _convert(kind: Any, value: Any, where: str, problems: list[str], rules: Mapp
             return None
         return {str(k): _convert(arguments[1], v, f"{where}.{k}", problems, rules) for k, v in value.items()}
     return _convert_scalar(kind, value, where, problems, rules)
+
+
+def _required(where: str, rules: Mapping[str, Any]) -> str:
+    return f"{where}: a value is required. Set {where}={rules.get('example', 'VALUE')}."
 
 
 def _convert_dataclass(kind: type, value: Any, where: str, problems: list[str]) -> Any:
@@ -120,7 +128,7 @@ def _convert_dataclass(kind: type, value: Any, where: str, problems: list[str]) 
         if name in value:
             values[name] = _convert(hints[name], value[name], prefix + name, problems, field.metadata)
         elif field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING:
-            problems.append(f"{prefix}{name}: a value is required.")
+            problems.append(_required(f"{prefix}{name}", field.metadata))
             values[name] = None
     return kind(**values)
 
@@ -149,7 +157,9 @@ def _convert_scalar(kind: Any, value: Any, where: str, problems: list[str], rule
         broken = [n for n, test in tests.items() if n in rules and not test(rules[n])]
         if broken or not math.isfinite(value):
             text = " and ".join(f"{n.replace('_', ' ')} {rules[n]:g}" for n in tests if n in rules)
-            problems.append(f"{where}={value!r}: must be {text or 'finite'}.")
+            share = rules.get("at_most") == 1 and "above" in rules and 1 < value <= 100
+            percent = f" {value:g} % is {value / 100:g}." if share else ""
+            problems.append(f"{where}={value!r}: must be {text or 'finite'}.{percent}")
     return value
 
 

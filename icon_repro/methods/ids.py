@@ -27,7 +27,7 @@ class IdsConfig:
     """A released selection, or one of yours, as a list of ids."""
 
     kind: str = "ids"
-    path: str = unhashed("")  # hashed by content
+    path: str = unhashed("", example="ids.csv")  # hashed by content
 
 
 class IdsError(ValueError):

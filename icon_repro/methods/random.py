@@ -34,7 +34,7 @@ class RandomConfig:
     seed: int = number(0, at_least=0)
     # a name in ``methods``: as many rows of each decile of response length as its selection holds. Not hashed: the
     # selection itself is an input of the step
-    matched_to: str | None = unhashed(None)
+    matched_to: str | None = unhashed(None, example="icon")
     repeats: int = repeats_field()
 
 

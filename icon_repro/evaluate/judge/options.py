@@ -148,10 +148,14 @@ def judge_problems(judge: JudgeConfig, methods: Collection[str], *, base: bool, 
             problems.append("judge.served: against=served needs the endpoint of that model.")
     elif judge.sets and judge.against not in arms:
         known = ", ".join([*sorted(arms), "served"])
-        problems.append(f"judge.against={judge.against!r}: the experiment has no such row. Known: {known}.")
+        problems.append(
+            f"judge.against={judge.against!r}: the experiment has no such row. Known: {known}. judge=none does without."
+        )
     for name in judge.methods:
         if name not in arms:
-            problems.append(f"judge.methods: the experiment has no row {name!r}.{nearest(name, arms)}")
+            rest = ",".join(one for one in judge.methods if one in arms)
+            remedy = f"Set judge.methods=[{rest}]" + ("" if rest else " to judge all rows") + ", or judge=none."
+            problems.append(f"judge.methods: the experiment has no row {name!r}.{nearest(name, arms)} {remedy}")
     if judge.kind is JudgeKind.endpoint and judge.endpoint is None:
         problems.append("judge.endpoint: kind endpoint needs it: base_url, model and the prices.")
     endpoints = {"judge.endpoint": judge.endpoint, "judge.served": judge.served}
