@@ -17,17 +17,17 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from icon_repro.data.cost import forward_flops
 from icon_repro.data.options import Dtype, ModelConfig
 from icon_repro.data.prompts import request
 from icon_repro.data.rows import Example, Score
 from icon_repro.engine.artifact import Step
-from icon_repro.engine.records import read_json, read_rows, write_json
+from icon_repro.engine.records import read_rows
 from icon_repro.engine.runtime import Runtime
 from icon_repro.engine.schema import number
 from icon_repro.lm.tokens import readable, text_ids
 from icon_repro.methods.base import Build, Method
 from icon_repro.methods.common.outcome import write_scores
+from icon_repro.methods.common.shards import finite_numbers, write_shard
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -96,7 +96,7 @@ class ArmormScores:
 
 
 class ArmormError(ValueError):
-    """The reward model has no chat template, or shards don't belong together."""
+    """The reward model has no chat template."""
 
 
 def plan(build: Build, name: str, options: ArmormConfig) -> Step:
@@ -164,29 +164,18 @@ def shard(cfg: ArmormShard, inputs: Mapping[str, Path], out: Path, runtime: Runt
             tokens = progress.tokens
         result = np.full((len(rows), 1 + attributes.shape[1]), np.nan)
         result[present] = np.column_stack([scores, attributes])
-    np.save(out / "rewards.npy", result, allow_pickle=False)
-    write_json(out / "ids.json", {"rows": [row.id for row in rows], "reasons": reasons})
-    return {"rows": len(rows), "failed": len(reasons), "tokens": tokens, "flops": forward_flops(parameters, tokens)}
+    return write_shard(out, {"rewards": result}, rows, reasons, tokens, parameters)
 
 
 def run(cfg: ArmormScores, inputs: Mapping[str, Path], out: Path, runtime: Runtime) -> dict[str, Any]:
     """Write scores.jsonl and failures.jsonl. Needs inputs named part-NNNN."""
-    scores, reasons = list[Score](), dict[str, str]()
-    for name in sorted(name for name in inputs if name.startswith("part-")):
-        described = read_json(inputs[name] / "ids.json")
-        values = np.load(inputs[name] / "rewards.npy", allow_pickle=False)
-        if len(values) != len(described["rows"]):
-            raise ArmormError(f"{inputs[name]}: {len(values)} rewards of {len(described['rows'])} rows; delete it.")
-        reasons |= described["reasons"]
-        for identifier, (reward, *attributes) in zip(described["rows"], values.tolist(), strict=True):
-            if identifier in described["reasons"]:
-                continue
-            if not np.isfinite([reward, *attributes]).all():
-                reasons[identifier] = "reward isn't finite"
-                continue
-            published = len(attributes) == len(ATTRIBUTES)
-            names = ATTRIBUTES if published else [f"attribute_{i}" for i in range(len(attributes))]
-            scores.append(Score(identifier, reward, dict(zip(names, attributes, strict=True))))
+    rewards, reasons = finite_numbers(inputs, "part", "rewards", "reward isn't finite")
+    scores = []
+    for identifier, values in rewards.items():
+        reward, *attributes = values.tolist()
+        published = len(attributes) == len(ATTRIBUTES)
+        names = ATTRIBUTES if published else [f"attribute_{i}" for i in range(len(attributes))]
+        scores.append(Score(identifier, reward, dict(zip(names, attributes, strict=True))))
     return {**write_scores(out, scores, reasons), "tokens": 0, "flops": 0}
 
 

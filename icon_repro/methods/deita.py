@@ -13,7 +13,7 @@ Known gap: not run with the published scorers, which need a hub. All vectors are
 """
 
 import enum
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -21,12 +21,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from icon_repro.data.cost import forward_flops
 from icon_repro.data.options import Dtype, ModelConfig
 from icon_repro.data.prompts import Template, complexity_question, quality_question, request
 from icon_repro.data.rows import Example, Score, best_first
 from icon_repro.engine.artifact import Step
-from icon_repro.engine.records import read_json, read_rows, write_json
+from icon_repro.engine.records import read_rows
 from icon_repro.engine.runtime import Runtime
 from icon_repro.engine.schema import number
 from icon_repro.lm.tokens import bos_ids, readable, text_ids
@@ -34,6 +33,7 @@ from icon_repro.methods.base import Build, Method
 from icon_repro.methods.common.embeddings import joined
 from icon_repro.methods.common.options import EmbeddedText, EmbeddingConfig, PoolingKind
 from icon_repro.methods.common.outcome import write_scores
+from icon_repro.methods.common.shards import finite_numbers, write_shard
 
 _DIGITS = "123456"
 _BLOCK = 1024  # rows whose cosines are computed at once
@@ -201,30 +201,7 @@ def shard(cfg: DeitaShard, inputs: Mapping[str, Path], out: Path, runtime: Runti
             probabilities = digit_probabilities(model, [texts[i] for i in present], digits, budget, progress)
             tokens = progress.tokens
         ratings[present] = expected_rating(probabilities)
-    np.save(out / "ratings.npy", ratings, allow_pickle=False)
-    write_json(out / "ids.json", {"rows": [row.id for row in rows], "reasons": reasons})
-    return {"rows": len(rows), "failed": len(reasons), "tokens": tokens, "flops": forward_flops(parameters, tokens)}
-
-
-def _ratings(
-    inputs: Mapping[str, Path], names: Sequence[str], question: DeitaQuestion
-) -> tuple[dict[str, float], dict[str, str]]:
-    """A scorer's ratings by id from the shards ``names``; reasons of the rows without one."""
-    ratings, reasons = dict[str, float](), dict[str, str]()
-    for name in names:
-        described = read_json(inputs[name] / "ids.json")
-        values = np.load(inputs[name] / "ratings.npy", allow_pickle=False)
-        if len(values) != len(described["rows"]):
-            raise DeitaError(f"{inputs[name]}: {len(values)} ratings of {len(described['rows'])} rows; delete it.")
-        reasons |= described["reasons"]
-        for identifier, value in zip(described["rows"], values.tolist(), strict=True):
-            if identifier in described["reasons"]:
-                continue
-            if np.isfinite(value):
-                ratings[identifier] = value
-            else:
-                reasons[identifier] = f"{question.value}: rating isn't finite"
-    return ratings, reasons
+    return write_shard(out, {"ratings": ratings}, rows, reasons, tokens, parameters)
 
 
 def run(cfg: DeitaFilter, inputs: Mapping[str, Path], out: Path, runtime: Runtime) -> dict[str, Any]:
@@ -232,15 +209,14 @@ def run(cfg: DeitaFilter, inputs: Mapping[str, Path], out: Path, runtime: Runtim
     ids, vectors, reasons = joined(inputs, "shard")
     ratings = dict[DeitaQuestion, dict[str, float]]()
     for question in DeitaQuestion:
-        names = sorted(name for name in inputs if name.startswith(f"{question.value}-"))
-        ratings[question], failed = _ratings(inputs, names, question)
-        if other := {*ids, *reasons} ^ {*ratings[question], *failed}:
+        rated, failed = finite_numbers(inputs, question.value, "ratings", f"{question.value}: rating isn't finite")
+        if other := {*ids, *reasons} ^ {*rated, *failed}:
             raise DeitaError(
                 f"{len(other)} rows have either a vector or a rating of {question.value}, not both (first: "
                 f"{min(other)!r}); delete the shards and run again."
             )
         reasons |= failed
-        ratings[question] = {i: value for i, value in ratings[question].items() if i not in reasons}
+        ratings[question] = {i: float(value) for i, value in rated.items() if i not in reasons}
     complexity, quality = ratings[DeitaQuestion.complexity], ratings[DeitaQuestion.quality]
     scored = {i: complexity[i] * quality[i] for i in ids if i not in reasons}
     order = best_first(scored)

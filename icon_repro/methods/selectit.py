@@ -20,13 +20,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from icon_repro.data.cost import forward_flops
 from icon_repro.data.options import Dtype
 from icon_repro.data.planner import PlanError
 from icon_repro.data.prompts import request
 from icon_repro.data.rows import Example, Score
 from icon_repro.engine.artifact import Step
-from icon_repro.engine.records import read_json, read_rows, write_json
+from icon_repro.engine.records import read_rows
 from icon_repro.engine.runtime import Runtime
 from icon_repro.engine.schema import number, unhashed
 from icon_repro.lm.tokens import bos_ids, text_ids
@@ -34,6 +33,7 @@ from icon_repro.methods.base import Build, Method
 from icon_repro.methods.common.options import Baseline, filled
 from icon_repro.methods.common.outcome import write_scores
 from icon_repro.methods.common.questions import QUESTIONS, QuestionsError, read_questions
+from icon_repro.methods.common.shards import finite_numbers, write_shard
 
 _DIGITS = "12345"
 _QUESTION_TOKENS = 30  # about
@@ -64,10 +64,6 @@ class SelectitShard:
     selectit: SelectitConfig
     start: int
     stop: int | None
-
-
-class SelectitError(ValueError):
-    """Shards don't belong together."""
 
 
 def as_compat_says(options: SelectitConfig) -> SelectitConfig:
@@ -150,29 +146,17 @@ def shard(cfg: SelectitShard, inputs: Mapping[str, Path], out: Path, runtime: Ru
             probabilities = digit_probabilities(model, flat, digits, budget, progress)
             tokens = progress.tokens
         ratings[rated] = rating(probabilities).reshape(len(rated), len(questions))
-    np.save(out / "ratings.npy", ratings, allow_pickle=False)
-    write_json(out / "ids.json", {"rows": [row.id for row in rows], "reasons": reasons})
-    return {"rows": len(rows), "failed": len(reasons), "tokens": tokens, "flops": forward_flops(parameters, tokens)}
+    return write_shard(out, {"ratings": ratings}, rows, reasons, tokens, parameters)
 
 
 def run(cfg: SelectitConfig, inputs: Mapping[str, Path], out: Path, runtime: Runtime) -> dict[str, Any]:
     """Write scores.jsonl and failures.jsonl. Needs inputs named part-NNNN."""
-    scores, reasons = list[Score](), dict[str, str]()
-    for name in sorted(name for name in inputs if name.startswith("part-")):
-        described = read_json(inputs[name] / "ids.json")
-        ratings = np.load(inputs[name] / "ratings.npy", allow_pickle=False)
-        if len(ratings) != len(described["rows"]):
-            raise SelectitError(f"{inputs[name]}: {len(ratings)} ratings of {len(described['rows'])} rows; delete it.")
-        reasons |= described["reasons"]
-        for identifier, values in zip(described["rows"], ratings, strict=True):
-            if identifier in described["reasons"]:
-                continue
-            if not np.isfinite(values).all():
-                reasons[identifier] = "rating isn't finite"
-                continue
-            mean, spread = float(values.mean()), float(values.std())
-            score = mean / (1 + cfg.alpha * spread)
-            scores.append(Score(identifier, score, {"rating": mean, "spread": spread}))
+    ratings, reasons = finite_numbers(inputs, "part", "ratings", "rating isn't finite")
+    scores = []
+    for identifier, values in ratings.items():
+        mean, spread = float(values.mean()), float(values.std())
+        score = mean / (1 + cfg.alpha * spread)
+        scores.append(Score(identifier, score, {"rating": mean, "spread": spread}))
     return {**write_scores(out, scores, reasons), "tokens": 0, "flops": 0}
 
 

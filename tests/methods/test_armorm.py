@@ -19,6 +19,7 @@ from icon_repro.lm.load import load_tokenizer
 from icon_repro.methods import armorm as method
 from icon_repro.methods.armorm import ArmormScores, ArmormShard, RewardArchitecture
 from icon_repro.methods.common.outcome import NoScoreError
+from icon_repro.methods.common.shards import ShardError
 
 REWARD = {"kind": "local", "name": "reward", "path": "set below"}
 
@@ -154,7 +155,7 @@ def test_run_reward_that_isnt_finite_is_a_failure(tmp_path: Path, runtime: Runti
 def test_run_other_number_of_rewards_than_rows_is_refused(tmp_path: Path, runtime: Runtime) -> None:
     write_json(tmp_path / "ids.json", {"rows": ["a", "b"], "reasons": {}})
     np.save(tmp_path / "rewards.npy", np.zeros((1, 1)))
-    with pytest.raises(method.ArmormError, match="1 rewards of 2 rows; delete it"):
+    with pytest.raises(ShardError, match="1 rewards of 2 rows; delete it"):
         method.run(ArmormScores(), {"part-0000": tmp_path}, tmp_path, runtime)
 
 

@@ -23,6 +23,7 @@ from icon_repro.lm.tokens import TokenError, bos_ids, text_ids
 from icon_repro.methods import deita
 from icon_repro.methods.common.digits import digit_ids
 from icon_repro.methods.common.outcome import NoScoreError
+from icon_repro.methods.common.shards import ShardError
 from icon_repro.methods.deita import DeitaFilter, DeitaQuestion, DeitaShard
 
 
@@ -312,7 +313,7 @@ def test_run_row_without_a_rating_hides_no_other(tmp_path: Path, runtime: Runtim
 def test_run_shards_of_other_rows_are_refused(tmp_path: Path, runtime: Runtime) -> None:
     inputs = parts_in(tmp_path, {"a": 3.0, "b": 2.0}, {})
     np.save(inputs["quality-0000"] / "ratings.npy", np.zeros(3))
-    with pytest.raises(deita.DeitaError, match="3 ratings of 2 rows; delete it"):
+    with pytest.raises(ShardError, match="3 ratings of 2 rows; delete it"):
         scores_of(tmp_path, inputs, runtime)
     write_json(inputs["quality-0000"] / "ids.json", {"rows": ["a", "b", "x"], "reasons": {}})
     with pytest.raises(deita.DeitaError, match=r"1 rows have either a vector or a rating of quality.*'x'"):

@@ -12,8 +12,8 @@ from icon_repro.data.rows import Example, Score
 from icon_repro.engine.records import read_rows, write_json
 from icon_repro.engine.runtime import Runtime
 from icon_repro.methods import ifd, perplexity
-from icon_repro.methods.common.answers import AnswersError
 from icon_repro.methods.common.outcome import NoScoreError
+from icon_repro.methods.common.shards import ShardError
 from icon_repro.methods.ifd.options import IfdConfig, Ratio
 from icon_repro.methods.perplexity import Best, PerplexityConfig
 
@@ -272,11 +272,11 @@ def test_ifd_limits_of_the_ratio(tmp_path: Path, runtime: Runtime, drop: bool) -
 
 def test_row_in_two_shards_is_refused(tmp_path: Path, runtime: Runtime) -> None:
     shards = [{"rows": ["a", "b"], "conditioned": [1.0, 2.0]}, {"rows": ["b"], "conditioned": [2.0]}]
-    with pytest.raises(AnswersError, match="1 rows are in two shards"):
+    with pytest.raises(ShardError, match="1 rows are in two shards"):
         perplexity.run(PerplexityConfig(), made_by_hand(tmp_path, shards), tmp_path, runtime)
 
 
 def test_shard_with_other_numbers_than_rows_is_refused(tmp_path: Path, runtime: Runtime) -> None:
     shards = [{"rows": ["a", "b"], "conditioned": [1.0]}]
-    with pytest.raises(AnswersError, match=r"shard-0000: \(1,\) values of 2 rows; delete it"):
+    with pytest.raises(ShardError, match="shard-0000: 1 conditioned of 2 rows; delete it"):
         perplexity.run(PerplexityConfig(), made_by_hand(tmp_path, shards), tmp_path, runtime)

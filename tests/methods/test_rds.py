@@ -15,6 +15,7 @@ from icon_repro.engine.records import read_rows, write_json
 from icon_repro.engine.runtime import Runtime
 from icon_repro.methods import rds
 from icon_repro.methods.common.embeddings import EmbeddingsError
+from icon_repro.methods.common.shards import ShardError
 from icon_repro.methods.rds import RdsConfig
 
 
@@ -140,5 +141,5 @@ def test_rds_ties_go_to_the_smaller_id_across_shards(tmp_path: Path, runtime: Ru
     ids=["twice", "short", "none", "no query"],
 )
 def test_rds_shards_that_dont_fit_are_refused(tmp_path: Path, runtime: Runtime, shards: Any, message: str) -> None:
-    with pytest.raises(EmbeddingsError, match=message):
+    with pytest.raises((EmbeddingsError, ShardError), match=message):
         rds.run(RdsConfig(), by_hand(tmp_path, shards), tmp_path, runtime)

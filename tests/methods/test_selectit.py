@@ -17,6 +17,7 @@ from icon_repro.lm.tokens import TokenError
 from icon_repro.methods import selectit
 from icon_repro.methods.common.outcome import NoScoreError
 from icon_repro.methods.common.questions import QUESTIONS
+from icon_repro.methods.common.shards import ShardError
 from icon_repro.methods.selectit import SelectitConfig, SelectitShard
 
 
@@ -155,5 +156,5 @@ def test_run_mean_over_one_plus_the_spread(tmp_path: Path, runtime: Runtime) -> 
 
 
 def test_run_other_number_of_ratings_than_rows_is_refused(tmp_path: Path, runtime: Runtime) -> None:
-    with pytest.raises(selectit.SelectitError, match="1 ratings of 2 rows; delete it"):
+    with pytest.raises(ShardError, match="1 ratings of 2 rows; delete it"):
         selectit.run(SelectitConfig(), part_in(tmp_path, ["a", "b"], [[1.0] * 5], {}), tmp_path, runtime)

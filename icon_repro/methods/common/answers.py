@@ -12,17 +12,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from icon_repro.data.cost import forward_flops
 from icon_repro.data.prompts import PROMPTS
 from icon_repro.data.rows import Example, Score
-from icon_repro.engine.records import read_json, read_rows, write_json
+from icon_repro.engine.records import read_rows
 from icon_repro.engine.runtime import Runtime
 from icon_repro.lm.tokens import Encoded, bos_ids, joint_ids, readable, text_ids
 from icon_repro.methods.common.options import AnswerPart, AnswersConfig, AnswersShard, LongRows, Tokenise
-
-
-class AnswersError(ValueError):
-    """Shards don't belong together."""
+from icon_repro.methods.common.shards import read_shards, write_shard
 
 
 @dataclass(frozen=True)
@@ -112,40 +108,25 @@ def shard(cfg: AnswersShard, inputs: Mapping[str, Path], out: Path, runtime: Run
                 items = [None if isinstance(item, str) else item[part] for item in texts]
                 values[:] = mean_nll_alone(model, pad, items, budget, progress)
             tokens = progress.tokens
-    for part, values in nlls.items():
-        np.save(out / f"{part.value}.npy", values, allow_pickle=False)
-    write_json(out / "ids.json", {"rows": [row.id for row in rows], "reasons": reasons})
-    return {
-        "rows": len(rows),
-        "failed": len(reasons),
-        "rows_cut": cut,
-        "tokens": tokens,
-        "flops": forward_flops(parameters, tokens),
-    }
+    numbers = {part.value: values for part, values in nlls.items()}
+    return {**write_shard(out, numbers, rows, reasons, tokens, parameters), "rows_cut": cut}
 
 
 def joined(inputs: Mapping[str, Path], parts: Sequence[AnswerPart], prefix: str = "shard") -> Answers:
     """All shards (inputs named ``<prefix>-NNNN``) as one.
 
     Raises:
-        AnswersError: a row is in two shards, or a shard's numbers don't fit its ids.
+        ShardError: a row is in two shards, or a shard's numbers don't fit its ids.
     """
     ids: list[str] = []
     reasons: dict[str, str] = {}
-    values: dict[AnswerPart, list[NDArray[np.float64]]] = {part: [] for part in parts}
-    for name in sorted(name for name in inputs if name.startswith(f"{prefix}-")):
-        folder = inputs[name]
-        described = read_json(folder / "ids.json")
-        ids += described["rows"]
-        reasons |= described["reasons"]
-        for part in parts:
-            stored = np.load(folder / f"{part.value}.npy", allow_pickle=False)
-            if stored.shape != (len(described["rows"]),):
-                raise AnswersError(f"{folder}: {stored.shape} values of {len(described['rows'])} rows; delete it.")
-            values[part].append(stored)
-    if len(set(ids)) < len(ids):
-        raise AnswersError(f"{len(ids) - len(set(ids))} rows are in two shards; delete the shards and run again.")
-    return Answers(ids, {part: np.concatenate(v) if v else np.empty(0) for part, v in values.items()}, reasons)
+    values: dict[AnswerPart, NDArray[np.float64]] = {}
+    for part in parts:
+        shards = list(read_shards(inputs, prefix, part.value))
+        ids = [identifier for shard in shards for identifier in shard.ids]
+        reasons = {identifier: reason for shard in shards for identifier, reason in shard.reasons.items()}
+        values[part] = np.concatenate([shard.numbers for shard in shards]) if shards else np.empty(0)
+    return Answers(ids, values, reasons)
 
 
 def scored(answers: Answers, score: Callable[[int], Score | str]) -> tuple[list[Score], dict[str, str]]:

@@ -11,17 +11,17 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from icon_repro.data.cost import forward_flops
 from icon_repro.data.prompts import PROMPTS, prompt_of
 from icon_repro.data.rows import Example, stripped
-from icon_repro.engine.records import read_json, read_rows, write_json
+from icon_repro.engine.records import read_rows
 from icon_repro.engine.runtime import Runtime
 from icon_repro.lm.tokens import bos_ids, readable, text_ids
 from icon_repro.methods.common.options import EmbeddedText, EmbeddingConfig, EmbeddingShard, PoolingKind
+from icon_repro.methods.common.shards import read_shards, write_shard
 
 
 class EmbeddingsError(ValueError):
-    """Shards don't belong together, or no row has a vector."""
+    """No row has a vector."""
 
 
 def embedded_text(row: Example, cfg: EmbeddingConfig) -> str:
@@ -92,39 +92,22 @@ def shard(cfg: EmbeddingShard, inputs: Mapping[str, Path], out: Path, runtime: R
             tokens = progress.tokens
         vectors = np.full((len(rows), embedded.shape[1]), np.nan, np.float32)
         vectors[present] = embedded
-    np.save(out / "vectors.npy", vectors, allow_pickle=False)
-    write_json(out / "ids.json", {"rows": [row.id for row in rows], "reasons": reasons})
-    return {
-        "rows": len(rows),
-        "failed": len(reasons),
-        "rows_cut": cut,
-        "tokens": tokens,
-        "flops": forward_flops(parameters, tokens),
-    }
+    return {**write_shard(out, {"vectors": vectors}, rows, reasons, tokens, parameters), "rows_cut": cut}
 
 
 def joined(inputs: Mapping[str, Path], prefix: str) -> tuple[list[str], NDArray[np.float32], dict[str, str]]:
     """Shards named ``<prefix>-NNNN``: ids and vectors (rows, hidden size) of all rows that have one; others' reasons.
 
     Raises:
-        EmbeddingsError: a row is in two shards, a shard's numbers don't fit its ids, or no row has a vector.
+        EmbeddingsError: no row has a vector.
+        ShardError: a row is in two shards, or a shard's numbers don't fit its ids.
     """
     ids, parts, reasons = list[str](), list[NDArray[np.float32]](), dict[str, str]()
-    for name in sorted(name for name in inputs if name.startswith(f"{prefix}-")):
-        described = read_json(inputs[name] / "ids.json")
-        if not described["rows"]:
-            continue
-        vectors = np.load(inputs[name] / "vectors.npy", allow_pickle=False)
-        if len(vectors) != len(described["rows"]):
-            raise EmbeddingsError(
-                f"{inputs[name]}: {len(vectors)} vectors of {len(described['rows'])} rows; delete it."
-            )
-        reasons |= described["reasons"]
-        with_vector = [i for i, identifier in enumerate(described["rows"]) if identifier not in described["reasons"]]
-        ids += [described["rows"][i] for i in with_vector]
-        parts.append(vectors[with_vector])
-    if len(set(ids)) < len(ids):
-        raise EmbeddingsError(f"{len(ids) - len(set(ids))} rows are in two shards; delete the shards and run again.")
+    for part in read_shards(inputs, prefix, "vectors"):
+        reasons |= part.reasons
+        if with_vector := [place for place, identifier in enumerate(part.ids) if identifier not in part.reasons]:
+            ids += [part.ids[place] for place in with_vector]
+            parts.append(part.numbers[with_vector])
     if not ids:
         raise EmbeddingsError(f"none of {len(reasons)} rows has a vector.")
     return ids, np.concatenate(parts), reasons
