@@ -17,7 +17,7 @@ from icon_repro.data.options import SourceConfig
 from icon_repro.data.prompts import QUESTION
 from icon_repro.data.rows import Example, content_id
 from icon_repro.data.sources import SourceError, group_of, read_raw
-from icon_repro.engine.notices import OURS
+from icon_repro.engine.console import LOG
 from icon_repro.engine.records import write_json, write_rows
 from icon_repro.engine.runtime import Runtime
 from icon_repro.engine.schema import nearest
@@ -51,7 +51,7 @@ def run(cfg: SourceConfig, inputs: Mapping[str, Path], out: Path, runtime: Runti
     if counts:
         text = ", ".join(f"{reason}: {count:,}" for reason, count in sorted(counts.items()))
         total = len(rows) + sum(counts.values())
-        OURS.warning("%s", f"{cfg.name}: {sum(counts.values()):,} of {total:,} items are left out ({text}).")
+        LOG.warning("%s", f"{cfg.name}: {sum(counts.values()):,} of {total:,} items are left out ({text}).")
     write_rows(out / "rows.jsonl", rows.values())
     report = {
         "rows": len(rows),

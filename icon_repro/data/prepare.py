@@ -20,7 +20,7 @@ from icon_repro.data.benchmark import BenchmarkError, shot
 from icon_repro.data.options import RowFormat, RowsConfig, SourceConfig
 from icon_repro.data.rows import Example
 from icon_repro.data.sources import RowError, SourceError, read_all, read_raw
-from icon_repro.engine.notices import OURS
+from icon_repro.engine.console import LOG
 from icon_repro.engine.records import write_json, write_rows
 from icon_repro.engine.runtime import Runtime
 
@@ -59,11 +59,11 @@ def run(cfg: RowsConfig, inputs: Mapping[str, Path], out: Path, runtime: Runtime
         )
     if counts:
         text = ", ".join(f"{reason}: {count:,}" for reason, count in sorted(counts.items()))
-        OURS.warning("%s", f"{cfg.source.name}: {sum(counts.values()):,} of {total:,} rows are left out ({text}).")
+        LOG.warning("%s", f"{cfg.source.name}: {sum(counts.values()):,} of {total:,} rows are left out ({text}).")
     kept = passed if cfg.sample is None else draw(passed, cfg.sample, cfg.seed, stratify=cfg.stratify)
     short_by = max(0, (cfg.sample or 0) - len(passed))
     if short_by:
-        OURS.warning("%s", f"{cfg.source.name}: {short_by:,} rows fewer than sample={cfg.sample} are there.")
+        LOG.warning("%s", f"{cfg.source.name}: {short_by:,} rows fewer than sample={cfg.sample} are there.")
     metrics = {
         "rows": len(kept),
         "prompt_chars": round(fmean(prompt_chars(row) for row in kept), 1),

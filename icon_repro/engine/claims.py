@@ -18,6 +18,7 @@ from typing import Any
 
 from filelock import LeaseSettingsMismatch, SoftFileLease, Timeout
 
+from icon_repro.engine.console import say
 from icon_repro.engine.records import RecordError, read_json, write_json
 
 LOST = 5  # exit code of a worker whose claim was taken
@@ -33,7 +34,7 @@ def take_claim(attempt: Path, lease_s: float) -> SoftFileLease | None:
     """
     leases = [lease_s]
     if warning := clock_warning(attempt):
-        print(f"warning: {warning}", flush=True)
+        say(f"warning: {warning}")
     if note := read_note(attempt):
         leases.append(note["lease_s"])
     for duration in leases:
@@ -62,10 +63,10 @@ def read_note(attempt: Path) -> dict[str, Any] | None:
     except (FileNotFoundError, NotADirectoryError):
         return None
     except RecordError as error:
-        print(f"warning: {error}", flush=True)
+        say(f"warning: {error}")
         return None
     if not isinstance(note, dict) or not note.keys() >= _NOTED:
-        print(f"warning: {attempt / 'attempt.json'}: isn't the note of an attempt", flush=True)
+        say(f"warning: {attempt / 'attempt.json'}: isn't the note of an attempt")
         return None
     return note
 

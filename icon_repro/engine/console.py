@@ -1,7 +1,8 @@
 """Say what a command does, on standard output, at the level that was asked for.
 
 In: lines for the user.  Out: those of the level: with ``quiet`` warnings alone, with ``verbose`` details too.
-What a command was asked to show (a plan, a state) is printed, and doesn't come through here.
+What a command was asked to show (a plan, a state) is printed, and doesn't come through here. In a step's own process
+nothing sets a level and standard output is the step's log, which so has every line but details.
 """
 
 import logging
@@ -14,6 +15,10 @@ class _Stdout(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         print(self.format(record), flush=True)
+
+
+LOG.addHandler(_Stdout())
+LOG.setLevel(logging.INFO)
 
 
 def set_level(*, verbose: bool, quiet: bool) -> None:

@@ -13,19 +13,13 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, TextIO
 
-OURS = logging.getLogger("icon_repro")  # what stages themselves warn of
-# loggers that hand nothing on to the root logger
-_LIBRARIES: tuple[str, ...] = (
-    "transformers",
-    "datasets",
-    "huggingface_hub",
-    "trl",
-    "peft",
-    "accelerate",
-    "lm_eval",
-    "lm-eval",
+from icon_repro.engine.console import LOG
+
+# loggers that may hand nothing on to the root logger: libraries', and what steps themselves warn of
+_LOGGERS = (
+    *("transformers", "datasets", "huggingface_hub", "trl", "peft", "accelerate", "lm_eval", "lm-eval"),
+    *("DeepSpeed", "deepspeed", "vllm", "torch", LOG.name),
 )
-_LIBRARIES = (*_LIBRARIES, "DeepSpeed", "deepspeed", "vllm", "torch", OURS.name)
 _LATER = (DeprecationWarning, PendingDeprecationWarning, FutureWarning, ImportWarning, ResourceWarning)
 # what lm-eval says of being given a model that is loaded already, as it is here
 _MEANT = ("`pretrained` model kwarg is not of type `str`", "Passed an already-initialized model through `pretrained`")
@@ -94,7 +88,7 @@ def collected() -> Iterator[Notices]:
             notices.add(module[1] if module else category.__name__, str(message))
         shown(message, category, filename, lineno, file, line)
 
-    loggers = [logging.getLogger(), *map(logging.getLogger, _LIBRARIES)]
+    loggers = [logging.getLogger(), *map(logging.getLogger, _LOGGERS)]
     for logger in loggers:
         logger.addHandler(notices)
     warnings.showwarning = show

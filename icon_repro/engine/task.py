@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from icon_repro.engine import worker
+from icon_repro.engine.console import say
 from icon_repro.engine.environment import clean, find_home
 from icon_repro.engine.run import git_state
 from icon_repro.engine.runtime import Stop
@@ -80,28 +81,28 @@ def run_task(spec: Mapping[str, Any]) -> int:
     # git: the code that runs; sent: that of the submission
     spec = {**spec, "git": state if state["commit"] else spec["git"], "sent": worker.sent_by(spec)}
     started = time.monotonic()
-    print(f"{spec['label']} on {socket.gethostname()}, {time.ctime()}, restart {_restarts()}", flush=True)
+    say(f"{spec['label']} on {socket.gethostname()}, {time.ctime()}, restart {_restarts()}")
     outcome, waiting_said = _attempt(spec, asked), False
     while outcome.code == worker.BUSY and not asked:
         if not waiting_said:
-            print("another process is at it; waiting", flush=True)
+            say("another process is at it; waiting")
         waiting_said = True
         time.sleep(_BUSY_S)
         outcome = _attempt(spec, asked)
     if outcome.code in (worker.BUILT, worker.CACHED):
         done = "built" if outcome.code == worker.BUILT else "is there"
-        print(f"{spec['label']}: {done} after {time.monotonic() - started:.1f} s", flush=True)
+        say(f"{spec['label']}: {done} after {time.monotonic() - started:.1f} s")
         return 0
     log = Path(spec["root"]) / ".attempts" / spec["folder"] / "log.txt"
     if not asked:
         name = {worker.BLOCKED: "blocked"}.get(outcome.code, "FAILED")
-        print(f"{spec['label']}: {name}: {outcome.error}\n  log: {log}", flush=True)
+        say(f"{spec['label']}: {name}: {outcome.error}\n  log: {log}")
         return outcome.code
     names = ", ".join(signal.Signals(number).name for number in asked)
-    print(f"{spec['label']}: stopped on {names}: {outcome.error or 'it had not begun'}", flush=True)
+    say(f"{spec['label']}: stopped on {names}: {outcome.error or 'it had not begun'}")
     if asked[0] == signal.SIGUSR1:
         limit = spec["job"]["max_requeues"]
-        print(requeue(limit if spec["resumable"] else min(limit, 1)), flush=True)
+        say(requeue(limit if spec["resumable"] else min(limit, 1)))
     elif _state() == "RUNNING":  # preempted with a grace time: a job that ends within it isn't requeued
         deadline = time.monotonic() + _GRACE_S
         while time.monotonic() < deadline:

@@ -35,6 +35,7 @@ from typing import Any, NamedTuple, TextIO
 from icon_repro.engine import targets
 from icon_repro.engine.artifact import Step, Store, damage, file_sha256, publish
 from icon_repro.engine.claims import LOST, read_note, take_claim, write_note
+from icon_repro.engine.console import say
 from icon_repro.engine.environment import recorded, soft_locks
 from icon_repro.engine.folders import clear_trash, discard, set_aside
 from icon_repro.engine.notices import collected
@@ -161,10 +162,10 @@ def work(spec: Mapping[str, Any], terminal: TextIO | None = None, stop: Stop | N
             difference = None if sound else damage(final)
             if difference is None:
                 return CACHED
-            print(f"{spec['label']}: {difference}; set aside as {set_aside(final).name}", flush=True)
+            say(f"{spec['label']}: {difference}; set aside as {set_aside(final).name}")
         note = {"host": socket.gethostname(), "pid": os.getpid(), "started": time.time()}
         note = {**note, "lease_s": lease.lease_duration, "submission": spec["job"] and spec["job"]["submission"]}
-        print(f"{spec['label']}: attempt by process {note['pid']} on {note['host']}, {time.ctime()}", flush=True)
+        say(f"{spec['label']}: attempt by process {note['pid']} on {note['host']}, {time.ctime()}")
         write_json(attempt / "attempt.json", {**note, "outcome": "running", "error": None})
         try:
             if spec["job"]:

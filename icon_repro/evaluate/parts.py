@@ -19,6 +19,7 @@ from typing import Any
 from lm_eval.api.instance import Instance
 from lm_eval.api.model import LM
 
+from icon_repro.engine.console import say
 from icon_repro.engine.records import RecordError, read_sealed, write_sealed
 from icon_repro.evaluate.tasks import EvaluationError
 
@@ -119,5 +120,5 @@ def _stored(path: Path) -> dict[str, Any] | None:
     except FileNotFoundError:
         return None
     except RecordError as error:
-        print(f"{error} The requests are asked again.", flush=True)
+        say(f"{error} The requests are asked again.")
         return None

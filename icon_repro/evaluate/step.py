@@ -23,7 +23,7 @@ from lm_eval.evaluator import simple_evaluate
 from lm_eval.tasks import TaskManager
 
 from icon_repro.engine.artifact import file_sha256
-from icon_repro.engine.notices import OURS
+from icon_repro.engine.console import LOG, say
 from icon_repro.engine.records import RecordError, read_sealed, write_json, write_rows, write_sealed
 from icon_repro.engine.runtime import Interrupted, Runtime
 from icon_repro.evaluate.backends import open_backend
@@ -94,11 +94,11 @@ def _is_finished(finished: Path, name: str) -> bool:
     except FileNotFoundError:
         return False
     except RecordError as error:
-        print(f"{error} The task is evaluated again.", flush=True)
+        say(f"{error} The task is evaluated again.")
         return False
     samples = finished / f"{name}.jsonl"
     if not samples.is_file() or file_sha256(samples) != entry["samples"]:
-        print(f"{samples}: altered since it was written. The task is evaluated again.", flush=True)
+        say(f"{samples}: altered since it was written. The task is evaluated again.")
         return False
     return bool(entry["lm_eval"] == importlib.metadata.version("lm-eval"))
 
@@ -129,7 +129,7 @@ def _evaluate(cfg: EvaluationJob, model: Any, name: str, task: Any, finished: Pa
     write_rows(finished / f"{name}.jsonl", rows)  # to be looked at if the metric is refused
     cut, items = sum(task == name for task, _ in model.cut), len({sample["doc_id"] for sample in samples})
     if cut:
-        OURS.warning(
+        LOG.warning(
             "%s",
             f"{name}: {cut} of {items} items are longer than evaluation.max_length={cfg.max_length} tokens: their "
             "beginning was cut.",

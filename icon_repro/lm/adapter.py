@@ -13,6 +13,7 @@ from torch import nn
 from transformers import TrainerCallback
 
 from icon_repro.engine.artifact import HASHED_BYTES, altered, manifest
+from icon_repro.engine.console import say
 from icon_repro.engine.records import RecordError, read_json, read_sealed, write_json, write_sealed
 from icon_repro.engine.schema import nearest
 from icon_repro.lm.load import tied_targets
@@ -80,7 +81,7 @@ def _sound(checkpoint: Path) -> bool:
     except RecordError as error:
         problem = str(error)
     if problem:
-        print(f"{checkpoint.name} isn't resumed from, and removed: {problem}", flush=True)
+        say(f"{checkpoint.name} isn't resumed from, and removed: {problem}")
         shutil.rmtree(checkpoint, ignore_errors=True)
     return problem is None
 

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel
 
+from icon_repro.engine.console import say
 from icon_repro.engine.records import RecordError, read_json, write_json
 from icon_repro.lm.tokens import pack
 
@@ -53,7 +54,7 @@ class TokenBudget:
                 "with more memory."
             ) from error
         self.tokens = max(1, self.tokens // 2)
-        print(f"out of memory: batches of at most {self.tokens} tokens from here on", flush=True)
+        say(f"out of memory: batches of at most {self.tokens} tokens from here on")
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
         if self.memory is not None:

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 from icon_repro.data.cost import tokens_of
+from icon_repro.engine.console import say
 from icon_repro.lm.endpoint_http import Connection, EndpointError, Fault, Key, Said, connections
 from icon_repro.lm.options import EndpointConfig, endpoint_problems
 from icon_repro.lm.replies import Replies, Reply
@@ -132,7 +133,7 @@ def ask(
     store = Replies(folder / "replies.jsonl")
     try:
         if store.cut:
-            print(f"{store.path.name}: a torn last line of {store.cut} bytes is cut off", flush=True)
+            say(f"{store.path.name}: a torn last line of {store.cut} bytes is cut off")
         asked = [_Asked(request, endpoint, store, parse, cut_is_read=cut_is_read) for request in requests]
         missing = [one for one in asked if one.answer is None]
         advance(len(asked) - len(missing))
@@ -140,7 +141,7 @@ def ask(
             key = Key.read(endpoint)
             expected = estimate([one.request for one in missing], endpoint)
             before = endpoint.cost(store.tokens_in, store.tokens_out)
-            print(f"{endpoint.model} at {endpoint.base_url}: {expected}; {store.calls:,} replies are there", flush=True)
+            say(f"{endpoint.model} at {endpoint.base_url}: {expected}; {store.calls:,} replies are there")
             if endpoint.max_cost is not None and before + expected.cost > endpoint.max_cost:
                 raise BudgetError(
                     f"{expected}, after {before:.4g} spent: above max_cost={endpoint.max_cost:g}. Ask for less, lower "
@@ -274,7 +275,7 @@ class _Client:
             for connection in opened:
                 await connection.close()
         if self._faults:
-            print("tried again: " + ", ".join(f"{w}: {n:,}" for w, n in self._faults.most_common()), flush=True)
+            say("tried again: " + ", ".join(f"{w}: {n:,}" for w, n in self._faults.most_common()))
         for error in ended:
             if isinstance(error, BaseException) and not isinstance(error, asyncio.CancelledError):
                 raise error

@@ -8,7 +8,7 @@ anything in the settings was changed (a trainer sets the pad token) refuses at `
 from transformers import GenerationConfig, PreTrainedModel
 
 from icon_repro.data.model_files import ModelError
-from icon_repro.engine.notices import OURS
+from icon_repro.engine.console import LOG
 
 _SAMPLING = ("temperature", "top_p", "top_k", "min_p", "typical_p", "epsilon_cutoff", "eta_cutoff", "top_h")
 
@@ -27,7 +27,7 @@ def make_savable(model: PreTrainedModel, name: str) -> None:
         named = [key for key in _SAMPLING if getattr(settings, key, None) != getattr(default, key, None)]
         for key in named:
             setattr(settings, key, getattr(default, key))
-        OURS.warning(
+        LOG.warning(
             "%s", f"{name}: generation_config.json sets {', '.join(named)} without do_sample; they are left out."
         )
     if problem := _problem(settings):

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from icon_repro.data.rows import Example, Score, best_first, selected_count
-from icon_repro.engine.notices import OURS
+from icon_repro.engine.console import LOG
 from icon_repro.engine.records import read_json, read_rows, write_json
 from icon_repro.engine.runtime import Runtime
 from icon_repro.engine.schema import number
@@ -105,7 +105,7 @@ def run(cfg: SelectConfig, inputs: Mapping[str, Path], out: Path, runtime: Runti
             facts["short_by_tokens"] = round(allowed - used)
     facts |= ties(scores, ids)
     for line in told(facts):
-        OURS.warning("%s", line)
+        LOG.warning("%s", line)
     write_json(out / "ids.json", ids)
     return facts
 

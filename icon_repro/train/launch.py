@@ -21,7 +21,7 @@ from typing import IO, Any
 import torch
 from torch.distributed import TCPStore
 
-from icon_repro.engine.notices import OURS
+from icon_repro.engine.console import LOG
 from icon_repro.engine.records import read_json, write_json
 from icon_repro.engine.runtime import Interrupted, Runtime
 from icon_repro.engine.schema import plain
@@ -179,6 +179,6 @@ def _metrics(codes: Sequence[int | None], reports: Sequence[Mapping[str, Any] | 
             raise ProcessError(f"process {number} of {count} ended with code {code} and without a word; see the log")
     assert reports[0] is not None
     for warning in reports[0].get("warnings", []):
-        OURS.warning("%s", f"{warning['source']}: {warning['text']}")
+        LOG.warning("%s", f"{warning['source']}: {warning['text']}")
     metrics: dict[str, Any] = reports[0]["metrics"]
     return metrics

@@ -21,7 +21,7 @@ from icon_repro.data.cost import training_flops
 from icon_repro.data.options import Dtype
 from icon_repro.data.prompts import tuning_template
 from icon_repro.data.rows import Example
-from icon_repro.engine.notices import OURS
+from icon_repro.engine.console import LOG
 from icon_repro.engine.records import read_json, read_rows, write_json, write_rows
 from icon_repro.engine.runtime import Runtime
 from icon_repro.lm.adapter import (
@@ -134,7 +134,7 @@ def _rows(
     if not data:
         raise TrainError(f"none of {len(chosen)} rows has a response token within max_length={train.max_length}.")
     if notes["dropped"] or notes["cut"]:
-        OURS.warning(
+        LOG.warning(
             "%s",
             f"of {len(chosen):,} selected rows, {len(notes['dropped']):,} aren't trained on (no response token within "
             f"training.max_length={train.max_length}) and {len(notes['cut']):,} are cut.",

@@ -21,6 +21,7 @@ import torch
 from torch import nn
 
 from icon_repro.data.options import Dtype
+from icon_repro.engine.console import say
 from icon_repro.engine.folders import sync
 from icon_repro.engine.records import RecordError, read_sealed, write_sealed
 from icon_repro.lm.adapter import checkpoints, remove_checkpoints, seal, sealed
@@ -132,7 +133,7 @@ def make_resumable(out: Path, processes: int, deepspeed: DeepspeedConfig | None)
     if stage:
         _remove_leftovers(earlier[-1])
     if stage and saved["processes"] != processes and not universal(earlier[-1]):
-        print(f"{earlier[-1].name}: of {_named(**saved)}, converted for {_named(processes, stage)}", flush=True)
+        say(f"{earlier[-1].name}: of {_named(**saved)}, converted for {_named(processes, stage)}")
         _convert(earlier[-1], saved["processes"])
 
 
@@ -142,7 +143,7 @@ def _saved(out: Path) -> dict[str, int] | None:
     try:
         return dict(read_sealed(note)) if note.is_file() else {"processes": 1, "stage": 0}
     except RecordError as error:
-        print(f"{error} Training begins again.", flush=True)
+        say(f"{error} Training begins again.")
         return None
 
 

@@ -3,7 +3,8 @@
 import logging
 import warnings
 
-from icon_repro.engine.notices import OURS, collected, lines
+from icon_repro.engine.console import LOG
+from icon_repro.engine.notices import collected, lines
 
 
 def test_equal_warnings_are_counted_numbers_aside() -> None:
@@ -13,7 +14,7 @@ def test_equal_warnings_are_counted_numbers_aside() -> None:
             library.warning("Token indices are %d long\n  (> 512)", length)
         logging.getLogger("some.library").error("no such kernel")
         library.info("nothing")
-        OURS.warning("\x1b[1mtiny\x1b[0m: cut")
+        LOG.warning("\x1b[1mtiny\x1b[0m: cut")
     library.warning("too late")
     assert notices.rows() == [
         {"source": "transformers", "text": "Token indices are 1024 long (> 512)", "count": 2},

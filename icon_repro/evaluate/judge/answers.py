@@ -20,6 +20,7 @@ from typing import Any
 from icon_repro.data.cost import forward_flops
 from icon_repro.data.prompts import alpaca_prompt
 from icon_repro.data.rows import Example
+from icon_repro.engine.console import say
 from icon_repro.engine.records import RecordError, read_rows, read_sealed, write_rows, write_sealed
 from icon_repro.engine.runtime import Runtime
 from icon_repro.evaluate.judge.options import GenerationConfig, ReferenceAnswers, ServedAnswers
@@ -153,5 +154,5 @@ def _finished(folder: Path) -> dict[str, ModelAnswer]:
         try:
             found |= {row["id"]: ModelAnswer(**row) for row in read_sealed(file)}
         except RecordError as error:
-            print(f"{error} Its prompts are answered again.", flush=True)
+            say(f"{error} Its prompts are answered again.")
     return found
