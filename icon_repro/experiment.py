@@ -1,4 +1,4 @@
-"""Config to steps: pure, without torch and without importing a stage.
+"""Turn a configuration into a plan of steps, without torch and without importing a step's code.
 
 In: a checked Config.  Out: an ``Experiment``: its steps in an order that can be run, and what each row is made of.
 This is where stages meet: they don't know one another, only the files of their inputs.

@@ -1,4 +1,4 @@
-"""Combinations of settings that no single value shows: pools, and weights of earlier epochs.
+"""Check combinations of settings that no single value shows: pools, and weights of earlier epochs.
 
 In: parts of a checked config.  Out: problems, each with key, value, rule and remedy. See ``icon_repro.config.load``.
 """

@@ -1,1 +1,1 @@
-"""Rows of text: sources, filters, samples, contamination counts."""
+"""Read, filter and sample rows of text, and plan the steps that do so."""

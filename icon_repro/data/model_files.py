@@ -1,4 +1,4 @@
-"""What is wrong with the files of a model, before a library reads them and makes the best of it.
+"""Check the files of a model, before a library reads them and makes the best of what is wrong.
 
 In: a model's folder.  Out: a message with the file and a remedy, or None.
 Refused: pointers of Git LFS, safetensors that are cut short, adapters (transformers would apply them on top of the

@@ -1,4 +1,4 @@
-"""Options of data and models: sources of rows, samples, candidates, weights. See ``icon_repro.config.load``."""
+"""Define the options of data and models: sources of rows, samples, candidates, weights."""
 
 import enum
 from dataclasses import dataclass, field

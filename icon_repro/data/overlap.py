@@ -1,4 +1,4 @@
-"""Words in a row that two texts have in common, by which data sets are compared.
+"""Find runs of words that two texts have in common, by which data sets are compared.
 
 In: texts.  Out: words (lower-cased runs of letters and digits) and all runs of so many of them.
 ``SHARED`` is what a step writes of a benchmark: {item: ids of the rows that share text with it}.

@@ -1,4 +1,4 @@
-"""What every part of the plan uses: steps by target, commits of revisions, hashes of files.
+"""Give every part of the plan what it needs: steps by target, commits of revisions, hashes of files.
 
 In: a checked configuration.  Out: steps. Imports no stage and no torch.
 """

@@ -1,4 +1,4 @@
-"""Rows of a source, filtered and sampled: the pool, the assessment set, or shots of a benchmark.
+"""Filter and sample the rows of a source: the pool, the assessment set, or shots of a benchmark.
 
 In: a RowsConfig.  Out: rows.jsonl (Example, sorted by id), report.json (what was read, dropped and kept, and why),
 left_out.jsonl (rows that could be read and were dropped, if there are some).

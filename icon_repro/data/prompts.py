@@ -1,4 +1,4 @@
-"""Prompt texts, each with its source. The only place that turns an example into a prompt.
+"""Turn an example into a prompt. No other module does, and each text names its source.
 
 Sources: ``scoring_prompt``: arXiv 2505.05327, released scoring scripts; ``alpaca_prompt``: Stanford Alpaca's train.py;
 ``plain_prompt``: Superfiltering's scripts; ``labelled_prompt``: nuggets' scripts; ``complexity_question`` and

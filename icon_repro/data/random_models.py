@@ -1,4 +1,4 @@
-"""Small models with seeded random weights, of each kind that a step loads: their scores mean nothing.
+"""Make small models with seeded random weights, of each kind that a step loads; their scores mean nothing.
 
 In: a RandomShape.  Out: config, tokenizer and safetensors in a folder, as transformers saves them.
 causal: a Llama. encoder: a BERT with a WordPiece tokenizer. classifier: a Llama with one label. gated: a Llama with

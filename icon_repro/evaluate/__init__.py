@@ -1,1 +1,1 @@
-"""Benchmarks, held-out likelihood and judges of a tuned model."""
+"""Evaluate a tuned model: benchmarks, held-out likelihood and judges."""

@@ -1,4 +1,4 @@
-"""The model of an evaluation as lm-eval drives it: through transformers, or through vLLM.
+"""Hand a loaded model to lm-eval: through transformers, or through vLLM.
 
 In: a model step, maybe a train step.  Out: lm-eval's model object; an adapter is merged in either case.
 Source: lm-eval 0.4.13.

@@ -1,4 +1,4 @@
-"""A value, its standard error and an outcome for each item, of one of lm-eval's tasks; and one value of several.
+"""Compute value, standard error and outcomes of items of one of lm-eval's tasks; and one value of several tasks.
 
 In: lm-eval's results and samples.  Out: plain values.
 An outcome is a number for each item whose mean is the value, so that items can be resampled. For a ratio of sums

@@ -1,4 +1,4 @@
-"""NLL of held-out responses under a tuned model: smooth where benchmarks of a small model are near chance.
+"""Measure the NLL of held-out responses under a tuned model: smooth where small models' benchmarks are near chance.
 
 In: model, optionally a train step, rows, and the candidates and assessment rows, which are left out if among them.
 Out: of ``run`` items.json (ids and each row's mean NLL over its response tokens, in nats), metrics; lower is better;

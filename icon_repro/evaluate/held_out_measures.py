@@ -1,4 +1,4 @@
-"""The measures of one held-out task: the same NLLs weighed by tokens, by rows, and of short responses apart.
+"""Weigh the NLLs of one held-out task in three ways: by tokens, by rows, and of short responses alone.
 
 In: each row's mean NLL over its response tokens, and its facts (response tokens, group).  Out: cells of a report:
     NAME        sum of the NLLs of all response tokens over their number, of rows with ``short_tokens`` and more

@@ -1,4 +1,4 @@
-"""Outcomes of single items, small enough to be kept with the results, so that methods can be compared item by item.
+"""Pack outcomes of single items so small that results can keep them, so that methods are compared item by item.
 
 In: samples.jsonl of an evaluation, or verdicts.jsonl of a judge.  Out: {ids, parts}: ``ids`` a hash of which items they
 are, a part for each task of a group: {name, weight, values}, the values in the order of the items' ids, as a text of 0

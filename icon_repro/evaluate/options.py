@@ -1,4 +1,4 @@
-"""Options of benchmarks, and the jobs that evaluation steps get. See ``icon_repro.config.load``."""
+"""Define the options of benchmarks, and the jobs that evaluation steps get."""
 
 import enum
 from collections.abc import Mapping

@@ -1,4 +1,4 @@
-"""lm-eval's model, asked a task's requests in parts that are kept on disk, so that an interrupted task goes on.
+"""Ask lm-eval's model in parts that are kept on disk, so that an interrupted task goes on.
 
 In: requests of lm-eval.  Out: the same results as the model's own; a sealed JSON file a finished part.
 A part's file is named after the texts in it and the version of lm-eval, so that other requests never get its results.

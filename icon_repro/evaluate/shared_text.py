@@ -1,4 +1,4 @@
-"""Which items of a benchmark share text with the rows that methods select from, or by: contamination.
+"""Find the items of a benchmark that share text with the rows that methods select from, or by (contamination).
 
 In: a benchmark's items (rows of ours, held-out rows, or lm-eval's documents) and the rows that are selected from, or
 those that decide what is selected (assessment set, targets): of these also rows that a filter left out, as they show

@@ -1,4 +1,4 @@
-"""One benchmark of one model, through lm-evaluation-harness in process.
+"""Evaluate one model on one benchmark, through lm-evaluation-harness in process.
 
 In: model, optionally a tuned adapter or weights; for tasks of ours the prepared rows.
 Out: results.json (lm-eval's numbers of each task, without samples, and ours), samples.jsonl (every item of every task:

@@ -1,4 +1,4 @@
-"""The lm-eval tasks of a benchmark, loaded with their data: rows of ours, the hub's at a commit, or rows from files.
+"""Load the lm-eval tasks of a benchmark with their data: rows of ours, the hub's at a commit, or rows from files.
 
 In: an EvaluationJob.  Out: lm-eval's task objects by name, and where their data are from.
 Source: lm-eval 0.4.13. It takes no revision; ``datasets.load_dataset`` is wrapped while tasks are loaded.

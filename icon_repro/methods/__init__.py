@@ -1,1 +1,1 @@
-"""Selection methods: candidates to scores by id. One module a method."""
+"""Select rows: each method gives the candidates scores. One module a method."""

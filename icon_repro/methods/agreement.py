@@ -1,4 +1,4 @@
-"""Statistics of scores and selections: reliability, rank correlation, overlap.
+"""Measure how far scores and selections agree: reliability, rank correlation, overlap.
 
 In and out: numpy arrays; no randomness without a generator passed in.
 Source: Spearman-Brown and one-way variance components: Shavelson and Webb, Generalizability Theory (1991).

@@ -1,4 +1,4 @@
-"""What a method is, and the builder of its steps.
+"""Define what a method is, and build its steps.
 
 A method is one file, ``methods/<kind>.py``, or a folder ``methods/<kind>/`` of the same form. The file holds the
 method's options, its steps, the plan that puts the steps together, and ``METHOD``, which names them. Nothing else has

@@ -1,4 +1,4 @@
-"""A method from outside this package: a Python file with METHOD, or with a function ``score`` alone.
+"""Run a method from outside this package: a Python file with METHOD, or with a function ``score`` alone.
 
 With METHOD the file is one like those in this folder (see ``icon_repro.methods.base``): it has shards, options with
 types, seeds, a plan and a meaning, and moves into the package by a copy. Its options stand under ``options`` here.

@@ -1,4 +1,4 @@
-"""The selections of every method, fraction and selection seed.
+"""Plan the selections of every method, fraction and selection seed.
 
 With several pools each method selects from each. The order of the result is that of ``methods``.
 """

@@ -1,4 +1,4 @@
-"""Tokens of each row in tuning: the unit of ``budget: tokens``.
+"""Count the tokens of each row in tuning: the unit of ``budget: tokens``.
 
 In: model (its tokenizer), candidates.  Out: tokens.json, id -> tokens.
 Counted is what a training sees of a row: BOS, prompt in tuning's template, response and eos, cut at ``max_length``; 0

@@ -1,1 +1,1 @@
-"""Tables and figures, made from stored results only."""
+"""Make tables and figures, from stored results only."""

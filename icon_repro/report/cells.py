@@ -1,4 +1,4 @@
-"""Cells of tables: the text that people read with the number behind it, and files of such numbers.
+"""Write cells of tables: the text that people read with the number behind it, and files of such numbers.
 
 In: a line's outcomes.  Out: ``Cell``; tidy csv: a line for each measure of a method, every column a number or a name.
 A number that isn't there is an empty cell: ``status`` says why (missing: a step isn't finished; not enough: a value

@@ -1,4 +1,4 @@
-"""Whether what tables, comparisons and figures read of finished steps is as it was published.
+"""Check that what tables, comparisons and figures read of finished steps is as it was published.
 
 In: finished steps and their store.  Out: how one differs; an error that names all that do.
 What figures alone read may be gone, as in a store that was copied without it: a figure is then left out, with the

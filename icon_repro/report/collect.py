@@ -1,4 +1,4 @@
-"""Stored results of an experiment as flat rows: what tables and trackers are made from.
+"""Collect the stored results of an experiment as flat rows, from which tables and trackers are made.
 
 In: an Experiment and its store.  Out: a ``ResultRow`` for each run (method, fraction, seeds) with every
 benchmark and comparison by a judge, the outcomes of their items, the steps that made them, and what selection and

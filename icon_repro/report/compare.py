@@ -1,4 +1,4 @@
-"""``action=compare``: how the methods of an experiment agree, with each other and with length, and what each costs.
+"""``action=compare``: show how methods agree, with each other and with length, and what each costs.
 
 In: stored scores and selections.  Out: in results/<name>/ methods.md, methods_agreement.csv, methods.csv, losses.json.
 Rank correlation is Spearman's over the rows that both methods score; overlap is the share of the smaller selection that

@@ -1,4 +1,4 @@
-"""How many items of each benchmark share text with the rows that a line's models were tuned on, or that select these.
+"""Count the items of each benchmark that share text with the rows that models were tuned on, or that select these.
 
 In: ``ResultRow``s.  Out: header and cells, and what they mean.
 Known gap: none.

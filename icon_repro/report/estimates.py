@@ -1,4 +1,4 @@
-"""An estimate with the variance that each level of sampling gives it: intervals, p values, detectable differences.
+"""Give an estimate's interval, p value and detectable difference from the variance of each level of sampling.
 
 In: a value; variance and degrees of freedom of each level (items, selections, seeds).
 Out: ``Estimate``; ``detectable`` of a planned design.

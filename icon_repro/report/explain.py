@@ -1,4 +1,4 @@
-"""``action=report explain=<cell>``: what a cell of a table is made of.
+"""``action=report explain=<cell>``: show what a cell of a table is made of.
 
 In: results/<name>/ (metrics.jsonl, run.json), the work folder if it is there.  Out: lines for each run behind the cell:
 its id, step folders, the commit and packages they were made with, hashes of the data they read, and the config.

@@ -1,4 +1,4 @@
-"""``action=export``: selections with the scores behind them, as data sets that a hub takes and as Alpaca JSON.
+"""``action=export``: write selections with the scores behind them, as data sets for a hub and as Alpaca JSON.
 
 In: stored scores and selections.  Out: a folder a selection, ``<export.path>/<method>-f<fraction>``:
 rows.parquet    every row that has a score, best first: id, instruction, input, output, group, score, rank, selected

@@ -1,4 +1,4 @@
-"""The card of an exported selection: what it is, what its numbers mean, whose rows these are, how it was made.
+"""Write the card of an exported selection: what it is, what its numbers mean, whose rows these are, how it was made.
 
 In: facts of a selection, the records of the steps behind it.  Out: README.md of a data set folder, with the header by
 which a hub and ``datasets.load_dataset`` find its tables.

@@ -1,4 +1,4 @@
-"""Intervals of shares, overlaps and AUCs, and what chance alone would give.
+"""Compute intervals of shares, overlaps and AUCs, and what chance alone would give.
 
 In and out: numbers and numpy arrays; no randomness without a generator passed in.
 Source: Wilson, JASA 22 (1927); DeLong, DeLong and Clarke-Pearson, Biometrics 44 (1988), on the logit scale so that an

@@ -1,4 +1,4 @@
-"""The table of comparisons by a judge: shares of prompts, the winning score, and what the judge is swayed by.
+"""Make the table of comparisons by a judge: shares of prompts, the winning score, and what the judge is swayed by.
 
 In: ``ResultRow``s.  Out: header and cells for people; a tidy line for each measure.
 Known gap: shares and lengths have no intervals; the winning score has.

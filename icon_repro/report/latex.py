@@ -1,4 +1,4 @@
-"""A table as LaTeX, to be taken into a paper with ``\\input``.
+"""Write a table as LaTeX, to be taken into a paper with ``\\input``.
 
 In: header and cells as text.  Out: a ``table*`` as wide as the page; needs the packages booktabs and graphicx.
 Known gap: a table longer than a page is made smaller, not split.

@@ -1,4 +1,4 @@
-"""The levels of sampling behind a mean or a difference: what items, selections and seeds each give to its variance.
+"""Split the variance of a mean or a difference into the levels of sampling: items, selections and seeds.
 
 In: tables of runs (``Table``: what each run's mean is and what each unit of items adds to it).  Out: variances with
 their degrees of freedom. The formulas' sources: ``icon_repro.report.statistics``, which uses this.

@@ -1,4 +1,4 @@
-"""What was lost on the way to a table, in sentences: rows dropped, cut, short of the wanted number, tied at the cut.
+"""Say what was lost on the way to a table: rows dropped, cut, short of the wanted number, tied at the cut.
 
 In: records of a plan's finished steps.  Out: lines; a report keeps them in run.json, a comparison of methods in
 losses.json, and both say them on the console and below their tables.

@@ -1,4 +1,4 @@
-"""Outcomes of a method's runs, as statistics take them: by item, with groups, sizes and bounds of items.
+"""Describe the outcomes of a method's runs as statistics take them: by item, with groups, sizes and bounds of items.
 
 In: arrays.  Out: ``Sample``, checked: finite, of one shape, and of two methods on the same items.
 Known gap: none.

@@ -1,4 +1,4 @@
-"""Every table of an experiment, from what its results folder holds: metrics.jsonl and run.json, and published numbers.
+"""Write every table of an experiment, from its results folder (metrics.jsonl, run.json) and published numbers.
 
 In: ``ResultRow``s, the content of run.json, the folder with published numbers and claims.
 Out: table, verdicts, judged, contamination (md, csv, tex), tables beside the paper's, claims, metrics.jsonl.

@@ -1,4 +1,4 @@
-"""How long missing steps may take, by what finished steps of their kind took.
+"""Estimate how long missing steps may take, by what finished steps of their kind took.
 
 In: the steps of a plan, their store, how steps are run now.  Out: seconds with their range, and what is unknown.
 A kind is a target (of an evaluation: with its task) on a kind of device with so many threads, a training also with so

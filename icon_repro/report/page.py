@@ -1,4 +1,4 @@
-"""The page of a results folder: one HTML file with tables, figures, claims, samples, costs and environment in it.
+"""Make the page of a results folder: one HTML file with tables, figures, claims, samples, costs and environment in it.
 
 In: the folder's files: tables and other texts (md), figures (figures.json in figures/ or beside the tables),
 samples.jsonl, metrics.jsonl, run.json; what isn't there is left out.

@@ -1,4 +1,4 @@
-"""What an experiment could see: the smallest difference that its design finds for the primary comparison.
+"""Say what an experiment could see: the smallest difference that its design finds for the primary comparison.
 
 In: a config; stored rows of the same experiment, if there are some.  Out: lines for action=plan.
 Variances are those of the stored rows, scaled to the planned numbers of selections and seeds; without rows they are

@@ -1,4 +1,4 @@
-"""What of an experiment is looked at: figures, samples and the page, in the folder of its tables.
+"""Make what people look at: figures, samples and the page, in the folder of an experiment's tables.
 
 In: the plan, its store, the rows of results, and the folder where the tables already are.
 Out: figures/ (png, svg, csv; figures.json: their texts, checksums, what they were made of, which weren't made and why),

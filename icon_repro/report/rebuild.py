@@ -1,4 +1,4 @@
-"""Tables of other commands than a report, made again from the numbers that are committed beside them.
+"""Make the tables of other commands than a report again, from the numbers that are committed beside them.
 
 In: a folder of results.  Out: the same files, elsewhere.
     figures            metrics.jsonl, run.json -> the points of judged, scale, pareto, position

@@ -1,4 +1,4 @@
-"""What a rehearsal has to say at its end: what ran, what it can't show, what the real plan won't be able to say.
+"""Say at a rehearsal's end what ran, what it can't show, and what the real plan won't be able to say.
 
 In: the plan of a rehearsal and its store, the real plan.  Out: lines for people.
 What the plan expected (steps, calls of endpoints, tokens) is compared with what was counted, and stands by kind of step

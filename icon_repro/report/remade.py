@@ -1,4 +1,4 @@
-"""``python -m icon_repro.report.remade FOLDER..``: tables, figures of rows and page again, from stored numbers.
+"""``python -m icon_repro.report.remade FOLDER..``: make tables, figures of rows and the page again from stored numbers.
 
 In: results folders with metrics.jsonl and run.json (of others the page alone is made).  Out: the same folders.
 For numbers whose steps aren't here, after a change of what tables say; where the steps are, ``action=report`` does it.

@@ -1,4 +1,4 @@
-"""The typed rows of results: one for each trained model, with every benchmark, comparison, cost and step behind it.
+"""Read stored metrics into typed rows: one for each trained model, with each benchmark, comparison, cost and step.
 
 In: the lines of metrics.jsonl, or what ``report.collect`` reads of stored steps.  Out: ``ResultRow``, and back again.
 Every table, figure and check of this room reads results through these types. A missing key, an unknown key or a value

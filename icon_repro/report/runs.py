@@ -1,4 +1,4 @@
-"""Rows of results as what tables show: lines of a method and a fraction, and their outcomes for statistics.
+"""Group rows of results into the lines of tables, a method and a fraction each, and give statistics their outcomes.
 
 In: ``ResultRow``s.  Out: ``Line``; samples for ``icon_repro.report.statistics``.
 Refused: runs without a seed or given twice, rows of several experiments or models, costs that aren't finite, and

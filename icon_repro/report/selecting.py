@@ -1,4 +1,4 @@
-"""How many items of each benchmark share text with the rows by which methods select: assessment set, targets.
+"""Count the items of each benchmark that share text with the rows by which methods select: assessment set, targets.
 
 In: a plan and its store.  Out: numbers of items by arm and benchmark; sentences for a plan and for a table's notes.
 A plan that has nothing built yet compares small files itself, in a temporary folder.

@@ -1,4 +1,4 @@
-"""Statistics of evaluation: means and differences over items, selections and training seeds, with their variances.
+"""Estimate means and differences over items, selections and training seeds, with their variances.
 
 In: outcomes by run and item.  Out: ``Estimate``: a mean or a difference of two with the variance of each level.
 Outcomes may have axes before those named (replications of a simulation); what comes out then has them too.

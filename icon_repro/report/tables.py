@@ -1,4 +1,4 @@
-"""The results tables of an experiment: methods x benchmarks with cost, verdicts, comparisons by a judge.
+"""Make the results tables of an experiment: methods x benchmarks with cost, verdicts, comparisons by a judge.
 
 In: ``ResultRow``s (also stored as metrics.jsonl, one a run).  Out: table, verdicts and, where
 there are held-out rows, held_out, where a judge was asked, judged, where texts were compared, contamination, each as

@@ -1,4 +1,4 @@
-"""The verdicts of an experiment: each method against its controls of the same fraction, the primary comparison first.
+"""Compare each method with its controls of the same fraction, the primary comparison first: a verdict each.
 
 In: ``ResultRow``s; the primary comparison as the experiment's config names it.
 Out: text of verdicts.md, numbers of verdicts.csv.

@@ -1,4 +1,4 @@
-"""``action=verify``: every stored table made again from the stored numbers, and compared byte by byte.
+"""``action=verify``: make every stored table again from the stored numbers, and compare it byte by byte.
 
 In: the folders below paths.results; published numbers and claims; the authors' released selections, if they are there.
 Out: a line for each difference (file, line, both texts) and for what nothing here can make again, with the reason.

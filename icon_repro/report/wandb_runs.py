@@ -1,4 +1,4 @@
-"""What of an experiment goes to Weights & Biases: runs of steps and of the report, with metrics, artifacts, lineage.
+"""Choose what goes to Weights & Biases: runs of steps and of the report, with metrics, artifacts, lineage.
 
 In: the plan, its store, the tables that were written.  Out: ``TrackedRun`` for what hasn't been logged yet.
 A run a step: scores of a method, selection, training, evaluation, answers and verdicts; parts of a score (shards) are

@@ -1,4 +1,4 @@
-"""Held-out NLL by length of the response, and whether a verdict depends on how rows are weighed.
+"""Show held-out NLL by length of the response, and whether a verdict depends on how rows are weighed.
 
 In: ``ResultRow``s; the comparisons of ``report.verdicts``.  Out: header and cells of held_out;
 a sentence for each comparison whose verdict differs between weights of tokens and of rows.

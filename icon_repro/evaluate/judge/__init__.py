@@ -1,1 +1,1 @@
-"""Pairwise judging: answers of two models to the same prompts, judged in both orders."""
+"""Compare two models' answers to the same prompts in pairs, judged in both orders."""

@@ -1,4 +1,4 @@
-"""Greedy answers of one model to a set of prompts; or those of a server, or of a reference.
+"""Write one model's greedy answers to a set of prompts; or take those of a server, or of a reference.
 
 In: prompts (rows.jsonl); model and maybe a train step (``run``), an endpoint (``served``), or nothing more
 (``reference``: the rows' own responses).  Out: answers.jsonl {id, answer, tokens, stop}, failures.jsonl {id, reason}.

@@ -1,4 +1,4 @@
-"""Preference by likelihood: of two answers that one whose tokens a model finds likelier after the prompt, on average.
+"""Judge by likelihood: the answer whose tokens a model finds likelier after the prompt, on average, wins.
 
 In: judge (a model step), prompts, answers of A and of B.  Out: as ``evaluate.judge.pairwise``; scores are negative
 mean NLLs.

@@ -1,4 +1,4 @@
-"""A model of ours as the judge: it reads the same prompts as a judge behind a server.
+"""Let a model of ours judge: it reads the same prompts as a judge behind a server.
 
 In: judge (a model step), prompts, answers of A and of B.  Out: as ``evaluate.judge.pairwise``.
 The prompt is in the model's chat template if it has one. ``generate`` reads a greedy reply. ``letters`` takes the

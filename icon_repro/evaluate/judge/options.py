@@ -1,4 +1,4 @@
-"""Options of judging: who judges, by which protocol, which sets, and the jobs of its steps."""
+"""Define the options of judging: who judges, by which protocol, which sets, and the jobs of its steps."""
 
 import enum
 import re

@@ -1,4 +1,4 @@
-"""From the verdicts on single prompts to the numbers of a comparison: pure, without torch.
+"""Turn the verdicts on single prompts into the numbers of a comparison, without torch.
 
 In: what a judge said of A's and B's answers in both orders.  Out: win, tie or lose of A; counts, winning score,
 consistency, lengths, length-controlled score.

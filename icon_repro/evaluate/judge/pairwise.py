@@ -1,4 +1,4 @@
-"""Verdicts on the answers of two models to the same prompts, A's and B's, each pair in both orders.
+"""Judge the answers of two models to the same prompts, A's and B's, each pair in both orders.
 
 In: prompts, answers of A and of B.  Out: verdicts.jsonl (``outcomes.Verdict``), failures.jsonl {id, reason}, metrics.
 Judges: ``endpoint`` here, a chat model behind an OpenAI-compatible server; ``evaluate.judge.local`` and

@@ -1,4 +1,4 @@
-"""The steps of pairwise judging: each arm's answers to each set of prompts, verdicts against another's, sets pooled.
+"""Plan the judging: each arm's answers to each set of prompts, verdicts against another's, sets pooled.
 
 Answers bear the arm's name and serve every comparison that the arm takes part in.
 """

@@ -1,4 +1,4 @@
-"""What a judge is asked, and how its reply is read.
+"""Define what a judge is asked, and how its reply is read.
 
 ``vicuna10``: two scores from 1 to 10 on the first line, as arXiv 2505.05327 describes its judging with GPT-4.
 ``pair_v2``: a verdict [[A]], [[B]] or [[C]], as MT-bench's (Zheng et al., arXiv 2306.05685).

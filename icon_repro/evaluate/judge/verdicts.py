@@ -1,4 +1,4 @@
-"""Scores and verdicts out of a judge's reply: strict where a reply can be read in two ways.
+"""Read scores and verdicts from a judge's reply; what can be read in two ways isn't read.
 
 In: a reply.  Out: the scores of the assistants shown first and second, or one of A, B, C; else a VerdictError.
 Forms of scores that are read, once emphasis, quotes, tables and fullwidth signs are plain text:

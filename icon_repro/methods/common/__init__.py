@@ -1,1 +1,1 @@
-"""What several methods share: NLLs of responses by shards of rows, failures with their reasons."""
+"""Hold what several methods share: NLLs and embeddings by shards of rows, failures with their reasons."""

@@ -1,4 +1,4 @@
-"""Mean NLLs of the responses of a pool, a shard of rows at a time: one engine for perplexity, IFD and Superfiltering.
+"""Compute mean NLLs of a pool's responses, a shard of rows at a time: for perplexity, IFD and Superfiltering.
 
 In: model, maybe as a train step tuned it, rows.  Out: <part>.npy for each part asked for, (rows,) float64, nats per
 token, NaN where a row has none; ids.json with the ids and, of rows that aren't scored, the reason.

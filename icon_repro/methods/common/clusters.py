@@ -1,4 +1,4 @@
-"""K-means over embeddings, for methods that pick rows from each cluster.
+"""Cluster embeddings by K-means, for methods that pick rows from each cluster.
 
 In: ids and vectors of rows in any order.  Out: rows in the order of their ids, or as they came; cluster and centre of
 each.

@@ -1,4 +1,4 @@
-"""Ratings that a model gives as one digit: which tokens the digits are, and how likely each comes next.
+"""Read a rating that a model gives as one digit: which tokens the digits are, and how likely each comes next.
 
 In: a model with its tokenizer, token ids of texts that end where a digit is expected.  Out: (texts, digits) float64.
 """

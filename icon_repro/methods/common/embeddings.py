@@ -1,4 +1,4 @@
-"""Embeddings of rows by a causal language model or an encoder, a shard of rows at a time.
+"""Embed rows by a causal language model or an encoder, a shard of rows at a time.
 
 In: model, maybe as a train step tuned it, rows (or an assessment set).  Out: vectors.npy, (rows, hidden size) float32,
 NaN where a row has none; ids.json with the ids and, of rows without a vector, the reason.

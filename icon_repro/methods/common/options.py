@@ -1,4 +1,4 @@
-"""Options of steps that methods share: NLLs of answers, embeddings. See ``icon_repro.config.load``."""
+"""Define the options of steps that methods share: NLLs of answers, embeddings."""
 
 import enum
 from dataclasses import dataclass, field, replace

@@ -1,4 +1,4 @@
-"""What a method gives: scores, and rows without one with the reason; nothing gets a default score."""
+"""Write what a method gives: scores, and why other rows have none; nothing gets a default score."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path

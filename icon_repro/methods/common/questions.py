@@ -1,4 +1,4 @@
-"""The questions that SelectIT asks a model about a row: ours, or those of a file.
+"""Give the questions that SelectIT asks a model about a row: ours, or those of a file.
 
 In: a text file.  Out: five questions.
 Source: own wording. The published one (SelectIT, 4813250) isn't part of this project; its first five lines are what its

@@ -1,4 +1,4 @@
-"""The meaningless context that a candidate is compared with.
+"""Make the meaningless context that a candidate is compared with.
 
 Source: arXiv 2505.05327, figure 1: a random context of the candidate's length.
 Differs: the released scripts match the number of characters, which makes 3.8 times as many tokens (D4, option

@@ -1,4 +1,4 @@
-"""Which dtype to score in: the fastest whose scores differ from float32's by less than they are uncertain anyway.
+"""Choose the dtype to score in: the fastest whose scores differ from float32's by less than they are uncertain anyway.
 
 In: model, order, assessment.  Out: dtype.json: the dtype chosen, and of each dtype tried its speed and how far it is
 from float32 on a sample of pairs.

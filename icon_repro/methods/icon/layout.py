@@ -1,4 +1,4 @@
-"""Token ids of a pair: BOS + context + separator + prompt + response, as the paper means it or as released.
+"""Make the token ids of a pair: BOS + context + separator + prompt + response, as the paper means it or as released.
 
 In: tokenizer, IconConfig.  Out: context prefixes, and assessment rows with the place where scoring starts.
 Source: arXiv 2505.05327; released scoring scripts (repository RICo_Data_Selection_for_Instruction-Tuning, e4645c8).

@@ -1,4 +1,4 @@
-"""Stored shards as contributions: joined by id, with the control that the method asks for.
+"""Read stored shards as contributions: joined by id, with the control that the method asks for.
 
 In: folders of baseline, bank and shards.  Out: contributions of some candidates to some assessment rows.
 """

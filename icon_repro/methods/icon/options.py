@@ -1,4 +1,4 @@
-"""Schema of ICon, its budgets and its selection model, and of their steps. See ``icon_repro.config.load``."""
+"""Define the options of ICon, its budgets and its selection model, and of their steps."""
 
 import enum
 import math

@@ -1,4 +1,4 @@
-"""The candidate x assessment matrices of mean answer NLL, a shard of candidates at a time.
+"""Compute the candidate x assessment matrices of mean answer NLL, a shard of candidates at a time.
 
 In: model, order of the pool, assessment.  Out: candidate.npy or control.npy, (candidates, assessment) float32, in
 nats per token; ids.json with the ids of both axes.  ``baseline``: nll.npy and tokens.npy, (assessment,), no context.

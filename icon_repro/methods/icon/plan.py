@@ -1,4 +1,4 @@
-"""The steps of ICon: dtype check, baseline, bank, shards or rounds, scores of candidates, selection model.
+"""Plan the steps of ICon: dtype check, baseline, bank, shards or rounds, scores of candidates, selection model.
 
 In: an IconConfig.  Out: for each fraction the step whose scores it is selected by.
 A shard is a slice of the pool's order, so more candidates only add shards. What a step doesn't use is set to the

@@ -1,4 +1,4 @@
-"""Rounds of adaptive scoring as steps, and the choice of rows and candidates for ``budget=auto``.
+"""Run the rounds of adaptive scoring as steps, and choose rows and candidates for ``budget=auto``.
 
 In: baseline, bank, order, assessment, and the shards scored so far.  Out: sequence.json, what is scored next: ``rows``
 and ``active``, ids of assessment rows and candidates; ``candidates`` and ``pool_rows``, all that are in use.

@@ -1,4 +1,4 @@
-"""Matrices of pairs to ICon scores.
+"""Turn the matrices of pairs into ICon scores.
 
 In: baseline, shards.  Out: scores.jsonl {id, score, parts}; the score is the paper's global score.
 

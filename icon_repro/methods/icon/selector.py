@@ -1,4 +1,4 @@
-"""ICon's selection model: a sequence classifier with LoRA that learns the candidates' scores and scores the pool.
+"""Train ICon's selection model: a sequence classifier with LoRA that learns candidates' scores and scores the pool.
 
 ``train``.  In: model, order of the pool, scores of candidates.  Out: adapter/ (safetensors, the head included),
 held_out.jsonl {id, score, predicted, response_chars}, log.jsonl.

@@ -1,4 +1,4 @@
-"""What the selection model learns from, how well it does, and its scores put together.
+"""Prepare what the selection model learns from, measure how well it does, and put its scores together.
 
 In: scored candidates; shards of the pool's scores.  Out: token ids, targets and metrics, scores by id; no model here,
 ``icon_repro.methods.icon.selector`` has it.

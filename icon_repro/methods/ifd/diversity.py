@@ -1,4 +1,4 @@
-"""Superfiltering.D: of the rows with the best IFD, an order in which each next row represents the others best.
+"""Superfiltering.D: order the rows with the best IFD so that each next row represents the others best.
 
 In: scores of IFD; then embeddings of the best share.  Out: share: rows.jsonl, the best rows; scores.jsonl: the place in
 the order, negative, so that selections are nested; parts: ``ifd``, and ``gain``, what the row added.

@@ -1,4 +1,4 @@
-"""Options of IFD, of the brief experience that its model may get first, and of an order by diversity."""
+"""Define the options of IFD, of the brief experience that its model may get first, and of an order by diversity."""
 
 import enum
 from dataclasses import dataclass, field

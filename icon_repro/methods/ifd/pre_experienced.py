@@ -1,4 +1,4 @@
-"""Rows for the brief experience that IFD's model gets first: some of every kind of instruction, of middling difficulty.
+"""Choose rows for the brief experience of IFD's model: some of every kind of instruction, of middling difficulty.
 
 In: embeddings of all rows' prompts (shard-NNNN) and NLLs of the prompts (prompt-NNNN) under the untuned model.
 Out: ids.json, which a train step takes.

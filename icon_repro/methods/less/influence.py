@@ -1,4 +1,4 @@
-"""What both ways to LESS's influence share: the warm-up's epochs, rows as LESS reads them, scores.
+"""Hold what both ways to LESS's influence share: the warm-up's epochs, rows as LESS reads them, scores.
 
 In: a warm-up training with its epochs kept; model; rows.  Out: the model after an epoch, with Adam's moments; batches
 of rows of similar length; scores.jsonl with the influence on each task.

@@ -1,4 +1,4 @@
-"""What one should know of LESS before it starts: the memory that it takes, or what a projection costs its ranking.
+"""Say what LESS takes before it starts: memory, or what a projection costs its ranking.
 
 In: a LessConfig with all options set.  Out: lines for the plan. Imports no stage and no torch.
 Known gap: the number of LoRA weights of a model that isn't here yet is guessed from its number of parameters.

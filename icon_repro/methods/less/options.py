@@ -1,4 +1,4 @@
-"""Options of LESS and of its steps."""
+"""Define the options of LESS and of its steps."""
 
 import enum
 from dataclasses import dataclass, field

@@ -1,1 +1,1 @@
-"""Figures of an experiment, made from stored results only."""
+"""Draw the figures of an experiment, from stored results only."""

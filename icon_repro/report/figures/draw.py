@@ -1,4 +1,4 @@
-"""Figures from stored numbers: lines with bands, points, bars, grids; each with a csv of exactly what it shows.
+"""Draw figures from stored numbers: lines with bands, points, bars, grids; each with a csv of exactly what it shows.
 
 In: panels made of series.  Out: <name>.png (150 dpi), <name>.svg if asked for, and <name>.csv (panel, series, label, x,
 y, low, high; of a grid a series is a row, a label a column, y the cell).

@@ -1,5 +1,6 @@
-"""Figures of an experiment from its rows of results: differences from the controls, verdicts of a judge, scale,
-quality against cost, position bias.
+"""Draw what an experiment's rows of results show.
+
+Figures: differences from the controls, verdicts of a judge, scale, quality against cost, position bias.
 
 In: ``ResultRow``s.  Out: ``Figure``s, or ``NotMade`` with the reason.
 Intervals are those of the tables (``icon_repro.report.statistics``). Known gap: none.

@@ -1,4 +1,4 @@
-"""Scores, selections, embeddings and pairs of an experiment out of its store, and the figures of them.
+"""Read scores, selections, embeddings and pairs of an experiment from its store, and draw the figures of them.
 
 In: finished steps.  Out: ``Material``; figures/ with the texts of its figures and why others weren't made.
 Known gap: pairs of the first ``_CANDIDATES`` candidates only are read for the reliability of ICon's score.

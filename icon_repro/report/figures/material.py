@@ -1,4 +1,4 @@
-"""What figures and samples of an experiment are made of besides its rows of results.
+"""Hold what figures and samples of an experiment are made of besides its rows of results.
 
 In: nothing.  Out: ``Material``, which ``icon_repro.report.presentation`` reads from the store; and ``Figure``, what is
 drawn.

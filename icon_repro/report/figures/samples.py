@@ -1,4 +1,4 @@
-"""The rows that each method ranks highest and lowest, to read.
+"""Pick the rows that each method ranks highest and lowest, to read.
 
 In: ``Material``.  Out: samples.jsonl: by method and end of its ranking id, score and its parts, length, where the row
 is selected, and a short excerpt: rows belong to others, so a results folder has no more of them.

@@ -1,4 +1,4 @@
-"""Figures of what was selected: against length, each other, IFD and embeddings; reliability of ICon's score.
+"""Draw what was selected: against length, each other, IFD and embeddings; reliability of ICon's score.
 
 In: ``Material``.  Out: ``Figure``s, or ``NotMade`` with the reason.
 Source: AUC and its interval: ``icon_repro.report.intervals``; reliability: ``icon_repro.methods.agreement``.

@@ -1,1 +1,1 @@
-"""The paper's numbers and claims beside ours."""
+"""Set the paper's numbers and claims beside ours."""

@@ -1,4 +1,4 @@
-"""Claims about an experiment, each with a verdict: reproduced, contradicted, not distinguishable, not run here.
+"""Check claims about an experiment: each is reproduced, contradicted, not distinguishable, or not run here.
 
 In: ``claims.yaml`` beside the published numbers; ``ResultRow``s.  Out: claims.md, claims.csv.
 A claim says that a measure of an arm, or its difference from that of each arm in ``against``, lies above or below

@@ -1,4 +1,4 @@
-"""One number of the stored rows for a method at a fraction, with its outcomes; or why it isn't there.
+"""Find one number of a method at a fraction in the stored rows, with its outcomes; or say why it isn't there.
 
 In: ``ResultRow``s.  Out: outcomes for ``icon_repro.report.statistics``; costs in operations.
 The tables beside the paper's and the claims read the results through this module only.

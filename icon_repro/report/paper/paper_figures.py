@@ -1,4 +1,4 @@
-"""Numbers of the paper's figures, to be drawn beside ours: ``paper_figure2.csv`` and ``paper_figure3.csv``.
+"""Read numbers of the paper's figures, to be drawn beside ours: ``paper_figure2.csv`` and ``paper_figure3.csv``.
 
 In: the folder with an experiment's published numbers.  Out: ``PaperFigures`` of one model.
 Source: figures 2 (wins, ties, losses of a selection of ICon's against full data) and 3 (average by share of rows) of

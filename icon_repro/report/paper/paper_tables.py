@@ -1,4 +1,4 @@
-"""Tables 1 to 4 of arXiv 2505.05327, each number beside ours: the cells, whatever they are written as.
+"""Set each number of Tables 1 to 4 of arXiv 2505.05327 beside ours: the cells, whatever they are written as.
 
 In: ``ResultRow``s; published lines.  Out: a ``PaperTable`` for each published table.
 Every cell has a name, ``table1/llama31_8b/icon-0.15/mmlu``: table, model, line, column. IF, KN and RS are means of

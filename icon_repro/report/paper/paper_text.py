@@ -1,4 +1,4 @@
-"""Tables beside the paper's, written: ``paper_table1.md``, ``.csv`` and ``.tex`` and so on.
+"""Write the tables beside the paper's: ``paper_table1.md``, ``.csv`` and ``.tex`` and so on.
 
 In: ``PaperTable``.  Out: in Markdown and LaTeX a line each for ours, the paper's and the difference; in csv a line a
 cell, with interval, runs, version, difference, why it is missing, and the steps behind it.

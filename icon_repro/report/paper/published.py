@@ -1,4 +1,4 @@
-"""Published numbers of an experiment, checked: ``experiments/<name>/paper_table1.csv`` to ``paper_table4.csv``.
+"""Read and check an experiment's published numbers: ``experiments/<name>/paper_table1.csv`` to ``paper_table4.csv``.
 
 In: csv files with the columns that ``COLUMNS`` names.  Out: a ``PublishedLine`` for each of their lines, by table.
 Source: tables 1 to 4 of arXiv 2505.05327; ``version`` is v1, or aaai for lines that only the AAAI-26 version has. The
