@@ -4,10 +4,10 @@ from typing import Any
 
 import pytest
 
-from icon_repro.evaluate.held_out_measures import Facts, MeasuresError, cells, names, read_facts
+from icon_repro.evaluate.held_out_measures import MeasuresError, RowFacts, cells, names, read_facts
 from icon_repro.evaluate.items import mean
 
-FACTS = Facts(["a", "b", "c", "d"], [2, 30, 10, 9], ["qa", "qa", "code", "code"])
+FACTS = RowFacts(["a", "b", "c", "d"], [2, 30, 10, 9], ["qa", "qa", "code", "code"])
 NLL = {"a": 5.0, "b": 1.0, "c": 2.0, "d": 4.0}
 METRICS = {"value": 3.0, "stderr": 0.9, "items": 4, "perplexity": 60.0, "version": 1, "dropped": {"too long": 2}}
 
@@ -35,7 +35,7 @@ def test_cells_weigh_tokens_or_rows_and_set_short_rows_apart() -> None:
 
 
 def test_cells_without_short_rows_or_groups_leave_them_out() -> None:
-    made = cells("held", NLL, Facts(FACTS.ids, FACTS.tokens, [""] * 4), METRICS, 0)
+    made = cells("held", NLL, RowFacts(FACTS.ids, FACTS.tokens, [""] * 4), METRICS, 0)
     assert list(made) == ["held", "held_rows"] == names("held", FACTS, 0)
     assert made["held"]["value"] == pytest.approx((10 + 30 + 20 + 36) / 51)
     assert all("groups" not in part(cell) for cell in made.values())
@@ -49,7 +49,7 @@ def test_names_are_those_of_the_cells_and_without_facts_those_that_are_always_th
 
 def test_read_facts_sorts_by_id() -> None:
     stored = {"ids": ["b", "a"], "tokens": [3, 1], "groups": ["y", "x"]}
-    assert read_facts(stored) == Facts(["a", "b"], [1, 3], ["x", "y"])
+    assert read_facts(stored) == RowFacts(["a", "b"], [1, 3], ["x", "y"])
 
 
 @pytest.mark.parametrize(

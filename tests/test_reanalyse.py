@@ -7,12 +7,12 @@ from typing import Any
 
 import pytest
 
-from icon_repro.evaluate.held_out_measures import Facts
+from icon_repro.evaluate.held_out_measures import RowFacts
 from icon_repro.evaluate.items import digest_of
 from icon_repro.report.rows import ResultRow, row_from
 
 SCRIPT = Path(__file__).parents[1] / "experiments" / "study_cpu" / "reanalyse.py"
-FACTS = Facts(["a", "b", "c"], [2, 40, 20], ["x", "y", "y"])
+FACTS = RowFacts(["a", "b", "c"], [2, 40, 20], ["x", "y", "y"])
 
 
 @pytest.fixture(scope="module")

@@ -13,10 +13,10 @@ from statsmodels.stats.multitest import multipletests
 from icon_repro.report.estimates import Estimate, detectable
 from icon_repro.report.statistics import (
     Items,
+    Numbers,
     Sample,
     StatsError,
-    Summary,
-    Verdict,
+    TestVerdict,
     bootstrap,
     clustered,
     difference,
@@ -188,11 +188,11 @@ def test_clusters_noise_of_cells_is_counted_by_cluster(generator: np.random.Gene
 
 def test_summary_keeps_the_error_of_items_for_all_seeds() -> None:
     values, errors = np.array([0.4, 0.5, 0.9]), np.array([0.03, 0.04, 0.05])
-    found = mean(Sample([Summary("f1", values, errors)], [0, 0, 0]))
+    found = mean(Sample([Numbers("f1", values, errors)], [0, 0, 0]))
     assert found.value == pytest.approx(0.6)
     assert found.items == pytest.approx((0.0009 + 0.0016 + 0.0025) / 3, rel=1e-9)
     assert found.seeds == pytest.approx(values.var(ddof=1) / 3, rel=1e-9)
-    one = Sample([Summary("f1", np.array([0.4]), np.array([0.03]))], [0])
+    one = Sample([Numbers("f1", np.array([0.4]), np.array([0.03]))], [0])
     assert difference(one, one).items == pytest.approx(2 * 0.0009, rel=1e-9)
     assert difference(one, one).half_width() == pytest.approx(1.959964 * 0.03 * 2**0.5, rel=1e-5)
 
@@ -351,7 +351,7 @@ def test_holm_known_values() -> None:
     [(0.1, 0.01, "better"), (-0.1, 0.01, "worse"), (0.1, 0.05, "not distinguishable"), (0.0, 1, "not distinguishable")],
 )
 def test_verdict_of_a_difference(value: float, adjusted: float, expected: str) -> None:
-    assert verdict(value, adjusted) is Verdict(expected)
+    assert verdict(value, adjusted) is TestVerdict(expected)
 
 
 # ---------------------------------------------------------------- simulated experiments
@@ -523,7 +523,7 @@ def test_bootstrap_repeats_with_the_seed() -> None:
 
 
 def test_bootstrap_of_a_summary_has_its_error(generator: np.random.Generator) -> None:
-    low, high = bootstrap(Sample([Summary("f1", np.array([0.5]), np.array([0.1]))], [0]), generator, draws=40000)
+    low, high = bootstrap(Sample([Numbers("f1", np.array([0.5]), np.array([0.1]))], [0]), generator, draws=40000)
     assert (low, high) == pytest.approx((0.5 - 0.196, 0.5 + 0.196), abs=0.01)
 
 
@@ -537,7 +537,7 @@ def test_outcomes_that_arent_finite_are_refused(bad: float) -> None:
     with pytest.raises(StatsError, match="b1: 1 outcomes aren't finite"):
         mean(sample([0.1, 0.2], [0.3, bad]))
     with pytest.raises(StatsError, match="aren't finite"):
-        mean(Sample([Summary("f1", np.array([0.5]), np.array([bad]))], [0]))
+        mean(Sample([Numbers("f1", np.array([0.5]), np.array([bad]))], [0]))
 
 
 def test_no_outcomes_or_other_numbers_of_runs_are_refused() -> None:
@@ -557,7 +557,7 @@ def test_no_outcomes_or_other_numbers_of_runs_are_refused() -> None:
         (sample([[1.0, 0.0]], [[0.5, 0.5]]), r"b0: .*different items \(3 and 2\)"),
         (sample([[1.0, 0.0, 1.0]], [[0.5, 0.5]], ids="others"), "b0: .*different items"),
         (sample([[1.0, 0.0, 1.0]]), "same parts"),
-        (Sample([Summary("b0", np.zeros(1), np.zeros(1), 0.5), GOOD.parts[1]], [0]), "by item"),
+        (Sample([Numbers("b0", np.zeros(1), np.zeros(1), 0.5), GOOD.parts[1]], [0]), "by item"),
     ],
 )
 def test_difference_of_other_items_is_refused(other: Sample, part: str) -> None:

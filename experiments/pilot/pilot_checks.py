@@ -29,7 +29,7 @@ from experiments.pilot.pilot_findings import (
 from icon_repro.methods.agreement import agreement, auc, components, overlap, reliability, spearman
 from icon_repro.methods.icon.matrices import task_scores
 from icon_repro.methods.icon.options import IconConfig
-from icon_repro.report.figures.draw import Bars, Line, Panel, Scatter, Series
+from icon_repro.report.figures.draw import Bars, Curve, Panel, Scatter, Series
 
 
 def find_control(pilot: Pilot, tasks: Tasks) -> Finding:
@@ -81,7 +81,7 @@ def find_control(pilot: Pilot, tasks: Tasks) -> Finding:
                 [
                     Scatter("one text a candidate", tokens.tolist(), ratio.tolist(), ids),
                     Scatter("bank, each draw", lengths, draws.ravel().tolist()),
-                    Line("bank, mean", pilot.bank_lengths.tolist(), draws.mean(axis=1).tolist(), marked=False),
+                    Curve("bank, mean", pilot.bank_lengths.tolist(), draws.mean(axis=1).tolist(), marked=False),
                 ],
                 log_x=True,
             ),
@@ -90,7 +90,7 @@ def find_control(pilot: Pilot, tasks: Tasks) -> Finding:
                 "score with one text a candidate",
                 [
                     Scatter("candidates", scores["bank"].tolist(), scores["own"].tolist(), ids),
-                    Line("equal", ends, ends, marked=False),
+                    Curve("equal", ends, ends, marked=False),
                 ],
             ),
         ],
@@ -123,7 +123,7 @@ def find_bfloat16(pilot: Pilot, tasks: Tasks, block: Bfloat16) -> Finding:
     x = score(exact).tolist()
     series: list[Series] = [
         Scatter("candidates", x, moved.tolist(), ids),
-        Line("± 1 standard error of the score", [min(x), max(x)], [0, 0], [-error] * 2, [error] * 2, marked=False),
+        Curve("± 1 standard error of the score", [min(x), max(x)], [0, 0], [-error] * 2, [error] * 2, marked=False),
     ]
     return Finding(
         name="bfloat16",
@@ -212,7 +212,7 @@ def find_tails(pilot: Pilot, tasks: Tasks, generator: np.random.Generator) -> Fi
         numbers[f"half_of_{name}_predicts_paper"] = agreement(values, rows // 2, generator, SUBSETS, task)
     share = (np.arange(rows + 1) / rows).tolist()
     lines = [
-        Line(name, share, [0.0, *np.cumsum(values).tolist()], marked=False)
+        Curve(name, share, [0.0, *np.cumsum(values).tolist()], marked=False)
         for name, values in (
             ("variance of the score, highest PPL first", carried[order]),
             ("sampling noise, highest PPL first", noise[order]),

@@ -32,7 +32,7 @@ from icon_repro.methods.icon.control import bank_control
 from icon_repro.methods.icon.matrices import task_scores
 from icon_repro.methods.icon.options import AdaptiveConfig, IconConfig
 from icon_repro.methods.select import top_fraction
-from icon_repro.report.figures.draw import Line, Panel, Scatter, Series
+from icon_repro.report.figures.draw import Curve, Panel, Scatter, Series
 
 Matrix = NDArray[np.float64]
 Indices = NDArray[np.intp]
@@ -170,7 +170,7 @@ def find_reliability(tasks: Tasks, generator: np.random.Generator) -> Finding:
     word = "high" if whole >= 0.9 else "moderate" if whole >= 0.7 else "low"
     needed = ", ".join(f"{t} with {numbers[f'rows_for_{t}'] or 'no number of'} rows" for t in TARGETS)
     series: list[Series] = [
-        Line("Spearman-Brown from all rows, 95 %", counts, curve(task).tolist(), low, high, marked=False),
+        Curve("Spearman-Brown from all rows, 95 %", counts, curve(task).tolist(), low, high, marked=False),
         Scatter("split half, stepped up", counts, stepped),
         Scatter("two disjoint sets, measured", halves, [agreement(task, k, generator, SUBSETS) for k in halves]),
     ]
@@ -208,9 +208,9 @@ def find_overlap(pilot: Pilot, tasks: Tasks, generator: np.random.Generator) -> 
     series: list[Series] = [
         _band("k rows and all rows (which hold them)", counts, same),
         _band("k rows and all the other rows", counts, rest),
-        Line("k rows and k new rows, model", [*counts, rows], model, marked=False),
+        Curve("k rows and k new rows, model", [*counts, rows], model, marked=False),
         Scatter("k rows and k other rows, measured", halves, equal.mean(axis=1)[: len(halves)].tolist()),
-        Line("chance", [counts[0], rows], [SHARE, SHARE], marked=False),
+        Curve("chance", [counts[0], rows], [SHARE, SHARE], marked=False),
     ]
     return Finding(
         name="overlap",
@@ -234,11 +234,11 @@ def find_overlap(pilot: Pilot, tasks: Tasks, generator: np.random.Generator) -> 
     )
 
 
-def _band(name: str, counts: Sequence[int], values: Matrix) -> Line:
+def _band(name: str, counts: Sequence[int], values: Matrix) -> Curve:
     """Mean over subsets +- standard deviation, within [0, 1]."""
     mean, spread = values.mean(axis=1), values.std(axis=1)
     low, high = np.clip(mean - spread, 0, 1), np.clip(mean + spread, 0, 1)
-    return Line(name, counts, mean.tolist(), low.tolist(), high.tolist())
+    return Curve(name, counts, mean.tolist(), low.tolist(), high.tolist())
 
 
 def find_adaptive(tasks: Tasks, generator: np.random.Generator) -> Finding:
@@ -260,10 +260,10 @@ def find_adaptive(tasks: Tasks, generator: np.random.Generator) -> Finding:
     uniform = [_uniform(task, k, right, generator) for k in fewer]
     default = ERRORS.index(AdaptiveConfig().error)
     series: list[Series] = [
-        Line("adaptive", shares, overlaps),
-        Line("adaptive: expected by itself", shares, expected, marked=False),
-        Line("adaptive: its 95 % bound", shares, bounds, marked=False),
-        Line("fewer rows for all", [k / rows for k in fewer], uniform),
+        Curve("adaptive", shares, overlaps),
+        Curve("adaptive: expected by itself", shares, expected, marked=False),
+        Curve("adaptive: its 95 % bound", shares, bounds, marked=False),
+        Curve("fewer rows for all", [k / rows for k in fewer], uniform),
     ]
     return Finding(
         name="adaptive",

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from experiments.released_selections.released_data import POOL, Embedded, Released, Selection, label
 from experiments.released_selections.released_findings import UNION, Finding, lengths, shared
 from experiments.released_selections.released_scores import BIN
-from icon_repro.report.figures.draw import Grid, Line, Panel, Scatter, Series
+from icon_repro.report.figures.draw import Curve, Grid, Panel, Scatter, Series
 from icon_repro.report.intervals import Interval
 
 Values = NDArray[np.float64]
@@ -49,9 +49,9 @@ def length_panels(released: Released, found: Finding) -> list[Panel]:
     right: list[Series] = []
     for name, points in aucs.items():
         x, y = [p for p, _ in points], [i.value for _, i in points]
-        right.append(Line(name, x, y, [i.low for _, i in points], [i.high for _, i in points]))
+        right.append(Curve(name, x, y, [i.low for _, i in points], [i.high for _, i in points]))
     ends = sorted({p for points in aucs.values() for p, _ in points})
-    right.append(Line("no difference", [ends[0], ends[-1]], [0.5, 0.5], marked=False))
+    right.append(Curve("no difference", [ends[0], ends[-1]], [0.5, 0.5], marked=False))
     return [
         Panel("response (characters)", "share of rows that are shorter", curves, log_x=True, y_range=(0, 1)),
         Panel("selected (% of the pool)", "AUC of length against the rest", right, y_range=(0, 1)),
@@ -68,7 +68,7 @@ def score_panels(released: Released, measures: Mapping[str, Values]) -> list[Pan
     for name, chosen in groups.items():
         known = chosen[np.isfinite(ifd[chosen])]
         counts = np.histogram(ifd[known], edges)[0]
-        left.append(Line(name, (edges[:-1] + BIN / 2).tolist(), (counts / len(known)).tolist(), marked=False))
+        left.append(Curve(name, (edges[:-1] + BIN / 2).tolist(), (counts / len(known)).tolist(), marked=False))
         right.append(_distribution(name, nll[known]))
     return [
         Panel("IFD (ratio of losses)", f"share of rows in a bin of {BIN}", left),
@@ -97,7 +97,7 @@ def _points(name: str, embedded: Embedded, chosen: NDArray[np.bool_], released: 
     return Scatter(name, x.tolist(), y.tolist(), [released.rows[i].id for i in embedded.places[chosen]])
 
 
-def _distribution(name: str, values: Values) -> Line:
+def _distribution(name: str, values: Values) -> Curve:
     shares = np.linspace(0, 1, _POINTS)
     x: Sequence[float] = np.quantile(values, shares).tolist()
-    return Line(name, x, shares.tolist(), marked=False)
+    return Curve(name, x, shares.tolist(), marked=False)

@@ -24,7 +24,7 @@ from icon_repro.data.planner import Planner
 from icon_repro.engine.records import read_json
 from icon_repro.engine.runtime import Runtime
 from icon_repro.evaluate.held_out import facts
-from icon_repro.evaluate.held_out_measures import FACTS, Facts, cells, names, read_facts
+from icon_repro.evaluate.held_out_measures import FACTS, RowFacts, cells, names, read_facts
 from icon_repro.evaluate.items import mean
 from icon_repro.evaluate.options import HeldOutRowsJob
 from icon_repro.report.remade import remake
@@ -39,7 +39,7 @@ class ReanalysisError(ValueError):
     """The stored rows aren't those of the data at hand."""
 
 
-def facts_of(config: Config, work: Path) -> Facts:
+def facts_of(config: Config, work: Path) -> RowFacts:
     """Response tokens and groups of the held-out rows, by the project's own stages."""
     runtime = Runtime(config.cluster, Path(config.paths.cache).expanduser())
     planner = Planner(config)
@@ -61,7 +61,7 @@ def facts_of(config: Config, work: Path) -> Facts:
     return read_facts(read_json(places["facts"] / FACTS))
 
 
-def measured(rows: Sequence[ResultRow], found: Facts, short_tokens: int) -> list[ResultRow]:
+def measured(rows: Sequence[ResultRow], found: RowFacts, short_tokens: int) -> list[ResultRow]:
     """The rows with a cell for each measure of the held-out task.
 
     Raises:
@@ -93,7 +93,7 @@ def measured(rows: Sequence[ResultRow], found: Facts, short_tokens: int) -> list
     return made
 
 
-def shown(rows: Sequence[ResultRow], found: Facts, short_tokens: int) -> list[str]:
+def shown(rows: Sequence[ResultRow], found: RowFacts, short_tokens: int) -> list[str]:
     """Each method's difference from random: by rows, what few short rows bring of it, and by tokens."""
     sizes = np.asarray(found.tokens, np.float64)
     own = {line.method: _means(line) for line in lines(rows)}

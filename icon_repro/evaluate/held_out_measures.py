@@ -25,7 +25,7 @@ class MeasuresError(ValueError):
 
 
 @dataclass(frozen=True)
-class Facts:
+class RowFacts:
     """Of the scored rows of one held-out task, in the order of their ids."""
 
     ids: Sequence[str]
@@ -38,20 +38,20 @@ class Facts:
         return digest_of("", self.ids)
 
 
-def read_facts(stored: Mapping[str, Any]) -> Facts:
+def read_facts(stored: Mapping[str, Any]) -> RowFacts:
     """From the content of facts.json."""
     rows = sorted(zip(stored["ids"], stored["tokens"], stored["groups"], strict=True))
-    return Facts([row[0] for row in rows], [row[1] for row in rows], [row[2] for row in rows])
+    return RowFacts([row[0] for row in rows], [row[1] for row in rows], [row[2] for row in rows])
 
 
-def names(name: str, facts: Facts | None, short_tokens: int) -> list[str]:
+def names(name: str, facts: RowFacts | None, short_tokens: int) -> list[str]:
     """Names of the measures of a task; without facts it isn't known whether there are short rows."""
     short = [f"{name}{SHORT}"] if facts is not None and min(facts.tokens) < short_tokens else []
     return [name, f"{name}{ROWS}", *short]
 
 
 def cells(
-    name: str, values: Mapping[str, float], facts: Facts, metrics: Mapping[str, Any], short_tokens: int
+    name: str, values: Mapping[str, float], facts: RowFacts, metrics: Mapping[str, Any], short_tokens: int
 ) -> dict[str, dict[str, Any]]:
     """The cell of each measure.
 
@@ -92,7 +92,7 @@ def cells(
     return by_measure
 
 
-def _cell(chosen: Sequence[int], values: Mapping[str, float], facts: Facts, weighting: str) -> dict[str, Any]:
+def _cell(chosen: Sequence[int], values: Mapping[str, float], facts: RowFacts, weighting: str) -> dict[str, Any]:
     losses = [values[facts.ids[i]] for i in chosen]
     weights = [facts.tokens[i] for i in chosen]
     part: dict[str, Any] = {"name": "", "weight": 1.0, "values": packed(losses)}

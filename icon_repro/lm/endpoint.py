@@ -22,7 +22,7 @@ from typing import Any, Generic, TypeVar
 
 from icon_repro.data.cost import tokens_of
 from icon_repro.engine.console import say
-from icon_repro.lm.endpoint_http import Connection, EndpointError, Fault, Key, Said, connections
+from icon_repro.lm.endpoint_http import Completion, Connection, EndpointError, Fault, Key, connections
 from icon_repro.lm.options import EndpointConfig, endpoint_problems
 from icon_repro.lm.replies import Replies, Reply
 from icon_repro.lm.stand_in_endpoint import stand_ins
@@ -58,7 +58,7 @@ class Answer(Generic[T]):
 
 
 @dataclass(frozen=True)
-class Estimate:
+class ExpectedCost:
     """What requests take if none is asked again, before any is sent."""
 
     calls: int
@@ -71,19 +71,19 @@ class Estimate:
         return f"{text}, cost at most {self.cost:.4g}"
 
 
-def estimate(requests: Sequence[Request], endpoint: EndpointConfig) -> Estimate:
+def estimate(requests: Sequence[Request], endpoint: EndpointConfig) -> ExpectedCost:
     """Calls, tokens (from characters) and cost of asking each request once."""
     tokens_in = round(sum(_tokens(request) for request in requests))
     tokens_out = len(requests) * endpoint.max_tokens
-    return Estimate(len(requests), tokens_in, tokens_out, endpoint.cost(tokens_in, tokens_out))
+    return ExpectedCost(len(requests), tokens_in, tokens_out, endpoint.cost(tokens_in, tokens_out))
 
 
-def spent(folder: Path, endpoint: EndpointConfig) -> Estimate:
+def spent(folder: Path, endpoint: EndpointConfig) -> ExpectedCost:
     """What the replies stored in ``folder`` took."""
     replies = Replies(folder / "replies.jsonl")
     replies.close()
     cost = endpoint.cost(replies.tokens_in, replies.tokens_out)
-    return Estimate(replies.calls, replies.tokens_in, replies.tokens_out, cost)
+    return ExpectedCost(replies.calls, replies.tokens_in, replies.tokens_out, cost)
 
 
 def _tokens(request: Request) -> float:
@@ -200,7 +200,7 @@ class _Asked(Generic[T]):
         shift = {"seed": self._sent["seed"] + self.count} if "seed" in self._sent else {}
         return _json({**self._sent, **shift})
 
-    def reply(self, said: Said, seconds: float) -> Reply:
+    def reply(self, said: Completion, seconds: float) -> Reply:
         """What to store of what was said, after ``seconds``."""
         counted = said.tokens_in is not None and said.tokens_out is not None
         return Reply(
@@ -305,7 +305,7 @@ class _Client:
         while True:
             started = time.monotonic()
             received = await connection.send(body)
-            if isinstance(received, Said):
+            if isinstance(received, Completion):
                 reply = one.reply(received, time.monotonic() - started)
                 await self._store.add(reply)
                 self._heard, self._given_up = True, 0

@@ -1,6 +1,6 @@
 """Make one request to a chat endpoint: it gives a reply, a fault that may pass, or an error that will not.
 
-In: settings, the key from the environment, what to send.  Out: ``Said`` or ``Fault``.
+In: settings, the key from the environment, what to send.  Out: ``Completion`` or ``Fault``.
 The key is put into the request's header and nowhere else, and taken out of all texts that leave this module.
 """
 
@@ -38,7 +38,7 @@ class EndpointError(RuntimeError):
 
 
 @dataclass(frozen=True)
-class Said:
+class Completion:
     """A reply, with the tokens that the endpoint counted."""
 
     text: str
@@ -118,7 +118,7 @@ class Connection:
         with contextlib.suppress(Exception):  # it may be in any state
             await old.aclose()
 
-    async def send(self, body: bytes) -> Said | Fault:
+    async def send(self, body: bytes) -> Completion | Fault:
         """Send ``body`` once.
 
         Raises:
@@ -150,10 +150,10 @@ class Connection:
         if response.status_code in (400, 413, 422):
             for sign, name in _REFUSED.items():
                 if sign == code or sign in message:
-                    return Said("", name, None, refused=True)
+                    return Completion("", name, None, refused=True)
         raise EndpointError(self._explain(response.status_code, code, message, field))
 
-    def _read(self, content: Any) -> Said | Fault:
+    def _read(self, content: Any) -> Completion | Fault:
         """The reply in the JSON of a response with status 200."""
         try:
             choice = content["choices"][0]
@@ -166,7 +166,7 @@ class Connection:
         if not text and isinstance(refusal, str) and refusal:
             text, finish = refusal, "refusal"
         model = content.get("model")
-        return Said(
+        return Completion(
             text or "",
             finish if isinstance(finish, str) else None,
             model if isinstance(model, str) else None,

@@ -9,7 +9,7 @@ import hashlib
 import json
 from collections import Counter
 
-from icon_repro.lm.endpoint_http import Connection, Fault, Key, Said
+from icon_repro.lm.endpoint_http import Completion, Connection, Fault, Key
 from icon_repro.lm.options import EndpointConfig
 
 MODEL = "stand-in"
@@ -31,12 +31,12 @@ class StandInConnection(Connection):
     async def close(self) -> None:
         pass
 
-    async def send(self, body: bytes) -> Said | Fault:
+    async def send(self, body: bytes) -> Completion | Fault:
         self._tries[body] += 1
         return reply(body, self._tries[body])
 
 
-def reply(body: bytes, turn: int) -> Said:
+def reply(body: bytes, turn: int) -> Completion:
     """What is said to ``body``.
 
     Args:
@@ -44,7 +44,7 @@ def reply(body: bytes, turn: int) -> Said:
     """
     drawn = hashlib.sha256(body).digest()
     if drawn[0] < _REFUSED:
-        return Said("", "content_filter", MODEL, 0, 0, refused=True)
+        return Completion("", "content_filter", MODEL, 0, 0, refused=True)
     unlucky = hashlib.sha256(body + str(turn).encode()).digest()[1] < _UNREADABLE
     asked = json.loads(body)["messages"][-1]["content"]
     if unlucky:
@@ -54,7 +54,7 @@ def reply(body: bytes, turn: int) -> Said:
     else:
         verdict = "ABC"[drawn[4] % 3]
         text = f"{1 + drawn[2] % 10} {1 + drawn[3] % 10}\nThis is a stand-in's verdict.\n[[{verdict}]]"
-    return Said(text, "stop", MODEL, len(asked) // 4, len(text) // 4)
+    return Completion(text, "stop", MODEL, len(asked) // 4, len(text) // 4)
 
 
 def stand_ins(endpoint: EndpointConfig, key: Key, count: int) -> list[Connection]:

@@ -16,7 +16,7 @@ from icon_repro.data.overlap import SHARED
 from icon_repro.engine.artifact import Cost, Step, Store, ancestors, ordered
 from icon_repro.engine.records import read_json
 from icon_repro.engine.run import status
-from icon_repro.evaluate.held_out_measures import FACTS, Facts, cells, names, read_facts
+from icon_repro.evaluate.held_out_measures import FACTS, RowFacts, cells, names, read_facts
 from icon_repro.evaluate.items import of_evaluation, of_verdicts, values_of, win_rate
 from icon_repro.evaluate.options import TaskKind
 from icon_repro.experiment import Arm, Experiment
@@ -92,7 +92,7 @@ def sources(experiment: Experiment) -> dict[str, dict[str, str]]:
     return by_label
 
 
-def _row(experiment: Experiment, arm: Arm, store: Store, known: Mapping[str, Facts]) -> dict[str, Any]:
+def _row(experiment: Experiment, arm: Arm, store: Store, known: Mapping[str, RowFacts]) -> dict[str, Any]:
     benchmarks: dict[str, Any] = {}
     missing: dict[str, str] = {}
     for name, step in arm.evaluations.items():
@@ -153,11 +153,13 @@ def _row(experiment: Experiment, arm: Arm, store: Store, known: Mapping[str, Fac
     }
 
 
-def _measures(experiment: Experiment, name: str, known: Mapping[str, Facts]) -> list[str]:
+def _measures(experiment: Experiment, name: str, known: Mapping[str, RowFacts]) -> list[str]:
     return names(name, known.get(name), experiment.config.evaluation.tasks[name].short_tokens)
 
 
-def _held_out(experiment: Experiment, name: str, step: Step, store: Store, facts: Facts) -> dict[str, dict[str, Any]]:
+def _held_out(
+    experiment: Experiment, name: str, step: Step, store: Store, facts: RowFacts
+) -> dict[str, dict[str, Any]]:
     """The cells of a held-out task, by measure."""
     short_tokens = experiment.config.evaluation.tasks[name].short_tokens
     by_measure = cells(name, values_of(store.path(step)), facts, store.record(step)["metrics"], short_tokens)

@@ -27,7 +27,7 @@ from icon_repro.engine.folders import discard
 from icon_repro.engine.records import read_json, read_rows
 from icon_repro.engine.schema import nearest
 from icon_repro.experiment import Arm, Experiment
-from icon_repro.report.export_card import Facts, card
+from icon_repro.report.export_card import CardFacts, card
 
 _TEXT = ("id", "instruction", "input", "output")
 _SCORED = {"score": pyarrow.float64(), "rank": pyarrow.int64(), "selected": pyarrow.bool_()}
@@ -39,7 +39,7 @@ class ExportError(ValueError):
 
 
 @dataclass(frozen=True)
-class Selection:
+class StoredSelection:
     """What is stored of one selection."""
 
     rows: dict[str, Example]  # all that the method was to rank
@@ -105,7 +105,7 @@ def wanted(experiment: Experiment) -> dict[str, Arm]:
     return arms
 
 
-def read(select: Step, store: Store) -> Selection:
+def read(select: Step, store: Store) -> StoredSelection:
     """What a finished selection is made of, with every file compared with its checksum.
 
     Raises:
@@ -119,7 +119,7 @@ def read(select: Step, store: Store) -> Selection:
     failures = folders["scores"] / "failures.jsonl"
     stored_reasons = {row["id"]: row["reason"] for row in read_rows(failures, dict)} if failures.is_file() else {}
     order = best_first({identifier: row.score for identifier, row in scores.items()})
-    return Selection(
+    return StoredSelection(
         rows=rows,
         scores=scores,
         reasons={
@@ -144,14 +144,14 @@ def _nearest(value: Any, known: set[Any]) -> str:
     return f" Nearest: {near:g}. Known: {', '.join(f'{other:g}' for other in sorted(known))}."
 
 
-def _facts(name: str, arm: Arm, selection: Selection) -> Facts:
+def _facts(name: str, arm: Arm, selection: StoredSelection) -> CardFacts:
     assert arm.fraction is not None
     counts: dict[str, int] = {}
     for reason in selection.reasons.values():
         short = reason.partition(":")[0]  # details follow, which may be a row's own
         counts[short] = counts.get(short, 0) + 1
     ready = {selection.rows[identifier].ready for identifier in selection.scores}
-    return Facts(
+    return CardFacts(
         name=name,
         method=arm.method,
         fraction=arm.fraction,
@@ -165,7 +165,7 @@ def _facts(name: str, arm: Arm, selection: Selection) -> Facts:
     )
 
 
-def _write(target: Path, selection: Selection, text: str) -> bool:
+def _write(target: Path, selection: StoredSelection, text: str) -> bool:
     """Write the folder; False if it is there with the same content.
 
     Raises:
@@ -194,7 +194,7 @@ def _write(target: Path, selection: Selection, text: str) -> bool:
         discard(part)
 
 
-def _files(folder: Path, selection: Selection) -> None:
+def _files(folder: Path, selection: StoredSelection) -> None:
     selected = set(selection.ids)
     best = sorted(selection.scores, key=lambda identifier: selection.ranks[identifier])
     rows = [

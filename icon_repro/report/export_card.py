@@ -24,7 +24,7 @@ NOT_STATED = "not stated"
 
 
 @dataclass(frozen=True)
-class Facts:
+class CardFacts:
     """What the card says of one selection."""
 
     name: str
@@ -39,7 +39,7 @@ class Facts:
     ready: bool  # instruction is a finished prompt
 
 
-def card(facts: Facts, experiment: Experiment, store: Store, overrides: Sequence[str]) -> str:
+def card(facts: CardFacts, experiment: Experiment, store: Store, overrides: Sequence[str]) -> str:
     """The text of README.md.
 
     Args:
@@ -126,7 +126,7 @@ _RANKED = {
 _NO_RESULT = ("action", "paths", "export", "cluster", "tracking", "judge")  # keys that change no selection
 
 
-def _header(facts: Facts, source: SourceConfig) -> str:
+def _header(facts: CardFacts, source: SourceConfig) -> str:
     # no alpaca.json: datasets reads all tables of a folder as one format
     files = {"rows": "rows.parquet", "scores": "scores.parquet"}
     configs: list[dict[str, Any]] = [{"config_name": name, "data_files": file} for name, file in files.items()]
@@ -156,7 +156,7 @@ def _rights(source: SourceConfig) -> str:
     )
 
 
-def _short(facts: Facts) -> str:
+def _short(facts: CardFacts) -> str:
     wanted = selected_count(facts.fraction, facts.ranked)
     missing = wanted - facts.selected
     return f" ({missing} short of {wanted}: too few rows have a score)" if missing > 0 else ""

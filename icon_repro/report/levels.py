@@ -50,7 +50,7 @@ class Table:
 
 
 @dataclass(frozen=True, eq=False)
-class Arm:
+class Runs:
     """One method's runs, and how they lie in selections and seeds."""
 
     table: Table  # of runs
@@ -105,7 +105,7 @@ def _plus(one: Table, two: Table) -> Table:
 
 def layout(
     table: Table, selections: Sequence[Hashable], seeds: Sequence[Hashable] | None, *, selected: bool, trained: bool
-) -> Arm:
+) -> Runs:
     """The runs of ``table`` by selection and by seed."""
     chosen = list(dict.fromkeys(selections))
     by_selection = [[run for run, own in enumerate(selections) if own == label] for label in chosen]
@@ -115,8 +115,8 @@ def layout(
     if crossed and seeds is not None:
         labels = sorted(labels, key=str)
         by_seed = [[run for run, own in enumerate(seeds) if own == label] for label in labels]
-        return Arm(table, by_selection, by_seed, labels, selected, trained)
-    return Arm(table, by_selection, None, labels, selected, trained)
+        return Runs(table, by_selection, by_seed, labels, selected, trained)
+    return Runs(table, by_selection, None, labels, selected, trained)
 
 
 def units_freedom(shares: Values, variances: Values) -> tuple[Any, Any, Any]:

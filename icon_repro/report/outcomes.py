@@ -32,7 +32,7 @@ class Items:
 
 
 @dataclass(frozen=True, eq=False)
-class Summary:
+class Numbers:
     """A number of each run that is no mean over items, with its standard error; never paired."""
 
     name: str
@@ -51,7 +51,7 @@ class Summary:
 class Sample:
     """One method's results: every run on the same parts."""
 
-    parts: Sequence[Items | Summary]
+    parts: Sequence[Items | Numbers]
     selections: Sequence[Hashable]  # (runs,) the selection that each run was trained on
     seeds: Sequence[Hashable] | None = None  # (runs,) the training seed; equal ones pair methods. None: all differ
     selected: bool = True  # False: nothing was selected (all rows, no tuning), so that no other selection could be
@@ -73,7 +73,7 @@ def check(sample: Sample) -> None:
         arrays = [part.values] if isinstance(part, Items) else [part.values, part.errors]
         if bad := sum(int((~np.isfinite(array)).sum()) for array in arrays):
             raise StatsError(f"{part.name}: {bad} outcomes aren't finite. Evaluate again, or leave the benchmark out.")
-        if isinstance(part, Summary):
+        if isinstance(part, Numbers):
             continue
         for what, array in (("clusters", part.clusters), ("sizes", part.sizes)):
             if array is not None and array.shape != shape[-1:]:
@@ -82,7 +82,7 @@ def check(sample: Sample) -> None:
             raise StatsError(f"{part.name}: a size of an item isn't above 0. Leave items without tokens out.")
 
 
-def check_same(one: Items | Summary, two: Items | Summary) -> None:
+def check_same(one: Items | Numbers, two: Items | Numbers) -> None:
     """Refuse parts that aren't of the same items."""
     if one.weight != two.weight or isinstance(one, Items) != isinstance(two, Items):
         raise StatsError(f"{one.name}: of one method by item, of the other not, or with another weight.")

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from icon_repro.report.estimates import Estimate
 from icon_repro.report.rows import BenchmarkFacts, Part, ResultRow
-from icon_repro.report.statistics import Items, Sample, Summary, Values, clustered, difference
+from icon_repro.report.statistics import Items, Numbers, Sample, Values, clustered, difference
 
 AS_IT_IS = ("base", "full")  # nothing is selected
 RANDOM = "random"  # the control whose selections lend their variance
@@ -164,7 +164,7 @@ def sample(line: Line, names: Sequence[str]) -> Sample | None:
     Raises:
         RunsError: runs whose items have other groups or sizes.
     """
-    parts: list[Items | Summary] = []
+    parts: list[Items | Numbers] = []
     for name in names:
         stored = [row.benchmarks[name].outcomes for row in line.rows]
         for index, first in enumerate(stored[0].parts):
@@ -184,13 +184,13 @@ def sample(line: Line, names: Sequence[str]) -> Sample | None:
             elif all(part.stderr is not None for part in outcomes_of_runs):
                 numbers = np.array([part.value for part in outcomes_of_runs], np.float64)
                 errors = np.array([part.stderr for part in outcomes_of_runs], np.float64)
-                parts.append(Summary(title, numbers, errors, weight, bounds))
+                parts.append(Numbers(title, numbers, errors, weight, bounds))
             else:
                 return None
     return _sample(line, parts)
 
 
-def _sample(line: Line, parts: Sequence[Items | Summary]) -> Sample:
+def _sample(line: Line, parts: Sequence[Items | Numbers]) -> Sample:
     seeds = [row.seed for row in line.rows]
     selected, trained = line.method not in AS_IT_IS, line.rows[0].seed is not None
     pools = [row.pool for row in line.rows]
@@ -297,7 +297,7 @@ def judged_sample(line: Line, name: str) -> Sample:
     the judged ones.
     """
     stored = [row.judged[name].outcomes for row in line.rows]
-    parts: list[Items | Summary] = []
+    parts: list[Items | Numbers] = []
     everything = [np.concatenate([_points(part) for part in outcomes.parts]) for outcomes in stored]
     for index, first in enumerate(stored[0].parts):
         scores = []

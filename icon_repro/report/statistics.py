@@ -35,12 +35,12 @@ from typing import Any
 import numpy as np
 
 from icon_repro.report.estimates import ALPHA, LEVEL, Estimate, Level
-from icon_repro.report.levels import Arm, Table, layout, units_freedom
+from icon_repro.report.levels import Runs, Table, layout, units_freedom
 from icon_repro.report.outcomes import (
     Items,
+    Numbers,
     Sample,
     StatsError,
-    Summary,
     Values,
     bounds_of,
     check,
@@ -105,9 +105,9 @@ def bootstrap(
     total = np.zeros(draws)
     for place, part in enumerate(sample.parts):
         by_item = _by_item(sample, place) - (0.0 if other is None else _by_item(other, place))
-        if isinstance(part, Summary):
+        if isinstance(part, Numbers):
             errors = [s.parts[place] for s in (sample, other) if s is not None]
-            known = math.sqrt(sum(error.squared_error for error in errors if isinstance(error, Summary)))
+            known = math.sqrt(sum(error.squared_error for error in errors if isinstance(error, Numbers)))
             total += part.weight * (float(by_item) + known * generator.standard_normal(draws))
             continue
         sizes = np.ones(by_item.shape[-1]) if part.sizes is None else part.sizes
@@ -172,18 +172,18 @@ def holm(p_values: Sequence[float]) -> list[float]:
     return adjusted
 
 
-class Verdict(Enum):
+class TestVerdict(Enum):
     better = "better"
     worse = "worse"
     undecided = "not distinguishable"
     lacking = "not enough"
 
 
-def verdict(difference: float, adjusted: float, alpha: float = ALPHA) -> Verdict:
+def verdict(difference: float, adjusted: float, alpha: float = ALPHA) -> TestVerdict:
     """What a difference (higher is better) with an adjusted p value says."""
     if adjusted >= alpha:
-        return Verdict.undecided
-    return Verdict.better if difference > 0 else Verdict.worse
+        return TestVerdict.undecided
+    return TestVerdict.better if difference > 0 else TestVerdict.worse
 
 
 def _estimate(samples: Sequence[Sample], lender: Sample | None, bounds: tuple[float, float] | None) -> Estimate:
@@ -194,7 +194,7 @@ def _estimate(samples: Sequence[Sample], lender: Sample | None, bounds: tuple[fl
     center = centers[0] if len(arms) == 1 else centers[0].less(centers[1])
     items, items_freedom, lacking = _items(samples, center)
     borrowed, limits = _borrowed(arms, lenders)
-    sources: dict[int, tuple[Arm, float]] = {}
+    sources: dict[int, tuple[Runs, float]] = {}
     for arm, source in zip(arms, borrowed, strict=True):
         if source is not None:
             before = sources.get(id(source), (source, 0.0))[1]
@@ -213,7 +213,7 @@ def _estimate(samples: Sequence[Sample], lender: Sample | None, bounds: tuple[fl
     return replace(Estimate(*numbers), bounds=bounds, lacking=lacking, limits=(*limits, *more))
 
 
-def _by_pool(samples: Sequence[Sample], arms: list[Arm]) -> list[Arm]:
+def _by_pool(samples: Sequence[Sample], arms: list[Runs]) -> list[Runs]:
     """``arms``, or, of two methods that selected from the same pools, one: their differences by pool (and seed)."""
     labels = [list(dict.fromkeys(sample.selections)) for sample in samples]
     if len(arms) < 2 or not all(sample.pools for sample in samples) or set(labels[0]) != set(labels[1]):
@@ -229,10 +229,10 @@ def _by_pool(samples: Sequence[Sample], arms: list[Arm]) -> list[Arm]:
     return [layout(tables[0].less(tables[1]), [pool for pool, _ in cells], both, selected=True, trained=True)]
 
 
-def _borrowed(arms: Sequence[Arm], lenders: Sequence[Arm]) -> tuple[list[Arm | None], list[str]]:
+def _borrowed(arms: Sequence[Runs], lenders: Sequence[Runs]) -> tuple[list[Runs | None], list[str]]:
     """Whose variance between selections each method gets (its own, if it has several), and what that limits."""
     several = [arm for arm in (*arms, *lenders) if arm.selections > 1]
-    lent_by: list[Arm | None] = []
+    lent_by: list[Runs | None] = []
     for arm in arms:
         lender = arm if arm.selections > 1 else several[0] if several else None
         lent_by.append(lender if arm.selected else None)
@@ -240,16 +240,16 @@ def _borrowed(arms: Sequence[Arm], lenders: Sequence[Arm]) -> tuple[list[Arm | N
     return lent_by, ["this selection"] if alone else []
 
 
-def _seeds(arms: Sequence[Arm], borrowed: Sequence[Arm | None], lenders: Sequence[Arm]) -> tuple[Any, Any, list[str]]:
+def _seeds(
+    arms: Sequence[Runs], borrowed: Sequence[Runs | None], lenders: Sequence[Runs]
+) -> tuple[Any, Any, list[str]]:
     """Variance from training seeds beyond what ``borrowed`` holds of it, its freedom, and what that limits."""
     held: Any = 0.0
     for arm, source in zip(arms, borrowed, strict=True):
         if source is not None and arm.trained:
             held = held + source.within() / (arm.selections if source is arm else 1)
     trained = [arm for arm in arms if arm.trained]
-    if any(arm.seeds and len(arm.seeds) == 1 and arm.by_seed is not None for arm in trained) and all(
-        len(arm.seeds) == 1 for arm in trained
-    ):
+    if all(len(arm.seeds) == 1 for arm in trained) and any(arm.by_seed is not None for arm in trained):
         return 0.0, 0.0, ["this training seed"]
     shared = [arm.seeds for arm in trained if arm.by_seed is not None]
     if len(trained) == len(shared) == 2 and shared[0] == shared[1]:
@@ -288,8 +288,8 @@ def _items(samples: Sequence[Sample], center: Table) -> tuple[Any, Any, str]:
     weights, other = sum(part.weight for part in samples[0].parts), len(samples) > 1
     of_parts, lacking, start = list[Level](), "", 0
     for place, part in enumerate(samples[0].parts):
-        if isinstance(part, Summary):
-            errors = [one for sample in samples if isinstance(one := sample.parts[place], Summary)]
+        if isinstance(part, Numbers):
+            errors = [one for sample in samples if isinstance(one := sample.parts[place], Numbers)]
             of_parts.append((part.weight**2 * sum(one.squared_error for one in errors), math.inf))
             continue
         items = shares_of(part)
@@ -342,13 +342,13 @@ def _variances(part: Items, items: Values, shares: Values, by_item: Any, squares
     return np.where(variances.sum(axis=-1, keepdims=True) > 0, variances, 1.0), of_mean
 
 
-def _arm(sample: Sample) -> Arm:
+def _arm(sample: Sample) -> Runs:
     """``sample`` checked, as a table of its runs."""
     check(sample)
     totals: Any = 0.0
     units, scale = list[Any](), list[Any]()
     for part in sample.parts:
-        if isinstance(part, Summary):
+        if isinstance(part, Numbers):
             totals = totals + part.weight * part.values
             continue
         items = shares_of(part)

@@ -31,7 +31,7 @@ from icon_repro.report.runs import (
     lower,
     single_groups,
 )
-from icon_repro.report.statistics import Verdict, holm, verdict
+from icon_repro.report.statistics import TestVerdict, holm, verdict
 
 BASELINES = (RANDOM, "longest")
 
@@ -164,7 +164,7 @@ def _numbered(one: Adjusted) -> dict[str, Field]:
         return {**line, "verdict": MISSING}
     line["difference"] = round(comparison.scale * float(estimate.value), 12)  # equal means leave the last bits
     if not math.isfinite(estimate.half_width()) or one.p is None:
-        return {**line, "verdict": Verdict.lacking.value}
+        return {**line, "verdict": TestVerdict.lacking.value}
     low, high = (comparison.scale * float(end) for end in estimate.interval())
     says = _says(one)
     least = estimate.detectable(ALPHA / one.count)
@@ -177,7 +177,7 @@ def _numbered(one: Adjusted) -> dict[str, Field]:
         "p": estimate.p_value(),
         "p holm": one.p,
         "verdict": says.value,
-        "only about": "" if says is Verdict.undecided else " and ".join(_limits(one)),
+        "only about": "" if says is TestVerdict.undecided else " and ".join(_limits(one)),
         "detectable": comparison.scale * least.value,
         "detectable low": comparison.scale * least.low,
         "detectable high": comparison.scale * least.high,
@@ -197,7 +197,7 @@ def _cells(one: Adjusted) -> list[str]:
     low, high = (scale * float(end) for end in estimate.interval())
     cell.append(f"{scale * estimate.value:+.{digits}f}")
     if not math.isfinite(estimate.half_width()):
-        return [*cell, "not enough", "-", Verdict.lacking.value, "-", "-"]
+        return [*cell, "not enough", "-", TestVerdict.lacking.value, "-", "-"]
     cell += [f"[{low:+.{digits}f}, {high:+.{digits}f}]", _p(one.p), said(one)]
     least = estimate.detectable(ALPHA / one.count)
     cell.append(" ".join(_numbers(scale, digits, least.value, least.low, least.high)))
@@ -212,13 +212,13 @@ def _numbers(scale: int, digits: int, value: float, low: float, high: float) -> 
 def said(one: Adjusted) -> str:
     """The verdict, with what it is about only, if that is less than other items, selections and seeds."""
     says = _says(one)
-    if says is Verdict.undecided:
+    if says is TestVerdict.undecided:
         return says.value
     limits = _limits(one)
     return f"{says.value} ({' and '.join(limits)} only)" if limits else says.value
 
 
-def _says(one: Adjusted) -> Verdict:
+def _says(one: Adjusted) -> TestVerdict:
     comparison = one.comparison
     assert comparison.found is not None and one.p is not None, "asked of comparisons with results"
     return verdict((1 if comparison.scale == 100 else -1) * comparison.found.value, one.p)
@@ -250,7 +250,7 @@ def opening(found: Sequence[Comparison], primary: Mapping[str, Any] | None) -> s
     for one in done:
         cell = dict(zip(HEADER, _cells(one), strict=True))
         at = f" at fraction {cell['fraction']}" if len(done) > 1 else ""
-        if cell["verdict"] == Verdict.lacking.value:
+        if cell["verdict"] == TestVerdict.lacking.value:
             says.append(f"The data{at} aren't enough for a verdict ({_why(one.comparison)}).")
             continue
         says.append(

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 import pytest
 
-from icon_repro.methods.icon.adaptive import Outcome, Race, replay, row_sequence
+from icon_repro.methods.icon.adaptive import Race, Replay, replay, row_sequence
 from icon_repro.methods.icon.options import AdaptiveConfig, round_ends
 
 Matrix = np.ndarray
@@ -34,7 +34,7 @@ def top(values: np.ndarray, fraction: float) -> set[int]:
 
 def replayed(
     task: Matrix, fractions: Sequence[float] = (0.15,), seed: int = 0, cfg: AdaptiveConfig | None = None
-) -> Outcome:
+) -> Replay:
     return replay(task, fractions, cfg or AdaptiveConfig(), np.random.default_rng(seed))
 
 

@@ -15,7 +15,7 @@ from icon_repro.engine.records import read_json, read_rows, write_json
 from icon_repro.engine.runtime import Runtime
 from icon_repro.methods.agreement import columns_for, reliability
 from icon_repro.methods.icon import rounds, score
-from icon_repro.methods.icon.adaptive import Outcome, replay, row_sequence
+from icon_repro.methods.icon.adaptive import Replay, replay, row_sequence
 from icon_repro.methods.icon.matrices import Block, IconScoreError, Matrices
 from icon_repro.methods.icon.options import (
     AdaptiveConfig,
@@ -128,7 +128,7 @@ class Job:
         shard = write_shard(self.root / name, self.nll[cells], candidates, rows)
         return Matrices(resolved(self.icon), self.inputs).block(shard)
 
-    def expected(self) -> Outcome:
+    def expected(self) -> Replay:
         """What ``replay`` does with the candidates and rows in use."""
         used = self.sequence("start")
         whole = self.block(used["candidates"], used["pool_rows"])

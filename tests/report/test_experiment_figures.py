@@ -6,7 +6,7 @@ import pytest
 from made_up_runs import result, row, solved, task, without
 
 from icon_repro.report import verdicts
-from icon_repro.report.figures.draw import Bars, Line, Scatter
+from icon_repro.report.figures.draw import Bars, Curve, Scatter
 from icon_repro.report.figures.experiment_figures import average, differences, flops, judged, pareto, position, scale
 from icon_repro.report.figures.material import NotMade
 from icon_repro.report.paper.paper_figures import PaperFigures
@@ -71,7 +71,7 @@ def test_scale_points_are_those_of_the_table() -> None:
     printed = {(line[0], line[1]): line[header.index("average")] for line in cells}
     left, right = scale(ROWS, PaperFigures()).panels
     for series in left.series:
-        assert isinstance(series, Line)
+        assert isinstance(series, Curve)
         if series.low is None or series.high is None:
             assert series.name == "base (not tuned)" and f"{series.y[0]:.2f}" in printed["base", "-"]
             continue

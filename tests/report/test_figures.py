@@ -6,9 +6,19 @@ from pathlib import Path
 
 import pytest
 
-from icon_repro.report.figures.draw import Bars, FigureError, Grid, Line, Panel, Scatter, _beside, rounded, write_figure
+from icon_repro.report.figures.draw import (
+    Bars,
+    Curve,
+    FigureError,
+    Grid,
+    Panel,
+    Scatter,
+    _beside,
+    rounded,
+    write_figure,
+)
 
-CURVE = Line("curve", [8, 16], [0.5, 2 / 3], [0.4, 0.6], [0.6, 0.7])
+CURVE = Curve("curve", [8, 16], [0.5, 2 / 3], [0.4, 0.6], [0.6, 0.7])
 BARS = [Bars("first", ["x", "y"], [1, 2], [0, 1], [2, 3]), Bars("second", ["x", "y"], [2, 1])]
 PANELS = [
     Panel("rows", "share", [CURVE, Scatter("points", [8], [0.5])]),
@@ -60,8 +70,8 @@ def test_write_figure_ignores_the_users_matplotlib_settings(tmp_path: Path) -> N
     [
         ([], "at least one series"),
         ([Panel("x", "y", [])], "at least one series"),
-        ([Panel("x", "y", [Line("bad", [1, 2], [1])])], "'bad'.*different lengths"),
-        ([Panel("x", "y", [Line("bad", [1], [1], low=[0])])], "low without high"),
+        ([Panel("x", "y", [Curve("bad", [1, 2], [1])])], "'bad'.*different lengths"),
+        ([Panel("x", "y", [Curve("bad", [1], [1], low=[0])])], "low without high"),
         ([Panel("x", "y", [Scatter("bad", [1], [1], ["a", "b"])])], "different lengths"),
         ([Panel("x", "y", [Bars("bad", ["a"], [1, 2])])], "different lengths"),
     ],
@@ -101,7 +111,7 @@ def test_write_figure_grid_has_its_cells_in_csv_and_svg(tmp_path: Path) -> None:
     ],
 )
 def test_write_figure_grid_of_another_shape_or_beside_others_is_refused(
-    tmp_path: Path, series: list[Grid | Line], message: str
+    tmp_path: Path, series: list[Grid | Curve], message: str
 ) -> None:
     with pytest.raises(FigureError, match=message):
         write_figure(tmp_path, "grid", "Title", [Panel("x", "y", series)])
@@ -125,7 +135,7 @@ def test_write_figure_stacked_bars_are_told_apart_without_colour(tmp_path: Path)
 
 
 def test_write_figure_points_of_series_at_one_place_stand_beside_each_other(tmp_path: Path) -> None:
-    series = [Line(name, [10, 100], [1, 2], [0, 1], [2, 3], whiskers=True) for name in ("a", "b")]
+    series = [Curve(name, [10, 100], [1, 2], [0, 1], [2, 3], whiskers=True) for name in ("a", "b")]
     panel = Panel("x", "y", series, decades_x=True)
     places = [_beside(one, panel) for one in series]
     assert places[0][0] < 10 < places[1][0] and places[0][1] < 100 < places[1][1]

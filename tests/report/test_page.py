@@ -16,7 +16,7 @@ from made_up_runs import result, row, solved
 from icon_repro.data.rows import Example, Score
 from icon_repro.engine.records import write_json, write_rows
 from icon_repro.report import page
-from icon_repro.report.figures.draw import Line, Panel, write_described, write_figure
+from icon_repro.report.figures.draw import Curve, Panel, write_described, write_figure
 from icon_repro.report.figures.material import Material, Ranked
 from icon_repro.report.rows import ResultRow
 
@@ -73,7 +73,7 @@ def folder(tmp_path: Path) -> Path:
         + "".join(f"- missing: icon/0.15 b{i}: no\n" for i in range(6))
     )
     (out / "claims.md").write_text("| claim | verdict |\n|---|---|\n| longer | not run here |\n")
-    write_figure(out / "figures", "scale", "Scale", [Panel("x", "y", [Line("icon", [1, 2], [1, 2])])], svg=True)
+    write_figure(out / "figures", "scale", "Scale", [Panel("x", "y", [Curve("icon", [1, 2], [1, 2])])], svg=True)
     texts = {"name": "scale", "title": "Scale", "caption": SCRIPT, "alt": f'"{SCRIPT}', "wide": False}
     facts = {"made_of": "0", "experiment": "toy", "description": SCRIPT, "model": "m"}
     reasons = [{"name": "judged", "reason": f"no judge {SCRIPT}"}]

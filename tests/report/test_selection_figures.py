@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from icon_repro.data.rows import Example, Score
-from icon_repro.report.figures.draw import Bars, Grid, Line, Scatter
+from icon_repro.report.figures.draw import Bars, Curve, Grid, Scatter
 from icon_repro.report.figures.material import Material, NotMade, Ranked
 from icon_repro.report.figures.samples import EXCERPT, excerpt, samples
 from icon_repro.report.figures.selection_figures import embedded, ifd, length, overlaps, reliable
@@ -65,7 +65,7 @@ def test_ifd_histogram_has_all_rows_above_one_too() -> None:
     values = {name: 0.5 + 0.01 * place for place, name in enumerate(IDS)}
     figure = ifd(Material(ROWS, MATERIAL.ranked, {"ifd": values}))
     everything, *own = figure.panels[0].series
-    assert isinstance(everything, Line) and everything.name == "all 60" and max(everything.x) > 1
+    assert isinstance(everything, Curve) and everything.name == "all 60" and max(everything.x) > 1
     assert sum(everything.y) == pytest.approx(58 / 60)  # the two ends lie beyond the middle 99 %
     assert "2 rows beyond" in figure.caption and [series.name for series in own] == ["random-r0 25 %", "long 25 %"]
 

@@ -9,14 +9,14 @@ import pytest
 from made_up_runs import changed, result, row, task, with_cell
 
 from icon_repro.engine.records import RecordError, read_lines
-from icon_repro.evaluate.held_out_measures import Facts, cells
+from icon_repro.evaluate.held_out_measures import RowFacts, cells
 from icon_repro.report import verdicts, weighting
 from icon_repro.report.figures.experiment_figures import differences
 from icon_repro.report.rows import SAME, ResultRow, read_result_rows, write_result_rows
 from icon_repro.report.tables import caption, table, write
 
 TOKENS = [3] * 20 + [40] * 60 + [400] * 20
-FACTS = Facts([f"{i:03}" for i in range(100)], TOKENS, [f"g{i % 5}" for i in range(100)])
+FACTS = RowFacts([f"{i:03}" for i in range(100)], TOKENS, [f"g{i % 5}" for i in range(100)])
 METRICS = {"metric": "nll", "version": 1, "dropped": {"too long": 4, "no response token": 1}}
 
 

@@ -17,7 +17,7 @@ from icon_repro.data.cost import forward_flops
 from icon_repro.data.prompts import PROMPTS
 from icon_repro.engine.runtime import Runtime
 from icon_repro.evaluate.judge.options import NllJudge
-from icon_repro.evaluate.judge.pairwise import Pair, Said, conclude, pairs
+from icon_repro.evaluate.judge.pairwise import Opinion, Pair, conclude, pairs
 from icon_repro.lm.batched import mean_nll
 from icon_repro.lm.load import load_tokenizer, open_model
 from icon_repro.lm.tokens import Encoded, bos_ids, text_ids
@@ -50,14 +50,14 @@ def run(cfg: NllJudge, inputs: Mapping[str, Path], out: Path, runtime: Runtime) 
         values = dict(zip(texts, mean_nll(model, pad, [], encoded, budget, progress).tolist(), strict=True))
         tokens = progress.tokens
 
-    def said(pair: Pair, order: str) -> Said:
+    def said(pair: Pair, order: str) -> Opinion:
         sides = {"A": (pair.id, pair.a), "B": (pair.id, pair.b)}
         if wrong := [f"{side}: {reasons[key]}" for side, key in sides.items() if key in reasons]:
-            return Said(None, "; ".join(wrong))
+            return Opinion(None, "; ".join(wrong))
         first, second = pair.shown(order)
         if not (first.strip() and second.strip()):
-            return Said((float(bool(first.strip())), float(bool(second.strip()))))
-        return Said((-values[pair.id, first], -values[pair.id, second]))
+            return Opinion((float(bool(first.strip())), float(bool(second.strip()))))
+        return Opinion((-values[pair.id, first], -values[pair.id, second]))
 
     metrics = conclude(out, compared, failed, said, ordered=False)
     return {**metrics, "tokens": tokens, "flops": forward_flops(model.num_parameters(), tokens)}

@@ -16,7 +16,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from icon_repro.data.cost import forward_flops
 from icon_repro.engine.runtime import Runtime
 from icon_repro.evaluate.judge.options import LocalJudge, LocalReading, Protocol
-from icon_repro.evaluate.judge.pairwise import BACKWARD, FORWARD, JudgeError, Pair, Said, conclude, pairs
+from icon_repro.evaluate.judge.pairwise import BACKWARD, FORWARD, JudgeError, Opinion, Pair, conclude, pairs
 from icon_repro.evaluate.judge.protocols import FORMS, POINTS, messages
 from icon_repro.evaluate.judge.verdicts import VerdictError
 from icon_repro.lm.generate import Continuation, greedy
@@ -39,7 +39,7 @@ def run(cfg: LocalJudge, inputs: Mapping[str, Path], out: Path, runtime: Runtime
     room = longest - (cfg.max_new_tokens if cfg.reading is LocalReading.generate else len(opening))
     encoded = {text: _prompt_ids(tokenizer, text) for text in texts}
     said = {
-        text: Said(None, f"the judge's prompt has {len(ids)} tokens, above {room}")
+        text: Opinion(None, f"the judge's prompt has {len(ids)} tokens, above {room}")
         for text, ids in encoded.items()
         if len(ids) > room
     }
@@ -77,17 +77,17 @@ def _generated(
     prompts: Sequence[list[int]],
     runtime: Runtime,
     advance: Callable[[int], None],
-) -> list[tuple[Said, int]]:
+) -> list[tuple[Opinion, int]]:
     """What greedy replies say, and their tokens."""
-    found: dict[int, tuple[Said, int]] = {}
+    found: dict[int, tuple[Opinion, int]] = {}
 
     def done(batch: Mapping[int, Continuation]) -> None:
         for index, continuation in batch.items():
             reply = str(tokenizer.decode(continuation.ids, skip_special_tokens=True))
             try:
-                said = Said(FORMS[cfg.protocol].parse(reply))
+                said = Opinion(FORMS[cfg.protocol].parse(reply))
             except VerdictError as error:
-                said = Said(None, str(error))
+                said = Opinion(None, str(error))
             found[index] = said, len(continuation.ids)
         advance(len(batch))
 
@@ -103,7 +103,7 @@ def _lettered(
     prompts: Sequence[list[int]],
     runtime: Runtime,
     advance: Callable[[int], None],
-) -> list[tuple[Said, int]]:
+) -> list[tuple[Opinion, int]]:
     """The likeliest letter after "[[", one prompt at a time; parts: log-probabilities of the letters."""
     opening = text_ids(tokenizer, _OPENING)[0]
     letters = [text_ids(tokenizer, letter)[0] for letter in POINTS]
@@ -116,6 +116,6 @@ def _lettered(
         logits = model(input_ids=torch.tensor([[*ids, *opening]], device=model.device), logits_to_keep=1).logits[0, -1]
         logs = torch.log_softmax(logits.double(), -1)[[ids[0] for ids in letters]].tolist()
         likely = dict(zip(POINTS, logs, strict=True))
-        found.append((Said(POINTS[max(likely, key=likely.__getitem__)], parts=likely), len(opening)))
+        found.append((Opinion(POINTS[max(likely, key=likely.__getitem__)], parts=likely), len(opening)))
         advance(1)
     return found

@@ -48,7 +48,7 @@ class Pair:
 
 
 @dataclass(frozen=True)
-class Said:
+class Opinion:
     """What a judge said of a pair in one order: points of the answers shown first and second, or why there are none."""
 
     points: tuple[float, float] | None
@@ -99,7 +99,7 @@ def endpoint(cfg: EndpointJudge, inputs: Mapping[str, Path], out: Path, runtime:
     ]
     with runtime.progress(len(requests), "reply") as progress:
         replies = ask(requests, cfg.endpoint, out, FORMS[cfg.protocol].parse, progress.advance)
-    said = {answer.key: Said(answer.value, str(answer.reason)) for answer in replies}
+    said = {answer.key: Opinion(answer.value, str(answer.reason)) for answer in replies}
     metrics = conclude(out, compared, failed, lambda pair, order: said[f"{pair.id}:{order}"])
     return {**metrics, "asked": sum(answer.asked for answer in replies), "tokens": 0, "flops": 0}
 
@@ -119,7 +119,7 @@ def conclude(
     out: Path,
     compared: Sequence[Pair],
     failed: Sequence[Failure],
-    said: Callable[[Pair, str], Said],
+    said: Callable[[Pair, str], Opinion],
     *,
     ordered: bool = True,
 ) -> dict[str, Any]:

@@ -198,7 +198,7 @@ class Race:
 
 
 @dataclass(frozen=True)
-class Outcome:
+class Replay:
     """Adaptive scoring of a matrix that is known in full."""
 
     mean: Matrix  # (c,) estimates in the matrix' order
@@ -207,7 +207,7 @@ class Outcome:
     disagreement: dict[float, dict[str, float]]
 
 
-def replay(task: Matrix, fractions: Sequence[float], cfg: AdaptiveConfig, generator: np.random.Generator) -> Outcome:
+def replay(task: Matrix, fractions: Sequence[float], cfg: AdaptiveConfig, generator: np.random.Generator) -> Replay:
     """What adaptive scoring would have done with a full matrix (c, n), rows in a random order."""
     count, n = task.shape
     order = generator.permutation(n)
@@ -223,4 +223,4 @@ def replay(task: Matrix, fractions: Sequence[float], cfg: AdaptiveConfig, genera
         cut = selected_count(fraction, count)
         chosen, right = (set(np.argsort(-values, kind="stable")[:cut].tolist()) for values in (mean, full))
         overlaps[fraction] = len(chosen & right) / cut
-    return Outcome(mean, pairs, overlaps, race.disagreement())
+    return Replay(mean, pairs, overlaps, race.disagreement())

@@ -32,7 +32,7 @@ def expected_agreement(dimensions: int) -> float:
 
 
 @dataclass(frozen=True)
-class _Sizes:
+class _Shape:
     """Outer sizes of a decoder's matrices."""
 
     layers: int
@@ -48,7 +48,7 @@ def lora_weights(model: ModelConfig, lora: LoraConfig) -> tuple[int, bool]:
     known = sizes is not None
     if sizes is None:
         width = (max(model.parameters, 1) * _WIDTH_PER_LAYER / 12) ** (1 / 3)  # a layer has 12 width^2 parameters
-        sizes = _Sizes(max(1, round(width / _WIDTH_PER_LAYER)), width, width, width, 8 / 3 * width)
+        sizes = _Shape(max(1, round(width / _WIDTH_PER_LAYER)), width, width, width, 8 / 3 * width)
     ends = {
         "q_proj": sizes.width + sizes.queries,
         "k_proj": sizes.width + sizes.keys,
@@ -62,12 +62,12 @@ def lora_weights(model: ModelConfig, lora: LoraConfig) -> tuple[int, bool]:
     return round(sizes.layers * lora.r * total), known and set(lora.targets) <= ends.keys()
 
 
-def _sizes(model: ModelConfig) -> _Sizes | None:
+def _sizes(model: ModelConfig) -> _Shape | None:
     """Those of a model whose shape is in the config, or in a local folder as a Llama's is; None: not known here."""
     if model.random is not None:
         shape = model.random
         keys = shape.hidden_size // shape.heads * shape.kv_heads
-        return _Sizes(shape.layers, shape.hidden_size, shape.hidden_size, keys, shape.intermediate_size)
+        return _Shape(shape.layers, shape.hidden_size, shape.hidden_size, keys, shape.intermediate_size)
     if model.path is None:
         return None
     try:
@@ -75,7 +75,7 @@ def _sizes(model: ModelConfig) -> _Sizes | None:
         width, heads = config["hidden_size"], config["num_attention_heads"]
         head = config.get("head_dim") or width // heads
         keys = head * config.get("num_key_value_heads", heads)
-        return _Sizes(config["num_hidden_layers"], width, head * heads, keys, config["intermediate_size"])
+        return _Shape(config["num_hidden_layers"], width, head * heads, keys, config["intermediate_size"])
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None
 

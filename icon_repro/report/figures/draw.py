@@ -37,7 +37,7 @@ class FigureError(ValueError):
 
 
 @dataclass(frozen=True)
-class Line:
+class Curve:
     """A line through points, with a band if ``low`` and ``high`` are given."""
 
     name: str
@@ -88,7 +88,7 @@ class Grid:
     values: Sequence[Sequence[float]]  # a sequence a row
 
 
-Series = Line | Scatter | Bars | Grid
+Series = Curve | Scatter | Bars | Grid
 
 
 @dataclass(frozen=True)
@@ -265,7 +265,7 @@ def _draw_panel(axes: "Axes", panel: Panel) -> None:
         return
     for index, series in enumerate(panel.series):
         colour, marker = COLOURS[index % len(COLOURS)], MARKERS[(index + index // len(MARKERS)) % len(MARKERS)]
-        if isinstance(series, Line):
+        if isinstance(series, Curve):
             dash = ":" if series.faint else DASHES[index % len(DASHES)]
             colour = "#777777" if series.faint else colour
             shape = {"marker": marker, "markersize": 4} if series.marked else {}
@@ -337,11 +337,11 @@ def _decades(axis: "Axis", scale: Callable[[str], None], limits: Callable[[], tu
     axis.set_major_formatter(lambda value, _: f"{value:g}")
 
 
-def _beside(series: Line, panel: Panel) -> list[float]:
+def _beside(series: Curve, panel: Panel) -> list[float]:
     """The places of points, those that several series have a little apart: error bars would hide each other."""
     made = []
     for x in series.x:
-        here = [other for other in panel.series if isinstance(other, Line) and other.whiskers and x in other.x]
+        here = [other for other in panel.series if isinstance(other, Curve) and other.whiskers and x in other.x]
         step = (here.index(series) - (len(here) - 1) / 2) * min(1, _BESIDE / len(here))
         log = panel.log_x or panel.decades_x
         made.append(x * 1.025**step if log else x + 0.008 * (max(series.x) - min(series.x) or 1) * step)

@@ -11,8 +11,7 @@ from dataclasses import replace
 from functools import partial
 from statistics import fmean
 
-from icon_repro.report.figures.draw import Bars, Panel, Scatter, Series
-from icon_repro.report.figures.draw import Line as Curve
+from icon_repro.report.figures.draw import Bars, Curve, Panel, Scatter, Series
 from icon_repro.report.figures.material import Figure, NotMade
 from icon_repro.report.intervals import share
 from icon_repro.report.paper.paper_figures import PaperFigures

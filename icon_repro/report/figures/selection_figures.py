@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from scipy.stats import rankdata
 
 from icon_repro.methods.agreement import agreement, columns_for, overlap, reliability
-from icon_repro.report.figures.draw import Bars, Grid, Line, Panel, Scatter, Series
+from icon_repro.report.figures.draw import Bars, Curve, Grid, Panel, Scatter, Series
 from icon_repro.report.figures.material import Figure, Material, NotMade, Ranked
 from icon_repro.report.intervals import Interval, auc
 
@@ -57,7 +57,7 @@ def length(material: Material) -> Figure:
                 )
             )
     if bars:
-        bars.append(Line("no difference", [-0.5, len(names) - 0.5], [0.5, 0.5], marked=False, faint=True))
+        bars.append(Curve("no difference", [-0.5, len(names) - 0.5], [0.5, 0.5], marked=False, faint=True))
         title, ticks = "selected against the rest", (0, 0.25, 0.5, 0.75, 1)  # above 1 is room for the legend
         panels.append(Panel("", "AUC of length alone", bars, y_range=(0, 1.2), ticks_y=ticks, title=title))
     left = len(methods) - _PANELS + 1
@@ -171,9 +171,9 @@ def ifd(material: Material) -> Figure:
     )
 
 
-def _histogram(name: str, values: NDArray[np.float64], edges: NDArray[np.float64]) -> Line:
+def _histogram(name: str, values: NDArray[np.float64], edges: NDArray[np.float64]) -> Curve:
     counts = np.histogram(values, edges)[0]
-    return Line(name, ((edges[:-1] + edges[1:]) / 2).tolist(), (counts / len(values)).tolist(), marked=False)
+    return Curve(name, ((edges[:-1] + edges[1:]) / 2).tolist(), (counts / len(values)).tolist(), marked=False)
 
 
 def embedded(material: Material) -> Figure:
@@ -228,7 +228,7 @@ def reliable(material: Material) -> Figure:
             continue
         counts = sorted({max(1, round(rows * part)) for part in (1 / 64, 1 / 32, 1 / 16, 1 / 8, 1 / 4, 1 / 2, 1)})
         expected = [reliability(task, count) for count in counts]
-        series.append(Line(f"{name}, expected", counts, expected, marked=False))
+        series.append(Curve(f"{name}, expected", counts, expected, marked=False))
         halves = [count for count in counts if count <= rows // 2]
         observed = [agreement(task, count, generator, _SPLITS) for count in halves]
         series.append(Scatter(f"{name}, of disjoint rows", halves, observed))
