@@ -269,25 +269,16 @@ def _action_plan(experiment: Experiment, store: Store) -> int:
 
 
 def _action_compare(experiment: Experiment, store: Store) -> int:
-    from icon_repro.report.compare import CompareError, compare  # scipy takes a second to import
+    from icon_repro.report.compare import compare  # scipy takes a second to import
 
-    try:
-        compare(experiment, store, say)
-    except CompareError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
+    compare(experiment, store, say)
     return 0
 
 
 def _action_export(experiment: Experiment, store: Store) -> int:
-    from icon_repro.report.export import ExportError, export  # pyarrow takes a while to import
+    from icon_repro.report.export import export  # pyarrow takes a while to import
 
-    overrides = [override.lstrip("+") for override in HydraConfig.get().overrides.task]
-    try:
-        export(experiment, store, overrides, print)
-    except ExportError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
+    export(experiment, store, [override.lstrip("+") for override in HydraConfig.get().overrides.task], print)
     return 0
 
 

@@ -21,13 +21,13 @@ from icon_repro.methods.agreement import overlap, spearman
 from icon_repro.report.checksums import Intact
 from icon_repro.report.losses import losses
 from icon_repro.report.presentation import present
-from icon_repro.report.results import writing
+from icon_repro.report.results import ResultsError, writing
 from icon_repro.report.tables import markdown
 
 LOSSES = "losses.json"  # what was left out, cut or tied, in sentences
 
 
-class CompareError(ValueError):
+class CompareError(ResultsError):
     """Fewer than two methods have scores."""
 
 

@@ -28,13 +28,14 @@ from icon_repro.engine.records import read_json, read_rows
 from icon_repro.engine.schema import nearest
 from icon_repro.experiment import Arm, Experiment
 from icon_repro.report.export_card import CardFacts, card
+from icon_repro.report.results import ResultsError
 
 _TEXT = ("id", "instruction", "input", "output")
 _SCORED = {"score": pyarrow.float64(), "rank": pyarrow.int64(), "selected": pyarrow.bool_()}
 NO_REASON = "not scored by the method"  # e.g. it scores a part of the rows only, and stores no reasons
 
 
-class ExportError(ValueError):
+class ExportError(ResultsError):
     """A selection can't be exported: it isn't there, or something else lies where it would go."""
 
 
