@@ -201,6 +201,7 @@ class _Plan:
             inputs={**inputs, **({"ids": select} if select else {})},
             cost=Cost(tokens, training_flops(self.config.model.parameters, tokens, frozen=frozen)),
             resumable=True,
+            as_sets=("ids",),  # trained on in an order of the seed's alone
         )
 
     def _evaluate(self, label: str, train: Step | None) -> dict[str, Step]:

@@ -82,6 +82,7 @@ class Step:
     extra: Mapping[str, str] = field(default_factory=dict)  # hashed facts, e.g. the commit of a branch
     cost: Cost = field(default_factory=Cost)
     resumable: bool = False  # what an attempt left in .part is of use to the next
+    as_sets: tuple[str, ...] = ()  # inputs of whose lists the order means nothing to the step; see ``engine.twins``
 
     @property
     def hashed(self) -> dict[str, Any]:
@@ -226,15 +227,20 @@ def read_record(folder: Path) -> dict[str, Any]:
     return record
 
 
-def publish(part: Path, final: Path, record: Mapping[str, Any]) -> bool:
+def publish(
+    part: Path, final: Path, record: Mapping[str, Any], files: Mapping[str, Mapping[str, Any]] | None = None
+) -> bool:
     """Complete ``part`` with record.json and rename it to ``final``, durably.
+
+    Args:
+        files: sizes and checksums of its files, where they are known.
 
     Returns:
         False if another process published the same step first; its result is kept and ``part`` removed.
     """
     open_to_umask(part)
     sync(part)
-    write_json(part / "record.json", sealed({**record, "format": FORMAT, "files": manifest(part)}))
+    write_json(part / "record.json", sealed({**record, "format": FORMAT, "files": files or manifest(part)}))
     sync_folder(part)
     try:
         part.rename(final)

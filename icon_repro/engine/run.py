@@ -236,6 +236,8 @@ class _Driver:
 
 
 def _speed(record: dict[str, Any]) -> str:
+    if twin := record.get("same_as"):
+        return f"as {twin}, whose inputs hold the same"
     seconds, tokens = record["wall_s"], record["metrics"].get("tokens", 0)
     return f"{seconds:.1f} s" + (f", {tokens:,} tokens, {tokens / max(seconds, 1e-9):,.0f}/s" if tokens else "")
 

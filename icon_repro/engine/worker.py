@@ -32,7 +32,7 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any, NamedTuple, TextIO
 
-from icon_repro.engine import targets
+from icon_repro.engine import targets, twins
 from icon_repro.engine.artifact import Step, Store, damage, file_sha256, publish
 from icon_repro.engine.claims import LOST, read_note, take_claim, write_note
 from icon_repro.engine.console import say
@@ -119,6 +119,7 @@ def make_spec(
         "files": {name: {"path": file.path, "sha256": file.sha256} for name, file in step.files.items()},
         "extra": dict(step.extra),
         "resumable": step.resumable,
+        "as_sets": list(step.as_sets),
         "suspect": suspect,
         "root": str(store.root.absolute()),
         "cluster": {name: value for name, value in plain(cluster).items() if name != "slurm"},
@@ -248,12 +249,19 @@ def _build(spec: Mapping[str, Any], final: Path, cluster: ClusterConfig, termina
     for name, path in files.items():
         if file_sha256(path) != spec["files"][name]["sha256"]:
             raise StepError(f"{spec['label']}: file {name!r} ({path}) has changed since the plan was made. Plan again.")
-    part = final.with_name(f"{final.name}.part" if spec["resumable"] else f"{final.name}.{uuid.uuid4().hex[:8]}.part")
+    key = twins.key_of(spec, inputs)
+    twin = None if key is None else twins.find(root, key, spec["folder"])
+    lasting = spec["resumable"] and twin is None
+    part = final.with_name(f"{final.name}.part" if lasting else f"{final.name}.{uuid.uuid4().hex[:8]}.part")
     for stale in final.parent.glob(f"{escape(final.name)}*.part"):
         if stale != part:
             discard(stale)
     clear_trash(final.parent)
     part.mkdir(parents=True, exist_ok=True)
+    if twin is not None:
+        print(f"{spec['label']}: as {twin}, whose inputs hold the same", flush=True)
+        made = twins.give_second_name(root / twin, part)
+        return publish(part, final, {**made, **_named(spec), "same_as": made.get("same_as", twin)}, made["files"])
     function, params = _load(spec)
     runtime = Runtime(cluster, Path(spec["cache"]), spec["label"], files, dict(spec["extra"]), terminal, stop)
     soft_locks()
@@ -262,11 +270,7 @@ def _build(spec: Mapping[str, Any], final: Path, cluster: ClusterConfig, termina
         metrics = function(params, inputs, part, runtime)
     stop.deferred = True  # what remains takes less than doing the step again
     record = {
-        "label": spec["label"],
-        "fingerprint": spec["fingerprint"],
-        "hashed": spec["hashed"],
-        "inputs": dict(spec["inputs"]),
-        "files_read": dict(spec["files"]),
+        **_named(spec),
         "cluster": dict(spec["cluster"]),
         "metrics": metrics,
         "warnings": notices.rows(),
@@ -280,7 +284,21 @@ def _build(spec: Mapping[str, Any], final: Path, cluster: ClusterConfig, termina
         "wall_s": round(time.monotonic() - clock, 3),
         "peak_rss_mb": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024, 1),
     }
-    return publish(part, final, record)
+    published = publish(part, final, record)
+    if key is not None:
+        twins.note(root, key, spec["folder"])
+    return published
+
+
+def _named(spec: Mapping[str, Any]) -> dict[str, Any]:
+    """What a record says of the step itself, whoever made its files."""
+    return {
+        "label": spec["label"],
+        "fingerprint": spec["fingerprint"],
+        "hashed": spec["hashed"],
+        "inputs": dict(spec["inputs"]),
+        "files_read": dict(spec["files"]),
+    }
 
 
 def _check_inputs(spec: Mapping[str, Any], inputs: Mapping[str, Path]) -> None:

@@ -142,6 +142,11 @@ class SelectorConfig:
         1, at_least=1
     )  # models with seeds from ``seed`` on; the first selects, the rest say how stable
     shard_rows: int = number(4096, at_least=1)  # of the pool, in one step
+    # shares of the best that it is tested on finding, and models are compared on; of target=top_fraction its own alone.
+    # They aren't the experiment's fractions: one more of these would train the same model again
+    tested_fractions: list[float] = field(
+        default_factory=lambda: [0.01, 0.05, 0.1, 0.15], metadata={"hash": False, "above": 0, "at_most": 1}
+    )
 
     @property
     def learning_passes(self) -> float:
@@ -239,7 +244,7 @@ class SelectorJob:
     """One selection model: which scores it learns and with which seed."""
 
     selector: SelectorConfig  # resolved
-    fractions: list[float]  # tested on held-out candidates; a binary target learns the only one
+    fractions: list[float]  # ``tested_fractions``; a binary target learns the only one
     seed: int
 
 

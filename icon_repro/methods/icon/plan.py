@@ -250,7 +250,7 @@ class _Icon:
         selector = self.icon.selector
         assert selector is not None
         if selector.target is SelectorTarget.rank:
-            made = self._selector(scores, sorted(fractions), "")
+            made = self._selector(scores, sorted(selector.tested_fractions), "")
             return dict.fromkeys(fractions, made)
         return {fraction: self._selector(scores, [fraction], f"f{fraction:g}-") for fraction in fractions}
 
