@@ -110,7 +110,7 @@ def read(data: bytes, suffix: str, format: RowFormat, fields: Fields) -> None:
 @quick
 @given(
     contents(),
-    st.sampled_from([".jsonl", ".json", ".jsonl.gz", ".json.zst", ".ndjson"]),
+    st.sampled_from([".jsonl", ".json", ".jsonl.gz", ".json.zst", ".ndjson", ".csv", ".tsv.gz"]),
     st.sampled_from(FORMATS),
     st.sampled_from(FIELDS),
 )

@@ -1,28 +1,40 @@
-"""Read rows from users' files: JSON, JSON lines, Parquet, Arrow, also compressed; one file, a folder or a pattern.
+"""Read rows from users' files: JSON, JSON lines, CSV, Parquet, Arrow; one file, a folder or a pattern.
 
 In: a path.  Out: the files that it stands for; rows with their places, and in the place of one that can't be read a
-``RowError``. A byte order mark is skipped; JSON and JSON lines are told apart by what the file begins with.
+``RowError``. A byte order mark is skipped; JSON and JSON lines are told apart by what the file begins with. CSV has the
+columns' names in its first row, and cells are text as they stand. Text may be packed (.gz, .zst).
+A folder from which a part would be left out, or in which several data sets lie, is refused: see ``files_of``.
 Known gap: a compressed file is read as a stream, a JSON list as a whole.
 """
 
+import csv
 import gzip
 import io
 import json
 import re
 import zlib
-from collections.abc import Iterable, Iterator, Mapping
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from fnmatch import fnmatch
 from glob import glob
 from pathlib import Path
 from typing import IO, Any
 
 from icon_repro.data.model_files import lfs_problem
 
-_TEXT, _TABLES, _PACKED = (".jsonl", ".ndjson", ".json"), (".parquet", ".arrow"), (".gz", ".zst")
+_SEPARATED = {".csv": ",", ".tsv": "\t"}
+_TEXT, _TABLES, _PACKED = (".jsonl", ".ndjson", ".json", *_SEPARATED), (".parquet", ".arrow"), (".gz", ".zst")
 # JSON that lies beside rows and holds none
 _ABOUT = ("dataset_info.json", "dataset_infos.json", "dataset_dict.json", "state.json")
 _SPLIT = re.compile(r"(?:^|[-_./])(train|training|test|testing|validation|valid|val|dev|eval)(?=[-_./\d]|$)", re.I)
 _SPLITS = {"training": "train", "testing": "test", "valid": "validation", "val": "validation", "dev": "validation"}
-_KNOWN = ".jsonl, .json, .parquet or .arrow, the first two also with .gz or .zst"
+_KNOWN = ".jsonl, .json, .csv, .tsv (these also with .gz or .zst), .parquet or .arrow"
+_SHARD = re.compile(r"(?P<before>.*\D)(?P<number>\d{5})-of-(?P<count>\d{5})(?P<after>\D[^/]*)", re.S)
+# what other files begin with
+_BEGINS = {b"\x1f\x8b": "gzip", b"\x28\xb5\x2f\xfd": "zstd", b"PAR1": "Parquet", b"PK\x03\x04": "a zip archive"}
+_BEGINS |= {b"BZh": "bzip2", b"\xfd7zXZ": "xz", b"ARROW1": "an Arrow file", b"\xff\xff\xff\xff": "an Arrow stream"}
+_ARROW_END = b"\xff\xff\xff\xff\x00\x00\x00\x00"
+_MOST_TEXT = 2**31 - 1  # bytes of a cell
 
 
 class SourceError(ValueError):
@@ -51,7 +63,7 @@ def files_of(path: str, split: str = "train") -> list[Path]:
         split: which files of a folder are meant, where their names say train, test and so on.
 
     Raises:
-        SourceError: there is no such file.
+        SourceError: there is no such file; or a folder holds several data sets, or a part of one.
     """
     whole = Path(path).expanduser()
     if whole.is_file():
@@ -60,11 +72,14 @@ def files_of(path: str, split: str = "train") -> list[Path]:
         found = _of_split(whole, [p for p in sorted(whole.rglob("*")) if _holds_rows(p, whole)], split)
         if not found:
             raise SourceError(f"{path!r}: a folder without a file of rows ({_KNOWN}). Give the file's own path.")
+        _check_subsets(whole, found)
+        _check_shards(found)
         return found
     if any(sign in path for sign in "*?["):
         matches = [Path(p) for p in sorted(glob(str(whole), recursive=True)) if Path(p).is_file()]  # noqa: PTH207
         if not matches:
             raise SourceError(f"{path!r}: no file fits this pattern (looked in {Path.cwd()}).")
+        _check_shards(matches, str(whole))
         return matches
     raise SourceError(f"{path!r}: no such file (looked in {Path.cwd()}).")
 
@@ -89,7 +104,48 @@ def _of_split(folder: Path, files: list[Path], split: str) -> list[Path]:
             f"{str(folder)!r}: holds the splits {', '.join(sorted(filter(None, named)))}, not source.split={split!r}. "
             "Set source.split, or give a pattern of the files that are meant."
         )
+    suffixes = {path.suffix for path in named[wanted]}
+    if alike := [path.relative_to(folder).as_posix() for path in named.get("", []) if path.suffix in suffixes]:
+        raise SourceError(
+            f"{str(folder)!r}: {len(alike)} files name no split beside those of {wanted!r} (first: {alike[0]}), and "
+            "would be left out. Give a pattern of the files that are meant, or move the others away."
+        )
     return named[wanted]
+
+
+def _check_subsets(folder: Path, files: Sequence[Path]) -> None:
+    """Refuse rows in several subfolders that aren't named after splits: subsets of a hub data set, most likely."""
+    subsets = set()
+    for path in files:
+        parts = path.relative_to(folder).parent.parts
+        subsets.add("/".join(part for part in parts if not _SPLIT.fullmatch(part)))
+    if len(subsets) > 1:
+        names = ", ".join(sorted(subsets)[:5]) if "" not in subsets else f"itself and {', '.join(sorted(subsets)[1:6])}"
+        raise SourceError(
+            f"{str(folder)!r}: rows lie in {len(subsets)} folders in it ({names}): subsets, or one data set? Give the "
+            f"folder of one, or a pattern for all ({folder}/**/*{files[0].suffix})."
+        )
+
+
+def _check_shards(files: Sequence[Path], pattern: str | None = None) -> None:
+    """Refuse a part of a data set whose files say how many they are (train-00000-of-00002).
+
+    Args:
+        pattern: only files that it fits are missed.
+    """
+    numbers: dict[tuple[str, int, str], set[int]] = {}
+    for path in files:
+        if match := _SHARD.fullmatch(str(path)):
+            numbers.setdefault((match["before"], int(match["count"]), match["after"]), set()).add(int(match["number"]))
+    for (before, count, after), found in numbers.items():
+        first = 1 if count in found else 0
+        for number in range(first, first + count):
+            name = f"{before}{number:05}-of-{count:05}{after}"
+            if number not in found and (pattern is None or fnmatch(name, pattern)):
+                raise SourceError(
+                    f"{name}: isn't there; the names of the files beside it say that there are {count}. Download the "
+                    "data set again, or give a pattern of the files that are meant."
+                )
 
 
 def _kind(path: Path) -> str | None:
@@ -117,7 +173,7 @@ def file_rows(path: Path) -> Iterator[Row]:
     try:
         if problem := lfs_problem(path):
             raise SourceError(problem)
-        yield from _table_rows(path, kind) if kind in _TABLES else _text_rows(path)
+        yield from _table_rows(path, kind) if kind in _TABLES else _text_rows(path, kind)
     except (OSError, EOFError, zlib.error) as error:
         raise SourceError(f"{path}: can't be read ({error}). Check the file and its permissions.") from error
 
@@ -132,17 +188,45 @@ def _opened(path: Path) -> IO[bytes]:
     return path.open("rb")
 
 
-def _text_rows(path: Path) -> Iterator[Row]:
+def _text_rows(path: Path, kind: str) -> Iterator[Row]:
     with _opened(path) as file:
         start = file.read(4096)
-        if start.startswith((b"\xff\xfe", b"\xfe\xff")):
-            raise SourceError(f"{path}: is UTF-16. Convert the file to UTF-8.")
-    if start.removeprefix(b"\xef\xbb\xbf").lstrip().startswith(b"["):
+    if other := next((name for sign, name in _BEGINS.items() if start.startswith(sign)), None):
+        raise SourceError(f"{path}: holds {other}, not text. Unpack the file, or give its name the suffix for that.")
+    if start.startswith((b"\xff\xfe", b"\xfe\xff")) or b"\0" in start[:4]:
+        raise SourceError(f"{path}: is UTF-16 or UTF-32. Convert the file to UTF-8.")
+    if kind in _SEPARATED:
+        yield from _separated_rows(path, _SEPARATED[kind])
+    elif start.removeprefix(b"\xef\xbb\xbf").lstrip().startswith(b"["):
         yield from _list_rows(path)
     elif _first_line_is_whole(start):
         yield from _line_rows(path)
     else:
         raise SourceError(f"{path}: must hold a JSON list of rows, or a JSON object a line.")
+
+
+def _separated_rows(path: Path, separator: str) -> Iterator[Row]:
+    csv.field_size_limit(_MOST_TEXT)
+    with io.TextIOWrapper(_opened(path), encoding="utf-8-sig", newline="") as file:
+        reader = csv.reader(file, delimiter=separator, strict=True)
+        try:
+            names = next(reader, [])
+            if len(set(names)) < len(names) or "" in names:
+                raise SourceError(f"{path}: its first row must name the columns, each once, found {names}.")
+            for number, cells in enumerate(filter(None, reader), start=1):
+                place = f"{path}, row {number}"
+                if len(cells) == len(names):
+                    yield place, dict(zip(names, cells, strict=True))
+                else:
+                    message = f"{place}: has {len(cells)} cells, the first row {len(names)}. Mend or remove the row."
+                    yield place, RowError(message, "cells are missing or too many")
+        except UnicodeDecodeError as error:
+            raise SourceError(f"{path}: not UTF-8 ({error}). Convert the file to UTF-8.") from error
+        except csv.Error as error:
+            raise SourceError(
+                f"{path}, line {reader.line_num}: malformed ({error}). A cell with quotes in it stands in quotes, each "
+                "of its own doubled. Mend the file."
+            ) from error
 
 
 def _first_line_is_whole(start: bytes) -> bool:
@@ -154,7 +238,7 @@ def _first_line_is_whole(start: bytes) -> bool:
 def _list_rows(path: Path) -> Iterator[Row]:
     with _opened(path) as file:
         try:
-            rows = json.loads(file.read().decode("utf-8-sig"))
+            rows = json.loads(file.read().decode("utf-8-sig"), object_pairs_hook=_Pairs.read)
         except UnicodeDecodeError as error:
             raise SourceError(f"{path}: not UTF-8 ({error}). Convert the file to UTF-8.") from error
         except (ValueError, RecursionError) as error:
@@ -175,7 +259,7 @@ def _line_rows(path: Path) -> Iterator[Row]:
             if not text.strip():
                 continue
             try:
-                row = json.loads(text)
+                row = json.loads(text, object_pairs_hook=_Pairs.read)
             except (ValueError, RecursionError) as error:
                 message = f"{place}: malformed JSON ({error}). Mend or remove the line."
                 yield place, RowError(message, "malformed JSON")
@@ -183,7 +267,35 @@ def _line_rows(path: Path) -> Iterator[Row]:
             yield place, _object(row, place)
 
 
+class _Pairs(dict[str, Any]):
+    """A JSON object in which a key stands twice, or that holds one: json itself would keep the last value alone."""
+
+    twice = ""
+
+    @classmethod
+    def read(cls, pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        found = dict(pairs)
+        twice = [value.twice for _, value in pairs if isinstance(value, cls)]
+        twice += [
+            inner.twice
+            for value in found.values()
+            if isinstance(value, list)
+            for inner in value
+            if isinstance(inner, cls)
+        ]
+        if len(found) < len(pairs):
+            twice.append(Counter(key for key, _ in pairs).most_common(1)[0][0])
+        if not twice:
+            return found
+        made = cls(found)
+        made.twice = twice[0]
+        return made
+
+
 def _object(row: Any, place: str) -> dict[str, Any] | RowError:
+    if isinstance(row, _Pairs):
+        message = f"{place}: the key {row.twice!r} is there twice in one object. Mend or remove the row."
+        return RowError(message, "a key twice")
     if isinstance(row, dict):
         return row
     return RowError(f"{place}: a JSON object is needed, found {type(row).__name__}.", "not a JSON object")
@@ -206,6 +318,9 @@ def _table_rows(path: Path, kind: str) -> Iterator[Row]:
                 for row in _of_batches(reader):
                     number += 1
                     yield f"{path}, row {number}", row
+                stream.seek(max(0, stream.size() - len(_ARROW_END)))
+                if stream.read() != _ARROW_END:  # pyarrow takes the end of a file that is cut for the rows' own
+                    raise ValueError("the file is cut short")
     except (pyarrow.ArrowException, ValueError, TypeError, OverflowError) as error:  # the latter: of damaged texts
         name = "Parquet" if kind == ".parquet" else "an Arrow stream"
         raise SourceError(f"{path}: not readable as {name} after row {number} ({error}). Replace the file.") from error

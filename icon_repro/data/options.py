@@ -71,7 +71,7 @@ class SourceConfig:
     kind: SourceKind
     format: RowFormat
     name: str = unhashed()
-    # JSON, JSONL (also .gz, .zst), Parquet or Arrow: a file, a folder or a pattern; hashed by content
+    # JSON, JSONL, CSV, TSV (also .gz, .zst), Parquet or Arrow: a file, a folder or a pattern; hashed by content
     path: str | None = unhashed(None)
     hub_id: str | None = None
     revision: str | None = None  # commit, branch or tag; what it resolves to is hashed

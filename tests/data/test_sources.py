@@ -190,6 +190,14 @@ def test_lines_and_lists_are_read_whatever_suffix_mark_and_packing(read, tmp_pat
     ("name", "data", "message"),
     [
         ("a.json", '["é"]'.encode("utf-16"), "is UTF-16"),
+        ("a.jsonl", '{"a": 1}'.encode("utf-16-le"), "is UTF-16"),
+        ("a.jsonl", gzip.compress(b'{"a": 1}'), "holds gzip, not text"),
+        ("a.json", b"PK\x03\x04", "holds a zip archive"),
+        ("a.jsonl", b'{"a": 1, "b": [{"c": 2, "c": 3}]}', "the key 'c' is there twice"),
+        ("a.csv", b"instruction,output\na\n", "has 1 cells, the first row 2"),
+        ("a.csv", b"instruction,instruction\na,b\n", "must name the columns, each once"),
+        ("a.tsv", b'instruction\toutput\n"a\tb\n', "malformed"),
+        ("a.csv", b"instruction,output\na,\xe9\n", "not UTF-8"),
         ("a.json", b'[{"a": 1}', "not valid JSON .*Mend the file"),
         ("a.jsonl", b"version https://git-lfs.github.com/spec/v1\n", "git lfs pull"),
         ("a.jsonl.gz", b'{"a": 1}', "can't be read"),
@@ -230,6 +238,50 @@ def test_files_of_folders_patterns_and_splits(tmp_path):
     (tmp_path / "empty").mkdir()
     with pytest.raises(SourceError, match="a folder without a file of rows"):
         names("empty")
+    (tmp_path / "hub/data/train-00000-of-00002.parquet").unlink()
+    for path in ("hub", "hub/data/*.parquet"):
+        with pytest.raises(SourceError, match=r"train-00000-of-00002\.parquet: isn't there"):
+            names(path)
+    assert names("hub/data/*-00001-*.parquet") == ["hub/data/train-00001-of-00002.parquet"]  # meant
+
+
+def test_folders_of_which_a_part_would_be_lost_or_several_sets_be_mixed_are_refused(tmp_path):
+    def touch(*names):
+        for name in names:
+            (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+            (tmp_path / name).touch()
+
+    touch("subsets/en/train.jsonl", "subsets/de/train.jsonl", "subsets/de/test.jsonl")
+    with pytest.raises(SourceError, match=r"2 folders in it \(de, en\)"):
+        files_of(str(tmp_path / "subsets"))
+    assert len(files_of(str(tmp_path / "subsets/**/train.jsonl"))) == 2
+    assert len(files_of(str(tmp_path / "subsets/de"))) == 1
+    touch("splits/train/a.parquet", "splits/train/b.parquet", "splits/test/a.parquet", "splits/numbers.json")
+    assert len(files_of(str(tmp_path / "splits"))) == 2
+    touch("more/train.jsonl", "more/extra.jsonl")
+    with pytest.raises(SourceError, match=r"1 files name no split beside those of 'train' \(first: extra\.jsonl\)"):
+        files_of(str(tmp_path / "more"))
+
+
+@pytest.mark.parametrize(("suffix", "separator"), [(".csv", ","), (".tsv", "\t"), (".csv.gz", ",")])
+def test_cells_are_text_as_they_stand(read, tmp_path, suffix, separator):
+    rows = [["instruction", "input", "output"], ['"Say ""hi"",\nplease."', "", " 007"], [], ["b", "NA", "1.0"]]
+    text = "\ufeff" + "\r\n".join(separator.join(row) for row in rows)
+    path = tmp_path / f"rows{suffix}"
+    path.write_bytes(gzip.compress(text.encode()) if suffix.endswith("gz") else text.encode())
+    found = [(row.instruction, row.input, row.response) for row in read(path)]
+    assert found == [('Say "hi",\nplease.', "", " 007"), ("b", "NA", "1.0")]
+
+
+def test_an_arrow_stream_that_ends_between_two_batches_is_cut(read, tmp_path):
+    import pyarrow
+
+    path, table = tmp_path / "rows.arrow", pyarrow.Table.from_pylist([ALPACA])
+    with pyarrow.OSFile(str(path), "wb") as file, pyarrow.ipc.new_stream(file, table.schema) as stream:
+        stream.write_table(table)
+    assert len(read(path)) == 1
+    path.write_bytes(path.read_bytes()[:-8])
+    assert "cut short" in refused(read, path)
 
 
 def test_json_list_of_other_things_names_the_row(read, tmp_path):
@@ -239,10 +291,10 @@ def test_json_list_of_other_things_names_the_row(read, tmp_path):
 
 
 def test_unknown_suffix_lists_the_known(read, tmp_path):
-    path = tmp_path / "rows.csv"
+    path = tmp_path / "rows.xlsx"
     path.write_text("a,b\n")
     message = refused(read, path)
-    assert "'.csv'" in message and ".parquet" in message
+    assert "'.xlsx'" in message and ".parquet" in message
 
 
 def test_missing_file_is_named(read, tmp_path):
