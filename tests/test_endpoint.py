@@ -537,11 +537,68 @@ def test_ask_reply_that_is_cut_is_asked_again_then_counted(tmp_path: Path) -> No
     assert read.value == "7 8 and so"
 
 
+@pytest.mark.parametrize("finish", ["content_filter", "error", "tool_calls", "model_length", "SAFETY", "abort"])
+def test_ask_reply_that_something_else_has_ended_is_unread(tmp_path: Path, finish: str) -> None:
+    with FaultServer(lambda body: {"content": "7 8 and so", "finish_reason": finish}) as server:
+        (answer,) = ask(questions(1), settings(server.url, reasks=1), tmp_path, str)
+    assert (answer.value, answer.asked) == (None, 2) and f"(finish reason {finish})" in str(answer.reason)
+
+
+@pytest.mark.parametrize("finish", [None, "", "stop", "STOP", "eos_token", "end_turn", "COMPLETE"])
+def test_ask_reply_that_is_whole_in_the_words_of_any_server_is_read(tmp_path: Path, finish: str | None) -> None:
+    with FaultServer(lambda body: {"content": "7 8", "finish_reason": finish}) as server:
+        (answer,) = ask(questions(1), settings(server.url), tmp_path, str)
+    assert answer.value == "7 8"
+
+
+@pytest.mark.parametrize(
+    ("error", "message"),
+    [
+        ({"message": "no such user", "code": 401}, "HTTP 401: the key in OPENAI_API_KEY is missing or wrong"),
+        ({"message": "pay", "code": "insufficient_quota"}, "nothing left to spend"),
+        ({"message": "upstream is busy"}, r"HTTP 200 with an error: upstream is busy"),
+    ],
+)
+def test_ask_error_in_the_place_of_a_reply_says_what_it_is(tmp_path: Path, error: Body, message: str) -> None:
+    with (
+        FaultServer(status=200, error=error) as server,
+        pytest.raises(EndpointError, match=message),
+    ):
+        ask(questions(1), settings(server.url, retries=1), tmp_path, number)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("ALL_PROXY", "socks5://127.0.0.1:9"),
+        ("http_proxy", "ftp://x"),
+        ("SSL_CERT_FILE", "/nowhere"),
+        ("NO_PROXY", "[::1"),
+    ],
+)
+def test_proxies_and_certificates_of_no_use_are_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, value: str
+) -> None:
+    for other in ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY", "SSL_CERT_FILE", "SSL_CERT_DIR"):
+        monkeypatch.delenv(other, raising=False)
+        monkeypatch.delenv(other.lower(), raising=False)
+    monkeypatch.setenv(name, value)
+    monkeypatch.setenv("OPENAI_API_KEY", CANARY)
+    far = settings("http://192.0.2.1/v1", timeout_s=0.1)
+    (line,) = unreachable([far])
+    assert f"Correct or unset {name}" in line and CANARY not in line
+    with pytest.raises(EndpointError, match=f"Correct or unset {name}"):
+        ask(questions(1), far, tmp_path, number)
+
+
 @pytest.mark.parametrize(
     ("content", "read", "reason"),
     [
         ("<think>\n9 2\n</think>\n\n3 8", "3 8", None),
         ("so 9 2\n</think>3 8", "3 8", None),
+        ("<chain_of_thought>9 2</chain_of_thought>3 8", "3 8", None),
+        ("<|START_THINKING|>9 2<|END_THINKING|>3 8", "3 8", None),
+        ("&lt;think&gt;9 2&lt;/think&gt;3 8", "3 8", None),
         ([{"type": "thinking", "thinking": "9 2", "text": "9 2"}, {"type": "text", "text": "3 8"}], "3 8", None),
         ("<think>9 2", None, "the model gave thoughts alone (finish reason stop); raise max_tokens"),
         ([{"type": "thinking", "text": "9 2"}], None, "the model gave no text (finish reason stop)"),

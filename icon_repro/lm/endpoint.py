@@ -30,7 +30,10 @@ from icon_repro.lm.thoughts import without_thoughts
 
 T = TypeVar("T")
 _MESSAGE_TOKENS = 4  # that a chat template puts around a message, about
-_CUT = ("length", "max_tokens", "MAX_TOKENS", "max_output_tokens")  # finish reasons of a reply that isn't whole
+# finish reasons, in small letters: of a reply that its limit has cut, and of a whole one; after others (content_filter,
+# error, tool_calls) what was said so far is no answer
+_CUT = ("length", "max_tokens", "max_output_tokens", "max_length", "model_length", "model_context_window_exceeded")
+_WHOLE = ("stop", "stop_sequence", "end_turn", "eos", "eos_token", "end", "complete", "completed", "done", "", "null")
 _CONNECT_TRIES = 3  # while nothing at all has come from the endpoint
 
 
@@ -222,11 +225,14 @@ class _Asked(Generic[T]):
         """Read the next reply; settles the request if it can be read or was the last to be asked for."""
         self.count, self.last = self.count + 1, reply.text
         value, reason = None, None
+        finish = "" if reply.finish is None else reply.finish.lower()
         if reply.refused:
             reason = f"the endpoint refuses the request ({reply.finish})"
         elif reply.finish == "refusal":
             reason = "the model refused"
-        elif reply.finish in _CUT and not self._cut_is_read:
+        elif finish not in (*_CUT, *_WHOLE):
+            reason = f"the model was stopped (finish reason {reply.finish})"
+        elif finish in _CUT and not self._cut_is_read:
             reason = f"cut short (finish reason {reply.finish}); raise max_tokens={self._endpoint.max_tokens}"
         elif not reply.text.strip():
             reason = f"the model gave no text (finish reason {reply.finish})"

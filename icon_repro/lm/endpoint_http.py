@@ -10,7 +10,7 @@ import json
 import os
 import re
 import ssl
-from collections.abc import Generator, Iterable
+from collections.abc import Generator, Iterable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
@@ -101,13 +101,14 @@ class Connection:
 
     def _made(self) -> httpx.AsyncClient:
         endpoint = self._endpoint
-        return httpx.AsyncClient(
-            auth=self._key,
-            verify=self._tls,
-            limits=httpx.Limits(max_connections=1),
-            timeout=httpx.Timeout(endpoint.timeout_s, connect=min(_CONNECT_S, endpoint.timeout_s)),
-            trust_env=not endpoint.local,  # proxies
-        )
+        with _network_named(endpoint):
+            return httpx.AsyncClient(
+                auth=self._key,
+                verify=self._tls,
+                limits=httpx.Limits(max_connections=1),
+                timeout=httpx.Timeout(endpoint.timeout_s, connect=min(_CONNECT_S, endpoint.timeout_s)),
+                trust_env=not endpoint.local,  # proxies
+            )
 
     async def close(self) -> None:
         await self._client.aclose()
@@ -142,16 +143,22 @@ class Connection:
             content = json.loads(self._key.redact(response.content))  # a server may repeat what it was given
         except (ValueError, RecursionError):
             content = None
-        if response.status_code == 200:
+        status = response.status_code
+        if status == 200 and (isinstance(content, dict) and content.get("choices")):
             return self._read(content)
         code, message, field = _error(content)
-        if response.status_code in _TRIED_AGAIN and code != _QUOTA:
-            return Fault(f"HTTP {response.status_code}", retry_after(response.headers.get("Retry-After")))
-        if response.status_code in (400, 413, 422):
+        if status == 200:  # of some servers, errors of those behind them
+            status = int(code) if code.isdecimal() and 400 <= int(code) < 600 else 429 if code == _QUOTA else 200
+            if status == 200:
+                said = " ".join(message.split())[:100] or code
+                return Fault(f"HTTP 200 with an error: {said}" if said else "damaged reply")
+        if status in _TRIED_AGAIN and code != _QUOTA:
+            return Fault(f"HTTP {status}", retry_after(response.headers.get("Retry-After")))
+        if status in (400, 413, 422):
             for sign, name in _REFUSED.items():
                 if sign == code or sign in message:
                     return Completion("", name, None, refused=True)
-        raise EndpointError(self._explain(response.status_code, code, message, field))
+        raise EndpointError(self._explain(status, code, message, field))
 
     def _read(self, content: Any) -> Completion | Fault:
         """The reply in the JSON of a response with status 200."""
@@ -223,6 +230,20 @@ def _is_text(part: Any) -> bool:
     return isinstance(part, str) or (isinstance(part, dict) and part.get("type") in (None, "text", "output_text"))
 
 
+@contextlib.contextmanager
+def _network_named(endpoint: EndpointConfig) -> Iterator[None]:
+    """Have an error in making a client name the variables that proxies and certificates are set by."""
+    try:
+        yield
+    except (ImportError, ValueError, OSError, httpx.InvalidURL) as error:
+        read = ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY", "SSL_CERT_FILE", "SSL_CERT_DIR")
+        names = ", ".join(name for name in os.environ if name.upper() in read)
+        raise EndpointError(
+            f"{endpoint.base_url}: what the environment says of proxies and certificates can't be used ({error}). "
+            f"Correct or unset {names}."
+        ) from error
+
+
 def unreachable(endpoints: Iterable[EndpointConfig]) -> list[str]:
     """A line for each of ``endpoints`` that takes no connection; sends no key, and nothing that costs.
 
@@ -242,7 +263,12 @@ def unreachable(endpoints: Iterable[EndpointConfig]) -> list[str]:
 
 def _no_connection(endpoint: EndpointConfig) -> str | None:
     why = None
-    with httpx.Client(timeout=min(_CONNECT_S, endpoint.timeout_s), trust_env=not endpoint.local) as client:
+    try:
+        with _network_named(endpoint):
+            made = httpx.Client(timeout=min(_CONNECT_S, endpoint.timeout_s), trust_env=not endpoint.local)
+    except EndpointError as error:
+        return str(error).removeprefix(f"{endpoint.base_url}: ")
+    with made as client:
         for _ in range(2):
             try:
                 client.get(endpoint.base_url.rstrip("/") + "/models")
@@ -256,7 +282,8 @@ def _no_connection(endpoint: EndpointConfig) -> str | None:
 
 def connections(endpoint: EndpointConfig, key: Key, count: int) -> list[Connection]:
     """``count`` connections, to be closed by the caller."""
-    tls = httpx.create_ssl_context()  # slow to make: one for all
+    with _network_named(endpoint):
+        tls = httpx.create_ssl_context()  # slow to make: one for all
     return [Connection(endpoint, key, tls) for _ in range(count)]
 
 

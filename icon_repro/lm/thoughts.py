@@ -1,19 +1,23 @@
 """Remove a model's thoughts from its reply: a draft in there is no verdict.
 
 In: a reply.  Out: what follows the thoughts.
-Read as thoughts: <think>, <thinking>, <thought>, <reasoning>, <reflection>, <scratchpad>, <analysis> in <..>, [..] or
-<|..|>, nested or not; with no opening mark (the chat template wrote it), all before the last closing one; with no
-closing mark, the reply ended within them, and nothing is left. Also the channels of gpt-oss ("<|channel|>final").
+Read as thoughts: think, thought, reasoning, reflection, scratchpad, analysis and the like, alone or as a part of a name
+(seed:think, chain_of_thought), in <..>, [..] or <|..|>, nested or not; with no opening mark (a chat template wrote it),
+all before the last closing one; with no closing mark, the reply ended within them, and nothing is left. Also the
+channels of gpt-oss ("<|channel|>final").
 Known gap: thoughts in plain words, without marks, are read as the answer.
 """
 
 import re
 
-_NAMES = "think|thinking|thought|thoughts|reasoning|reflection|scratchpad|analysis|seed:think|antml:thinking"
+_NAME = "think|thinking|thinks|thoughts?|reasoning|reflection|scratchpad|analysis|monologue|deliberation|cot|draft"
+# also seed:think, inner_monologue, chain_of_thought, thought_process, reasoning_content
+_NAMES = rf"(?:[a-z]{{1,12}}[:_-]){{0,3}}(?:{_NAME})(?:[:_-][a-z]{{1,12}})?"
 _MARK = re.compile(
-    rf"(?:<(?P<a>/?)\s*(?:{_NAMES})(?:\s[^<>]{{0,100}})?>|\[(?P<b>/?)\s*(?:{_NAMES})\s*\]|<\|(?P<c>/?)\s*(?:{_NAMES})\s*\|>"
-    rf"|(?P<open>◁think▷|<\|(?:begin|start)_of_(?:thought|thinking)\|>)"
-    rf"|(?P<close>◁/think▷|<\|end_of_(?:thought|thinking)\|>))",
+    r"(?:(?P<open>◁think▷|<\|(?:begin|start)_(?:of_)?(?:thought|thinking)\|>)"
+    r"|(?P<close>◁/think▷|<\|end_(?:of_)?(?:thought|thinking)\|>)"
+    rf"|(?:<|&lt;)(?P<a>/?)\s*(?:{_NAMES})(?:\s[^<>]{{0,100}})?(?:>|&gt;)|\[(?P<b>/?)\s*(?:{_NAMES})\s*\]"
+    rf"|<\|(?P<c>/?)\s*(?:{_NAMES})\s*\|>)",
     re.I,
 )
 _CHANNEL = re.compile(r"<\|channel\|>\s*(?P<name>[a-z]+)[^<]{0,100}<\|message\|>", re.I)

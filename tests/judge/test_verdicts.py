@@ -153,6 +153,8 @@ def test_parse_scores_forms_that_judges_write(text: str, expected: tuple[float, 
         "Assistant 1: 8, Assistant 2: 7." + "0" * 180 + "1, Assistant 3: 4",
         "Assistant 1: 8, Assistant 2: 7 points for style",
         "I compare both.\n3 4\nScores: 8 9",
+        # taken back
+        *("8 9\n9 8", "8 9\nThe second is shorter.\n\nRevised scores: 9 8", "8 9\nAssistant 1: 9, Assistant 2: 8"),
         # a pair in the middle of something else
         "Assistant 1 is right in 3 of 4.\n8 9\nThe loop prints these.",
     ],
@@ -160,6 +162,13 @@ def test_parse_scores_forms_that_judges_write(text: str, expected: tuple[float, 
 def test_parse_scores_what_can_be_read_in_two_ways_is_refused(text: str) -> None:
     with pytest.raises(VerdictError):
         parse_scores(text)
+
+
+@pytest.mark.parametrize(
+    "later", ["8 9", "Accuracy: 8/10", "Scores: 8, 9", "3 of 4 are right.", "The pair is 1, 2 here"]
+)
+def test_parse_scores_reasons_after_them_change_nothing(later: str) -> None:
+    assert parse_scores(f"8 9\nThe second says more.\n{later}") == (8, 9)
 
 
 def test_parse_scores_out_of_scale_names_score_and_scale() -> None:
@@ -196,6 +205,7 @@ def test_parse_scores_long_hostile_lines_end_soon() -> None:
         ("Final verdict: **[[C]]**.", "C"),
         ("I lean to [[B]].\n\n[[B]]", "B"),
         ("[[A]] would be for more detail.\nStill, my verdict: [[B]]", "B"),
+        ("It is not [[A]], so [[B]]", "B"),
     ],
 )
 def test_parse_verdict_reads_the_final_one(text: str, expected: str) -> None:
@@ -209,6 +219,7 @@ def test_parse_verdict_reads_the_final_one(text: str, expected: str) -> None:
         "[[A]]\nor [[B]] it could be, [[A]]",
         "[[A]]\n[[B]] is what it says.",
         "[[A]]\n[[B]]\nDone.",
+        *("It's not [[A]]", "[[A]] would be wrong", "The verdict [[C]] can't be given", "Rather than **[[B]]**, none"),
     ],
 )
 def test_parse_verdict_none_or_contradicting_is_refused(text: str) -> None:

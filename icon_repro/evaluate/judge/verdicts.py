@@ -16,8 +16,10 @@ is;
 Known gap: words for numbers aren't read.
 """
 
+import contextlib
 import math
 import re
+from collections.abc import Sequence
 
 from icon_repro.lm.thoughts import without_thoughts
 
@@ -56,6 +58,11 @@ _HEAD = re.compile(
 )
 
 _VERDICT = re.compile(r"\[\[\s*([ABC])\s*\]\]", re.I)
+_DENIED = re.compile(
+    r"(?:\b(?:not|never|neither|nor|cannot|instead\s+of|rather\s+than)|n['’]t)\s+(?:\w+\s+)?[\"'“`*]*\[\[\s*[ABC]\s*\]\]"
+    r"|\[\[\s*[ABC]\s*\]\][\"'”`*]*\s+(?:\w+\s+not\b|cannot\b|\w+n['’]t\b|can['’]t\b|(?:would\s+be|is)\s+wrong)",
+    re.I,
+)
 
 
 class VerdictError(ValueError):
@@ -80,6 +87,8 @@ def parse_scores(text: str) -> tuple[float, float]:
         found = _two_lines(lines[at : at + 3]) or _named(lines)
     elif at > 0 or not re.match(rf"\W*{_SCORE}", lines[at]):  # after other words, it may be one of several pairs
         found = found if {_pair(line, announced=False) for line in lines[at:]} <= {found, None} else None
+    elif not _stands(found, lines[at + 1 :]):
+        found = None
     if found is None:
         raise VerdictError(
             f"no two scores in the reply {_shown(text)}; they must stand on a line of their own, or with labels."
@@ -90,21 +99,34 @@ def parse_scores(text: str) -> tuple[float, float]:
     return found
 
 
+def _stands(found: tuple[float, float], later: Sequence[str]) -> bool:
+    """Whether no later line takes scores at the beginning of a reply back: two numbers alone, or named as scores."""
+    for line in later:
+        with contextlib.suppress(VerdictError):  # "8/10", of one of the two
+            bare = _PLAIN_PAIR.fullmatch(line.strip(" .")) or _PAIR_OF_TEN.fullmatch(line.strip(" ."))
+            if _pair(line, announced=bare is None) not in (found, None):
+                return False
+    return True
+
+
 def parse_verdict(text: str) -> str:
     """The verdict of a reply that ends with [[A]], [[B]] or [[C]].
 
-    Several that agree are one. If they differ, the last line decides, if it ends with the only one on it.
+    Several that agree are one; denied ones ("not [[A]]") are none. If they differ, the last line decides, if it ends
+    with the only one on it.
 
     Raises:
         VerdictError: no verdict, or contradicting ones.
     """
     text = _answer(text)
-    found = [letter.upper() for letter in _VERDICT.findall(text)]
+    stated = _DENIED.sub("", text)
+    found = [letter.upper() for letter in _VERDICT.findall(stated)]
     if not found:
-        raise VerdictError(f"no verdict in the reply {_shown(text)}; [[A]], [[B]] or [[C]] is needed.")
+        denied = "none but a denied" if stated != text else "no"
+        raise VerdictError(f"{denied} verdict in the reply {_shown(text)}; [[A]], [[B]] or [[C]] is needed.")
     if len(set(found)) == 1:
         return str(found[0])
-    last = [line for line in text.splitlines() if line.strip()][-1]
+    last = [line for line in stated.splitlines() if line.strip()][-1]
     own = _VERDICT.findall(last)
     if len(own) == 1 and re.search(r"\]\]\W*$", last):
         return str(own[0].upper())
