@@ -2,7 +2,8 @@
 
 In: a model's folder.  Out: a message with the file and a remedy, or None.
 Refused: pointers of Git LFS, safetensors that are cut short, adapters (transformers would apply them on top of the
-weights without a word), two sets of weights, two chat templates that differ.
+weights without a word), two sets of weights, two chat templates that differ, damaged settings, two end tokens, packed
+weights without a word how to unpack them.
 Known gap: none.
 """
 
@@ -15,6 +16,7 @@ from typing import Any
 
 ADAPTER_FILES = ("adapter_config.json", "adapter_model.safetensors", "adapter_model.bin")
 _LFS = b"version https://git-lfs.github.com/spec"
+_FLOATS = ("F64", "F32", "F16", "BF16")
 _TEXT_BYTES = 2**20  # of a pointer at most; larger files aren't looked into
 
 
@@ -57,7 +59,7 @@ def folder_problem(folder: Path) -> str | None:
             f"{folder}: holds two sets of weights, model.safetensors and those of {index.name}; which is meant can't "
             "be known. Move one of them away."
         )
-    return _shards_problem(index) or _template_problem(folder)
+    return _shards_problem(index) or _settings_problem(folder) or _template_problem(folder) or _dtype_problem(folder)
 
 
 def _safetensors_problem(path: Path) -> str | None:
@@ -92,6 +94,46 @@ def _shards_problem(index: Path) -> str | None:
     if not missing:
         return None
     return f"{index}: names {len(missing)} files that aren't there (first: {missing[0]}). Download the model again."
+
+
+def _settings_problem(folder: Path) -> str | None:
+    """Whether a file of settings is damaged, which transformers takes for absent, or two name other control tokens."""
+    stored: dict[str, dict[str, Any]] = {}
+    for name in ("generation_config.json", "special_tokens_map.json", "tokenizer_config.json"):
+        if (folder / name).is_file():
+            try:
+                stored[name] = dict(json.loads((folder / name).read_text(encoding="utf-8")))
+            except (ValueError, TypeError) as error:
+                return f"{folder / name}: isn't a JSON object ({error}). Download the file again, or move it away."
+    for key in ("bos_token", "eos_token", "pad_token", "unk_token"):
+        found = {name: _token(file[key]) for name, file in stored.items() if file.get(key) is not None}
+        if len(set(found.values())) > 1:
+            told = " and ".join(f"{token!r} in {name}" for name, token in found.items())
+            return f"{folder}: {key} is {told}: which is meant can't be known. Make them the same."
+    return None
+
+
+def _token(value: Any) -> str:
+    return str(value.get("content") if isinstance(value, dict) else value)
+
+
+def _dtype_problem(folder: Path) -> str | None:
+    """Whether weights are packed numbers (int8, fp8) that nothing in config.json says how to unpack."""
+    try:
+        if "quantization_config" in json.loads((folder / "config.json").read_text(encoding="utf-8")):
+            return None
+    except (ValueError, TypeError, OSError):  # the loader says what is wrong with it
+        return None
+    for path in sorted(folder.glob("*.safetensors")):
+        with path.open("rb") as file:
+            header = json.loads(file.read(struct.unpack("<Q", file.read(8))[0]))
+        for name, entry in header.items():
+            if name.endswith((".weight", ".bias")) and entry["dtype"] not in _FLOATS:
+                return (
+                    f"{path}: {name} is {entry['dtype']}, and config.json has no quantization_config that says how to "
+                    "unpack it: it would be read as it stands. Use the model's unquantized weights."
+                )
+    return None
 
 
 def _template_problem(folder: Path) -> str | None:

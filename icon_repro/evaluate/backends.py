@@ -17,7 +17,9 @@ from lm_eval.models.huggingface import HFLM
 from icon_repro.engine.runtime import Runtime
 from icon_repro.evaluate.options import Backend, EvaluationJob
 from icon_repro.evaluate.tasks import EvaluationError
+from icon_repro.lm.generate import drop_own_settings
 from icon_repro.lm.load import load_tokenizer, load_tuned, positions_of, prepare_device
+from icon_repro.lm.tokens import end_ids
 
 
 def open_backend(cfg: EvaluationJob, inputs: Mapping[str, Path], runtime: Runtime, stack: ExitStack) -> Any:
@@ -28,6 +30,13 @@ def open_backend(cfg: EvaluationJob, inputs: Mapping[str, Path], runtime: Runtim
     """
     cluster = runtime.cluster
     tokenizer = load_tokenizer(inputs["model"])
+    if ends := end_ids(tokenizer):
+        # lm-eval tokenises a question with and without its answer: the end of the one would stand in the other
+        raise EvaluationError(
+            f"the tokenizer puts {tokenizer.decode(ends)!r} after each text, which lm-eval would take for a part of an "
+            "answer. Set add_eos_token to false in its tokenizer_config.json, and take the token out of the "
+            "post_processor in its tokenizer.json."
+        )
     if cfg.backend is Backend.hf:
         device = prepare_device(cluster)
         model: Any = load_tuned(inputs["model"], inputs.get("tuned"), cfg.dtype, device, cluster.attention)
@@ -37,6 +46,8 @@ def open_backend(cfg: EvaluationJob, inputs: Mapping[str, Path], runtime: Runtim
                 f"evaluation.max_length={cfg.max_length}: the model has {positions} positions. Lower "
                 f"evaluation.max_length to {positions} or less."
             )
+        drop_own_settings(model, tokenizer)
+        tokenizer.split_special_tokens = True  # "</s>" in an item is letters, as in all texts
         return HFLM(
             pretrained=model, tokenizer=tokenizer, batch_size=cluster.eval_batch_size, max_length=cfg.max_length
         )

@@ -16,6 +16,7 @@ from transformers import PreTrainedModel
 
 from icon_repro.engine.progress import Progress
 from icon_repro.lm.budget import TokenBudget, in_batches
+from icon_repro.lm.load import positions_of
 from icon_repro.lm.nll import answer_nll, make_prefix
 from icon_repro.lm.tokens import Encoded, TokenError
 
@@ -106,7 +107,7 @@ def mean_nll(
     if not present:
         return result
     longest = len(shared) + max(len(row.ids) for row in present.values())
-    limit = getattr(model.config, "max_position_embeddings", longest)
+    limit = positions_of(model) or longest
     if longest > limit:
         raise TokenError(
             f"a row, with what stands before it, takes {longest} tokens, the model has {limit} positions. Lower "

@@ -71,20 +71,28 @@ def greedy(
 
 
 def _settings(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, max_new_tokens: int) -> dict[str, Any]:
-    """Greedy settings that nothing of the model's own is mixed into, but for the tokens that end a text."""
+    ends = drop_own_settings(model, tokenizer)
+    return {
+        "do_sample": False,
+        "num_beams": 1,
+        "max_new_tokens": max_new_tokens,
+        "pad_token_id": tokenizer.pad_token_id,
+        "eos_token_id": ends,
+    }
+
+
+def drop_own_settings(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> list[int] | None:
+    """Leave nothing of a model's own generation settings but the tokens that end a text; returns these.
+
+    transformers mixes the settings of generation_config.json (penalties, suppressed tokens) into all that it is given.
+    """
     eos = getattr(model.generation_config, "eos_token_id", None)
     ends = {eos} if isinstance(eos, int) else set(eos or [])
     if isinstance(tokenizer.eos_token_id, int):
         ends.add(tokenizer.eos_token_id)
     # transformers fills what a given config leaves open from the model's own, so that one has to go
     model.generation_config = GenerationConfig(eos_token_id=sorted(ends) or None)
-    return {
-        "do_sample": False,
-        "num_beams": 1,
-        "max_new_tokens": max_new_tokens,
-        "pad_token_id": tokenizer.pad_token_id,
-        "eos_token_id": sorted(ends) or None,
-    }
+    return sorted(ends) or None
 
 
 @torch.inference_mode()

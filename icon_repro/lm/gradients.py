@@ -19,8 +19,10 @@ from peft import PeftModel
 from torch import Tensor
 from torch.func import functional_call, grad, vmap
 from torch.nn.functional import cross_entropy
+from transformers import PreTrainedModel
 
-from icon_repro.lm.tokens import IGNORED
+from icon_repro.lm.load import positions_of
+from icon_repro.lm.tokens import IGNORED, TokenError
 
 _CHUNK = 4096  # weights whose signs are made at a time
 _SIGNS = 2 * torch.from_numpy(np.unpackbits(np.arange(256, dtype=np.uint8)[:, None], axis=1)).float() - 1  # of a byte
@@ -34,8 +36,11 @@ def row_gradients(model: torch.nn.Module) -> Callable[[Sequence[Mapping[str, Seq
     Returns:
         rows with ``input_ids`` and ``labels`` -> (rows, trainable weights) float32, weights flattened in the order of
         their sorted names. Rows are padded on the right; attention is causal, so padding has no influence. Logits
-        are made at places that predict a scored token only, if the model can be told so.
+        are made at places that predict a scored token only, if the model can be told so. Rows longer than the model's
+        positions raise TokenError.
     """
+    base = model.get_base_model() if isinstance(model, PeftModel) else model
+    positions = positions_of(base) if isinstance(base, PreTrainedModel) else None
     device = next(model.parameters()).device
     keeps = keeps_logits(model)
     trainable = {name: p.detach() for name, p in sorted(model.named_parameters()) if p.requires_grad}
@@ -57,6 +62,9 @@ def row_gradients(model: torch.nn.Module) -> Callable[[Sequence[Mapping[str, Seq
             width = max(map(len, lists))
             return torch.tensor([[*given, *[fill] * (width - len(given))] for given in lists], device=device)
 
+        longest = max(len(row["input_ids"]) for row in rows)
+        if positions is not None and longest > positions:
+            raise TokenError(f"a row takes {longest} tokens, the model has {positions} positions. Lower max_length.")
         scored = [[i for i, label in enumerate(row["labels"]) if label != IGNORED and i > 0] for row in rows]
         ids = filled([row["input_ids"] for row in rows], 0)
         places = filled([[i - 1 for i in some] for some in scored], 0)

@@ -13,6 +13,7 @@ from transformers import PreTrainedModel
 
 from icon_repro.engine.progress import Progress
 from icon_repro.lm.budget import TokenBudget, in_batches
+from icon_repro.lm.load import positions_of
 from icon_repro.lm.nll import NonFiniteError
 from icon_repro.lm.tokens import TokenError
 
@@ -125,7 +126,7 @@ def _check_rows(model: PreTrainedModel, rows: Sequence[Sequence[int]], least: in
     if empty := [i for i, row in enumerate(rows) if not len(row)]:
         raise TokenError(f"text {empty[0]} has no tokens: there is nothing to embed. Drop the row.")
     longest = max([least, *(len(row) for row in rows)])
-    limit = getattr(model.config, "max_position_embeddings", longest)
+    limit = positions_of(model) or longest
     if longest > limit:
         raise TokenError(f"a text takes {longest} tokens, the model has {limit} positions. Lower max_length.")
 

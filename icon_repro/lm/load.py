@@ -13,6 +13,7 @@ from typing import Any
 import torch
 import transformers
 from huggingface_hub import try_to_load_from_cache
+from huggingface_hub.errors import StrictDataclassError
 from peft import PeftModel, get_peft_model_state_dict
 from safetensors import SafetensorError, safe_open
 from transformers import (
@@ -38,6 +39,7 @@ from icon_repro.lm.saving import make_savable
 # an encoder's states need neither what reads them nor what sums them up
 _HEADS = ("cls.*", "lm_head.*", "classifier.*", "qa_outputs.*", "vocab_*", "*predictions*", "*pooler.*")
 _POOLER = ("*pooler.*",)
+_COUNT_FROM_PAD = ("roberta", "xlm-roberta", "xlm-roberta-xl", "camembert", "mpnet", "longformer", "data2vec-text")
 
 
 def pick_device(name: str) -> torch.device:
@@ -104,6 +106,11 @@ def _config(location: dict[str, Any]) -> Any:
             f"{location['pretrained_model_name_or_path']}: config.json can't be read ({_short(error)}). Download or "
             "copy the model again."
         ) from error
+    except (KeyError, TypeError, AttributeError, StrictDataclassError) as error:
+        raise ModelError(
+            f"{location['pretrained_model_name_or_path']}: config.json isn't what transformers "
+            f"{transformers.__version__} takes ({_short(error)}). Compare it with the model's own, and mend it."
+        ) from error
     except ValueError as error:
         raise ModelError(
             f"{location['pretrained_model_name_or_path']}: transformers {transformers.__version__} doesn't know the "
@@ -131,15 +138,16 @@ def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
             f"{location['pretrained_model_name_or_path']}: the tokenizer can't be loaded; code that comes with one is "
             f"never run. ({error})"
         ) from error
-    tokenizer.padding_side = "right"
+    tokenizer.padding_side = tokenizer.truncation_side = "right"
     if tokenizer.pad_token_id is None:
         if tokenizer.eos_token_id is None:
             raise ModelError(f"{location['pretrained_model_name_or_path']}: the tokenizer has no pad and no eos token.")
         tokenizer.pad_token_id = tokenizer.eos_token_id
-    if len(tokenizer) > rows:
+    tokens = max(len(tokenizer), 1 + max(tokenizer.get_vocab().values()))  # ids may have gaps
+    if tokens > rows:
         raise ModelError(
-            f"{location['pretrained_model_name_or_path']}: the tokenizer has {len(tokenizer)} tokens, the model "
-            f"{rows} embeddings; they don't belong together."
+            f"{location['pretrained_model_name_or_path']}: the tokenizer has {tokens} tokens, the model {rows} "
+            "embeddings; they don't belong together."
         )
     return tokenizer
 
@@ -185,11 +193,20 @@ def load_weights(
         raise ModelError(
             f"cluster.attention={attention!r}: {error} Install it, or set cluster.attention=sdpa."
         ) from error
-    except (OSError, RuntimeError, SafetensorError, KeyError) as error:
+    except (KeyError, TypeError, AttributeError) as error:
+        raise ModelError(
+            f"{name}: can't be made as its config.json says ({_short(error)}). Compare it with the model's own."
+        ) from error
+    except (OSError, RuntimeError, SafetensorError) as error:
         raise ModelError(
             f"{name}: its weights can't be read ({_short(error)}). Only *.safetensors are read; download or copy the "
             "model again, with all of them."
         ) from error
+    if getattr(model.config, "quantization_config", None) and getattr(model, "hf_quantizer", None) is None:
+        raise ModelError(
+            f"{name}: transformers {transformers.__version__} doesn't know the quantization_config in config.json, and "
+            "reads packed weights as they stand. Use the model's unquantized weights."
+        )
     allowed = read_json(folder / "model.json")
     new = [*new, *allowed.get("new_weights", [])]  # absent where the YAML allows none
     check_weights(name, loaded, new, [*unused, *allowed.get("unused_weights", [])], what)
@@ -229,8 +246,12 @@ def load_model(folder: Path, dtype: Dtype, device: torch.device, attention: str 
 
 def positions_of(model: PreTrainedModel) -> int | None:
     """How many tokens the model was made to read; None if its configuration doesn't say."""
-    positions = getattr(model.config.get_text_config(), "max_position_embeddings", None)
-    return positions if isinstance(positions, int) and positions > 0 else None
+    config = model.config.get_text_config()
+    positions = getattr(config, "max_position_embeddings", None)
+    if not isinstance(positions, int) or positions <= 0:
+        return None
+    # these count from behind the pad token's place
+    return positions - (config.pad_token_id or 0) - 1 if config.model_type in _COUNT_FROM_PAD else positions
 
 
 def load_encoder(folder: Path, dtype: Dtype, device: torch.device) -> PreTrainedModel:

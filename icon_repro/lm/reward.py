@@ -33,7 +33,7 @@ from icon_repro.data.options import Dtype
 from icon_repro.engine.progress import Progress
 from icon_repro.engine.runtime import Runtime
 from icon_repro.lm.budget import TokenBudget, in_batches
-from icon_repro.lm.load import budget_of, load_tokenizer, load_weights, location_of, prepare_device
+from icon_repro.lm.load import budget_of, load_tokenizer, load_weights, location_of, positions_of, prepare_device
 from icon_repro.lm.tokens import TokenError
 
 _GATED_SETTINGS = ("num_objectives", "gating_temperature", "gating_hidden_dim", "gating_n_hidden")
@@ -154,7 +154,7 @@ def rewards(
         TokenError: a row is longer than the model's positions.
     """
     longest = max(map(len, rows), default=0)
-    limit = getattr(model.config, "max_position_embeddings", longest)
+    limit = positions_of(model) or longest
     if longest > limit:
         raise TokenError(f"a chat takes {longest} tokens, the model has {limit} positions. Lower max_length.")
     gated = isinstance(model, GatedRewardModel)

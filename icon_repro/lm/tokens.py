@@ -4,6 +4,7 @@ Layout: BOS (if the tokenizer adds one) + context + separator + prompt + answer;
 without special tokens, so that an answer has the same ids in every context.
 """
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -41,6 +42,12 @@ def bos_ids(tokenizer: "PreTrainedTokenizerBase") -> list[int]:
     return []
 
 
+def end_ids(tokenizer: "PreTrainedTokenizerBase") -> list[int]:
+    """The ids that the tokenizer itself puts after a text: mostly none, [EOS] where ``add_eos_token`` is set."""
+    bare = tokenizer("a", add_special_tokens=False)["input_ids"]
+    return list(tokenizer("a")["input_ids"][len(bos_ids(tokenizer)) + len(bare) :])
+
+
 def text_ids(
     tokenizer: "PreTrainedTokenizerBase", text: str, limit: int | None = None, *, control: bool = False
 ) -> tuple[list[int], int]:
@@ -53,6 +60,13 @@ def text_ids(
     split = {} if control else {"split_special_tokens": True}
     ids = list(tokenizer(text, add_special_tokens=False, verbose=False, **split)["input_ids"])
     return (ids, 0) if limit is None else (ids[:limit], max(len(ids) - limit, 0))
+
+
+def control_tokens(tokenizer: "PreTrainedTokenizerBase") -> "re.Pattern[str] | None":
+    """Finds the names of control tokens in a text, where they are letters; None if there are none."""
+    named = {str(token) for token in tokenizer.added_tokens_decoder.values() if token.special}
+    names = sorted(named | set(tokenizer.all_special_tokens), key=lambda name: (-len(name), name))
+    return re.compile("|".join(map(re.escape, names))) if names else None
 
 
 def joint_ids(tokenizer: "PreTrainedTokenizerBase", before: str, answer: str) -> tuple[list[int], int]:

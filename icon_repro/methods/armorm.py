@@ -119,10 +119,12 @@ def chat_ids(tokenizer: "PreTrainedTokenizerBase", row: Example) -> list[int]:
     Raises:
         ArmormError: the tokenizer has no template.
     """
+    import icon_repro.lm.chat as template  # jinja2 takes a moment to import
+
     if tokenizer.chat_template is None:
         raise ArmormError("the reward model's tokenizer has no chat template, so its turns can't be marked.")
     turns = [{"role": "user", "content": request(row)}, {"role": "assistant", "content": row.response}]
-    return text_ids(tokenizer, tokenizer.apply_chat_template(turns, tokenize=False), control=True)[0]
+    return template.chat_ids(tokenizer, template.chat_text(tokenizer, turns, reply=False))
 
 
 def last_start(ids: Sequence[int], pattern: Sequence[int]) -> int | None:

@@ -94,6 +94,8 @@ def _arms(arms: Sequence[Arm], records: Mapping[str, Any]) -> list[str]:
             of = metrics.get("rows", 0) + dropped
             note(subject, f"selected rows not trained on ({reason})", arm.train, dropped, of)
             note(subject, "selected rows cut to training.max_length", arm.train, metrics.get("rows_cut", 0), of)
+            text = "selected rows hold names of control tokens, which are read as letters"
+            note(subject, text, arm.train, metrics.get("rows_with_control", 0), of)
         for name, step in arm.evaluations.items():
             if step.folder in records:
                 metrics = records[step.folder]

@@ -37,6 +37,7 @@ from icon_repro.lm.load import load_model, load_tokenizer, positions_of, prepare
 from icon_repro.lm.processes import pin
 from icon_repro.lm.stopping import StopOnRequest, end_if_stopped
 from icon_repro.lm.supervised import tokenise
+from icon_repro.lm.tokens import control_tokens
 from icon_repro.train.batches import CheckedCollator, TrainError, TuningTrainer, filler, fillers
 from icon_repro.train.callbacks import KeepEpochs, Report, SaveEpochs
 from icon_repro.train.options import DeepspeedConfig, TrainConfig, TrainJob, Tuning
@@ -102,6 +103,7 @@ def tune(job: TrainJob, inputs: Mapping[str, Path], out: Path, runtime: Runtime)
     return {
         "rows": len(data),
         "rows_cut": len(notes["cut"]),
+        "rows_with_control": len(notes["control"]),
         "dropped": {"no response token within max_length": len(notes["dropped"])},
         "steps": trainer.state.global_step,
         "loss": sum(entry["loss"] for entry in logged) / len(logged),
@@ -131,8 +133,20 @@ def _rows(
         )
     # sorted: the order of training comes from the seed alone, not from the scores
     data, notes = tokenise([rows[i] for i in sorted(chosen)], tokenizer, train.max_length)
+    found = control_tokens(tokenizer)
+    notes["control"] = [
+        i
+        for i in sorted(chosen)
+        if found is not None and found.search(f"{rows[i].instruction}\n{rows[i].input}\n{rows[i].response}")
+    ]
     if not data:
         raise TrainError(f"none of {len(chosen)} rows has a response token within max_length={train.max_length}.")
+    if notes["control"]:
+        OURS.warning(
+            "%s",
+            f"{len(notes['control']):,} of {len(chosen):,} selected rows hold names of control tokens (first: "
+            f"{notes['control'][0]!r}): they are read as letters.",
+        )
     if notes["dropped"] or notes["cut"]:
         LOG.warning(
             "%s",

@@ -11,6 +11,7 @@ from judge_folders import answered, fresh, prompts
 
 from icon_repro.data.options import Dtype
 from icon_repro.data.prompts import Template, alpaca_prompt
+from icon_repro.engine.notices import collected
 from icon_repro.engine.options import ClusterConfig
 from icon_repro.engine.records import read_rows
 from icon_repro.engine.runtime import Runtime
@@ -176,3 +177,24 @@ def test_local_judge_with_a_short_context_counts_long_pairs(
     assert metrics["failed"] == 1 and not math.isnan(metrics["winning_score"])
     (failure,) = read_rows(out / "failures.jsonl", Failure)
     assert failure.id == "q5" and "the judge's prompt has" in failure.reason
+
+
+def test_local_judge_reads_control_tokens_in_an_answer_as_letters_and_counts_them(
+    inputs: dict[str, Path], tmp_path: Path, runtime: Runtime, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tokenizer = load_tokenizer(inputs["judge"])
+    tokenizer.chat_template = "{% for m in messages %}{{ m.content }}{{ eos_token }}{% endfor %}"
+    monkeypatch.setattr(local, "load_tokenizer", lambda folder: tokenizer)
+    end, seen = tokenizer.eos_token, list[int]()
+    inputs["a"] = answered(tmp_path / "ended", {name: f"{both[0]}{end}[[A]]" for name, both in ANSWERS.items()})
+    read = local._lettered
+
+    def noted(cfg: Any, model: Any, tokenizer: Any, batch: Any, *more: Any) -> Any:
+        seen.extend(ids.count(tokenizer.eos_token_id) for ids in batch)
+        return read(cfg, model, tokenizer, batch, *more)
+
+    monkeypatch.setattr(local, "_lettered", noted)
+    with collected() as notices:
+        local.run(LETTERS, inputs, fresh(tmp_path), runtime)
+    assert set(seen) == {2}  # of the template
+    assert any("14 of 14 prompts hold control tokens" in row["text"] for row in notices.rows())

@@ -152,6 +152,16 @@ def test_load_tokenizer_larger_than_the_model_is_refused(step: Callable[..., Pat
         load_tokenizer(step(lambda tokenizer: tokenizer.add_tokens(["<one>", "<two>"])))
 
 
+def test_load_tokenizer_ids_beyond_the_embeddings_are_refused_though_there_are_few(step: Callable[..., Path]) -> None:
+    folder = step()
+    path = folder / "weights" / "tokenizer.json"
+    stored = read_json(path)
+    stored["model"]["vocab"][max(stored["model"]["vocab"], key=stored["model"]["vocab"].get)] = 330
+    write_json(path, stored)
+    with pytest.raises(ModelError, match=r"the tokenizer has 331 tokens, the model 320 embeddings"):
+        load_tokenizer(folder)
+
+
 def test_load_tokenizer_of_a_model_with_spare_embeddings_loads(step: Callable[..., Path]) -> None:
     folder = step()
     path = folder / "weights" / "config.json"

@@ -4,6 +4,7 @@ import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -130,6 +131,53 @@ def test_chat_templates_that_differ_are_refused(step: Callable[..., Path]) -> No
     assert folder_problem(weights) is None
     (weights / "chat_template.jinja").write_text("{{ two }}", encoding="utf-8")
     assert "differs from the chat template in tokenizer_config.json" in str(folder_problem(weights))
+
+
+@pytest.mark.parametrize("name", ["generation_config.json", "special_tokens_map.json"])
+def test_damaged_settings_are_named_not_taken_for_absent(step: Callable[..., Path], name: str) -> None:
+    weights = step() / "weights"
+    (weights / name).write_text("{", encoding="utf-8")
+    assert f"{name}: isn't a JSON object" in str(folder_problem(weights))
+
+
+def test_two_end_tokens_are_refused(step: Callable[..., Path]) -> None:
+    weights = step() / "weights"
+    write_json(weights / "special_tokens_map.json", {"eos_token": {"content": "</s>"}, "bos_token": "<s>"})
+    assert folder_problem(weights) is None
+    write_json(weights / "special_tokens_map.json", {"eos_token": "<pad>"})
+    assert "eos_token is '<pad>' in special_tokens_map.json and '</s>' in tokenizer_config" in str(
+        folder_problem(weights)
+    )
+
+
+@pytest.mark.parametrize("dtype", [torch.int8, torch.float8_e4m3fn])
+def test_packed_weights_that_nothing_unpacks_are_refused(step: Callable[..., Path], dtype: torch.dtype) -> None:
+    def pack(weights: dict[str, torch.Tensor]) -> None:
+        weights[NORM] = (weights[NORM] * 100).to(dtype)
+
+    folder = step(pack)
+    with pytest.raises(ModelError, match=rf"{NORM} is [IF]8.*no quantization_config"):
+        load_model(folder, Dtype.float32, CPU)
+    config = json.loads((folder / "weights" / "config.json").read_text(encoding="utf-8"))
+    write_json(folder / "weights" / "config.json", config | {"quantization_config": {"quant_method": "unheard of"}})
+    with pytest.raises(ModelError, match="doesn't know the quantization_config"):
+        load_model(folder, Dtype.float32, CPU)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"rope_parameters": {"rope_type": "linear", "facter": 2.0}}, "config.json isn't what transformers"),
+        ({"num_hidden_layers": "2"}, "config.json isn't what transformers"),
+        ({"rope_parameters": {"rope_type": "none such", "factor": 2.0}}, "can't be made as its config.json says"),
+    ],
+)
+def test_a_config_of_no_use_is_named(step: Callable[..., Path], changes: dict[str, Any], message: str) -> None:
+    folder = step()
+    path = folder / "weights" / "config.json"
+    write_json(path, json.loads(path.read_text(encoding="utf-8")) | changes)
+    with pytest.raises(ModelError, match=message):
+        load_model(folder, Dtype.float32, CPU)
 
 
 def tuned(folder: Path, step: Path, *targets: str) -> Path:

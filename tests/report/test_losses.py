@@ -26,7 +26,12 @@ LOST: dict[str, dict[str, Any]] = {
     "select/random-f0.25": {"selected": 6, "scored": 24, "distinct_scores": 24, "tied": 0, "tied_left_out": 0},
     "select/longest-f0.25": {"selected": 6, "scored": 24, "distinct_scores": 9, "tied": 2, "tied_left_out": 3},
     "select/icon-f0.25": {"selected": 6, "scored": 24, "distinct_scores": 1, "tied": 6, "tied_left_out": 18},
-    "train/longest-f0.25-s0": {"rows": 3, "dropped": {"no response token within max_length": 3}, "rows_cut": 3},
+    "train/longest-f0.25-s0": {
+        "rows": 3,
+        "dropped": {"no response token within max_length": 3},
+        "rows_cut": 3,
+        "rows_with_control": 1,
+    },
 }
 
 
@@ -49,6 +54,7 @@ def test_losses_are_said_once_for_what_belongs_together(tmp_path: Path, store: S
         "tiny: 17 to 20 of 20 items cut to evaluation.max_length (their beginning is missing)",
         "longest at 0.25: 3 of 6 selected rows not trained on (no response token within max_length)",
         "longest at 0.25: 3 of 6 selected rows cut to training.max_length",
+        "longest at 0.25: 1 of 6 selected rows hold names of control tokens, which are read as letters",
     ]
     assert sorted(losses(experiment, store)) == sorted(expected)
     finish(experiment, store)

@@ -26,7 +26,7 @@ from icon_repro.engine.runtime import Runtime
 from icon_repro.evaluate.judge.options import GenerationConfig, ReferenceAnswers, ServedAnswers
 from icon_repro.lm.endpoint import Request, ask
 from icon_repro.lm.generate import Continuation, greedy
-from icon_repro.lm.load import load_tokenizer, load_tuned, prepare_device
+from icon_repro.lm.load import load_tokenizer, load_tuned, positions_of, prepare_device
 from icon_repro.lm.tokens import bos_ids, text_ids
 
 UNKNOWN, STORED = "unknown", "stored"  # how an answer ends that isn't ours
@@ -62,7 +62,7 @@ def run(cfg: GenerationConfig, inputs: Mapping[str, Path], out: Path, runtime: R
     prompts = {row.id: start + text_ids(tokenizer, alpaca_prompt(row))[0] for row in rows}
     cluster = runtime.cluster
     model = load_tuned(inputs["model"], inputs.get("tuned"), cfg.dtype, prepare_device(cluster), cluster.attention)
-    room = min(cfg.max_length, getattr(model.config, "max_position_embeddings", cfg.max_length)) - cfg.max_new_tokens
+    room = min(cfg.max_length, positions_of(model) or cfg.max_length) - cfg.max_new_tokens
     failures = [
         Failure(name, f"the prompt has {len(ids)} tokens; with {cfg.max_new_tokens} more, {room} fit")
         for name, ids in prompts.items()

@@ -19,7 +19,7 @@ from icon_repro.engine.runtime import Runtime
 from icon_repro.evaluate.judge.options import NllJudge
 from icon_repro.evaluate.judge.pairwise import Opinion, Pair, conclude, pairs
 from icon_repro.lm.batched import mean_nll
-from icon_repro.lm.load import load_tokenizer, open_model
+from icon_repro.lm.load import load_tokenizer, open_model, positions_of
 from icon_repro.lm.tokens import Encoded, bos_ids, text_ids
 
 
@@ -29,7 +29,7 @@ def run(cfg: NllJudge, inputs: Mapping[str, Path], out: Path, runtime: Runtime) 
     tokenizer = load_tokenizer(inputs["judge"])
     start = bos_ids(tokenizer)
     model, budget = open_model(inputs["judge"], cfg.dtype, runtime)
-    longest = min(cfg.max_length, getattr(model.config, "max_position_embeddings", cfg.max_length))
+    longest = min(cfg.max_length, positions_of(model) or cfg.max_length)
     # a text once: equal answers tie exactly, and it makes no difference which model is called A
     texts = sorted({(pair.id, text) for pair in compared for text in (pair.a, pair.b)})
     rows = {pair.id: pair.row for pair in compared}

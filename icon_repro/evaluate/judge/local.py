@@ -14,13 +14,15 @@ import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from icon_repro.data.cost import forward_flops
+from icon_repro.engine.notices import OURS
 from icon_repro.engine.runtime import Runtime
 from icon_repro.evaluate.judge.options import LocalJudge, LocalReading, Protocol
 from icon_repro.evaluate.judge.pairwise import BACKWARD, FORWARD, JudgeError, Opinion, Pair, conclude, pairs
 from icon_repro.evaluate.judge.protocols import FORMS, POINTS, messages
 from icon_repro.evaluate.judge.verdicts import VerdictError
+from icon_repro.lm.chat import CONTROL, chat_ids, chat_text
 from icon_repro.lm.generate import Continuation, greedy
-from icon_repro.lm.load import load_tokenizer, open_model
+from icon_repro.lm.load import load_tokenizer, open_model, positions_of
 from icon_repro.lm.tokens import bos_ids, text_ids
 
 _OPENING = "[["
@@ -33,8 +35,12 @@ def run(cfg: LocalJudge, inputs: Mapping[str, Path], out: Path, runtime: Runtime
     # sorted by text: which of the models is called A must not move a prompt to another batch
     chats = {(p.id, order): _chat(cfg.protocol, p, order, tokenizer) for p in compared for order in (FORWARD, BACKWARD)}
     texts = sorted(set(chats.values()))
+    if controls := sum(CONTROL.search(text) is not None for text in texts):
+        OURS.warning(
+            "%s", f"{controls} of {len(texts)} prompts hold control tokens of the judge's: they are read as letters."
+        )
     model, _ = open_model(inputs["judge"], cfg.dtype, runtime)
-    longest = min(cfg.max_length, getattr(model.config, "max_position_embeddings", cfg.max_length))
+    longest = min(cfg.max_length, positions_of(model) or cfg.max_length)
     opening = text_ids(tokenizer, _OPENING)[0]
     room = longest - (cfg.max_new_tokens if cfg.reading is LocalReading.generate else len(opening))
     encoded = {text: _prompt_ids(tokenizer, text) for text in texts}
@@ -59,14 +65,14 @@ def _chat(protocol: Protocol, pair: Pair, order: str, tokenizer: PreTrainedToken
     """The judge's prompt as text: in the model's chat template, else system and user text and a line "Verdict:"."""
     asked = messages(protocol, pair.question, *pair.shown(order))
     if tokenizer.chat_template:
-        return str(tokenizer.apply_chat_template(asked, tokenize=False, add_generation_prompt=True))
+        return chat_text(tokenizer, asked, reply=True)
     return "\n\n".join([*(message["content"] for message in asked), "Verdict:\n"])
 
 
 def _prompt_ids(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
     """Ids with one BOS, which a chat template may have written already."""
     start = bos_ids(tokenizer)
-    ids = text_ids(tokenizer, text, control=bool(tokenizer.chat_template))[0]
+    ids = chat_ids(tokenizer, text) if tokenizer.chat_template else text_ids(tokenizer, text)[0]
     return ids if start and ids[: len(start)] == start else start + ids
 
 

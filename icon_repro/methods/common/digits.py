@@ -12,6 +12,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from icon_repro.engine.progress import Progress
 from icon_repro.lm.budget import TokenBudget, in_batches
+from icon_repro.lm.load import positions_of
 from icon_repro.lm.nll import logits_at
 from icon_repro.lm.tokens import TokenError, text_ids
 
@@ -62,7 +63,7 @@ def digit_probabilities(
         TokenError: a row is longer than the model's positions.
     """
     longest = max(map(len, rows), default=0)
-    limit = getattr(model.config, "max_position_embeddings", longest)
+    limit = positions_of(model) or longest
     if longest > limit:
         raise TokenError(f"a question takes {longest} tokens, the model has {limit} positions. Lower max_length.")
     result = np.empty((len(rows), len(digits)))

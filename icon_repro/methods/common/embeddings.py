@@ -44,8 +44,9 @@ def encoded(text: str, cfg: EmbeddingConfig, tokenizer: Any, start: list[int]) -
     if not readable(tokenizer, text_tokens):
         return "text that the tokenizer can't read"
     if cfg.encoder:
-        ids = list(tokenizer(text, truncation=True, max_length=cfg.max_length)["input_ids"])
-        return ids, max(0, len(tokenizer(text, verbose=False)["input_ids"]) - len(ids))
+        letters = {"split_special_tokens": True}  # "[SEP]" in a text is no control token
+        ids = list(tokenizer(text, truncation=True, max_length=cfg.max_length, **letters)["input_ids"])
+        return ids, max(0, len(tokenizer(text, verbose=False, **letters)["input_ids"]) - len(ids))
     ids = start + text_tokens
     return ids[: cfg.max_length], max(0, len(ids) - cfg.max_length)
 

@@ -31,7 +31,7 @@ from icon_repro.engine.progress import Progress
 from icon_repro.engine.records import read_json, read_rows, write_json, write_rows
 from icon_repro.engine.runtime import Runtime
 from icon_repro.lm.adapter import SealCheckpoints, checkpoints, peft_lora, remove_checkpoints, tidy, unknown_target
-from icon_repro.lm.load import adapted, load_classifier, load_tokenizer, prepare_device
+from icon_repro.lm.load import adapted, load_classifier, load_tokenizer, positions_of, prepare_device
 from icon_repro.lm.processes import pin
 from icon_repro.lm.stopping import StopOnRequest, end_if_stopped
 from icon_repro.lm.tokens import pack
@@ -161,7 +161,7 @@ def _classifier(cfg: SelectorConfig, folder: Path, runtime: Runtime) -> PreTrain
 
 def _check_length(model: PreTrainedModel, rows: Sequence[Sequence[int]], option: str) -> None:
     longest = max(len(row) for row in rows)
-    limit = getattr(model.config, "max_position_embeddings", longest)
+    limit = positions_of(model) or longest
     if longest > limit:
         raise SelectorError(f"a row takes {longest} tokens, the model has {limit} positions. Lower selector.{option}.")
 
