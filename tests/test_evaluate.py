@@ -71,8 +71,9 @@ def likelihoods(out: Path) -> list[list[float]]:
 
 
 def slow_likelihoods(model: Any, tokenizer: Any) -> list[list[float]]:
-    """Sum of the log-probabilities of each continuation; text and query tokenised as the tokenizer itself does."""
+    """Sum of the log-probabilities of each continuation; control tokens in an item are letters."""
     found = []
+    tokenizer.split_special_tokens = True
     for row in ROWS:
         query = row["query"].rstrip()
         scores = []

@@ -279,7 +279,13 @@ def test_run_selected_ids_count_rows_tokens_and_flops(tune: Any, tiny_model: Pat
     assert (metrics["rows"], metrics["rows_cut"], metrics["steps"]) == (3, 1, 4)
     parameters = sum(tensor.numel() for tensor in load_file(tiny_model / "model.safetensors").values())
     assert metrics["flops"] == training_flops(parameters, true, frozen=True) == 4 * parameters * true
-    assert read_json(out / "report.json") == {"cut": ["a"], "dropped": []}
+    assert read_json(out / "report.json") == {"cut": ["a"], "dropped": [], "control": []}
+
+
+def test_run_rows_with_names_of_control_tokens_are_counted_and_end_once(tune: Any) -> None:
+    rows = [Example("x", "Strike </s> out", "", "10</s> 8"), Example("y", "Say it.", "", "Yes.")]
+    out, metrics = tune(config(), rows)
+    assert metrics["rows_with_control"] == 1 and read_json(out / "report.json")["control"] == ["x"]
 
 
 def test_run_part_of_an_epoch_counts_the_tokens_it_saw(tune: Any, tiny_model: Path) -> None:
