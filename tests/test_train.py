@@ -28,7 +28,7 @@ from icon_repro.lm.options import LoraConfig
 from icon_repro.lm.supervised import tokenise
 from icon_repro.lm.tokens import IGNORED, Encoded
 from icon_repro.train.batches import CheckedCollator
-from icon_repro.train.options import Schedule, TrainConfig, TrainJob, Tuning
+from icon_repro.train.options import Schedule, TrainConfig, TrainJob, Tuning, save_problems
 from icon_repro.train.step import TrainError, run
 
 # answers of very different lengths: a mean of the rows' means isn't the mean over tokens
@@ -236,6 +236,27 @@ def test_run_full_stores_weights_that_load(tune: Any, tiny_model: Path) -> None:
     assert not any(torch.equal(before[name], after[name]) for name in before if "proj" in name)
     assert load_model(out, Dtype.float32, torch.device("cpu")).config.use_cache
     assert len(load_tokenizer(out)) == len(load_tokenizer(as_step(tiny_model, out.parent / "base")))
+
+
+def test_run_full_saved_in_bfloat16_is_half_as_large_and_the_same_once_loaded_in_it(tune: Any, tmp_path: Path) -> None:
+    def saved(dtype: Dtype) -> tuple[Path, int]:
+        out, _ = tune(config(Tuning.full, kept_epochs=[1], save_dtype=dtype), out=tmp_path / dtype.value)
+        return out, sum(path.stat().st_size for path in out.rglob("*.safetensors"))
+
+    (whole, large), (half, small) = saved(Dtype.float32), saved(Dtype.bfloat16)
+    assert 0.5 < small / large < 0.55  # headers
+    assert read_json(half / "weights" / "config.json")["dtype"] == "bfloat16"
+    for part in (Path(), after_epoch(Path(), 1)):
+        files = sorted((half / part / "weights").glob("*.safetensors"))
+        stored = {name: tensor for file in files for name, tensor in load_file(file).items()}
+        assert {tensor.dtype for tensor in stored.values()} == {torch.bfloat16}
+        models = [load_tuned(f, f / part, Dtype.bfloat16, torch.device("cpu")).state_dict() for f in (whole, half)]
+        assert all(torch.equal(tensor, models[1][name]) for name, tensor in models[0].items())
+
+
+def test_schedule_saved_dtype_of_an_adapter_is_refused() -> None:
+    assert "adapter" in save_problems("training", config(save_dtype=Dtype.bfloat16))[0]
+    assert save_problems("training", config(Tuning.full, save_dtype=Dtype.bfloat16)) == []
 
 
 @pytest.mark.parametrize("tuning", Tuning)

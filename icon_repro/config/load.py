@@ -35,7 +35,7 @@ from icon_repro.evaluate.judge.options import JudgeConfig, judge_problems, judge
 from icon_repro.evaluate.options import EvaluationConfig, TaskKind, held_out_problems, task_problems, task_sources
 from icon_repro.methods.kinds import problems_of, typed
 from icon_repro.methods.select import SelectBudget
-from icon_repro.train.options import TrainConfig, batch_problems
+from icon_repro.train.options import TrainConfig, batch_problems, save_problems
 
 
 class ConfigError(ValueError):
@@ -251,6 +251,7 @@ def _combinations(config: Config) -> list[str]:
         problems.append("verbose=true, quiet=true: set one of them.")
     if config.explain is not None and config.action is not Action.report:
         problems.append(f"explain={config.explain!r}: goes with action=report, not action={config.action.value}.")
+    problems += save_problems("training", config.training)
     problems += batch_problems("training", config.training.global_batch_size, config.cluster)
     problems += _process_problems(config)
     return problems

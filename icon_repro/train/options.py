@@ -41,6 +41,8 @@ class TrainConfig:
     max_length: int = number(512, at_least=8)  # tokens; longer rows are cut and counted
     max_grad_norm: float = number(1.0, above=0)
     dtype: Dtype = Dtype.bfloat16  # of the forward pass; weights stay float32
+    # of the weights that are saved, once they are tuned; training=full saves in ``dtype``. Adapters stay float32
+    save_dtype: Dtype = field(default=Dtype.float32, metadata={"legacy": Dtype.float32})
     lora: LoraConfig = field(default_factory=LoraConfig)
     keep_epochs: bool = field(default=False, metadata={"legacy": False})  # weights and Adam's moments of each epoch
     # weights after these epochs are saved too, for tasks with ``epoch``; the schedule is that of all epochs
@@ -53,6 +55,13 @@ class TrainConfig:
 class TrainJob:
     train: TrainConfig
     seed: int
+
+
+def save_problems(where: str, train: TrainConfig) -> list[str]:
+    """Problems of how the training with the key ``where`` saves its weights."""
+    if train.tuning is Tuning.full or train.save_dtype is Dtype.float32:
+        return []
+    return [f"{where}.save_dtype={train.save_dtype.value}: an adapter is small and saved in float32; leave it out."]
 
 
 def batch_problems(where: str, batch: int, cluster: ClusterConfig) -> list[str]:

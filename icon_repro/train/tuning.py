@@ -166,6 +166,16 @@ def _check_length(train: TrainConfig, data: Sequence[Mapping[str, list[int]]], m
         )
 
 
+def cast(state: Mapping[str, torch.Tensor], dtype: torch.dtype) -> dict[str, torch.Tensor]:
+    """Weights in another dtype, in main memory; those that are one tensor under two names stay one."""
+    made: dict[tuple[int, torch.Size], torch.Tensor] = {}
+    for weights in state.values():
+        if (weights.data_ptr(), weights.shape) not in made:
+            other = weights.detach().to("cpu", dtype if weights.is_floating_point() else weights.dtype)
+            made[weights.data_ptr(), weights.shape] = other
+    return {name: made[weights.data_ptr(), weights.shape] for name, weights in state.items()}
+
+
 @dataclass(frozen=True)
 class _Saver:
     """Writes a tuned model as ``lm.load`` reads it."""
@@ -178,7 +188,13 @@ class _Saver:
     def save(self, tuned: PreTrainedModel, folder: Path, **options: Any) -> None:
         """Write weights or an adapter to ``folder``, with the tokenizer and the prompt of tuning."""
         target = folder / ("adapter" if self.train.tuning is Tuning.lora else "weights")
+        dtype = self.train.save_dtype
+        if dtype is not Dtype.float32:
+            state = options.get("state_dict") or tuned.state_dict()
+            options["state_dict"] = cast(state, getattr(torch, dtype.value))
         tuned.save_pretrained(target, **options)
+        if dtype is not Dtype.float32:  # else it says what the weights were in during training
+            write_json(target / "config.json", {**read_json(target / "config.json"), "dtype": dtype.value})
         self.tokenizer.save_pretrained(target)
         # the tokenizer's own chat template isn't what was tuned on
         write_json(target / "prompt.json", tuning_template())

@@ -114,6 +114,7 @@ def _experience(
         global_batch_size=experience.global_batch_size,
         max_length=experience.max_length,
         dtype=experience.dtype,
+        save_dtype=experience.dtype if experience.tuning is Tuning.full else Dtype.float32,
         lora=experience.lora,
         deepspeed=build.training.deepspeed if experience.tuning is Tuning.full else None,
     )
