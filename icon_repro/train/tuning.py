@@ -142,7 +142,7 @@ def _rows(
     if not data:
         raise TrainError(f"none of {len(chosen)} rows has a response token within max_length={train.max_length}.")
     if notes["control"]:
-        OURS.warning(
+        LOG.warning(
             "%s",
             f"{len(notes['control']):,} of {len(chosen):,} selected rows hold names of control tokens (first: "
             f"{notes['control'][0]!r}): they are read as letters.",

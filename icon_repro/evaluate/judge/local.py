@@ -14,7 +14,7 @@ import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from icon_repro.data.cost import forward_flops
-from icon_repro.engine.notices import OURS
+from icon_repro.engine.console import LOG
 from icon_repro.engine.runtime import Runtime
 from icon_repro.evaluate.judge.options import LocalJudge, LocalReading, Protocol
 from icon_repro.evaluate.judge.pairwise import BACKWARD, FORWARD, JudgeError, Opinion, Pair, conclude, pairs
@@ -36,7 +36,7 @@ def run(cfg: LocalJudge, inputs: Mapping[str, Path], out: Path, runtime: Runtime
     chats = {(p.id, order): _chat(cfg.protocol, p, order, tokenizer) for p in compared for order in (FORWARD, BACKWARD)}
     texts = sorted(set(chats.values()))
     if controls := sum(CONTROL.search(text) is not None for text in texts):
-        OURS.warning(
+        LOG.warning(
             "%s", f"{controls} of {len(texts)} prompts hold control tokens of the judge's: they are read as letters."
         )
     model, _ = open_model(inputs["judge"], cfg.dtype, runtime)
