@@ -623,13 +623,3 @@ def test_ask_replies_of_another_server_arent_served(tmp_path: Path) -> None:
     with FaultServer(lambda body: "1") as one, FaultServer(lambda body: "2") as other:
         assert [ask(questions(1), settings(s.url), tmp_path, number)[0].value for s in (one, other, one)] == [1, 2, 1]
     assert sum(one.asked.values()) == sum(other.asked.values()) == 1
-
-
-def test_ask_replies_stored_before_the_server_was_noted_are_kept(tmp_path: Path) -> None:
-    with FaultServer() as server:
-        ask(questions(1), settings(server.url), tmp_path, number)
-        (row,) = stored(tmp_path)
-        old = {name: value for name, value in row.items() if name not in ("server", "checksum")}
-        (tmp_path / "replies.jsonl").write_text(json.dumps(old) + "\n", encoding="utf-8")
-        ask(questions(1), settings(server.url), tmp_path, number)
-    assert sum(server.asked.values()) == 1

@@ -115,8 +115,8 @@ def test_run_accuracies_equal_a_slow_loop(measure: Any, model_step: Path) -> Non
 
 
 def test_run_items_are_the_outcomes_of_the_samples(measure: Any) -> None:
-    out, metrics = measure()
-    (part,) = of_evaluation(out, metrics)["parts"]
+    out, _ = measure()
+    (part,) = of_evaluation(out)["parts"]
     assert part["values"] == "".join(str(int(sample["acc"])) for sample in samples(out))
     assert 0 < part["values"].count("1") < len(ROWS)
 

@@ -27,6 +27,7 @@ from icon_repro.data.options import Fields, RowFormat, SourceConfig, SourceKind
 from icon_repro.data.rows import Example
 from icon_repro.data.sources import RowError, SourceError, read_all
 from icon_repro.engine.options import ClusterConfig
+from icon_repro.engine.records import sealed
 from icon_repro.engine.runtime import Runtime
 from icon_repro.evaluate.judge.verdicts import VerdictError, parse_scores, parse_verdict
 from icon_repro.lm.replies import Replies, RepliesError
@@ -204,7 +205,9 @@ STORED = st.fixed_dictionaries(
 @quick
 @given(
     st.lists(
-        st.one_of(STORED, VALUES).map(lambda value: json.dumps(value).encode()) | st.binary(max_size=12), max_size=4
+        st.one_of(STORED, STORED.map(sealed), VALUES).map(lambda value: json.dumps(value).encode())
+        | st.binary(max_size=12),
+        max_size=4,
     )
 )
 def test_stored_replies_are_read_or_named(stored: list[bytes]) -> None:

@@ -62,26 +62,18 @@ def test_values_other_than_0_and_1_are_numbers(tmp_path: Path) -> None:
     assert part["values"] == [0.25, 0.333333333, 1.0]
 
 
-def test_samples_of_older_steps_are_read_by_their_metric(tmp_path: Path) -> None:
-    rows = [{"doc_id": i, "acc": a, "acc_norm": 1.0} for i, a in enumerate([1.0, 0.0, 0.0, 0.0])]
-    folder = samples(tmp_path, rows)
-    assert of_evaluation(folder, {"metric": "acc", "value": 0.25})["parts"][0]["values"] == "1000"
-    with pytest.raises(ItemsError, match="no number for f1"):
-        of_evaluation(folder, {"metric": "f1", "value": 0.25})
-
-
 def test_written_items_are_what_the_samples_say(tmp_path: Path) -> None:
     metrics = {"value": 0.5}
     folder = samples(tmp_path, outcomes("arc", [1, 0, 0, 1]), {"arc": {}})
     write_items(folder, metrics)
     made = of_samples(folder, metrics)
     (folder / "samples.jsonl").unlink()  # not read again
-    assert of_evaluation(folder, metrics) == made == read_json(folder / "items.json")
+    assert of_evaluation(folder) == made == read_json(folder / "items.json")
 
 
 def test_plain_ids_and_values_are_read_too(tmp_path: Path) -> None:
     write_json(tmp_path / "items.json", {"ids": ["b", "a"], "values": [2.5, 0.125]})
-    found = of_evaluation(tmp_path, {"value": 1.3125})
+    found = of_evaluation(tmp_path)
     assert found["parts"] == [{"name": "", "weight": 1.0, "values": [0.125, 2.5]}]
 
 

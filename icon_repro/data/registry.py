@@ -6,7 +6,6 @@ pip checks the sum before it looks into an archive: no code of an sdist runs unl
 Known gap: for an sdist pip runs the package's build backend, to read its metadata; a wheel runs nothing.
 """
 
-import hashlib
 import importlib.util
 import os
 import re
@@ -22,6 +21,7 @@ from pathlib import Path, PurePosixPath
 from typing import IO
 
 from icon_repro.data.options import ArchiveKind, RegistryFile
+from icon_repro.engine.artifact import file_sha256
 from icon_repro.engine.console import say
 from icon_repro.engine.records import read_json, write_json
 from icon_repro.engine.schema import nearest
@@ -67,13 +67,13 @@ def _extracted(target: Path, archive_sha256: str) -> bool:
     if not (target.is_file() and _note(target).is_file()):
         return False
     note = read_json(_note(target))
-    return bool(note == {"archive_sha256": archive_sha256, "sha256": _sha256(target)})
+    return bool(note == {"archive_sha256": archive_sha256, "sha256": file_sha256(target)})
 
 
 def _cached(file: RegistryFile, folder: Path) -> Path | None:
     """The archive in the cache, its checksum verified; None if there is no archive of its kind."""
     found = sorted(p for p in folder.glob("*") if p.name.endswith(_SUFFIXES[file.archive]))
-    sums = {path: _sha256(path) for path in found}
+    sums = {path: file_sha256(path) for path in found}
     for path, value in sums.items():
         if value == file.sha256:
             return path
@@ -118,7 +118,7 @@ def _download(file: RegistryFile, folder: Path, licence: str) -> Path:
         archives = [p for p in place.iterdir() if p.name.endswith(_SUFFIXES[file.archive])]
         if len(archives) != 1:
             raise RegistryError(f"{label}: pip left {len(archives)} files, not one {file.archive.value}; {by_hand}.")
-        found = _sha256(archives[0])
+        found = file_sha256(archives[0])
         if found != file.sha256:
             raise RegistryError(_mismatch(file, found))
         target = folder / archives[0].name
@@ -140,7 +140,7 @@ def _extract(file: RegistryFile, archive: Path, target: Path) -> None:
     try:
         with _open_member(archive, file.member) as source, temporary.open("wb") as sink:
             shutil.copyfileobj(source, sink, 1 << 20)
-        note = {"archive_sha256": file.sha256, "sha256": _sha256(temporary)}
+        note = {"archive_sha256": file.sha256, "sha256": file_sha256(temporary)}
         temporary.replace(target)
     except (tarfile.TarError, zipfile.BadZipFile, EOFError) as error:
         raise RegistryError(f"{archive}: can't be read ({error}). Is registry.archive right?") from error
@@ -173,8 +173,3 @@ def _no_member(archive: Path, member: str, files: list[str]) -> str:
     same_name = [name for name in files if PurePosixPath(name).name == last]
     hint = f" Did you mean {same_name[0]!r}?" if same_name else nearest(member, files)
     return f"{archive}: holds no file {member!r}.{hint[:400]} Correct registry.member."
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()

@@ -27,14 +27,8 @@ def write_items(folder: Path, metrics: Mapping[str, Any]) -> None:
     write_json(folder / FILE, of_samples(folder, metrics))
 
 
-def of_evaluation(folder: Path, metrics: Mapping[str, Any]) -> dict[str, Any]:
-    """Outcomes of an evaluation step; of its samples, if it was made before items.json was.
-
-    Raises:
-        ItemsError: see ``of_samples``.
-    """
-    if not (folder / FILE).is_file():
-        return of_samples(folder, metrics)
+def of_evaluation(folder: Path) -> dict[str, Any]:
+    """Outcomes of an evaluation step."""
     stored = read_json(folder / FILE)
     if "parts" in stored:
         return dict(stored)
@@ -53,21 +47,21 @@ def of_samples(folder: Path, metrics: Mapping[str, Any]) -> dict[str, Any]:
     Raises:
         ItemsError: two samples of one item, or a mean that isn't the value in ``metrics``.
     """
-    facts = read_json(folder / "results.json").get("tasks")  # absent: one task, whose samples hold the metric itself
+    facts = read_json(folder / "results.json")["tasks"]
     by_task: dict[str, dict[str, float]] = {}
     for _, sample in read_lines(folder / "samples.jsonl"):
-        value = sample.get("outcome") if facts is not None else _old_outcome(folder, sample, metrics["metric"])
+        value = sample.get("outcome")
         if value is None:  # of another filter, or of a metric that is no mean
             continue
-        of_task = by_task.setdefault(sample["task"] if facts is not None else "", {})
+        of_task = by_task.setdefault(sample["task"], {})
         name = f"{sample['doc_id']}:{sample['doc_hash']}"
         if name in of_task:
             raise ItemsError(f"{folder.name}: samples.jsonl holds item {name!r} twice. Delete the step and run again.")
         of_task[name] = float(value)
-    weights = metrics["weights"] if "weights" in metrics else dict.fromkeys(facts or [""], 1.0)
+    weights = metrics["weights"] if "weights" in metrics else dict.fromkeys(facts, 1.0)
     outcomes = _outcomes(
         {name: (weights[name], by_task[name]) for name in weights if name in by_task},
-        {name: (weights[name], facts[name]) for name in weights if name not in by_task} if facts is not None else {},
+        {name: (weights[name], facts[name]) for name in weights if name not in by_task},
     )
     if abs(mean(outcomes) - metrics["value"]) > 1e-6:
         raise ItemsError(
@@ -75,12 +69,6 @@ def of_samples(folder: Path, metrics: Mapping[str, Any]) -> dict[str, Any]:
             "Delete the step and run again."
         )
     return outcomes
-
-
-def _old_outcome(folder: Path, sample: Mapping[str, Any], metric: str) -> float:
-    if not isinstance(sample.get(metric), (int, float)):
-        raise ItemsError(f"{folder.name}: a sample has no number for {metric}. Delete the step and run again.")
-    return float(sample[metric])
 
 
 def of_verdicts(folder: Path) -> dict[str, Any]:

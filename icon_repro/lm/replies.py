@@ -32,17 +32,17 @@ class Reply:
     counted: bool  # by the endpoint; else the tokens are estimates
     time: float  # of arrival, seconds since 1970
     seconds: float  # that the answer took
+    server: str
     refused: bool = False  # without text, and would be again
-    server: str | None = None  # None: stored before it was noted, and taken for the one that is asked
 
 
 def _read(line: bytes) -> Reply:
     fields = json.loads(line)
     if not isinstance(fields, dict):
         raise ValueError(f"an object is needed, found {type(fields).__name__}")
-    if CHECKSUM in fields and not seal_holds(fields):  # replies stored before there was one are believed
+    if not seal_holds(fields):
         raise ValueError("altered since it was written")
-    fields.pop(CHECKSUM, None)
+    del fields[CHECKSUM]
     return Reply(**fields)
 
 
@@ -82,7 +82,7 @@ class Replies:
 
     def of(self, key: str, digest: str, server: str) -> list[Reply]:
         """Replies of ``server`` to a request, oldest first; none if its text or its settings were others."""
-        return [reply for reply in self._found.get((key, digest), []) if reply.server in (None, server)]
+        return [reply for reply in self._found.get((key, digest), []) if reply.server == server]
 
     async def add(self, reply: Reply) -> None:
         """Store a reply; returns when it is on disk. Those that arrive meanwhile go to disk together."""

@@ -18,7 +18,6 @@ from icon_repro.evaluate.held_out_measures import FACTS
 from icon_repro.evaluate.items import FILE
 
 NEEDED = frozenset({FILE, FACTS, "verdicts.jsonl", "failures.jsonl", "scores.jsonl", "ids.json", "rows.jsonl", SHARED})
-OUTCOMES = frozenset({"results.json", "samples.jsonl"})  # of an evaluation that was made before items.json was
 DRAWN = frozenset(  # read for figures alone
     {
         "conditioned.npy",
@@ -76,10 +75,7 @@ class Intact:
         self.hashes.save()
 
     def _damage(self, step: Step, lacking: frozenset[str]) -> str | None:
-        folder = self.store.path(step)
-        old = step.stage == "evaluate" and not (folder / FILE).is_file()
-        only = NEEDED | DRAWN | (OUTCOMES if old else frozenset())
-        return damage(folder, only=only, lacking=lacking, sha256=self._sha256)
+        return damage(self.store.path(step), only=NEEDED | DRAWN, lacking=lacking, sha256=self._sha256)
 
     def _sha256(self, path: Path) -> str:
         return file_sha256(path) if path.stat().st_size < _LARGE_BYTES else self.hashes.of(path).sha256

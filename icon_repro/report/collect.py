@@ -104,7 +104,7 @@ def _row(experiment: Experiment, arm: Arm, store: Store, known: Mapping[str, Row
                 missing |= dict.fromkeys(_measures(experiment, name, known), _reason(lacking, store))
         elif store.complete(step):
             metrics = store.record(step)["metrics"]
-            outcomes = of_evaluation(store.path(step), metrics)
+            outcomes = of_evaluation(store.path(step))
             benchmarks[name] = {**metrics, "step": step.folder, "outcomes": outcomes}
         else:
             missing[name] = _reason(step, store)

@@ -5,7 +5,7 @@ Out: figures/ (png, svg, csv; figures.json: their texts, checksums, what they we
 samples.jsonl, selections.parquet and scores.parquet (``report.row_tables``), index.html; the same page with whole texts
 of the samples in the work folder, pages/<name>.html.
 Nothing is made again that would come out the same: figures.json and the page say what they were made of. A file that is
-gone or altered is made again; figures.json from before it held checksums tells only that files are there.
+gone or altered is made again.
 Known gap: if a change of matplotlib or of this code should change figures, ``_VERSION`` has to be raised by hand.
 """
 
@@ -19,7 +19,7 @@ from typing import Any
 
 from icon_repro.data.rows import Example
 from icon_repro.engine.artifact import Step, Store, file_sha256, ordered
-from icon_repro.engine.records import RecordError, checksum, read_json, read_rows, write_json, write_rows
+from icon_repro.engine.records import RecordError, read_json, read_rows, seal_holds, sealed, write_json, write_rows
 from icon_repro.experiment import Experiment
 from icon_repro.report import page, row_tables
 from icon_repro.report.paper.paper_figures import PaperFigures, read_paper_figures
@@ -70,7 +70,7 @@ def present(
         tables = [name for name in (row_tables.SELECTIONS, row_tables.SCORES) if (folder / name).is_file()]
         files = {name: file_sha256(folder / name) for name in [*_files(described["figures"]), *tables]}
         whole = {"made_of": made_of, "files": files, **about, **described}
-        write_json(folder / "figures" / "figures.json", {**whole, "checksum": checksum(whole)})
+        write_json(folder / "figures" / "figures.json", sealed(whole))
         missing = "".join(f"\n  no {one['name']}: {one['reason']}" for one in described["not_made"])
         say(f"{folder}/figures: {len(described['figures'])} figures{missing}")
     if page.write(folder, folder / "index.html"):
@@ -97,10 +97,7 @@ def _current(folder: Path, made_of: str) -> bool:
         return False
     if not isinstance(stored, dict) or not {"made_of", "figures"} <= set(stored) or stored["made_of"] != made_of:
         return False
-    if "checksum" not in stored:
-        return all((folder / name).is_file() for name in _files(stored["figures"]))
-    whole = checksum({key: value for key, value in stored.items() if key != "checksum"})
-    return stored["checksum"] == whole and all(
+    return seal_holds(stored) and all(
         (folder / name).is_file() and file_sha256(folder / name) == known for name, known in stored["files"].items()
     )
 

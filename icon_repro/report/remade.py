@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from icon_repro.engine.artifact import file_sha256
-from icon_repro.engine.records import checksum, read_json, write_json
+from icon_repro.engine.records import CHECKSUM, read_json, sealed, write_json
 from icon_repro.report import page
 from icon_repro.report.figures.draw import FigureError, write_figure
 from icon_repro.report.figures.experiment_figures import makers
@@ -51,7 +51,7 @@ def remake(folder: Path, experiments: Path, rows: Sequence[ResultRow] | None = N
 def _figures(rows: Sequence[ResultRow], run: Mapping[str, Any], experiments: Path, folder: Path) -> None:
     """Draw what the rows give; texts and checksums of other figures stay."""
     place = folder / "figures"
-    described = {key: value for key, value in read_json(place / "figures.json").items() if key != "checksum"}
+    described = {key: value for key, value in read_json(place / "figures.json").items() if key != CHECKSUM}
     source = published_folder(run["config"], experiments)
     paper = read_paper_figures(source, run["config"]["model"]["name"]) if source is not None else PaperFigures()
     texts = {one["name"]: one for one in described["figures"]}
@@ -73,7 +73,7 @@ def _figures(rows: Sequence[ResultRow], run: Mapping[str, Any], experiments: Pat
     files += [name for name in ("samples.jsonl", SELECTIONS, SCORES) if (folder / name).is_file()]
     described |= {"figures": list(texts.values()), "not_made": list(reasons.values())}
     described["files"] = {name: file_sha256(folder / name) for name in files}
-    write_json(place / "figures.json", {**described, "checksum": checksum(described)})
+    write_json(place / "figures.json", sealed(described))
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -10,9 +10,8 @@ import pytest
 from small import publish_fake, small
 
 from icon_repro.engine.artifact import ArtifactError, Step, Store, publish
-from icon_repro.engine.records import read_json, write_json, write_rows
+from icon_repro.engine.records import write_json, write_rows
 from icon_repro.evaluate.held_out_measures import MeasuresError
-from icon_repro.evaluate.items import ItemsError
 from icon_repro.evaluate.judge.options import PooledSets
 from icon_repro.experiment import Experiment, plan
 from icon_repro.report.checksums import Intact
@@ -287,20 +286,6 @@ def test_collect_reference_may_be_a_benchmark(experiment: Experiment, store: Sto
     assert sum(values) / 4 == pytest.approx(0.5) and values[3] == 0.5
     assert row(rows, "base", None)["tasks"]["koala"] == {"group": "IF", "chance": None, "higher_is_better": True}
     assert row(rows, "icon")["missing"] == {"koala": "judge.methods or judge.fractions leave it out"}
-
-
-def test_collect_items_that_contradict_the_value_are_refused(experiment: Experiment, store: Store) -> None:
-    publish_all(experiment, store)
-    step = step_named(experiment, "evaluate/base-other")
-    folder = store.path(step)
-    (folder / "items.json").unlink()
-    record = read_json(folder / "record.json")
-    del record["files"]["items.json"], record["checksum"]  # as of an evaluation of before there was one
-    write_json(folder / "record.json", record)
-    write_json(folder / "results.json", {"results": {}})
-    write_rows(folder / "samples.jsonl", [{"doc_id": 0, "doc_hash": "h", "acc": 1.0}])
-    with pytest.raises(ItemsError, match=r"base-other.*not its value 0\.5"):
-        collected(experiment, store)
 
 
 def test_estimate_is_the_sum(experiment: Experiment) -> None:

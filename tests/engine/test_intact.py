@@ -10,7 +10,7 @@ import pytest
 from icon_repro.engine.artifact import ArtifactError, Step, Store, publish
 from icon_repro.engine.records import read_json
 from icon_repro.report import checksums as intact
-from icon_repro.report.checksums import DRAWN, NEEDED, OUTCOMES, Intact
+from icon_repro.report.checksums import DRAWN, NEEDED, Intact
 
 
 @dataclass(frozen=True)
@@ -56,15 +56,6 @@ def test_damaged_names_a_file_that_is_read(store: Store, name: str, harm: str) -
     assert Intact(store).damaged(made) == f"altered since it was published ({name})"
     with pytest.raises(ArtifactError, match=rf"one-{made.fingerprint}: altered.*\({name}\)(?s:.*)run again"):
         Intact(store).check([], [made])
-
-
-def test_damaged_samples_count_only_of_an_evaluation_without_items(store: Store) -> None:
-    old = published(store, "old", *OUTCOMES, stage="evaluate")
-    new = published(store, "new", "items.json", *OUTCOMES, stage="evaluate")
-    for made in (old, new):
-        flip(store.path(made) / "samples.jsonl")
-    assert Intact(store).damaged(old) == "altered since it was published (samples.jsonl)"
-    assert Intact(store).damaged(new) is None
 
 
 def test_damaged_file_that_nothing_reads_doesnt_count(store: Store) -> None:
