@@ -8,7 +8,8 @@ import pytest
 from numpy.typing import NDArray
 from statsmodels.stats.proportion import proportion_confint
 
-from icon_repro.report.intervals import Interval, IntervalError, auc, auc_within, by_chance, drawn, mean, share
+from experiments.released_selections.released_intervals import auc_within, by_chance, drawn, mean
+from icon_repro.report.intervals import Interval, IntervalError, auc, share
 
 
 def slow_auc(positive: NDArray[Any], negative: NDArray[Any]) -> tuple[float, float]:

@@ -7,21 +7,17 @@ import numpy as np
 import pytest
 from scipy import stats as scipy_stats
 
+from experiments.pilot.pilot_statistics import bootstrap, correlation_for, expected_overlap, spearman_brown, split_half
 from icon_repro.methods.agreement import (
     ReliabilityError,
     agreement,
     auc,
-    bootstrap,
     columns_for,
     components,
-    correlation_for,
-    expected_overlap,
     overlap,
     pearson,
     reliability,
     spearman,
-    spearman_brown,
-    split_half,
 )
 
 

@@ -14,19 +14,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from icon_repro.data.rows import selected_count
-from icon_repro.methods.agreement import (
-    agreement,
+from experiments.pilot.pilot_statistics import (
     bootstrap,
-    columns_for,
-    components,
     correlation_for,
     expected_overlap,
-    overlap,
-    reliability,
     spearman_brown,
     split_half,
 )
+from icon_repro.data.rows import selected_count
+from icon_repro.methods.agreement import agreement, columns_for, components, overlap, reliability
 from icon_repro.methods.icon.adaptive import replay
 from icon_repro.methods.icon.control import bank_control
 from icon_repro.methods.icon.matrices import task_scores

@@ -15,8 +15,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from experiments.released_selections.released_data import POOL, Released, Selection, label
+from experiments.released_selections.released_intervals import by_chance, drawn
 from experiments.released_selections.released_texts import QUESTIONS, verb_noun, words
-from icon_repro.report.intervals import Interval, auc, by_chance, drawn, share
+from icon_repro.report.intervals import Interval, auc, share
 
 UNION = "union"
 ROWS = 500  # to which selections are cut, at random, where a number grows with the rows it is counted in
