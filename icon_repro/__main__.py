@@ -41,7 +41,7 @@ from icon_repro.lm.options import EndpointConfig
 from icon_repro.report.checksums import Intact
 from icon_repro.report.collect import cost_ratios, estimate
 from icon_repro.report.pace import pace, told
-from icon_repro.report.results import ResultsError, check, note_selections, public, report
+from icon_repro.report.results import ResultsError, check, note_selections, place_of, public, report
 from icon_repro.report.selecting import planned
 from icon_repro.report.wandb_runs import log_experiment
 
@@ -106,6 +106,7 @@ def _run(raw: DictConfig) -> int:
         Action.report: _action_report,
         Action.compare: _action_compare,
         Action.export: _action_export,
+        Action.publish: _action_publish,
     }
     problems = (
         ConfigError,
@@ -256,7 +257,7 @@ def _action_plan(experiment: Experiment, store: Store) -> int:
     if experiment.config.until is Until.evaluate and experiment.config.primary is not None:
         from icon_repro.report.planned import primary_lines  # scipy.special takes a moment to import
 
-        print(*primary_lines(experiment.config, Path(experiment.config.paths.results)), sep="\n")
+        print(*primary_lines(experiment.config, place_of(experiment.config)), sep="\n")
     for line in [*expected_calls(missing), *experiment.notes]:
         print(line)
     if experiment.config.published is not None:
@@ -331,10 +332,17 @@ def _action_report(experiment: Experiment, store: Store) -> int:
     return 0
 
 
+def _action_publish(experiment: Experiment, store: Store) -> int:
+    from icon_repro.report.publish import publish  # scipy and jinja2 take a second to import
+
+    publish(experiment, say)
+    return 0
+
+
 def _action_verify(config: Config) -> int:
     from icon_repro.report.verify import verify  # scipy and jinja2 take a second to import
 
-    return 0 if verify(Path(config.paths.results), Path(config.paths.experiments), print) else 1
+    return 0 if verify(Path(config.paths.published), Path(config.paths.experiments), print) else 1
 
 
 def _explain(config: Config, cell: str) -> int:
@@ -342,7 +350,7 @@ def _explain(config: Config, cell: str) -> int:
 
     paths = config.paths
     try:
-        explain(cell, Path(paths.results) / config.name, Path(paths.work), Path(paths.experiments), print)
+        explain(cell, place_of(config), Path(paths.work), Path(paths.experiments), print)
     except ExplainError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1

@@ -187,4 +187,4 @@ def store(tmp_path: Path) -> Store:
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     """Its results folder."""
-    return tmp_path / "results" / "smoke_tiny"
+    return tmp_path / "outputs" / "smoke_tiny"

@@ -69,7 +69,7 @@ def fill(step: Step, folder: Path) -> None:
 
 def made(tmp_path: Path, changes: dict[str, Any] | None = None) -> tuple[Experiment, Store]:
     """A finished experiment with ICon (without control), random and IFD."""
-    places = {"paths.results": str(tmp_path / "results"), "tracking.wandb": "disabled"}
+    places = {"paths.results": str(tmp_path / "outputs"), "tracking.wandb": "disabled"}
     icon = {"methods.icon.control": "none", "methods.icon.dtype": "float32", "methods.ifd": IFD}
     experiment = plan(small(tmp_path / "work", {**places, **icon, **(changes or {})}))
     store = Store(tmp_path / "work")
@@ -166,7 +166,7 @@ def reported(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Experiment
 
 def test_report_writes_figures_samples_and_page(reported: tuple[Path, Experiment, Store, list[str]]) -> None:
     folder, _, _, lines = reported
-    results = folder / "results" / "smoke_tiny"
+    results = folder / "outputs" / "smoke_tiny"
     described = read_json(results / "figures" / "figures.json")
     names = {one["name"] for one in described["figures"]}
     assert names == {"differences", "scale", "pareto", "length", "overlap", "ifd", "reliability"}
@@ -181,7 +181,7 @@ def test_report_again_makes_no_figure_and_no_page(
     reported: tuple[Path, Experiment, Store, list[str]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder, experiment, store, _ = reported
-    results = folder / "results" / "smoke_tiny"
+    results = folder / "outputs" / "smoke_tiny"
     before = {path: path.stat().st_mtime_ns for path in (*results.glob("figures/*"), results / "index.html")}
     monkeypatch.setattr("icon_repro.report.figures.from_store.draw", None)  # would fail if it were called
     assert report(experiment, store, lambda line: None)
@@ -219,7 +219,7 @@ def test_present_makes_altered_figures_samples_and_texts_again(
 ) -> None:
     folder, experiment, store, _ = reported
     results = tmp_path / "smoke_tiny"
-    shutil.copytree(folder / "results" / "smoke_tiny", results)
+    shutil.copytree(folder / "outputs" / "smoke_tiny", results)
     made_of = read_json(results / "figures" / "figures.json")["made_of"]
     first = {path: path.read_bytes() for path in results.rglob("*") if path.is_file()}
     names = ("figures/scale.png", "figures/overlap.csv", "samples.jsonl", "figures/figures.json")

@@ -29,7 +29,7 @@ FILES = {f"{name}.{kind}" for name in ("table", "verdicts") for kind in ("md", "
 
 
 def planned(tmp_path: Path, changes: Mapping[str, Any] | None = None) -> Experiment:
-    places = {"paths.results": str(tmp_path / "results"), "tracking.wandb": "disabled"}
+    places = {"paths.results": str(tmp_path / "outputs"), "tracking.wandb": "disabled"}
     return plan(small(tmp_path / "work", {**places, **(changes or {})}))
 
 
@@ -220,15 +220,15 @@ def test_check_changed_setting_or_dropped_row_is_refused(reported: Path, changes
     with pytest.raises(ResultsError) as caught:
         check(experiment)
     text = str(caught.value)
-    assert key in text and "name=" in text and str(reported / "results" / "smoke_tiny") in text
-    before = contents(reported / "results")
+    assert key in text and "name=" in text and str(reported / "outputs" / "smoke_tiny") in text
+    before = contents(reported / "outputs")
     with pytest.raises(ResultsError):
         report(experiment, Store(reported / "work"), print)
-    assert contents(reported / "results") == before
+    assert contents(reported / "outputs") == before
 
 
 def test_check_changed_content_of_a_source_is_refused(reported: Path) -> None:
-    stored = reported / "results" / "smoke_tiny" / "run.json"
+    stored = reported / "outputs" / "smoke_tiny" / "run.json"
     run = read_json(stored)
     run["sources"]["prepare/pool-tiny"]["source"] = "0" * 64
     write_json(stored, {**run, "results": [f"{name[:-12]}0123456789ab" for name in run["results"]]})
@@ -237,7 +237,7 @@ def test_check_changed_content_of_a_source_is_refused(reported: Path) -> None:
 
 
 def test_check_same_settings_under_another_version_of_the_code_are_accepted(reported: Path) -> None:
-    stored = reported / "results" / "smoke_tiny" / "run.json"
+    stored = reported / "outputs" / "smoke_tiny" / "run.json"
     run = read_json(stored)
     del run["config"]["methods"]["icon"]["epsilon"]  # a later setting
     run["config"]["training"]["earlier"] = 1

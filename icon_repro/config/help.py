@@ -16,7 +16,8 @@ data-selection methods.
   python -m icon_repro experiment=NAME action=status   what is running or failed, and where its log is
   python -m icon_repro experiment=NAME action=report   tables again, from stored results; explain=icon-0.15/piqa says
                                                        what a cell is made of
-  python -m icon_repro action=verify                   every stored table made again and compared byte by byte
+  python -m icon_repro action=verify                   every committed table made again and compared byte by byte
+  python -m icon_repro experiment=NAME action=publish  results of a run (outputs/), verified, become committed ones
   python -m icon_repro action=diff A B                 what changed between two results folders, or a folder and a
                                                        commit of it (A=HEAD~1): settings, numbers, selections
   python -m icon_repro experiment=NAME action=compare  how the methods agree, with each other and with length; cost

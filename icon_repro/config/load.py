@@ -58,6 +58,7 @@ class Action(enum.Enum):
     compare = "compare"
     export = "export"
     verify = "verify"
+    publish = "publish"
     diff = "diff"  # of two results folders: action=diff A B
 
 
@@ -100,7 +101,7 @@ class PrimaryConfig:
 
 @dataclass
 class Config:
-    name: str  # of the experiment; results/<name>/
+    name: str  # of the experiment, and of its folder below paths.results and paths.published
     description: str
     model: ModelConfig
     data: DataConfig

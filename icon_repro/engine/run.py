@@ -30,6 +30,7 @@ from icon_repro.engine.records import RecordError
 
 _POLL_S = 1.0
 _STOP_S = 90.0  # what a step that was asked to stop has for it
+_NOT_CODE = (":(top,exclude)results", ":(top,exclude,glob)**/*.md")  # changes of these make no checkout dirty
 
 
 @dataclass(frozen=True)
@@ -82,7 +83,7 @@ def changed(step: Step, store: Store) -> str:
 
 
 def git_state(folder: Path) -> dict[str, Any]:
-    """Commit and dirty flag of the checkout that holds ``folder``; both None outside a checkout."""
+    """Commit of the checkout that holds ``folder``, and whether its code or conf has changed; else both None."""
 
     def git(*arguments: str) -> str | None:
         try:
@@ -94,7 +95,7 @@ def git_state(folder: Path) -> dict[str, Any]:
     if not git("ls-files"):  # installed below a checkout that isn't this project's
         return {"commit": None, "dirty": None}
     commit = git("rev-parse", "HEAD")
-    changes = git("status", "--porcelain", "--untracked-files=no")
+    changes = git("status", "--porcelain", "--untracked-files=no", "--", ":/", *_NOT_CODE)
     return {"commit": commit, "dirty": None if changes is None else bool(changes)}
 
 

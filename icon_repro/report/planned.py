@@ -30,15 +30,15 @@ ASSUMED = {
 }
 
 
-def primary_lines(config: Config, results: Path) -> list[str]:
+def primary_lines(config: Config, folder: Path) -> list[str]:
     """The smallest difference that the primary comparison, which the config has, could find.
 
     Args:
-        results: the folder of results, with a folder for each experiment.
+        folder: the experiment's results, if there are some.
     """
     assert config.primary is not None
     asked = f"primary: {config.primary.measure}, {' against '.join(config.primary.comparison)}"
-    stored = results / config.name / FILE
+    stored = folder / FILE
     try:
         rows = read_result_rows(stored) if stored.is_file() else []
         primary = [one for one in comparisons(rows) if is_primary(one, plain(config.primary))] if rows else []

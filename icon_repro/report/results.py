@@ -49,11 +49,12 @@ class ResultsError(ValueError):
     """The results folder belongs to another configuration, or the stored results can't make a table."""
 
 
-def check(experiment: Experiment, *, in_sweep: bool = False) -> None:
+def check(experiment: Experiment, *, in_sweep: bool = False, folder: Path | None = None) -> None:
     """Refuse to write to the folder of another configuration, or beside published numbers that can't be read.
 
     Args:
         in_sweep: selections of other rows aren't replaced either: they may be those of the sweep's last job.
+        folder: to write to; None: the experiment's own in paths.results.
 
     Raises:
         ResultsError: names what differs and what to do.
@@ -64,9 +65,15 @@ def check(experiment: Experiment, *, in_sweep: bool = False) -> None:
             read_published(beside)
     except PublishedError as error:
         raise ResultsError(str(error)) from error
-    folder = Path(config.paths.results) / config.name
+    folder = folder or Path(config.paths.results) / config.name
     _check_against(experiment, folder / "run.json", {step.folder for step in results(experiment)})
     _check_against(experiment, folder / SELECTED, _selections(experiment), rows_may_change=not in_sweep)
+
+
+def place_of(config: Config) -> Path:
+    """The folder to read an experiment's results from: its own run's, or the published one where there is none."""
+    own, published = (Path(root) / config.name for root in (config.paths.results, config.paths.published))
+    return published if published.is_dir() and not own.is_dir() else own
 
 
 def note_selections(experiment: Experiment) -> None:

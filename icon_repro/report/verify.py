@@ -1,6 +1,6 @@
 """``action=verify``: make every stored table again from the stored numbers, and compare it byte by byte.
 
-In: the folders below paths.results; published numbers and claims; the authors' released selections, if they are there.
+In: the folders below paths.published; published numbers and claims; the authors' released selections, if they are here.
 Out: a line for each difference (file, line, both texts) and for what nothing here can make again, with the reason.
 What comes of a report is covered: table, verdicts, judged, contamination, tables beside the paper's, claims (md, csv,
 tex), the rows themselves as they are written, the page, and the points of the figures that rows give. Of other commands
@@ -19,6 +19,7 @@ from icon_repro.engine.records import RecordError, read_json, read_lines
 from icon_repro.report import outputs as written
 from icon_repro.report import page
 from icon_repro.report import rebuild as rebuilt
+from icon_repro.report.row_tables import SCORES, SELECTIONS
 from icon_repro.report.rows import ResultRow, read_result_rows
 
 RELEASED = Path("../shared/data")  # where the authors' released selections are looked for
@@ -71,6 +72,16 @@ def verify(
         f"{len(verified.differences)} differences, {len(verified.not_covered)} not covered"
     )
     return verified.folders > 0 and not verified.differences
+
+
+def made_by_report(path: Path) -> bool:
+    """Whether a file or folder of this name, below an experiment's results, is what reports make."""
+    names = {_ROWS, _RUN, _PAGE, "samples.jsonl", SELECTIONS, SCORES, "figures", "incomplete"}
+    return path.name in names or (path.suffix in _TEXTS and _table_of_rows(path))
+
+
+def _table_of_rows(path: Path) -> bool:
+    return path.stem in _OF_ROWS or path.stem.startswith("paper_table")
 
 
 def _result(path: Path) -> bool:
@@ -178,7 +189,7 @@ def _folder(folder: Path, experiments: Path, found: Verified) -> None:
     for path in sorted(folder.iterdir()):
         if not path.is_file() or path.name in known or path.suffix not in _TEXTS:
             continue
-        if path.stem in _OF_ROWS or path.stem.startswith("paper_table"):
+        if _table_of_rows(path):
             found.differences.append(f"{path}: stored, and a report of these rows has none. Delete it")
         else:
             found.not_covered.append(f"{path}: needs more than the rows; its own command makes it")

@@ -674,6 +674,24 @@ def test_git_state_package_installed_inside_another_checkout_is_unknown(tmp_path
     assert git_state(tmp_path)["dirty"] is True
 
 
+def test_git_state_is_dirty_by_code_and_conf_not_by_results_or_pages(tmp_path: Path) -> None:
+    git = ["git", "-C", str(tmp_path), "-c", "user.name=a", "-c", "user.email=a@b"]
+    subprocess.run([*git, "init", "-q"], check=True)
+    names = ("results/smoke/table.csv", "results/study/run.json", "README.md", "conf/README.md")
+    for name in (*names, "conf/config.yaml", "package/results/code.py"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text("1")
+    subprocess.run([*git, "add", "."], check=True)
+    subprocess.run([*git, "commit", "-qm", "x"], check=True)
+    for name in names:
+        (tmp_path / name).write_text("2")
+    assert git_state(tmp_path / "package")["dirty"] is False
+    for name in ("conf/config.yaml", "package/results/code.py"):
+        (tmp_path / name).write_text("2")
+        assert git_state(tmp_path / "package")["dirty"] is True
+        (tmp_path / name).write_text("1")
+
+
 def test_attempt_file_is_json_for_other_tools(tmp_path: Path, process: ClusterConfig) -> None:
     step = toy(tmp_path, "a")
     go(tmp_path, process, [step])

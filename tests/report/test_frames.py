@@ -62,7 +62,7 @@ def test_selections_of_the_study_are_those_of_its_samples() -> None:
 def test_a_fresh_run_has_selections_and_scores_by_id(tmp_path: Path) -> None:
     experiment, store = made(tmp_path)
     report(experiment, store, lambda text: None)
-    found = icon_repro.open_results(tmp_path / "results" / experiment.config.name)
+    found = icon_repro.open_results(tmp_path / "outputs" / experiment.config.name)
     assert {"selections", "scores", "runs", "values"}.isdisjoint(found.absent)
     for arm in experiment.arms:
         if arm.select is not None:

@@ -79,8 +79,8 @@ def test_stored_results_give_their_variances(tmp_path: Path) -> None:
     rows += [row("icon", 0.15, seed, {"arc": result(solved(0.5, 300, seed))}) for seed in range(3)]
     (tmp_path / "toy").mkdir()
     write_result_rows(tmp_path / "toy" / "metrics.jsonl", rows)
-    (line,) = primary_lines(config, tmp_path)
+    (line,) = primary_lines(config, tmp_path / "toy")
     assert "variances of the stored results" in line and "points (95 %: " in line
     assert 20 < seen(line) < 60  # selections differ by 8 points, one against five: 4 degrees of freedom
-    (more,) = primary_lines(dataclasses.replace(config, seeds=[*range(12)]), tmp_path)
+    (more,) = primary_lines(dataclasses.replace(config, seeds=[*range(12)]), tmp_path / "toy")
     assert seen(more) == pytest.approx(seen(line), rel=0.01)  # selections, not seeds, decide here
