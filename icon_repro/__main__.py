@@ -215,11 +215,11 @@ def _action_run(experiment: Experiment, store: Store) -> int:
     intact.save()
     for label, why in summary.failed.items():
         LOG.warning("  failed: %s: %s", label, why)
-    finished = _action_report(experiment, store)
     say(
         f"{len(summary.built)} built, {len(summary.cached)} cached, {len(summary.failed)} failed, "
         f"{len(summary.blocked)} blocked"
     )
+    finished = _action_report(experiment, store)
     return 1 if summary.failed else finished
 
 
@@ -328,8 +328,14 @@ def _action_report(experiment: Experiment, store: Store) -> int:
             note_selections(experiment)
         say(log_experiment(experiment, store, public(config), [], None, Path(config.paths.results) / config.name))
         return code
-    report(experiment, store, say)
+    report(experiment, store, say, overrides=_overrides())
     return 0
+
+
+def _overrides() -> list[str]:
+    """What the command line changes; as Hydra holds it, but for the signs by which unknown keys get through it."""
+    given = HydraConfig.get().overrides.task if HydraConfig.initialized() else []
+    return [override.removeprefix("++") for override in given]
 
 
 def _action_publish(experiment: Experiment, store: Store) -> int:

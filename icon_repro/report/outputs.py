@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from icon_repro.report import tables
+from icon_repro.report import tables, verdicts
 from icon_repro.report.paper.claims import ClaimsError, check_claims, compared_lines, read_claims, write_claims
 from icon_repro.report.paper.measures import Results, results_of
 from icon_repro.report.paper.paper_tables import PaperTable, paper_tables
@@ -31,6 +31,7 @@ class Written:
     text: str  # all tables, to be shown
     table: tables.Table  # the first
     notes: Sequence[str]  # what a reader has to know
+    compared: Sequence[verdicts.Comparison]  # each method with its controls
 
 
 def write_all(rows: Sequence[ResultRow], run: Mapping[str, Any], experiments: Path, folder: Path) -> Written:
@@ -55,7 +56,8 @@ def write_all(rows: Sequence[ResultRow], run: Mapping[str, Any], experiments: Pa
     results = results_of(shown, run["config"])
     beside = paper_tables(results, published)
     checked = undecided(check_claims(claims, results), run["config"])
-    text, table = tables.write(shown, folder, notes, versions, rows, run["config"].get("primary"))
+    compared = verdicts.comparisons(shown)
+    text, table = tables.write(shown, folder, notes, versions, rows, run["config"].get("primary"), compared)
     experiment = str(rows[0].experiment)
     stale = {path.stem for path in folder.glob("paper_table?.*")} - {f"paper_{one.name}" for one in beside}
     tables.drop(folder, stale if checked else {*stale, "claims"})
@@ -64,7 +66,7 @@ def write_all(rows: Sequence[ResultRow], run: Mapping[str, Any], experiments: Pa
     if checked:
         other = of_pairs(versions, compared_lines(checked, results)) if versions else []
         text += "\n" + write_claims(checked, experiment, folder, other) + " (claims.md)\n"
-    return Written(text, table, notes)
+    return Written(text, table, notes, compared)
 
 
 def beside_the_paper(results: Results, run: Mapping[str, Any], experiments: Path) -> list[PaperTable]:

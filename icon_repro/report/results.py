@@ -1,4 +1,4 @@
-"""An experiment's folder ``results/<name>/``: what is written there, and whose it is.
+"""An experiment's folder ``<paths.results>/<name>/``: what is written there, and whose it is.
 
 In: a plan and its store.  Out: table and verdicts (md, csv, tex), judged where a judge was asked, tables beside the
 paper's and claims where ``published`` names them, metrics.jsonl, run.json; a copy to W&B.
@@ -15,15 +15,16 @@ content has changed are replaced, outside a sweep.
 
 import dataclasses
 import shutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from filelock import SoftFileLease, Timeout
 
-from icon_repro.config.load import Config
+from icon_repro.config.load import Config, Rehearse
 from icon_repro.engine.artifact import Step, Store, differences
+from icon_repro.engine.console import LOG
 from icon_repro.engine.records import read_json, write_json
 from icon_repro.engine.schema import plain
 from icon_repro.evaluate.items import ItemsError
@@ -159,12 +160,20 @@ class ReadOnce(Store):
         return self._records[step.folder]
 
 
-def report(experiment: Experiment, store: Store, say: Callable[[str], None], *, figures: bool = True) -> bool:
+def report(
+    experiment: Experiment,
+    store: Store,
+    say: Callable[[str], None],
+    *,
+    figures: bool = True,
+    overrides: Sequence[str] = (),
+) -> bool:
     """Write tables, figures and page from what is stored, and log them.
 
     Args:
-        say: gets the table and what was done.
+        say: gets what was done, and at last what was found, with a narrow table (``report.summary``).
         figures: False leaves out figures and page.
+        overrides: of the command that was given, for the commands that the end names.
 
     Returns:
         Whether the table is complete.
@@ -173,6 +182,7 @@ def report(experiment: Experiment, store: Store, say: Callable[[str], None], *, 
         ResultsError: see ``check``; or stored outcomes contradict each other.
     """
     from icon_repro.report import outputs as written  # scipy takes a second to import, and other actions don't need it
+    from icon_repro.report import summary
     from icon_repro.report.tables import complete as no_cell_missing
     from icon_repro.report.versions import made_with, separated
 
@@ -195,7 +205,8 @@ def report(experiment: Experiment, store: Store, say: Callable[[str], None], *, 
             outputs = written.write_all(rows, run, Path(config.paths.experiments), target)
         except written.PROBLEMS as error:
             raise ResultsError(f"{config.name}: {error}") from error
-        say(f"\n{outputs.text}\n{target}/table.md, verdicts.md, their csv and tex, metrics.jsonl, run.json")
+        LOG.debug("%s", f"\n{outputs.text}")
+        say(f"{target}/table.md, verdicts.md, their csv and tex, metrics.jsonl, run.json")
         write_json(target / "run.json", run)
         if complete:
             shutil.rmtree(folder / "incomplete", ignore_errors=True)
@@ -211,6 +222,10 @@ def report(experiment: Experiment, store: Store, say: Callable[[str], None], *, 
             except written.PROBLEMS as error:
                 raise ResultsError(f"{config.name}: {error}") from error
     say(log_experiment(experiment, store, public(config), shown, outputs.table, target))
+    if config.rehearse is Rehearse.none:
+        primary, width = run["config"].get("primary"), summary.terminal_width()
+        end = summary.closing(shown, outputs.compared, primary, target, overrides, complete=complete, width=width)
+        say("\n".join(end))
     return complete
 
 

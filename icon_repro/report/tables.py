@@ -272,6 +272,7 @@ def write(
     versions: Versions | None = None,
     stored: Sequence[ResultRow] | None = None,
     primary: Mapping[str, Any] | None = None,
+    compared: Sequence[verdicts.Comparison] | None = None,
 ) -> tuple[str, Table]:
     """Write metrics.jsonl and the tables.
 
@@ -280,6 +281,7 @@ def write(
         versions: what made the cells: comparisons over several are marked.
         stored: what metrics.jsonl gets, if not ``rows``.
         primary: the comparison that the experiment's config names beforehand.
+        compared: ``verdicts.comparisons`` of ``rows``, where they are made already.
 
     Returns:
         All tables as text, and the first.
@@ -288,7 +290,7 @@ def write(
         RunsError: runs that can't be averaged.
         StatsError: outcomes that can't be compared.
     """
-    made = _tables(rows, notes, versions, primary)
+    made = _tables(rows, notes, versions, primary, verdicts.comparisons(rows) if compared is None else compared)
     drop(folder, _TITLES.keys() - made.keys())
     folder.mkdir(parents=True, exist_ok=True)
     write_result_rows(folder / FILE, stored if stored is not None else rows)
@@ -313,10 +315,13 @@ class _Written:
 
 
 def _tables(
-    rows: Sequence[ResultRow], notes: Sequence[str], versions: Versions | None, primary: Mapping[str, Any] | None
+    rows: Sequence[ResultRow],
+    notes: Sequence[str],
+    versions: Versions | None,
+    primary: Mapping[str, Any] | None,
+    compared: Sequence[verdicts.Comparison],
 ) -> dict[str, _Written]:
     """Every table that the rows give, by name."""
-    compared = verdicts.comparisons(rows)
     notes_on_verdicts = [*weighting.weighting_dependent(rows, compared, primary), *across(versions, compared)]
 
     def written(

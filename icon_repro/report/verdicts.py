@@ -109,13 +109,13 @@ def adjusted(found: Sequence[Comparison], primary: Mapping[str, Any] | None = No
     """
     first = [one for one in found if is_primary(one, primary)]
     others = [one for one in found if not is_primary(one, primary)]
-    corrected = _corrected(first, "primary")
+    made = corrected(first, "primary")
     for measure in dict.fromkeys(comparison.measure for comparison in others):
-        corrected += _corrected([comparison for comparison in others if comparison.measure == measure], "exploratory")
-    return corrected
+        made += corrected([comparison for comparison in others if comparison.measure == measure], "exploratory")
+    return made
 
 
-def _corrected(family: Sequence[Comparison], role: str) -> list[Adjusted]:
+def corrected(family: Sequence[Comparison], role: str) -> list[Adjusted]:
     """The comparisons of one family, with p values after Holm's correction over those that have results."""
     done = [comparison.found for comparison in family if comparison.found is not None]
     p_values = iter(holm([estimate.p_value() for estimate in done]))
@@ -166,7 +166,7 @@ def _numbered(one: Adjusted) -> dict[str, Field]:
     if not math.isfinite(estimate.half_width()) or one.p is None:
         return {**line, "verdict": TestVerdict.lacking.value}
     low, high = (comparison.scale * float(end) for end in estimate.interval())
-    says = _says(one)
+    verdict_here = verdict_of(one)
     least = estimate.detectable(ALPHA / one.count)
     across = comparison.across
     known = across is not None and math.isfinite(across.half_width())
@@ -176,8 +176,8 @@ def _numbered(one: Adjusted) -> dict[str, Field]:
         "high": high,
         "p": estimate.p_value(),
         "p holm": one.p,
-        "verdict": says.value,
-        "only about": "" if says is TestVerdict.undecided else " and ".join(_limits(one)),
+        "verdict": verdict_here.value,
+        "only about": "" if verdict_here is TestVerdict.undecided else " and ".join(_limits(one)),
         "detectable": comparison.scale * least.value,
         "detectable low": comparison.scale * least.low,
         "detectable high": comparison.scale * least.high,
@@ -211,14 +211,14 @@ def _numbers(scale: int, digits: int, value: float, low: float, high: float) -> 
 
 def said(one: Adjusted) -> str:
     """The verdict, with what it is about only, if that is less than other items, selections and seeds."""
-    says = _says(one)
-    if says is TestVerdict.undecided:
-        return says.value
+    verdict_here = verdict_of(one)
+    if verdict_here is TestVerdict.undecided:
+        return verdict_here.value
     limits = _limits(one)
-    return f"{says.value} ({' and '.join(limits)} only)" if limits else says.value
+    return f"{verdict_here.value} ({' and '.join(limits)} only)" if limits else verdict_here.value
 
 
-def _says(one: Adjusted) -> TestVerdict:
+def verdict_of(one: Adjusted) -> TestVerdict:
     comparison = one.comparison
     assert comparison.found is not None and one.p is not None, "asked of comparisons with results"
     return verdict((1 if comparison.scale == 100 else -1) * comparison.found.value, one.p)
