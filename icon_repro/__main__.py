@@ -41,6 +41,7 @@ from icon_repro.lm.options import EndpointConfig
 from icon_repro.report.checksums import Intact
 from icon_repro.report.collect import cost_ratios, estimate
 from icon_repro.report.pace import pace, told
+from icon_repro.report.remaining import Remaining
 from icon_repro.report.results import ResultsError, check, note_selections, place_of, public, report
 from icon_repro.report.selecting import planned
 from icon_repro.report.wandb_runs import log_experiment
@@ -199,14 +200,14 @@ def _action_run(experiment: Experiment, store: Store) -> int:
         f"{len(experiment.steps)} steps, {len(missing)} to do"
         + (f", about {_amount(expected)}" if expected.tokens else "")
     )
-    paces = told(pace(experiment.steps, store, config.cluster))
-    for line in [*paces, *expected_calls(missing), *_licences(missing), *experiment.notes]:
+    remaining = Remaining(experiment.steps, store, config.cluster)
+    for line in [*filter(None, [remaining.first()]), *expected_calls(missing), *_licences(missing), *experiment.notes]:
         say(line)
     intact = Intact(store)
     try:
         with stoppable():
             cache = Path(config.paths.cache)
-            summary = run(experiment.steps, store, config.cluster, cache, say, intact.damaged)
+            summary = run(experiment.steps, store, config.cluster, cache, say, intact.damaged, remaining)
     except Interrupted as stop:
         print(f"{stop}; the same command goes on from here", file=sys.stderr)
         if stop.number == signal.SIGUSR1:

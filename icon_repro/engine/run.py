@@ -19,6 +19,8 @@ import time
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +31,7 @@ from icon_repro.engine.options import ClusterConfig, Executor
 from icon_repro.engine.records import RecordError
 
 _POLL_S = 1.0
+_TELL_S, _TELL_AT_LEAST_S = 60.0, 900.0  # until a long step is told of, and at most between two such lines
 _STOP_S = 90.0  # what a step that was asked to stop has for it
 _NOT_CODE = (":(top,exclude)results", ":(top,exclude,glob)**/*.md")  # changes of these make no checkout dirty
 
@@ -40,6 +43,22 @@ class Status:
     state: str
     why: str = ""
     log: str = ""
+
+
+class Watch:
+    """What is said beside the lines of a run; this one says nothing."""
+
+    def ended(self, step: Step, record: dict[str, Any] | None) -> str:
+        """A step has ended; ``record`` is None if this run didn't build it."""
+        return ""
+
+    def during(self, step: Step, spent: float) -> str:
+        """A step has been at work for ``spent`` seconds."""
+        return ""
+
+    def found(self, record: dict[str, Any]) -> str:
+        """What a step found, beside its label."""
+        return ""
 
 
 @dataclass
@@ -106,6 +125,7 @@ def run(
     cache: Path,
     say: Callable[[str], None],
     check: Callable[[Step], str | None] = lambda step: None,
+    watch: Watch | None = None,
 ) -> Summary:
     """Build what is missing, and damaged inputs of what is missing; a failed step blocks only what needs it.
 
@@ -113,12 +133,13 @@ def run(
         steps: inputs before what needs them (``artifact.ordered``).
         say: gets one line a step.
         check: says how a finished step is damaged; None if it isn't.
+        watch: says how far the run is.
 
     Raises:
         StoreError: something is missing, and the store can't be written.
         NewerFormatError: a finished step was made by a newer version.
     """
-    driver = _Driver(steps, store, cluster, cache, say)
+    driver = _Driver(steps, store, cluster, cache, say, watch or Watch())
     driver.look(check)
     if driver.pending:
         store.check_writable()
@@ -130,9 +151,16 @@ class _Driver:
     """State of one run: which steps are still to be done, and what is known about the others. Sets hold folders."""
 
     def __init__(
-        self, steps: Sequence[Step], store: Store, cluster: ClusterConfig, cache: Path, say: Callable[[str], None]
+        self,
+        steps: Sequence[Step],
+        store: Store,
+        cluster: ClusterConfig,
+        cache: Path,
+        say: Callable[[str], None],
+        watch: Watch,
     ) -> None:
         self.steps, self.store, self.cluster, self.cache, self.say = steps, store, cluster, cache, say
+        self.watch = watch
         self.planned = {step.folder: step for step in steps}
         self.summary = Summary()
         self.pending: list[Step] = []
@@ -189,6 +217,7 @@ class _Driver:
             self.unfinished.discard(step.folder)
             self.bad.add(step.folder)
             self.summary.blocked.append(step.label)
+            self.watch.ended(step, None)
             self.say(f"{title}: blocked, an input failed")
             return []
         if needed & self.unfinished:
@@ -216,18 +245,27 @@ class _Driver:
             return worker.Outcome(worker.BUSY)
         LOG.debug("%s: log: %s", step.label, self.store.attempt(step) / "log.txt")
         spec = worker.make_spec(step, self.store, self.cluster, self.cache, self.git, suspect=suspect)
-        return _execute(spec, self.store.attempt(step), self.cluster, self.stages)
+        return _execute(spec, self.store.attempt(step), self.cluster, self.stages, partial(self._at_work, step))
+
+    def _at_work(self, step: Step, spent: float) -> None:
+        """Say that a step goes on: how long it may, and the last that it said of its progress."""
+        if text := self.watch.during(step, spent):
+            said = _last_line(self.store.attempt(step) / "log.txt")
+            self.say(f"      {text}" + (f"\n      {said}" if said.startswith(f"{step.label}: ") else ""))
 
     def _note(self, step: Step, title: str, outcome: worker.Outcome) -> None:
         """Add the outcome of a step that has ended to the summary, and say it."""
         if outcome.code == worker.CACHED:
             self.summary.cached.append(step.label)
+            self.watch.ended(step, None)
             self.say(f"{title}: built by another process")
         elif outcome.code == worker.BUILT:
             self.summary.built.append(step.label)
             record = self.store.record(step)
-            self.say("\n      ".join([f"{title}: {_speed(record)}", *notices.lines(record)]))
+            parts = [self.watch.found(record), _speed(record), self.watch.ended(step, record)]
+            self.say("\n      ".join([f"{title}: {'; '.join(filter(None, parts))}", *notices.lines(record)]))
         else:
+            self.watch.ended(step, None)
             self.bad.add(step.folder)
             error = outcome.error
             if self.redone & {folder for folder, _ in outcome.damaged}:
@@ -264,8 +302,38 @@ def _held() -> Iterator[None]:
             os.kill(os.getpid(), came[0])  # answered by the handler that is back
 
 
-def _execute(spec: dict[str, Any], attempt: Path, cluster: ClusterConfig, stages: Sequence[str]) -> worker.Outcome:
+def _joined(process: BaseProcess, at_work: Callable[[float], None]) -> None:
+    """Wait for the end of a step, and say after 1, 2, 4.. minutes that it goes on."""
+    started, due = time.monotonic(), _TELL_S
+    while process.exitcode is None:
+        process.join(max(0.0, started + due - time.monotonic()))
+        if process.exitcode is None:
+            at_work(time.monotonic() - started)
+            due += min(due, _TELL_AT_LEAST_S)
+
+
+def _last_line(log: Path) -> str:
+    """Of a log that may still grow; empty if there is none."""
+    try:
+        with log.open("rb") as file:
+            file.seek(max(0, log.stat().st_size - 4096))
+            return (file.read().decode("utf-8", errors="replace").splitlines() or [""])[-1]
+    except OSError:
+        return ""
+
+
+def _execute(
+    spec: dict[str, Any],
+    attempt: Path,
+    cluster: ClusterConfig,
+    stages: Sequence[str],
+    at_work: Callable[[float], None] = lambda spent: None,
+) -> worker.Outcome:
     """Run one step; returns how the attempt ended.
+
+    Args:
+        at_work: called now and then with the seconds that it has taken so far.
+
 
     A fork server imports the modules in ``stages`` once; each step gets a fresh process, its own memory and log.
     """
@@ -292,7 +360,7 @@ def _execute(spec: dict[str, Any], attempt: Path, cluster: ClusterConfig, stages
                     context.set_forkserver_preload([worker.__name__])
                     time.sleep(pause_s)  # until it has ended, it isn't replaced
             sender.close()
-        process.join()
+        _joined(process, at_work)
     except BaseException:  # Interrupted, KeyboardInterrupt: a resumable step saves what it has
         if process.pid is None:  # it never started
             raise

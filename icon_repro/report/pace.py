@@ -44,11 +44,11 @@ def pace(steps: Iterable[Step], store: Store, cluster: ClusterConfig) -> Pace:
     finished: dict[str, list[Step]] = {}
     missing: dict[str, list[Step]] = {}
     for step in steps:
-        (finished if store.complete(step) else missing).setdefault(_kind(step), []).append(step)
+        (finished if store.complete(step) else missing).setdefault(kind_of(step), []).append(step)
     seconds, low, high, measured_on, unknown = 0.0, 0.0, 0.0, 0, list[Step]()
     for kind, wanted in missing.items():
-        size = _unit([*wanted, *finished.get(kind, [])])
-        if rates := _rates(finished.get(kind, []), size, store, cluster):
+        size = unit_of([*wanted, *finished.get(kind, [])])
+        if rates := rates_of(finished.get(kind, []), size, store, cluster):
             amount = sum(size(step) for step in wanted)
             seconds, low, high = seconds + amount * median(rates), low + amount * min(rates), high + amount * max(rates)
             measured_on += len(rates)
@@ -82,11 +82,12 @@ def two_digits(value: float) -> str:
     return f"{float(f'{value:.2g}'):g}"
 
 
-def _kind(step: Step) -> str:
+def kind_of(step: Step) -> str:
+    """What steps have in common that take the same time for the same work."""
     return f"{step.target} {getattr(step.params, 'task', '')!r}"
 
 
-def _unit(steps: Sequence[Step]) -> Callable[[Step], float]:
+def unit_of(steps: Sequence[Step]) -> Callable[[Step], float]:
     """In what all steps of a kind can be measured."""
     if all(step.cost.flops for step in steps):
         return lambda step: step.cost.flops
@@ -95,7 +96,7 @@ def _unit(steps: Sequence[Step]) -> Callable[[Step], float]:
     return lambda step: 1.0
 
 
-def _rates(steps: Sequence[Step], size: Callable[[Step], float], store: Store, cluster: ClusterConfig) -> list[float]:
+def rates_of(steps: Sequence[Step], size: Callable[[Step], float], store: Store, cluster: ClusterConfig) -> list[float]:
     """Seconds for a unit, of the last steps that ran as steps would run now."""
     here, elsewhere = list[float](), list[float]()
     for step in steps[: -_READ - 1 : -1]:

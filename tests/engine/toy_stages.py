@@ -76,6 +76,11 @@ def _pause(out: Path, gate: Path) -> None:
     time.sleep(0.1)
 
 
+def _slow(out: Path, gate: Path) -> None:
+    print("toy/slow: 3/4 row (75%)")
+    time.sleep(2)
+
+
 def _talk(out: Path, gate: Path) -> None:
     print("said by print")
     os.write(1, b"said by descriptor 1\n")
@@ -112,6 +117,7 @@ TROUBLES = {
     "exit": _exit,
     "wait": _wait,
     "pause": _pause,
+    "slow": _slow,
     "talk": _talk,
     "fill_disk": _fill_disk,
     "write_much": _write_much,
