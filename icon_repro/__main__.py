@@ -9,6 +9,7 @@ import os
 import signal
 import sys
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
 import hydra
@@ -76,7 +77,8 @@ def _main() -> None:
     try:
         if problems := unsafe_files(sys.argv[1:]):
             raise ConfigError("\n".join(problems))
-        sys.argv[1:] = open_overrides(sys.argv[1:], conf_dir())
+        given = [*sys.argv[1:]]
+        sys.argv[1:] = open_overrides(given, conf_dir())
     except ConfigError as error:
         sys.exit(f"error: {error}")
     if removed := clean():
@@ -88,7 +90,7 @@ def _main() -> None:
 
     def job(raw: DictConfig) -> None:  # an exit here would end a sweep at its first failure
         try:
-            codes.append(_run(raw))
+            codes.append(_run(raw, given))
         except BrokenPipeError:  # Hydra would show it as an error of the program
             os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
             codes.append(128 + signal.SIGPIPE)
@@ -97,14 +99,14 @@ def _main() -> None:
     sys.exit(max(codes, default=0))
 
 
-def _run(raw: DictConfig) -> int:
+def _run(raw: DictConfig, given: Sequence[str]) -> int:
     """One job; returns its exit code. What the user can mend is one clear message, not a traceback."""
     actions: dict[Action, Callable[[Experiment, Store], int]] = {
-        Action.run: _action_run,
+        Action.run: partial(_action_run, given),
         Action.plan: _action_plan,
         Action.submit: _action_submit,
         Action.status: _action_status,
-        Action.report: _action_report,
+        Action.report: partial(_action_report, given),
         Action.compare: _action_compare,
         Action.export: _action_export,
         Action.publish: _action_publish,
@@ -190,7 +192,7 @@ def _refuse(problems: Sequence[str]) -> None:
         raise PlanError("\n".join(problems))
 
 
-def _action_run(experiment: Experiment, store: Store) -> int:
+def _action_run(given: Sequence[str], experiment: Experiment, store: Store) -> int:
     config = experiment.config
     _refuse(preflight(experiment, store))
     say(f"{config.name}: {config.description.strip()}")
@@ -220,7 +222,7 @@ def _action_run(experiment: Experiment, store: Store) -> int:
         f"{len(summary.built)} built, {len(summary.cached)} cached, {len(summary.failed)} failed, "
         f"{len(summary.blocked)} blocked"
     )
-    finished = _action_report(experiment, store)
+    finished = _action_report(given, experiment, store)
     return 1 if summary.failed else finished
 
 
@@ -321,7 +323,7 @@ def _last_line(log: str) -> str:
     return f"\n            {lines[-1]}" if lines else ""
 
 
-def _action_report(experiment: Experiment, store: Store) -> int:
+def _action_report(given: Sequence[str], experiment: Experiment, store: Store) -> int:
     config = experiment.config
     if config.until is Until.select:
         code = _action_compare(experiment, store)
@@ -329,14 +331,8 @@ def _action_report(experiment: Experiment, store: Store) -> int:
             note_selections(experiment)
         say(log_experiment(experiment, store, public(config), [], None, Path(config.paths.results) / config.name))
         return code
-    report(experiment, store, say, overrides=_overrides())
+    report(experiment, store, say, arguments=given)
     return 0
-
-
-def _overrides() -> list[str]:
-    """What the command line changes; as Hydra holds it, but for the signs by which unknown keys get through it."""
-    given = HydraConfig.get().overrides.task if HydraConfig.initialized() else []
-    return [override.removeprefix("++") for override in given]
 
 
 def _action_publish(experiment: Experiment, store: Store) -> int:

@@ -59,7 +59,7 @@ def test_checklist_asks_nothing_twice_and_of_every_kind() -> None:
         (("LICENSE", "1", "../LICENSE", "1", "MIT License"), "isn't in it"),
         (("LICENCE", "1", "../LICENCE", "1", "x"), "no such file"),
         (("LICENSE", "1", "../README.md", "1", "Apache License"), "goes elsewhere"),
-        (("README.md", "1", "../README.md", "1", "## Honest limits"), "stands in line"),
+        (("README.md", "1", "../README.md", "1", "## More"), "stands in line"),
     ],
 )
 def test_problem_of_a_wrong_place_is_said(place: tuple[str, str, str, str, str], expected: str | None) -> None:

@@ -36,7 +36,7 @@ A step is computed once: the same command again uses what is there, a changed va
 
 Groups and their options:
 {groups}
-Show the composed configuration: --cfg job. Meaning and range of every key: icon_repro/config/load.py
+Show the composed configuration: --cfg job. Meaning and range of every key: conf/README.md
 """
 
 

@@ -102,14 +102,14 @@ class PrimaryConfig:
 @dataclass
 class Config:
     name: str  # of the experiment, and of its folder below paths.results and paths.published
-    description: str
+    description: str  # a sentence, for the console and the page
     model: ModelConfig
     data: DataConfig
-    methods: dict[str, Any]  # name -> the options of a method; load() makes them typed
+    methods: dict[str, Any]  # name -> the options of a method, as its kind below says
     training: TrainConfig
     evaluation: EvaluationConfig
-    fractions: list[float] = number(above=0, at_most=1)
-    seeds: list[int] = number([0], at_least=0)
+    fractions: list[float] = number(above=0, at_most=1)  # of the rows, selected by each method
+    seeds: list[int] = number([0], at_least=0)  # of training; each selection is tuned on with each
     # for sweeps (-m seed=1,2,3): the only one of ``seeds``, and _s<seed> ends the name
     seed: int | None = field(default=None, metadata={"hash": False, "at_least": 0})
     select_from: SelectFrom = SelectFrom.candidates  # what every method ranks, and "full" tunes on

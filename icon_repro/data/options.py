@@ -48,11 +48,11 @@ class Fields:
     """Names of the columns of a source; only those that its format needs are read."""
 
     id: str | None = None  # None: the id is made from the content
-    instruction: str = "instruction"
+    instruction: str = "instruction"  # of format alpaca
     input: str | None = "input"  # None: rows have no input
     response: str | None = "output"  # None: rows are prompts alone, for judging; refused with an id twice
-    prompt: str = "prompt"
-    messages: str = "messages"
+    prompt: str = "prompt"  # of formats prompt_response and turns
+    messages: str = "messages"  # of format messages
     group: str | None = None  # None: one group
 
 
@@ -70,14 +70,14 @@ class SourceConfig:
 
     kind: SourceKind
     format: RowFormat
-    name: str = unhashed()
+    name: str = unhashed()  # in messages and labels
     # JSON, JSONL, CSV, TSV (also .gz, .zst), Parquet or Arrow: a file, a folder or a pattern; hashed by content
     path: str | None = unhashed(None)
-    hub_id: str | None = None
+    hub_id: str | None = None  # for kind hub: owner/name
     revision: str | None = None  # commit, branch or tag; what it resolves to is hashed
-    subset: str | None = None
-    split: str = "train"
-    registry: RegistryFile | None = None
+    subset: str | None = None  # the hub's name of a configuration
+    split: str = "train"  # of a hub data set
+    registry: RegistryFile | None = None  # for kind registry
     stand_in: StandInRows | None = field(default=None, metadata={"legacy": None})
     fields: Fields = field(default_factory=Fields)
     licence: str = unhashed("not stated")
@@ -133,9 +133,9 @@ class CandidatesConfig:
 
 @dataclass
 class DataConfig:
-    name: str
-    pool: RowsConfig
-    assessment: RowsConfig
+    name: str  # in labels of steps
+    pool: RowsConfig  # rows to select from
+    assessment: RowsConfig  # rows that say what the tuned model should be good at
     candidates: CandidatesConfig = field(default_factory=CandidatesConfig)
     # disjoint sets of candidates, slices of one order; each method selects from each, a unit of replication each
     pools: int = number(1, at_least=1)
@@ -183,15 +183,16 @@ class RandomShape:
 @dataclass
 class ModelConfig:
     kind: ModelKind
-    name: str = unhashed()
-    hub_id: str | None = None
-    revision: str | None = None
-    path: str | None = unhashed(None)
-    registry: RegistryFile | None = None
-    random: RandomShape | None = None
-    # weights that its files lack and that are meant to be drawn at random, and weights in its files that aren't used:
-    # names as in the error that asks for them, * for any text. All others must fit, by name and shape
+    name: str = unhashed()  # in tables and folders
+    hub_id: str | None = None  # for kind hub: owner/name
+    revision: str | None = None  # commit, branch or tag; what it resolves to is hashed
+    path: str | None = unhashed(None)  # for kind local: a folder that transformers saved; hashed by content
+    registry: RegistryFile | None = None  # for kind registry
+    random: RandomShape | None = None  # for kind random
+    # weights that its files lack and that are meant to be drawn at random: names as in the error that asks, * for
+    # any text. All others must fit, by name and shape
     new_weights: list[str] = field(default_factory=list, metadata={"legacy": []})
+    # weights in its files that the model doesn't have
     unused_weights: list[str] = field(default_factory=list, metadata={"legacy": []})
     parameters: int = field(default=0, metadata={"hash": False, "at_least": 0})  # for cost estimates
     licence: str = unhashed("not stated")

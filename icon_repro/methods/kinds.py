@@ -118,7 +118,7 @@ def place(error: BaseException, path: Path) -> str:
 
 
 def _expected() -> str:
-    return f"Expected is a file such as{EXAMPLE}(README.md, 'To build one in'; methods/longest.py)"
+    return f"Expected is a file such as{EXAMPLE}(icon_repro/methods/README.md, 'To build one in'; methods/longest.py)"
 
 
 def checked(module: ModuleType, path: Path) -> Method:

@@ -166,14 +166,14 @@ def report(
     say: Callable[[str], None],
     *,
     figures: bool = True,
-    overrides: Sequence[str] = (),
+    arguments: Sequence[str] = (),
 ) -> bool:
     """Write tables, figures and page from what is stored, and log them.
 
     Args:
         say: gets what was done, and at last what was found, with a narrow table (``report.summary``).
         figures: False leaves out figures and page.
-        overrides: of the command that was given, for the commands that the end names.
+        arguments: of the command that was given, for the commands that the end names.
 
     Returns:
         Whether the table is complete.
@@ -224,7 +224,7 @@ def report(
     say(log_experiment(experiment, store, public(config), shown, outputs.table, target))
     if config.rehearse is Rehearse.none:
         primary, width = run["config"].get("primary"), summary.terminal_width()
-        end = summary.closing(shown, outputs.compared, primary, target, overrides, complete=complete, width=width)
+        end = summary.closing(shown, outputs.compared, primary, target, arguments, complete=complete, width=width)
         say("\n".join(end))
     return complete
 

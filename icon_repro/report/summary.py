@@ -254,13 +254,13 @@ def _joined(names: Sequence[str]) -> str:
     return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
 
 
-def next_commands(overrides: Sequence[str], found: Sequence[Told], *, complete: bool) -> list[tuple[str, str]]:
+def next_commands(arguments: Sequence[str], found: Sequence[Told], *, complete: bool) -> list[tuple[str, str]]:
     """What each of three commands is for, and the command, for the same experiment.
 
     Args:
-        overrides: of the command that was given.
+        arguments: of the command that was given.
     """
-    kept = [one for one in overrides if one.partition("=")[0] not in ("action", "explain")]
+    kept = [one for one in arguments if one.partition("=")[0] not in ("action", "explain")]
     own, others = _command(kept), _command([one for one in kept if not one.startswith("seeds=")])
     if not complete:
         return [
@@ -276,8 +276,8 @@ def next_commands(overrides: Sequence[str], found: Sequence[Told], *, complete: 
     ]
 
 
-def _command(overrides: Sequence[str]) -> str:
-    return shlex.join(["python", "-m", "icon_repro", *overrides])
+def _command(arguments: Sequence[str]) -> str:
+    return shlex.join(["python", "-m", "icon_repro", *arguments])
 
 
 def closing(
@@ -285,7 +285,7 @@ def closing(
     compared: Sequence[Comparison],
     primary: Mapping[str, Any] | None,
     folder: Path,
-    overrides: Sequence[str],
+    arguments: Sequence[str],
     *,
     complete: bool,
     width: int,
@@ -296,7 +296,7 @@ def closing(
         rows: of the experiment.
         compared: ``verdicts.comparisons`` of them.
         folder: of the results: tables, page.
-        overrides: of the command that was given.
+        arguments: of the command that was given.
         width: of the terminal.
     """
     found = told(rows, compared, primary)
@@ -308,6 +308,6 @@ def closing(
     text += textwrap.wrap(CAPTION, width)
     page = [f"Page:   {folder / 'index.html'} (open it in a browser)"] if (folder / "index.html").is_file() else []
     text += ["", *page, f"Tables: {folder / 'table.md'}, verdicts.md", "", "Next:"]
-    for purpose, command in next_commands(overrides, found, complete=complete):
+    for purpose, command in next_commands(arguments, found, complete=complete):
         text += [*textwrap.wrap(purpose, width, initial_indent="  # ", subsequent_indent="  # "), f"  {command}"]
     return text
