@@ -27,7 +27,7 @@ from icon_repro.data.options import ModelConfig, SourceConfig
 from icon_repro.data.planner import PlanError
 from icon_repro.engine.artifact import ArtifactError, Cost, Step, Store, StoreError, check_writable
 from icon_repro.engine.console import LOG, say, set_level
-from icon_repro.engine.environment import clean, find_home
+from icon_repro.engine.environment import UnfitProcessError, clean, find_home, stand_up
 from icon_repro.engine.jobs import SubmitError, living, read_jobs, with_job
 from icon_repro.engine.records import RecordError
 from icon_repro.engine.run import run, status
@@ -50,6 +50,10 @@ from icon_repro.report.wandb_runs import log_experiment
 
 def main() -> None:
     """Entry of the console script and of ``python -m icon_repro``."""
+    try:
+        stand_up()
+    except UnfitProcessError as fault:
+        sys.exit(f"error: {fault}")
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")  # a console that isn't UTF-8 shows another sign, rather than fail
@@ -143,6 +147,14 @@ def _run(raw: DictConfig, given: Sequence[str]) -> int:
         return 1
     except BrokenPipeError:
         raise
+    except (ImportError, MemoryError) as error:
+        LOG.debug("%s", "", exc_info=True)
+        print(
+            f"error: {type(error).__name__}: {error}. A package can't be loaded: is memory limited (ulimit -v), or the "
+            "installation not whole? verbose=true shows where.",
+            file=sys.stderr,
+        )
+        return 1
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
             print(f"error: {error}. Check the file's place and permissions; finished steps are kept.", file=sys.stderr)

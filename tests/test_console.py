@@ -12,6 +12,8 @@ from icon_repro.config.arguments import open_overrides
 from icon_repro.config.load import ConfigError, conf_dir
 from icon_repro.engine.artifact import StoreError, check_writable, publish
 
+ROOT = Path(__file__).parents[1]
+
 
 @pytest.mark.parametrize(
     "value", ["a (1).jsonl", "split=train.jsonl", "データ.jsonl", "~/x#y.jsonl", "a,b}.jsonl", 'q"q.j']
@@ -27,11 +29,36 @@ def test_override_that_cannot_be_read_says_how_to_quote_it(value: str) -> None:
     assert open_overrides([argument], conf_dir()) == [f"++{argument}"]
 
 
-def run(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+def run(*arguments: str, cwd: Path | None = None, **environment: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "icon_repro", *arguments]
-    return subprocess.run(
-        command, capture_output=True, text=True, check=False, env={**os.environ, **environment}, errors="replace"
+    settings = {**os.environ, "PYTHONPATH": str(ROOT), **environment}
+    return subprocess.run(command, capture_output=True, text=True, check=False, env=settings, errors="replace", cwd=cwd)
+
+
+def test_modules_of_a_user_in_the_current_folder_are_taken_for_no_library(tmp_path: Path) -> None:
+    for name in ("random", "datasets", "yaml"):
+        (tmp_path / f"{name}.py").write_text("raise SystemExit(9)", encoding="utf-8")
+    done = run("experiment=smoke_tiny", "action=plan", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert run("--help", cwd=ROOT).returncode == 0  # where the package itself is in the current folder
+
+
+def test_a_current_folder_that_is_gone_is_said(tmp_path: Path) -> None:
+    command = f'cd "$0" && rmdir "$0" && exec {sys.executable} -m icon_repro action=plan'
+    done = subprocess.run(
+        ["sh", "-c", command, str(tmp_path)],
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
     )
+    assert (done.returncode, done.stderr.count("Traceback")) == (1, 0)
+    assert "the current folder isn't there any more" in done.stderr
+
+
+def test_python_without_its_checks_is_refused() -> None:
+    done = run("action=plan", PYTHONOPTIMIZE="1")
+    assert done.returncode == 1 and "Unset PYTHONOPTIMIZE" in done.stderr
 
 
 def test_closed_pipe_is_quiet() -> None:

@@ -7,7 +7,9 @@ Known gap: variables of other programs that a library of the future may read.
 """
 
 import errno
+import multiprocessing.util
 import os
+import sys
 import tempfile
 from collections.abc import MutableMapping
 from pathlib import Path
@@ -27,6 +29,9 @@ _FAMILIES: tuple[str, ...] = (
     "TRL_",
     "TRANSFORMERS_",
 )
+# arithmetic in 16 bits on a CPU, compilers, patches of other packages, how data sets are read
+_FAMILIES = (*_FAMILIES, "ONEDNN_", "DNNL_", "TORCHDYNAMO_", "TORCHINDUCTOR_", "TRITON_", "DS_", "DEEPSPEED_")
+_FAMILIES = (*_FAMILIES, "UNSLOTH_", "BNB_", "BITSANDBYTES_", "XFORMERS_", "FLASH_ATTENTION_", "HF_DATASETS_")
 _FAMILIES = (*_FAMILIES, "WANDB_", "TORCH_", "PYTORCH_", "OMPI_COMM_WORLD_", "PMI_", "MV2_COMM_", "LMEVAL_", "PEFT_")
 _KEPT = {"TRANSFORMERS_OFFLINE", "TRANSFORMERS_CACHE", "TORCH_HOME", "TORCH_EXTENSIONS_DIR", "TORCH_CUDA_ARCH_LIST"}
 _KEPT |= {"TORCH_CPP_LOG_LEVEL", "TORCH_DISTRIBUTED_DEBUG", "TORCH_SHOW_CPP_STACKTRACES", "PYTORCH_KERNEL_CACHE_PATH"}
@@ -36,7 +41,9 @@ _KEPT |= {f"WANDB_{name}" for name in ("API_KEY", "MODE", "BASE_URL", "DIR", "DA
 _KEPT |= {
     f"WANDB_{name}" for name in ("ARTIFACT_DIR", "INSECURE_DISABLE_SSL", "HTTP_TIMEOUT", "INIT_TIMEOUT", "SILENT")
 }
-_KEPT_PREFIXES = ("TORCH_NCCL_", "WANDB__", "WANDB_X_")
+_KEPT |= {"ONEDNN_VERBOSE", "DNNL_VERBOSE", "TORCHINDUCTOR_CACHE_DIR", "TRITON_CACHE_DIR", "TRITON_HOME"}
+_KEPT |= {"DS_ACCELERATOR", "HF_DATASETS_CACHE", "HF_DATASETS_OFFLINE", "HF_DATASETS_DOWNLOADED_DATASETS_PATH"}
+_KEPT_PREFIXES = ("TORCH_NCCL_", "WANDB__", "WANDB_X_", "DS_BUILD_", "DS_SKIP_")
 # threads, determinism, devices: they stay, and are in the step's record
 _RECORDED: tuple[str, ...] = (
     "OMP_",
@@ -51,7 +58,47 @@ _RECORDED: tuple[str, ...] = (
     "PYTORCH_",
     "ATEN_",
 )
-_RECORDED = (*_RECORDED, "CUDA_VISIBLE_DEVICES", "CUDA_LAUNCH_BLOCKING", "PYTHONHASHSEED", "DS_ACCELERATOR")
+_RECORDED = (*_RECORDED, "CUDA_", "HIP_", "ROCR_", "VLLM_", "PYTHONHASHSEED", "DS_ACCELERATOR")
+_SOCKET = 70  # characters of a folder in which a socket's path isn't too long
+_SHORT = ("/tmp", "/var/tmp", "/dev/shm")
+
+
+class UnfitProcessError(RuntimeError):
+    """This process can't run as it was started."""
+
+
+def stand_up() -> None:
+    """Give this process what it needs to run at all: standard streams, and a short path for its sockets.
+
+    Raises:
+        UnfitProcessError: its folder is gone, no folder for temporary files is there, or Python leaves out checks.
+    """
+    for number, name in enumerate(("stdin", "stdout", "stderr")):
+        try:
+            os.fstat(number)
+        except OSError:  # closed (`>&-`): the next file would take its number, and get what is printed
+            os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)
+        if getattr(sys, name) is None:
+            setattr(sys, name, os.fdopen(number, "w" if number else "r", encoding="utf-8", closefd=False))
+    if sys.flags.optimize:
+        raise UnfitProcessError(
+            "Python was started without its checks (-O or PYTHONOPTIMIZE), on which results and libraries rely. Unset "
+            "PYTHONOPTIMIZE."
+        )
+    try:
+        here = Path.cwd()
+    except FileNotFoundError:
+        raise UnfitProcessError("the current folder isn't there any more. Change to another one (cd).") from None
+    if here != Path(__file__).parents[2]:  # else this package may be found by it alone
+        os.environ["PYTHONSAFEPATH"] = "1"  # processes that are started here take no random.py of a user for a library
+    try:
+        place = tempfile.gettempdir()
+    except FileNotFoundError as error:
+        raise UnfitProcessError(f"{error}. Set TMPDIR to a folder that can be written.") from error
+    if len(place) > _SOCKET and (short := next((one for one in _SHORT if os.access(one, os.W_OK | os.X_OK)), None)):
+        before, tempfile.tempdir = tempfile.tempdir, short
+        multiprocessing.util.get_temp_dir()  # from now on the place for sockets of this process and its children
+        tempfile.tempdir = before
 
 
 def clean(environment: MutableMapping[str, str] = os.environ) -> list[str]:

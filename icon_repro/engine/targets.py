@@ -29,7 +29,8 @@ TARGETS = {
     "judge_reference": ("icon_repro.judge.answers:reference", 1),
     # 2: numbers after other words and a colon aren't scores; a reason or sentence may follow them
     # 3: thoughts are taken away before a reply is read, a reply that was cut isn't read, nor are decimal commas
-    "judge_endpoint": ("icon_repro.judge.pairwise:endpoint", 3),
+    # endpoint 4: scores that a later line takes back, denied verdicts, and replies that others than the model ended
+    "judge_endpoint": ("icon_repro.judge.pairwise:endpoint", 4),
     "judge_local": ("icon_repro.judge.local:run", 3),
     "judge_nll": ("icon_repro.judge.likelihood:run", 1),
     "judge_pooled": ("icon_repro.judge.pairwise:pooled", 1),

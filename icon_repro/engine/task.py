@@ -23,7 +23,7 @@ from typing import Any
 
 from icon_repro.engine import worker
 from icon_repro.engine.console import say
-from icon_repro.engine.environment import clean, find_home
+from icon_repro.engine.environment import UnfitProcessError, clean, find_home, stand_up
 from icon_repro.engine.run import git_state
 from icon_repro.engine.runtime import Stop
 from icon_repro.engine.targets import TARGETS
@@ -179,6 +179,10 @@ def stoppable() -> Iterator[None]:
 
 def main() -> None:
     """Entry of the batch script."""
+    try:
+        stand_up()
+    except UnfitProcessError as fault:
+        sys.exit(f"error: {fault}")
     clean()
     find_home()
     try:

@@ -62,7 +62,10 @@ def compare(experiment: Experiment, store: Store, say: Callable[[str], None], *,
             rows = read_rows(store.path(universe) / "rows.jsonl", Example)
             lengths[universe.folder] = {row.id: float(len(row.response)) for row in rows}
     if len(scores) < 2:
-        raise CompareError(f"{len(scores)} methods have scores; two are needed to compare. Run the experiment first.")
+        raise CompareError(
+            f"{len(scores)} methods have scores; two are needed to compare. Run the experiment, or mend what failed in "
+            "it (action=status says what and why)."
+        )
     folder = Path(experiment.config.paths.results) / experiment.config.name
     with writing(store, experiment.config.name):
         folder.mkdir(parents=True, exist_ok=True)

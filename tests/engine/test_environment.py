@@ -18,7 +18,9 @@ def test_clean_removes_what_changes_numbers_and_keeps_the_rest() -> None:
     gone = {"ACCELERATE_MIXED_PRECISION", "ACCELERATE_NEW", "FSDP_X", "WORLD_SIZE", "RANK", "LOCAL_RANK", "MASTER_PORT"}
     gone |= {"WANDB_SWEEP_ID", "WANDB_RUN_ID", "WANDB_RESUME", "TRANSFORMERS_VERBOSITY", "NVIDIA_TF32_OVERRIDE"}
     gone |= {"TORCH_ALLOW_TF32_CUBLAS_OVERRIDE", "OMPI_COMM_WORLD_SIZE", "PMI_RANK", "TORCHELASTIC_RUN_ID"}
-    stay = {"PATH", "HOME", "HF_HOME", "HF_TOKEN", "CUDA_VISIBLE_DEVICES", "OMP_NUM_THREADS", "SLURM_JOB_ID"}
+    gone |= {"ONEDNN_DEFAULT_FPMATH_MODE", "TORCHDYNAMO_DISABLE", "DS_X", "HF_DATASETS_IN_MEMORY_MAX_SIZE"}
+    stay = {"DS_ACCELERATOR", "DS_BUILD_OPS", "HF_DATASETS_CACHE", "TRITON_CACHE_DIR"}
+    stay |= {"PATH", "HOME", "HF_HOME", "HF_TOKEN", "CUDA_VISIBLE_DEVICES", "OMP_NUM_THREADS", "SLURM_JOB_ID"}
     stay |= {
         "WANDB_API_KEY",
         "WANDB_MODE",
@@ -38,6 +40,33 @@ def test_recorded_is_what_may_matter(monkeypatch: pytest.MonkeyPatch) -> None:
     found = recorded()
     assert found["OMP_NUM_THREADS"] == "3"
     assert "HF_TOKEN" not in found
+
+
+STANDING = """
+import multiprocessing.util, os, subprocess, sys, tempfile
+from pathlib import Path
+from icon_repro.engine.environment import stand_up
+stand_up()
+print("to stdout")
+child = subprocess.run([sys.executable, "-c", "import sys; print(sys.stdin.read()); sys.stderr.write('x')"])
+said = [str(os.fstat(number).st_rdev) for number in range(3)]
+said += [str(child.returncode), tempfile.gettempdir(), multiprocessing.util.get_temp_dir()]
+Path(sys.argv[1]).write_text("\\n".join(said))
+"""
+
+
+@pytest.mark.parametrize("closed", ["<&-", ">&-", "<&- >&- 2>&-"])
+def test_stand_up_gives_closed_streams_and_sockets_a_place(tmp_path: Path, closed: str) -> None:
+    temporary = tmp_path / ("x" * 100)
+    temporary.mkdir()
+    said = tmp_path / "said"
+    command = f'exec {sys.executable} -c "$0" "$1" {closed}'
+    subprocess.run(["sh", "-c", command, STANDING, str(said)], check=True, env={**os.environ, "TMPDIR": str(temporary)})
+    *streams, child, place, sockets = said.read_text(encoding="utf-8").splitlines()
+    null = str(os.stat(os.devnull).st_rdev)  # noqa: PTH116
+    numbers = [{"<": 0, ">": 1, "2": 2}[sign[0]] for sign in closed.split()]
+    assert [streams[number] for number in numbers] == [null] * len(numbers)
+    assert (child, place) == ("0", str(temporary)) and len(sockets) < 70
 
 
 @pytest.fixture

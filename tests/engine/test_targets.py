@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from small import small
 from toy_stages import diamond, toy
 from toy_stages import run as toy_run
 
@@ -24,7 +25,9 @@ from icon_repro.engine.runtime import Runtime
 from icon_repro.engine.schema import plain
 from icon_repro.engine.targets import TARGETS, TargetError, function_of, module_of, target_of
 from icon_repro.engine.worker import StepError, make_spec, work
+from icon_repro.experiment import plan
 from icon_repro.methods.base import OUTSIDE
+from icon_repro.methods.kinds import kinds
 
 INLINE = ClusterConfig(device="cpu", executor=Executor.inline)
 GIT = {"commit": "c0ffee", "dirty": False}
@@ -46,11 +49,15 @@ def step_functions() -> dict[str, str]:
     return found
 
 
-def test_every_step_function_is_planned_by_an_experiment_or_a_world() -> None:
+def test_every_step_function_is_planned_by_an_experiment_or_a_world(tmp_path: Path) -> None:
     assert {target for target, _ in TARGETS.values()} <= PLANNED
     # steps of a file outside the package are planned in tests/methods/test_external_method.py
-    known = {target for target in PLANNED if module_of(target).startswith(methods.__name__)}
-    assert step_functions().keys() == known | {OUTSIDE}
+    known = {target for target in PLANNED if module_of(target).startswith(methods.__name__)} | {OUTSIDE}
+    for kind in kinds():  # a new method need be in no world: its kind alone plans its steps
+        if not any(f"{module_of(target)}.".startswith(f"{methods.__name__}.{kind}.") for target in known):
+            steps = plan(small(tmp_path, {"methods": {"new": {"kind": kind}}, "until": "select"})).steps
+            known |= {step.target for step in steps if step.stage == "score"}
+    assert step_functions().keys() == known
 
 
 @pytest.mark.parametrize("target", sorted({*PLANNED, *(target for target, _ in TARGETS.values()), OUTSIDE}))
