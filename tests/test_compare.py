@@ -53,7 +53,7 @@ def test_compare_counts_overlaps_ranks_and_cost(tmp_path: Path) -> None:
     experiment, store = stored(tmp_path)
     said: list[str] = []
     compare(experiment, store, said.append)
-    folder = tmp_path / "outputs" / "smoke_tiny"
+    folder = tmp_path / "results" / "smoke_tiny"
     each = {row["method"]: row for row in table(folder / "methods.csv")}
     assert list(each) == ["random", "longest", "icon"]
     assert [each["icon"][key] for key in ("scored", "without score")] == ["8", "2"]

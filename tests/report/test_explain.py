@@ -15,9 +15,9 @@ from icon_repro.report.outputs import write_all
 from icon_repro.report.rows import ResultRow
 
 
-def told(cell: str, root: Path, name: str = "toy") -> str:
+def told(cell: str, root: Path, name: str = "toy", results: str = "results") -> str:
     lines: list[str] = []
-    explain(cell, root / "results" / name, root / "work", root / "experiments", lines.append)
+    explain(cell, root / results / name, root / "work", root / "experiments", lines.append)
     return "\n".join(lines)
 
 
@@ -113,7 +113,7 @@ def test_explain_with_the_work_folder_has_commit_packages_config_and_data_of_eac
     experiment, store = planned(tmp_path), Store(tmp_path / "work")
     finish(experiment, store)
     assert written(experiment, store)[0] and METRICS
-    text = told("icon-0.25/tiny", tmp_path, "smoke_tiny")
+    text = told("icon-0.25/tiny", tmp_path, "smoke_tiny", "outputs")
     arm = next(arm for arm in experiment.arms if arm.method == "icon")
     assert arm.train is not None and arm.select is not None
     for step in (arm.evaluations["tiny"], arm.train, arm.select):
@@ -123,7 +123,7 @@ def test_explain_with_the_work_folder_has_commit_packages_config_and_data_of_eac
     (pool,) = [step for step in experiment.steps if step.label == "prepare/pool-tiny"]
     assert f"{pool.folder}, source: {pool.files['source'].sha256}" in text
     assert '"epochs":' in text
-    assert told("icon-0.25/average", tmp_path, "smoke_tiny").count("run icon") == 1
+    assert told("icon-0.25/average", tmp_path, "smoke_tiny", "outputs").count("run icon") == 1
 
 
 def test_explain_command_prints_or_refuses_in_one_line(root: Path) -> None:
