@@ -26,6 +26,7 @@ from icon_repro.report.weighting import variants
 
 WIDEST = 100  # columns
 AVERAGE = "average"
+_LISTED = 4  # benchmarks that are named
 CAPTION = (
     "Intervals are those of one comparison alone; verdicts are corrected for the number of comparisons of a measure "
     "(Holm). Cost: operations of selecting and tuning, in those of random at the same fraction."
@@ -227,30 +228,38 @@ def _who(found: Sequence[Told]) -> str:
         texts.append(f"full is tuned on all {sizes['full'][-1]:,} rows")
     counts = sorted({count for name, some in sizes.items() if name not in AS_IT_IS for count in some})
     if counts:
-        texts.append(f"each other method on the {' or '.join(f'{count:,}' for count in counts)} rows that it selects")
+        numbers = " or ".join(f"{count:,}" for count in counts)
+        texts.append(
+            f"each other method {'' if sizes.get('full') else 'is tuned '}on the {numbers} rows that it selects"
+        )
     return f"{'; '.join(texts)}." if texts else "Nothing has been tuned yet."
 
 
 def _of_measure(own: Sequence[Told], measure: str) -> Iterator[str]:
     """A sentence on what was not selected, and one on the selections."""
     line = own[0].line
-    what = "percent, higher is better" if measure == AVERAGE else f"{lower_unit(line, measure)}, lower is better"
+    what = f"{measure} ({lower_unit(line, measure)}, lower is better)"
+    if measure == AVERAGE:
+        names = averaged(line.rows)
+        listed = joined(names) if len(names) <= _LISTED else f"{len(names)} benchmarks"
+        what = f"average of {listed} (percent, higher is better)"
     untouched = [one for one in own if one.line.method in AS_IT_IS]
     selected = [one for one in own if one.line.method not in (*AS_IT_IS, RANDOM)]
     for title, some in (("without selection", untouched), ("selections", selected)):
-        names: dict[TestVerdict | None, list[str]] = {}
+        by_verdict: dict[TestVerdict | None, list[str]] = {}
         for one in some:
-            names.setdefault(one.verdict, []).append(one.name)
+            by_verdict.setdefault(one.verdict, []).append(one.name)
         parts = [
-            f"{_joined(names[verdict])} {'is' if len(names[verdict]) == 1 else 'are'} {text}"
+            f"{joined(by_verdict[verdict])} {'is' if len(by_verdict[verdict]) == 1 else 'are'} {text}"
             for verdict, text in _SAYS.items()
-            if verdict in names
+            if verdict in by_verdict
         ]
         if parts:
-            yield f"{measure} ({what}), {title}: {'; '.join(parts)}."
+            yield f"{what}, {title}: {'; '.join(parts)}."
 
 
-def _joined(names: Sequence[str]) -> str:
+def joined(names: Sequence[str]) -> str:
+    """``a``, ``a and b``, ``a, b and c``."""
     return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
 
 
