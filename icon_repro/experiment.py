@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from icon_repro.config.load import Config, Until
+from icon_repro.config.load import Action, Config, Until
 from icon_repro.data.cost import forward_flops, tokens_of, training_flops
 from icon_repro.data.options import CandidatesSize, Dtype, SourceConfig
 from icon_repro.data.planner import Planner
@@ -27,6 +27,8 @@ from icon_repro.evaluate.options import (
 from icon_repro.methods.base import Inputs
 from icon_repro.methods.plan_selections import Selection, Selections, over_pools
 from icon_repro.train.options import TrainJob, Tuning
+
+_ASKING = (Action.run, Action.plan, Action.submit)  # what only reads results never depends on a network
 
 
 @dataclass(frozen=True)
@@ -53,6 +55,7 @@ class Experiment:
     arms: list[Arm]
     full_tuning: Cost  # of one model on all rows, whether or not that is among the arms
     warnings: list[str] = field(default_factory=list)
+    unresolved: list[str] = field(default_factory=list)  # keys of revisions whose commit isn't known here
     shared_text: dict[str, Step] = field(default_factory=dict)  # by benchmark: what it has in common with the rows
     held_out_rows: dict[str, Step] = field(default_factory=dict)  # by held-out task: facts of its rows
     notes: list[str] = field(default_factory=list)  # what one should know before it starts; nothing is refused
@@ -78,7 +81,7 @@ class _Plan:
     """Builds an experiment from its rows on: what is read, selected, tuned, evaluated and judged."""
 
     def __init__(self, config: Config) -> None:
-        self.config, self.planner = config, Planner(config)
+        self.config, self.planner = config, Planner(config, ask_hub=config.action in _ASKING)
         planner, data = self.planner, config.data
         self.model = planner.model(config.model)
         self.pool = planner.rows("data.pool", f"pool-{data.name}", data.pool)
@@ -129,6 +132,7 @@ class _Plan:
             for name, task in tasks.items()
         }
         planner.hashes.save()
+        planner.revisions.save()
         steps = [(arm.select, arm.train, *arm.evaluations.values(), *arm.judged.values()) for arm in arms]
         wanted = [step for some in steps for step in some if step is not None]
         # all that is read from outside comes first: what is wrong with it shows before anything is trained
@@ -141,6 +145,7 @@ class _Plan:
             arms,
             self._tune("full", 0, None, self.size).cost,
             planner.warnings,
+            planner.unresolved,
             compared,
             held_out_rows=facts,
             notes=planner.notes,

@@ -25,7 +25,7 @@ from icon_repro.engine.artifact import Cost, Step
 from icon_repro.engine.records import read_json, read_lines, read_rows, write_json, write_rows
 from icon_repro.engine.runtime import Runtime
 from icon_repro.engine.schema import number, unhashed
-from icon_repro.lm.endpoint import Request, ask, spent
+from icon_repro.lm.endpoint import Request, ask, note_answered_by, spent
 from icon_repro.lm.options import EndpointConfig, endpoint_problems
 from icon_repro.methods.base import Build, Method, Setting
 from icon_repro.methods.common.outcome import write_scores
@@ -138,7 +138,8 @@ def ratings(cfg: AlpagasusRatings, inputs: Mapping[str, Path], out: Path, runtim
     tokens = took.tokens_in + took.tokens_out_at_most
     again = sum(max(0, answer.asked - 1) for answer in answers)
     counts = {"rows": len(rows), "failed": len(reasons), "calls": took.calls, "asked_again": again}
-    return {**counts, "tokens": tokens, "cost": took.cost, "flops": 0}
+    whose = note_answered_by(out, cfg.endpoint)
+    return {**counts, "answered_by": whose, "tokens": tokens, "cost": took.cost, "flops": 0}
 
 
 def _entries(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:

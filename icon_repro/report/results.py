@@ -106,6 +106,12 @@ def _check_against(experiment: Experiment, file: Path, planned: set[str], *, row
     differing = _changes(stored["config"], _filled(config), "")
     if not rows_may_change:
         differing += differences(*_common(stored["sources"], sources(experiment)), "sources")
+    if lost and experiment.unresolved:  # then steps have other names for want of a commit, not of a setting
+        raise ResultsError(
+            f"{folder} holds {len(stored['results'])} results, and whether they are of this configuration can't be "
+            f"told: which commit {experiment.unresolved[0]} is isn't known on this machine. Run action=plan once with "
+            "a network, or set the commit; the results are sound as they are."
+        )
     if lost and differing:
         more = [f"and {len(differing) - _SHOWN} more"] if len(differing) > _SHOWN else []
         raise ResultsError(
