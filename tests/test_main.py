@@ -303,6 +303,7 @@ def test_folders_in_home_are_expanded(
         (["-m", "model=smollm2,tiny_random"], ["model=smollm2,tiny_random", "-m"]),
         (["-m", "seeds=[1]", "--cfg", "job"], ["++seeds=[1]", "-m", "--cfg", "job"]),
         (["--info", "defaults", "name=a"], ["++name=a", "--info", "defaults"]),
+        (["paths.experiments=/a/experiments"], ["++paths.experiments=/a/experiments"]),  # near a group's name
         (["model=mine", "--config-dir", "conf"], ["model=mine", "--config-dir", "conf"]),
     ],
     ids=str,
