@@ -330,7 +330,7 @@ def test_plan_changed_file_of_a_local_model_makes_its_dependents_new(tmp_path: P
         # what isn't used: another control's, the dtype check's, another budget's
         {"methods.icon.fidelity": {"rows": 9, "candidates": 5, "max_rms": 0.1}},
         {"methods.icon.adaptive": {"first_rows": 9, "seed": 9, "error": 0.5}},
-        {"methods.icon.auto": {"reliability": 0.5, "least_candidates": 9, "expected_rows": 9}},
+        {"methods.icon.auto": {"first_rows": 5, "least_candidates": 9, "rows": 20}},
         {"data.pool.expected_prompt_chars": 1, "data.pool.expected_response_chars": 1},
         {"data.assessment.expected_rows": 5},
         {"evaluation.name": "other"},
