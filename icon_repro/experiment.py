@@ -11,7 +11,7 @@ from typing import Any
 from icon_repro.config.load import Action, Config, Until
 from icon_repro.data.cost import forward_flops, tokens_of, training_flops
 from icon_repro.data.options import CandidatesSize, Dtype, SourceConfig
-from icon_repro.data.planner import Planner
+from icon_repro.data.planner import Planner, counted
 from icon_repro.data.rows import selected_count
 from icon_repro.engine.artifact import Cost, Step, ancestors, ordered
 from icon_repro.evaluate.judge.plan import Contestant, judged
@@ -29,6 +29,7 @@ from icon_repro.methods.plan_selections import Selection, Selections, over_pools
 from icon_repro.train.options import TrainJob, Tuning
 
 _ASKING = (Action.run, Action.plan, Action.submit)  # what only reads results never depends on a network
+_CHOICES = 4  # of an item, that each go through the model with the question
 
 
 @dataclass(frozen=True)
@@ -244,7 +245,10 @@ class _Plan:
         )
 
     def _evaluation_cost(self, task: TaskConfig) -> Cost:
-        tokens = min(task.limit or task.expected_items, task.expected_items) * task.expected_item_tokens
+        items, item_tokens = task.expected_items, float(task.expected_item_tokens)
+        if (source := task.rows.source if task.rows else task.source) and (rows := counted(source)):
+            items, item_tokens = min(items, rows[0]), min(item_tokens, _CHOICES * tokens_of(rows[1]))
+        tokens = min(task.limit or items, items) * item_tokens
         return Cost(tokens, forward_flops(self.config.model.parameters, tokens))
 
     def _task_data(self, name: str, task: TaskConfig) -> dict[str, Any]:

@@ -119,7 +119,7 @@ def test_second_run_does_no_work(finished: tuple[Path, Done]) -> None:
 
 
 def test_changed_value_is_named_by_plan(finished: tuple[Path, Done]) -> None:
-    done = icon_repro(finished[0], *COMMAND, "action=plan", "training.learning_rate=1e-3")
+    done = icon_repro(finished[0], *COMMAND, "action=plan", "plan=full", "training.learning_rate=1e-3")
     lines = {line.split()[1]: line for line in done.out.splitlines()}
     changed = "changed since the last build: params.train.learning_rate: 0.0002 -> 0.001"
     assert lines["train/icon-f0.25-s0"].startswith("missing ") and changed in lines["train/icon-f0.25-s0"]

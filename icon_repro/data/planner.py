@@ -36,6 +36,9 @@ class Planned(Protocol):
     paths: PathsConfig
 
 
+_COUNTED_BYTES = 2**25  # rows of a larger file aren't counted in a plan
+
+
 class PlanError(ValueError):
     """An input that the plan needs isn't there."""
 
@@ -172,3 +175,13 @@ class Planner:
         """As many assessment rows as are expected."""
         rows = self.config.data.assessment
         return min(rows.sample or rows.expected_rows, rows.expected_rows)
+
+
+def counted(source: SourceConfig) -> tuple[int, float] | None:
+    """Rows of a small local file of JSON lines, and their mean bytes; None for any other source, and for no rows."""
+    path = Path(source.path or "").expanduser()
+    if source.kind is not SourceKind.file or path.suffix != ".jsonl" or not path.is_file():
+        return None
+    size = path.stat().st_size
+    lines = path.read_bytes().count(b"\n") if size < _COUNTED_BYTES else 0
+    return (lines, size / lines) if lines else None

@@ -39,7 +39,8 @@ from icon_repro.report.wandb_runs import log_experiment
 FORMAT = 1  # of run.json
 SELECTED = "selected.json"  # in the place of run.json after until=select
 _OURS = {"name", "description", "paths", "export", "action", "cluster", "tracking"}  # fields that change no result
-_ASKED = {"paths", "export", "explain", "action", "verbose", "quiet"}  # fields that are of one command
+# of one command
+_ASKED = {"paths", "export", "explain", "action", "verbose", "quiet", "plan", "keep", "confirm"}
 _SHOWN = 10  # differences in a message
 _LEASE_S = 60.0
 _PATIENCE_S = 600.0  # with another process that writes the same results
