@@ -82,7 +82,8 @@ def test_first_run_builds_all_and_writes_the_table(finished: tuple[Path, Done]) 
     assert f"{steps(finished)} built, 0 cached, 0 failed, 0 blocked" in done.out
     tables = {f"{name}.{kind}" for name in ("table", "verdicts", "contamination") for kind in ("md", "csv", "tex")}
     shown = results(folder)
-    assert set(shown) == {*tables, "metrics.jsonl", "run.json", "samples.jsonl", "index.html"}
+    frames = ("selections.parquet", "scores.parquet")
+    assert set(shown) == {*tables, "metrics.jsonl", "run.json", "samples.jsonl", "index.html", *frames}
     rows = table(folder / "outputs" / "smoke_tiny")
     assert list(rows) == ["base", "full", "random", "longest", "icon"]
     text = b"".join(shown[name] for name in shown if name not in ("index.html", "samples.jsonl")).decode()
