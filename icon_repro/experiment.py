@@ -305,8 +305,8 @@ def going_by(selects: Iterable[Step], target: str) -> list[Step]:
         target: of the steps that prepare rows.
     """
     scores = (step for select in selects for step in ancestors(select) if step.stage == "score")
-    found = (step for score in scores for step in score.inputs.values() if step.target == target)
-    return list({step.folder: step for step in found}.values())
+    rows = (step for score in scores for step in score.inputs.values() if step.target == target)
+    return list({step.folder: step for step in rows}.values())
 
 
 def _target_for(rows: Step, task: str) -> bool:

@@ -163,13 +163,13 @@ class Planner:
             expected = selected_count(share, expected)
             bound = None if bound is None else selected_count(share, bound)
         total = expected if bound is None else bound
-        made: list[tuple[int, int, int | None]] = []
+        slices: list[tuple[int, int, int | None]] = []
         for first in range(0, total, size):
             end = min(first + size, total)
-            made.append((first, max(first, min(end, expected)), end))
+            slices.append((first, max(first, min(end, expected)), end))
         if bound is None:
-            made[-1] = (*made[-1][:2], None)
-        return made
+            slices[-1] = (*slices[-1][:2], None)
+        return slices
 
     def assessment(self) -> int:
         """As many assessment rows as are expected."""

@@ -77,14 +77,14 @@ def plan(build: Build, name: str, options: AlpagasusConfig) -> Step:
     inputs, files = {"candidates": build.universe}, {}
     if options.endpoint is not None:
         asked = build.rows * (build.row_tokens + _QUESTION_TOKENS)
-        told = float(build.rows * options.endpoint.max_tokens)
+        reply_tokens = float(build.rows * options.endpoint.max_tokens)
         inputs["ratings"] = build.step(
             ratings,
             f"{name}-ratings",
-            AlpagasusRatings(options.endpoint, build.rows, asked, told),
+            AlpagasusRatings(options.endpoint, build.rows, asked, reply_tokens),
             dict(inputs),
             version=2,  # thoughts are taken away before a reply is read, a reply that was cut isn't read
-            cost=Cost(asked + told, 0.0),  # at most; what the endpoint computes isn't known
+            cost=Cost(asked + reply_tokens, 0.0),  # at most; what the endpoint computes isn't known
             resumable=True,
         )
     else:

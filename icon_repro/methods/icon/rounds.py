@@ -53,8 +53,8 @@ def replayed(cfg: IconRound, inputs: Mapping[str, Path]) -> tuple[Race, list[str
             break
         scored = matrices.joined(inputs, f"round{number:02d}")
         active = [candidates[i] for i in np.flatnonzero(race.active)]
-        found = [matrices.assessment[i] for i in scored.columns]
-        if scored.candidates != active or found != rows[race.block()]:
+        met = [matrices.assessment[i] for i in scored.columns]
+        if scored.candidates != active or met != rows[race.block()]:
             raise IconScoreError(
                 f"round {number}: the shards hold other pairs than were asked for; delete them and run again."
             )

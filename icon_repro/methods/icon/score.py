@@ -86,17 +86,17 @@ def adaptive(cfg: IconRound, inputs: Mapping[str, Path], out: Path, runtime: Run
     race, candidates, rows = replayed(cfg, inputs)
     if not race.over:
         raise IconScoreError("candidates are still to be scored: the last round isn't among the inputs.")
-    found, sampling = race.estimates(), math.sqrt(race.row_noise / len(rows))
+    estimates, sampling = race.estimates(), math.sqrt(race.row_noise / len(rows))
     scores = (
         Score(
             identifier,
-            float(found.mean[i]),
-            {"rows": float(found.rows[i]), "estimate_error": float(found.error[i]), "standard_error": sampling},
+            float(estimates.mean[i]),
+            {"rows": float(estimates.rows[i]), "estimate_error": float(estimates.error[i]), "standard_error": sampling},
         )
         for i, identifier in enumerate(candidates)
     )
     write_rows(out / "scores.jsonl", scores)
-    pairs = int(found.rows.sum())
+    pairs = int(estimates.rows.sum())
     metrics = {
         "rows": len(candidates),
         "assessment": len(rows),
