@@ -25,10 +25,11 @@ from icon_repro.config.load import Action, Config, ConfigError, Rehearse, Until,
 from icon_repro.config.unsafe import unsafe_files
 from icon_repro.data.options import ModelConfig, SourceConfig
 from icon_repro.data.planner import PlanError
-from icon_repro.engine.artifact import ArtifactError, Cost, Step, Store, StoreError, check_writable
+from icon_repro.engine.artifact import ArtifactError, Step, Store, StoreError, check_writable
 from icon_repro.engine.console import LOG, say, set_level
 from icon_repro.engine.environment import UnfitProcessError, clean, find_home, stand_up
 from icon_repro.engine.jobs import SubmitError, living, read_jobs, with_job
+from icon_repro.engine.pruning import needed_again, renew
 from icon_repro.engine.records import RecordError
 from icon_repro.engine.run import run, status
 from icon_repro.engine.runtime import Interrupted
@@ -39,12 +40,13 @@ from icon_repro.evaluate.judge.plan import expected_calls
 from icon_repro.evaluate.requirements import has_key, missing_for
 from icon_repro.experiment import Experiment, plan
 from icon_repro.lm.options import EndpointConfig
+from icon_repro.report import plan_text, prune
 from icon_repro.report.checksums import Intact
-from icon_repro.report.collect import cost_ratios, estimate
+from icon_repro.report.collect import estimate
+from icon_repro.report.disk import too_little
 from icon_repro.report.pace import pace, told
 from icon_repro.report.remaining import Remaining
 from icon_repro.report.results import ResultsError, check, note_selections, place_of, public, report
-from icon_repro.report.selecting import planned
 from icon_repro.report.wandb_runs import log_experiment
 
 
@@ -114,6 +116,7 @@ def _run(raw: DictConfig, given: Sequence[str]) -> int:
         Action.compare: _action_compare,
         Action.export: _action_export,
         Action.publish: _action_publish,
+        Action.prune: _action_prune,
     }
     problems = (
         ConfigError,
@@ -164,8 +167,9 @@ def _run(raw: DictConfig, given: Sequence[str]) -> int:
 
 
 def missing_steps(experiment: Experiment, store: Store) -> list[Step]:
-    """The steps of a plan that aren't in the store."""
-    return [step for step in experiment.steps if not store.complete(step)]
+    """The steps of a plan that aren't in the store, or whose weights were removed and are needed again."""
+    again = {step.folder for step in needed_again(experiment.steps, store)}
+    return [step for step in experiment.steps if step.folder in again or not store.complete(step)]
 
 
 def preflight(experiment: Experiment, store: Store) -> list[str]:
@@ -173,7 +177,8 @@ def preflight(experiment: Experiment, store: Store) -> list[str]:
 
     ``run`` and ``submit`` refuse to start when there is something, ``plan`` shows it. It looks at branches without a
     commit, results of another configuration, what benchmarks need on this machine, keys, budgets, addresses of
-    endpoints, and folders that can't be written. Nothing is made, and no endpoint is asked for anything that costs.
+    endpoints, folders that can't be written, and room on their disk. Nothing is made, and no endpoint is asked for
+    anything that costs.
     """
     config, missing = experiment.config, missing_steps(experiment, store)
     problems = [*experiment.warnings]
@@ -196,7 +201,7 @@ def preflight(experiment: Experiment, store: Store) -> list[str]:
             check_writable(key, folder)
         except StoreError as error:
             problems.append(str(error))
-    return problems
+    return [*problems, *too_little(experiment, missing)]
 
 
 def _refuse(problems: Sequence[str]) -> None:
@@ -212,16 +217,23 @@ def _action_run(given: Sequence[str], experiment: Experiment, store: Store) -> i
     expected = estimate(missing)
     say(
         f"{len(experiment.steps)} steps, {len(missing)} to do"
-        + (f", about {_amount(expected)}" if expected.tokens else "")
+        + (f", about {plan_text.amount(expected)}" if expected.tokens else "")
     )
     remaining = Remaining(experiment.steps, store, config.cluster)
     for line in [*filter(None, [remaining.first()]), *expected_calls(missing), *_licences(missing), *experiment.notes]:
         say(line)
-    intact = Intact(store)
+    for step in renew(experiment.steps, store):
+        say(f"{step.label}: its weights were removed and are needed: built again")
+    intact, remove = Intact(store), prune.Remover(experiment, store)
+
+    def said(line: str) -> None:
+        for text in [line, *remove()]:
+            say(text)
+
     try:
         with stoppable():
             cache = Path(config.paths.cache)
-            summary = run(experiment.steps, store, config.cluster, cache, say, intact.damaged, remaining)
+            summary = run(experiment.steps, store, config.cluster, cache, said, intact.damaged, remaining)
     except Interrupted as stop:
         print(f"{stop}; the same command goes on from here", file=sys.stderr)
         if stop.number == signal.SIGUSR1:
@@ -249,38 +261,13 @@ def _licences(steps: Sequence[Step]) -> list[str]:
 
 
 def _action_plan(experiment: Experiment, store: Store) -> int:
-    states = {step.folder: status(step, store) for step in experiment.steps}
-    width = max(len(step.label) for step in experiment.steps)
-    for step in experiment.steps:
-        state = states[step.folder]
-        cost = f"~{_amount(step.cost)}" if step.cost.tokens else ""
-        note = "; ".join(part for part in (cost if state.state != "cached" else "", state.why) if part)
-        print(f"{state.state:<12}{step.label:<{width}}  {step.fingerprint}  {note}".rstrip())
-    missing = [step for step in experiment.steps if states[step.folder].state != "cached"]
-    total = estimate(missing)
-    print(
-        f"{len(experiment.steps)} steps: {len(experiment.steps) - len(missing)} cached, {len(missing)} to do, "
-        f"about {_amount(total)}. Estimates come from the data's expected sizes."
-    )
-    for line in told(pace(experiment.steps, store, experiment.config.cluster)):
-        print(line)
-    for label, (expected, ratio) in cost_ratios(experiment).items():
-        if expected.flops:
-            print(
-                f"{label}: selection about {_amount(expected)}, {ratio:.3g} times the FLOPs of the tuning that it saves"
-            )
-    if experiment.config.until is Until.evaluate and experiment.config.primary is not None:
-        from icon_repro.report.planned import primary_lines  # scipy.special takes a moment to import
+    missing = missing_steps(experiment, store)
+    print(*plan_text.lines(experiment, store, missing, preflight(experiment, store)), sep="\n")
+    return 0
 
-        print(*primary_lines(experiment.config, place_of(experiment.config)), sep="\n")
-    for line in [*expected_calls(missing), *experiment.notes]:
-        print(line)
-    if experiment.config.published is not None:
-        from icon_repro.report.promised import unsaid_lines  # scipy and yaml take a moment to import
 
-        print(*unsaid_lines(experiment), sep="\n")
-    for problem in [*planned(experiment, store), *preflight(experiment, store)]:
-        print(f"warning: {problem}")
+def _action_prune(experiment: Experiment, store: Store) -> int:
+    print(*prune.lines(experiment, store), sep="\n")
     return 0
 
 
@@ -302,6 +289,7 @@ def _action_submit(experiment: Experiment, store: Store) -> int:
     config = experiment.config
     missing = missing_steps(experiment, store)
     _refuse(preflight(experiment, store))
+    renew(experiment.steps, store)
     if submit(experiment.steps, store, config.cluster, Path(config.paths.cache), say):
         for line in _licences(missing):
             say(line)
@@ -370,18 +358,6 @@ def _explain(config: Config, cell: str) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 1
     return 0
-
-
-def _amount(cost: Cost) -> str:
-    return f"{_si(cost.tokens)} tokens, {_si(cost.flops)}FLOP".replace("  ", " ")
-
-
-def _si(value: float) -> str:
-    """1234567 as ``1.23 M``, 12 as ``12 ``: the unit follows."""
-    for factor, prefix in ((1e18, "E"), (1e15, "P"), (1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):
-        if value >= factor:
-            return f"{value / factor:.3g} {prefix}"
-    return f"{value:.3g} "
 
 
 if __name__ == "__main__":

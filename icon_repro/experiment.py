@@ -8,10 +8,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from icon_repro.config.load import Config, Until
+from icon_repro.config.load import Action, Config, Until
 from icon_repro.data.cost import forward_flops, tokens_of, training_flops
 from icon_repro.data.options import CandidatesSize, Dtype, SourceConfig
-from icon_repro.data.planner import Planner
+from icon_repro.data.planner import Planner, counted
 from icon_repro.data.rows import selected_count
 from icon_repro.engine.artifact import Cost, Step, ancestors, ordered
 from icon_repro.evaluate.judge.plan import Contestant, judged
@@ -27,6 +27,9 @@ from icon_repro.evaluate.options import (
 from icon_repro.methods.base import Inputs
 from icon_repro.methods.plan_selections import Selection, Selections, over_pools
 from icon_repro.train.options import TrainJob, Tuning
+
+_ASKING = (Action.run, Action.plan, Action.submit)  # what only reads results never depends on a network
+_CHOICES = 4  # of an item, that each go through the model with the question
 
 
 @dataclass(frozen=True)
@@ -53,6 +56,7 @@ class Experiment:
     arms: list[Arm]
     full_tuning: Cost  # of one model on all rows, whether or not that is among the arms
     warnings: list[str] = field(default_factory=list)
+    unresolved: list[str] = field(default_factory=list)  # keys of revisions whose commit isn't known here
     shared_text: dict[str, Step] = field(default_factory=dict)  # by benchmark: what it has in common with the rows
     held_out_rows: dict[str, Step] = field(default_factory=dict)  # by held-out task: facts of its rows
     notes: list[str] = field(default_factory=list)  # what one should know before it starts; nothing is refused
@@ -78,7 +82,7 @@ class _Plan:
     """Builds an experiment from its rows on: what is read, selected, tuned, evaluated and judged."""
 
     def __init__(self, config: Config) -> None:
-        self.config, self.planner = config, Planner(config)
+        self.config, self.planner = config, Planner(config, ask_hub=config.action in _ASKING)
         planner, data = self.planner, config.data
         self.model = planner.model(config.model)
         self.pool = planner.rows("data.pool", f"pool-{data.name}", data.pool)
@@ -129,6 +133,7 @@ class _Plan:
             for name, task in tasks.items()
         }
         planner.hashes.save()
+        planner.revisions.save()
         steps = [(arm.select, arm.train, *arm.evaluations.values(), *arm.judged.values()) for arm in arms]
         wanted = [step for some in steps for step in some if step is not None]
         # all that is read from outside comes first: what is wrong with it shows before anything is trained
@@ -141,6 +146,7 @@ class _Plan:
             arms,
             self._tune("full", 0, None, self.size).cost,
             planner.warnings,
+            planner.unresolved,
             compared,
             held_out_rows=facts,
             notes=planner.notes,
@@ -239,7 +245,10 @@ class _Plan:
         )
 
     def _evaluation_cost(self, task: TaskConfig) -> Cost:
-        tokens = min(task.limit or task.expected_items, task.expected_items) * task.expected_item_tokens
+        items, item_tokens = task.expected_items, float(task.expected_item_tokens)
+        if (source := task.rows.source if task.rows else task.source) and (rows := counted(source)):
+            items, item_tokens = min(items, rows[0]), min(item_tokens, _CHOICES * tokens_of(rows[1]))
+        tokens = min(task.limit or items, items) * item_tokens
         return Cost(tokens, forward_flops(self.config.model.parameters, tokens))
 
     def _task_data(self, name: str, task: TaskConfig) -> dict[str, Any]:
@@ -296,8 +305,8 @@ def going_by(selects: Iterable[Step], target: str) -> list[Step]:
         target: of the steps that prepare rows.
     """
     scores = (step for select in selects for step in ancestors(select) if step.stage == "score")
-    found = (step for score in scores for step in score.inputs.values() if step.target == target)
-    return list({step.folder: step for step in found}.values())
+    rows = (step for score in scores for step in score.inputs.values() if step.target == target)
+    return list({step.folder: step for step in rows}.values())
 
 
 def _target_for(rows: Step, task: str) -> bool:

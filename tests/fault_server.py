@@ -52,6 +52,7 @@ class FaultServer:
         wait: Retry-After of kind limit_wait.
         token: the key that requests must bear, if given.
         count_tokens: replies have ``usage``.
+        named: the model that replies name; None: the one that is asked.
     """
 
     def __init__(
@@ -69,12 +70,13 @@ class FaultServer:
         delay_s: float = 0.0,
         wait: str = "0",
         token: str | None = None,
+        named: str | None = None,
         count_tokens: bool = True,
     ) -> None:
         self.reply, self.rate, self.kinds, self.seed, self.key = reply, rate, kinds, seed, key
         self.status, self.error, self.headers = status, error or {}, headers or {}
         self.hang_s, self.delay_s, self.wait, self.token = hang_s, delay_s, wait, token
-        self.count_tokens = count_tokens
+        self.count_tokens, self.named = count_tokens, named
         self.asked: Counter[str] = Counter()  # tries, by key
         self.answered: Counter[str] = Counter()  # replies sent to the end, by key
         self.faults: Counter[str] = Counter()  # by kind
@@ -121,7 +123,7 @@ def response(status: int, body: bytes, headers: dict[str, str] | None = None) ->
     return "\r\n".join([*lines, "", ""]).encode() + body
 
 
-def completion(message: Body, body: Body, count_tokens: bool) -> bytes:
+def completion(message: Body, body: Body, count_tokens: bool, named: str | None = None) -> bytes:
     message = dict(message)
     finish = message.pop("finish_reason", "stop")
     usage = {"prompt_tokens": 11, "completion_tokens": 7, "total_tokens": 18}
@@ -129,7 +131,7 @@ def completion(message: Body, body: Body, count_tokens: bool) -> bytes:
         "id": "chat-1",
         "object": "chat.completion",
         "created": int(time.time()),
-        "model": body["model"],
+        "model": named or body["model"],
         "choices": [{"index": 0, "message": {"role": "assistant", **message}, "finish_reason": finish}],
     }
     return json.dumps({**made, "usage": usage} if count_tokens else made).encode()
@@ -181,7 +183,7 @@ def _handler(server: FaultServer) -> type[BaseHTTPRequestHandler]:
                     }[kind]
                 with server.lock:  # before it is sent: a client that has it may be gone before the next line
                     server.answered[key] += 1
-                self.send(response(200, completion(message, body, server.count_tokens)))
+                self.send(response(200, completion(message, body, server.count_tokens, server.named)))
 
         def fail(self, kind: str, body: Body) -> None:
             whole = completion({"content": "a reply that doesn't arrive"}, body, True)

@@ -285,7 +285,7 @@ def test_load_icon_options_that_go_together_are_accepted(changes: dict[str, Any]
         ({"methods.icon.adaptive": {"seed": -1}}, ["methods.icon.adaptive.seed=-1", "at least 0"]),
         ({"methods.icon.adaptive": {"growth": 1.0}}, ["methods.icon.adaptive.growth=1.0", "above 1"]),
         ({"methods.icon.adaptive": {"error": 1.0}}, ["methods.icon.adaptive.error=1.0", "below 1"]),
-        ({"methods.icon.auto": {"reliability": 1.0}}, ["methods.icon.auto.reliability=1.0"]),
+        ({"methods.icon.auto": {"growth": 1.0}}, ["methods.icon.auto.growth=1.0"]),
         ({"methods.icon.auto": {"least_candidates": 7}}, ["methods.icon.auto.least_candidates=7", "at least 8"]),
         ({"methods.icon.fidelity": {"candidates": 2}}, ["methods.icon.fidelity.candidates=2", "at least 3"]),
         ({"methods.icon.dtype": "float64"}, ["methods.icon.dtype='float64'"]),

@@ -82,7 +82,8 @@ def test_first_run_builds_all_and_writes_the_table(finished: tuple[Path, Done]) 
     assert f"{steps(finished)} built, 0 cached, 0 failed, 0 blocked" in done.out
     tables = {f"{name}.{kind}" for name in ("table", "verdicts", "contamination") for kind in ("md", "csv", "tex")}
     shown = results(folder)
-    assert set(shown) == {*tables, "metrics.jsonl", "run.json", "samples.jsonl", "index.html"}
+    frames = ("selections.parquet", "scores.parquet")
+    assert set(shown) == {*tables, "metrics.jsonl", "run.json", "samples.jsonl", "index.html", *frames}
     rows = table(folder / "outputs" / "smoke_tiny")
     assert list(rows) == ["base", "full", "random", "longest", "icon"]
     text = b"".join(shown[name] for name in shown if name not in ("index.html", "samples.jsonl")).decode()
@@ -119,7 +120,7 @@ def test_second_run_does_no_work(finished: tuple[Path, Done]) -> None:
 
 
 def test_changed_value_is_named_by_plan(finished: tuple[Path, Done]) -> None:
-    done = icon_repro(finished[0], *COMMAND, "action=plan", "training.learning_rate=1e-3")
+    done = icon_repro(finished[0], *COMMAND, "action=plan", "plan=full", "training.learning_rate=1e-3")
     lines = {line.split()[1]: line for line in done.out.splitlines()}
     changed = "changed since the last build: params.train.learning_rate: 0.0002 -> 0.001"
     assert lines["train/icon-f0.25-s0"].startswith("missing ") and changed in lines["train/icon-f0.25-s0"]

@@ -22,8 +22,10 @@ from ask_driver import number
 from fault_server import BABBLE, LINE_FAULTS, REPLY_FAULTS, Body, FaultServer, closed_port
 
 from icon_repro.data.options import TokensField
+from icon_repro.engine.records import read_json
 from icon_repro.engine.schema import plain
-from icon_repro.lm.endpoint import Answer, BudgetError, Request, ask, estimate, spent
+from icon_repro.lm.answered_by import same_model
+from icon_repro.lm.endpoint import Answer, BudgetError, Request, ask, estimate, note_answered_by, spent
 from icon_repro.lm.endpoint_http import EndpointError, retry_after, unreachable
 from icon_repro.lm.options import EndpointConfig, endpoint_problems
 from icon_repro.lm.replies import RepliesError
@@ -498,10 +500,71 @@ def test_endpoint_problems_are_found_without_repeating_a_key(
         ask(questions(1), dataclasses.replace(EndpointConfig("toy"), **changes), tmp_path, number)
 
 
+@pytest.mark.parametrize(
+    ("asked", "named", "same"),
+    [
+        ("gpt-4", "gpt-4", True),
+        ("gpt-4", "gpt-4-0613", True),
+        ("GPT-4o", "gpt-4o-2024-08-06", True),
+        ("openai/gpt-4", "gpt-4-0613", True),
+        ("claude-x-latest", "claude-x-20241022", True),
+        ("HuggingFaceTB/SmolLM2-135M", "HuggingFaceTB/SmolLM2-135M@main", True),
+        ("gpt-4", "gpt-4-stub", False),
+        ("gpt-4", "gpt-4o", False),
+        ("gpt-4", "gpt-4o-2024-08-06", False),
+        ("gpt-4", "gpt-4-turbo-2024-04-09", False),
+        ("gpt-4-0613", "gpt-4", False),
+        ("gpt-4-0613", "gpt-4-0314", False),
+        ("org/model", "other/model", False),
+    ],
+)
+def test_dated_names_are_of_the_same_model_and_others_arent(asked: str, named: str, same: bool) -> None:
+    assert same_model(asked, named) is same
+
+
+def test_reply_of_another_model_is_refused_and_not_stored(tmp_path: Path) -> None:
+    with FaultServer(named="toy-stub") as server:
+        told = r"asked for 'toy', and its reply names 'toy-stub'.*model: toy-stub.*served_as: toy-stub"
+        with pytest.raises(EndpointError, match=told):
+            ask(questions(3), settings(server.url), tmp_path, number)
+        assert stored(tmp_path) == []
+        # each remedy works
+        by_name = tmp_path / "by_name"
+        by_name.mkdir()
+        assert [one.value for one in ask(questions(3), settings(server.url, "toy-stub"), by_name, number)] == [0, 1, 2]
+        renamed = settings(server.url, served_as="toy-stub")
+        assert [one.value for one in ask(questions(3), renamed, tmp_path, number)] == [0, 1, 2]
+    assert note_answered_by(tmp_path, renamed) == {"server": server.url, "asked": "toy", "named": {"toy-stub": 3}}
+    assert read_json(tmp_path / "answered_by.json") == note_answered_by(tmp_path, renamed)
+
+
+def test_stored_replies_of_another_model_arent_read(tmp_path: Path) -> None:
+    with FaultServer(named="toy-stub") as server:
+        ask(questions(2), settings(server.url, served_as="toy-stub"), tmp_path, number)
+        server.named = "toy-0613"
+        ask(questions(2), settings(server.url), tmp_path, number)
+        assert server.answered == {"say 0": 2, "say 1": 2}
+
+
+def test_a_servers_own_name_keeps_its_replies_when_it_moves(tmp_path: Path) -> None:
+    with FaultServer() as first:
+        ask(questions(2), settings(first.url, server="mine"), tmp_path, number)
+    with FaultServer() as second:
+        ask(questions(2), settings(second.url, server="mine"), tmp_path, number)
+        assert not second.answered
+        ask(questions(2), settings(second.url), tmp_path, number)
+        assert sum(second.answered.values()) == 2
+
+
 def test_settings_that_change_no_reply_arent_hashed() -> None:
     hashed = plain(EndpointConfig("toy"), hashed_only=True)
     # max_unanswered too: raising it, as the message about missing replies says, must find those that are there
     assert sorted(hashed) == ["max_tokens", "model", "reasks", "seed", "temperature"]
+    # who answers is; by the name of a server that may move
+    elsewhere = plain(EndpointConfig("toy", base_url="http://a/v1/"), hashed_only=True)
+    assert elsewhere == {**hashed, "base_url": "http://a/v1"}
+    named = plain(EndpointConfig("toy", base_url="http://a/v1", server="mine"), hashed_only=True)
+    assert named == {**hashed, "base_url": "mine"}
 
 
 @pytest.mark.parametrize(

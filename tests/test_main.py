@@ -12,10 +12,10 @@ from cli import Done, icon_repro
 from fault_server import closed_port
 
 from icon_repro import __main__ as command_line
-from icon_repro.__main__ import _si
 from icon_repro.config.arguments import open_overrides
 from icon_repro.config.load import Config, ConfigError, conf_dir
 from icon_repro.engine.records import read_json, write_json
+from icon_repro.report.plan_text import si
 
 TINY = "experiment=smoke_tiny"
 STUDY = ["~methods.random", "~methods.longest", "~methods.ppl_low", "~methods.ifd", "~methods.rds", "~methods.icon"]
@@ -173,7 +173,7 @@ def test_run_with_an_unknown_wandb_mode_is_refused_before_any_step(
 
 
 def test_plan_and_status_of_an_empty_folder(tmp_path: Path) -> None:
-    planned = icon_repro(tmp_path, TINY, "action=plan")
+    planned = icon_repro(tmp_path, TINY, "action=plan", "plan=full")
     assert planned.code == 0 and planned.error == ""
     lines = [line for line in planned.out.splitlines() if line.startswith("missing ")]
     total = planned.out.splitlines()[len(lines)]
@@ -303,6 +303,7 @@ def test_folders_in_home_are_expanded(
         (["-m", "model=smollm2,tiny_random"], ["model=smollm2,tiny_random", "-m"]),
         (["-m", "seeds=[1]", "--cfg", "job"], ["++seeds=[1]", "-m", "--cfg", "job"]),
         (["--info", "defaults", "name=a"], ["++name=a", "--info", "defaults"]),
+        (["paths.experiments=/a/experiments"], ["++paths.experiments=/a/experiments"]),  # near a group's name
         (["model=mine", "--config-dir", "conf"], ["model=mine", "--config-dir", "conf"]),
     ],
     ids=str,
@@ -320,4 +321,4 @@ def test_open_overrides_wrong_choice_of_a_sweep_is_refused() -> None:
     "value, text", [(0, "0 "), (999, "999 "), (1000, "1 k"), (1234567, "1.23 M"), (2e18, "2 E"), (3.2e21, "3.2e+03 E")]
 )
 def test_si_is_three_digits_and_a_prefix(value: float, text: str) -> None:
-    assert _si(value) == text
+    assert si(value) == text

@@ -41,7 +41,7 @@ def judged(protocol: Protocol) -> Any:
 _M = "icon_repro.methods."
 ICON = {
     f"{_M}icon.{name}": 1
-    for name in ("fidelity:run", "pairs:bank", "pairs:shard", "pairs:control_shard", "rounds:pilot")
+    for name in ("fidelity:run", "pairs:bank", "pairs:shard", "pairs:control_shard", "pairs:own_shard", "auto:features")
 } | {f"{_M}icon.pairs:baseline": 2}
 SELECTOR = {f"{_M}icon.selector:train": 1, f"{_M}icon.selector:pool": 1}
 CHOOSE = {  # any template

@@ -227,6 +227,22 @@ def test_check_changed_setting_or_dropped_row_is_refused(reported: Path, changes
     assert contents(reported / "outputs") == before
 
 
+def test_a_branch_that_cant_be_resolved_is_no_other_configuration(
+    reported: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A lost connection must not advise to delete results."""
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    stored = reported / "results" / "smoke_tiny" / "run.json"
+    run = read_json(stored)
+    branch = {"kind": "hub", "name": "tiny_random", "hub_id": "org/model", "revision": "main"}
+    run["config"]["model"] |= branch
+    write_json(stored, run)
+    with pytest.raises(ResultsError) as caught:
+        check(planned(reported, {"model": branch}))
+    text = str(caught.value)
+    assert "which commit model.revision='main' is isn't known" in text and "delete" not in text
+
+
 def test_check_changed_content_of_a_source_is_refused(reported: Path) -> None:
     stored = reported / "outputs" / "smoke_tiny" / "run.json"
     run = read_json(stored)

@@ -54,6 +54,7 @@ WORLDS: dict[str, dict[str, Any]] = {
         "methods": {"icon": {"kind": "icon", "dtype": "float32", "budget": "adaptive", "adaptive": {"first_rows": 4}}},
         "until": "select",
     },
+    "few": {"methods": {"icon": {"kind": "icon", "dtype": "float32", "budget": "auto"}}, "until": "select"},
     "pool": {
         "methods": {"icon": {"kind": "icon", "dtype": "float32", "budget": "auto", "selector": {"epochs": 1.0}}},
         "select_from": "pool",

@@ -30,7 +30,7 @@ from icon_repro.report.tables import markdown
 MEASURED = Path("results/scoring_cost/h100_8b.json")
 _BENCH_PARAMETERS = 8_030_261_248  # of bench_gpu's shape 8b
 _ICON, _LESS = "icon_repro.methods.icon.", "icon_repro.methods.less"
-_PAIRS = {f"{_ICON}{name}" for name in ("pairs:shard", "pairs:control_shard", "rounds:decide", "rounds:pilot")}
+_PAIRS = {f"{_ICON}{name}" for name in ("pairs:shard", "pairs:control_shard", "pairs:own_shard")}
 _GRADIENTS = {f"{_LESS}:shard", f"{_LESS}_exact:means", f"{_LESS}_exact:shard"}
 _TRAINING = {TARGETS["train"][0], f"{_ICON}selector:train", *_GRADIENTS}
 _LEVELS = {

@@ -140,7 +140,7 @@ def _misnamed_group(override: Override, argument: str, conf: Path) -> Iterator[s
     key, groups = override.key_or_group, [path.name for path in conf.iterdir() if path.is_dir()]
     fields = [one.name for one in dataclasses.fields(Config)]
     near = difflib.get_close_matches(key, [*groups, *fields], 1, 0.5)
-    if key not in fields and near and near[0] in groups and near[0] not in fields:
+    if "." not in key and key not in fields and near and near[0] in groups and near[0] not in fields:
         yield f"{argument}: unknown key. Did you mean {near[0]}={argument.partition('=')[2]}?"
 
 

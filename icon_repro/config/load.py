@@ -59,7 +59,21 @@ class Action(enum.Enum):
     export = "export"
     verify = "verify"
     publish = "publish"
+    prune = "prune"
     diff = "diff"  # of two results folders: action=diff A B
+
+
+class PlanDetail(enum.Enum):
+    short = "short"  # by stage
+    full = "full"  # each step too
+
+
+class Keep(enum.Enum):
+    """Which tuned weights stay once nothing in the experiment needs them any more."""
+
+    all = "all"
+    selected = "selected"  # those of models tuned on selections; not of one tuned on all rows, or for scoring
+    none = "none"
 
 
 class Rehearse(enum.Enum):
@@ -126,6 +140,9 @@ class Config:
     published: str | None = unhashed(None)  # folder in paths.experiments with paper_table*.csv, claims.yaml
     explain: str | None = unhashed(None)  # a cell of a table, for action=report: what it is made of
     action: Action = Action.run
+    plan: PlanDetail = unhashed(PlanDetail.short)  # what action=plan prints
+    keep: Keep = unhashed(Keep.all)  # of tuned weights, when a run is at it and by action=prune
+    confirm: bool = unhashed(False)  # action=prune removes what it names
     rehearse: Rehearse = unhashed(Rehearse.none)  # see ``icon_repro.config.rehearse``; what it changes is hashed
     verbose: bool = unhashed(False)  # show details of a run
     quiet: bool = unhashed(False)  # show warnings and failures alone

@@ -70,20 +70,20 @@ def rehearsed(config: Config) -> Config:
     """
     if config.rehearse is Rehearse.none or config.name.startswith(PREFIX):
         return config
-    made = copy.deepcopy(config)
-    if made.rehearse is Rehearse.stand_ins:
-        if problems := [text for where, model in found(made, ModelConfig) for text in unknown(where, model)]:
+    rehearsal = copy.deepcopy(config)
+    if rehearsal.rehearse is Rehearse.stand_ins:
+        if problems := [text for where, model in found(rehearsal, ModelConfig) for text in unknown(where, model)]:
             raise RehearsalError("\n  ".join([f"{len(problems)} models have no stand-in:", *problems]))
-        made.methods = {name: _without_files(method) for name, method in made.methods.items()}
-        _stand_in(made)
-        made.cluster.device = "auto" if made.cluster.device.startswith("cuda") else made.cluster.device
+        rehearsal.methods = {name: _without_files(method) for name, method in rehearsal.methods.items()}
+        _stand_in(rehearsal)
+        rehearsal.cluster.device = "auto" if rehearsal.cluster.device.startswith("cuda") else rehearsal.cluster.device
         if not importlib.util.find_spec("flash_attn"):
-            made.cluster.attention = "sdpa"
-        if made.evaluation.backend is Backend.vllm and importlib.util.find_spec("vllm") is None:
-            made.evaluation.backend = Backend.hf
-    _cut(made, config)
-    _name_apart(made)
-    return made
+            rehearsal.cluster.attention = "sdpa"
+        if rehearsal.evaluation.backend is Backend.vllm and importlib.util.find_spec("vllm") is None:
+            rehearsal.evaluation.backend = Backend.hf
+    _cut(rehearsal, config)
+    _name_apart(rehearsal)
+    return rehearsal
 
 
 def _name_apart(config: Config) -> None:
@@ -222,9 +222,9 @@ def _cut(config: Config, real: Config) -> None:
 
 def _cut_data(data: DataConfig, select_from: SelectFrom, kind: Rehearse) -> None:
     """Sizes of pool, target, assessment and candidates."""
-    made = kind is Rehearse.stand_ins
+    stand_ins = kind is Rehearse.stand_ins
     for rows in (data.pool, *([data.target] if data.target is not None else [])):
-        if made:
+        if stand_ins:
             assert rows.source.stand_in is not None
             rows.source.stand_in.rows = POOL_ROWS
             rows.expected_rows = POOL_ROWS
@@ -233,7 +233,7 @@ def _cut_data(data: DataConfig, select_from: SelectFrom, kind: Rehearse) -> None
             rows.sample = min(rows.sample or POOL_ROWS, POOL_ROWS)
             rows.expected_rows = min(rows.expected_rows, POOL_ROWS)
     assessment = data.assessment
-    if made:
+    if stand_ins:
         assert assessment.source.stand_in is not None
         assessment.source.stand_in.rows = ASSESSMENT_ROWS
     assessment.sample = min(assessment.sample or ASSESSMENT_ROWS, ASSESSMENT_ROWS)

@@ -59,14 +59,14 @@ def run(cfg: OrderConfig, inputs: Mapping[str, Path], out: Path, runtime: Runtim
             f"none of {len(pool)} pool rows is left: {len(exact)} share a whole text with the assessment set, "
             f"{len(ngram)} share {cfg.ngram} words in a row. Set candidates.order.overlap=keep, or use another pool."
         )
-    kept = ordered(left, cfg.seed)
-    write_rows(out / "rows.jsonl", kept)
+    in_order = ordered(left, cfg.seed)
+    write_rows(out / "rows.jsonl", in_order)
     return {
-        "rows": len(kept),
+        "rows": len(in_order),
         "overlap_exact": len(exact),
         "overlap_ngram": len(ngram),
         "dropped": len(dropped),
-        **_lengths(kept),
+        **_lengths(in_order),
     }
 
 
@@ -77,14 +77,14 @@ def head(cfg: CandidatesSize, inputs: Mapping[str, Path], out: Path, runtime: Ru
         CandidatesError: rows are left out before the first, and fewer than ``size`` are left.
     """
     rows = read_rows(inputs["order"] / "rows.jsonl", Example)
-    kept = rows[cfg.start :][: cfg.size]
-    if cfg.start and len(kept) < (cfg.size or 1):
+    taken = rows[cfg.start :][: cfg.size]
+    if cfg.start and len(taken) < (cfg.size or 1):
         raise CandidatesError(
-            f"{len(kept)} of {len(rows)} rows are left after the first {cfg.start}, for a pool of {cfg.size}. Lower "
+            f"{len(taken)} of {len(rows)} rows are left after the first {cfg.start}, for a pool of {cfg.size}. Lower "
             "data.pools or data.candidates.size, or use a larger pool."
         )
-    write_rows(out / "rows.jsonl", kept)
-    return {"rows": len(kept), "short_by": max(0, (cfg.size or 0) - len(kept)), **_lengths(kept)}
+    write_rows(out / "rows.jsonl", taken)
+    return {"rows": len(taken), "short_by": max(0, (cfg.size or 0) - len(taken)), **_lengths(taken)}
 
 
 def _lengths(rows: Sequence[Example]) -> dict[str, float]:
@@ -117,13 +117,13 @@ def overlaps(
             parts.setdefault(run_of_words, set()).add(row.id)
     exact, shared = {}, {}
     for row in pool:
-        found = set().union(*(whole.get(key, ()) for key in _whole_texts(row, ngram)))
-        if found:
-            exact[row.id] = sorted(found)
+        sharing = set().union(*(whole.get(key, ()) for key in _whole_texts(row, ngram)))
+        if sharing:
+            exact[row.id] = sorted(sharing)
             continue
-        found = set().union(*(parts[run] for run in parts.keys() & _runs(row, ngram)))
-        if found:
-            shared[row.id] = sorted(found)
+        sharing = set().union(*(parts[run] for run in parts.keys() & _runs(row, ngram)))
+        if sharing:
+            shared[row.id] = sorted(sharing)
     return exact, shared
 
 

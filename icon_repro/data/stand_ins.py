@@ -49,8 +49,8 @@ def _row(draw: random.Random, identifier: str, number: int) -> dict[str, Any]:
     group = GROUPS[number % len(GROUPS)]
     things = draw.sample(_THINGS[group], len(_LETTERS))
     instruction = f"{draw.choice(_TASKS)} {things[0]} and {things[1]}, no. {identifier}."
-    told = [f"{thing.capitalize()} {draw.choice(_TAILS)}." for thing in draw.sample(things, draw.randint(1, 4))]
-    response = " ".join(told)
+    sentences = [f"{thing.capitalize()} {draw.choice(_TAILS)}." for thing in draw.sample(things, draw.randint(1, 4))]
+    response = " ".join(sentences)
     right = draw.randrange(len(_LETTERS))
     return {
         "id": f"s{identifier}",

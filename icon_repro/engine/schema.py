@@ -164,8 +164,15 @@ def _convert_scalar(kind: Any, value: Any, where: str, problems: list[str], rule
 
 
 def plain(value: Any, *, hashed_only: bool = False) -> Any:
-    """Dataclasses and enums as JSON values. With ``hashed_only``: without fields that don't change results."""
+    """Dataclasses and enums as JSON values.
+
+    Args:
+        hashed_only: without fields that don't change results; of a dataclass with a method ``as_hashed``, what that
+            gives.
+    """
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        if hashed_only and hasattr(value, "as_hashed"):
+            value = value.as_hashed()
         result = {}
         for field in dataclasses.fields(value):
             item = getattr(value, field.name)

@@ -260,8 +260,8 @@ def _build(spec: Mapping[str, Any], final: Path, cluster: ClusterConfig, termina
     part.mkdir(parents=True, exist_ok=True)
     if twin is not None:
         print(f"{spec['label']}: as {twin}, whose inputs hold the same", flush=True)
-        made = twins.give_second_name(root / twin, part)
-        return publish(part, final, {**made, **_named(spec), "same_as": made.get("same_as", twin)}, made["files"])
+        again = twins.give_second_name(root / twin, part)
+        return publish(part, final, {**again, **_named(spec), "same_as": again.get("same_as", twin)}, again["files"])
     function, params = _load(spec)
     runtime = Runtime(cluster, Path(spec["cache"]), spec["label"], files, dict(spec["extra"]), terminal, stop)
     soft_locks()

@@ -38,11 +38,11 @@ def chat_text(tokenizer: "PreTrainedTokenizerBase", turns: Sequence[Mapping[str,
     Raises:
         ChatError: the template refuses the turns, or leaves out a user's text.
     """
-    found = control_tokens(tokenizer)
+    controls = control_tokens(tokenizer)
     guarded = [dict(turn) for turn in turns]
     for turn in guarded:
-        if found is not None:
-            turn["content"] = found.sub(
+        if controls is not None:
+            turn["content"] = controls.sub(
                 lambda match: f"\ufdd0{tokenizer.convert_tokens_to_ids(match[0])}\ufdd1", turn["content"]
             )
     first, *rest = guarded

@@ -22,6 +22,7 @@ from typing import Any, Generic, TypeVar
 
 from icon_repro.data.cost import tokens_of
 from icon_repro.engine.console import say
+from icon_repro.lm.answered_by import answered_by, is_asked, write_answered_by
 from icon_repro.lm.endpoint_http import Completion, Connection, EndpointError, Fault, Key, connections
 from icon_repro.lm.options import EndpointConfig, endpoint_problems
 from icon_repro.lm.replies import Replies, Reply
@@ -93,9 +94,13 @@ def _tokens(request: Request) -> float:
     return sum(tokens_of(len(message["content"])) + _MESSAGE_TOKENS for message in request.messages)
 
 
-def server(endpoint: EndpointConfig) -> str:
-    """Whose replies are of use to ``endpoint``: another server may have another model of the same name."""
-    return endpoint.base_url.rstrip("/")
+def note_answered_by(folder: Path, endpoint: EndpointConfig) -> dict[str, Any]:
+    """Who gave the replies stored in ``folder``, written to a file of it; refusals without a text name nobody."""
+    replies = Replies(folder / "replies.jsonl")
+    replies.close()
+    found = answered_by(endpoint, replies.models)
+    write_answered_by(folder, found)
+    return found
 
 
 def _nothing(done: int) -> None:
@@ -194,8 +199,8 @@ class _Asked(Generic[T]):
         self.count, self.last = 0, ""
         self.answer: Answer[T] | None = None
         self.unanswered = False
-        for reply in store.of(request.key, self.digest, server(endpoint)):
-            if self.answer is None:
+        for reply in store.of(request.key, self.digest, endpoint.server_name):
+            if self.answer is None and is_asked(endpoint, reply.model):
                 self.take(reply)
 
     def body(self) -> bytes:
@@ -218,7 +223,7 @@ class _Asked(Generic[T]):
             time=round(time.time(), 3),
             seconds=round(seconds, 3),
             refused=said.refused,
-            server=server(self._endpoint),
+            server=self._endpoint.server_name,
         )
 
     def take(self, reply: Reply) -> None:
@@ -250,6 +255,14 @@ class _Asked(Generic[T]):
         """Settle the request without a reply that could be read."""
         self.answer = Answer(self.request.key, self.last if self.count else None, None, reason, self.count)
         self.unanswered = True
+
+
+def _another(endpoint: EndpointConfig, named: str) -> str:
+    return (
+        f"{endpoint.base_url}: was asked for {endpoint.model!r}, and its reply names {named!r}: what another model "
+        f"says isn't taken. Ask for that one (model: {named}), or, if it is another name of the same model, set "
+        f"served_as: {named} beside model. The replies so far are stored."
+    )
 
 
 def _json(value: Any, **more: Any) -> bytes:
@@ -312,6 +325,8 @@ class _Client:
             started = time.monotonic()
             received = await connection.send(body)
             if isinstance(received, Completion):
+                if not is_asked(self._endpoint, received.model):
+                    raise EndpointError(_another(self._endpoint, str(received.model)))
                 reply = one.reply(received, time.monotonic() - started)
                 await self._store.add(reply)
                 self._heard, self._given_up = True, 0

@@ -265,10 +265,10 @@ def _no_connection(endpoint: EndpointConfig) -> str | None:
     why = None
     try:
         with _network_named(endpoint):
-            made = httpx.Client(timeout=min(_CONNECT_S, endpoint.timeout_s), trust_env=not endpoint.local)
+            opened = httpx.Client(timeout=min(_CONNECT_S, endpoint.timeout_s), trust_env=not endpoint.local)
     except EndpointError as error:
         return str(error).removeprefix(f"{endpoint.base_url}: ")
-    with made as client:
+    with opened as client:
         for _ in range(2):
             try:
                 client.get(endpoint.base_url.rstrip("/") + "/models")

@@ -2,7 +2,7 @@
 
 import ipaddress
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol, runtime_checkable
 from urllib.parse import urlsplit
 
@@ -18,6 +18,9 @@ class LoraConfig:
     targets: list[str] = field(default_factory=lambda: ["q_proj", "k_proj", "v_proj", "o_proj"])
 
 
+OPENAI = "https://api.openai.com/v1"
+
+
 @dataclass
 class EndpointConfig:
     """An OpenAI-compatible chat endpoint. What it charges is in any one currency, for a million tokens."""
@@ -31,7 +34,10 @@ class EndpointConfig:
     reasks: int = number(2, at_least=0)  # a reply that can't be read is asked for again so often
     # nobody is asked: ``icon_repro.lm.stand_in_endpoint`` answers, for a rehearsal
     stand_in: bool = field(default=False, metadata={"legacy": False})
-    base_url: str = unhashed("https://api.openai.com/v1")
+    served_as: str | None = field(default=None, metadata={"legacy": None})  # the model that replies name, if another
+    base_url: str = field(default=OPENAI, metadata={"legacy": OPENAI})
+    # who answers at base_url, for a server of yours whose address changes; hashed in its place
+    server: str | None = unhashed(None)
     api_key_env: str = unhashed("OPENAI_API_KEY")  # environment variable that holds the key; never the key itself
     concurrency: int = field(default=8, metadata={"hash": False, "at_least": 1})  # requests at a time
     timeout_s: float = field(default=120.0, metadata={"hash": False, "above": 0})  # of a try, from start to end
@@ -43,6 +49,15 @@ class EndpointConfig:
     max_cost: float | None = field(default=None, metadata={"hash": False, "at_least": 0})  # of one step
     price_in: float = field(default=0.0, metadata={"hash": False, "at_least": 0})
     price_out: float = field(default=0.0, metadata={"hash": False, "at_least": 0})
+
+    @property
+    def server_name(self) -> str:
+        """Who answers: another server may have another model of the same name."""
+        return self.server if self.server is not None else self.base_url.rstrip("/")
+
+    def as_hashed(self) -> "EndpointConfig":
+        """What enters a fingerprint: who answers, wherever that is; nobody, of a stand-in."""
+        return replace(self, base_url=OPENAI if self.stand_in else self.server_name, server=None)
 
     @property
     def local(self) -> bool:

@@ -57,6 +57,7 @@ class Replies:
         self.path = path
         self._found: dict[tuple[str, str], list[Reply]] = {}
         self.tokens_in = self.tokens_out = self.calls = 0
+        self.models: list[str | None] = []  # that replies with a text name
         self._waiting: list[tuple[bytes, asyncio.Future[None]]] = []
         self._writer: asyncio.Task[None] | None = None
         data = path.read_bytes() if path.exists() else b""
@@ -126,6 +127,8 @@ class Replies:
     def _take(self, reply: Reply) -> None:
         self._found.setdefault((reply.key, reply.digest), []).append(reply)
         self.calls += 1
+        if not reply.refused:
+            self.models.append(reply.model)
         self.tokens_in += reply.tokens_in
         self.tokens_out += reply.tokens_out
 

@@ -25,7 +25,7 @@ from icon_repro.engine.artifact import Cost, Step
 from icon_repro.engine.records import read_json, read_lines, read_rows, write_json, write_rows
 from icon_repro.engine.runtime import Runtime
 from icon_repro.engine.schema import number, unhashed
-from icon_repro.lm.endpoint import Request, ask, spent
+from icon_repro.lm.endpoint import Request, ask, note_answered_by, spent
 from icon_repro.lm.options import EndpointConfig, endpoint_problems
 from icon_repro.methods.base import Build, Method, Setting
 from icon_repro.methods.common.outcome import write_scores
@@ -77,14 +77,14 @@ def plan(build: Build, name: str, options: AlpagasusConfig) -> Step:
     inputs, files = {"candidates": build.universe}, {}
     if options.endpoint is not None:
         asked = build.rows * (build.row_tokens + _QUESTION_TOKENS)
-        told = float(build.rows * options.endpoint.max_tokens)
+        reply_tokens = float(build.rows * options.endpoint.max_tokens)
         inputs["ratings"] = build.step(
             ratings,
             f"{name}-ratings",
-            AlpagasusRatings(options.endpoint, build.rows, asked, told),
+            AlpagasusRatings(options.endpoint, build.rows, asked, reply_tokens),
             dict(inputs),
             version=2,  # thoughts are taken away before a reply is read, a reply that was cut isn't read
-            cost=Cost(asked + told, 0.0),  # at most; what the endpoint computes isn't known
+            cost=Cost(asked + reply_tokens, 0.0),  # at most; what the endpoint computes isn't known
             resumable=True,
         )
     else:
@@ -138,7 +138,8 @@ def ratings(cfg: AlpagasusRatings, inputs: Mapping[str, Path], out: Path, runtim
     tokens = took.tokens_in + took.tokens_out_at_most
     again = sum(max(0, answer.asked - 1) for answer in answers)
     counts = {"rows": len(rows), "failed": len(reasons), "calls": took.calls, "asked_again": again}
-    return {**counts, "tokens": tokens, "cost": took.cost, "flops": 0}
+    whose = note_answered_by(out, cfg.endpoint)
+    return {**counts, "answered_by": whose, "tokens": tokens, "cost": took.cost, "flops": 0}
 
 
 def _entries(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:

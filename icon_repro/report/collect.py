@@ -20,6 +20,7 @@ from icon_repro.evaluate.held_out_measures import FACTS, RowFacts, cells, names,
 from icon_repro.evaluate.items import of_evaluation, of_verdicts, values_of, win_rate
 from icon_repro.evaluate.options import TaskKind
 from icon_repro.experiment import Arm, Experiment
+from icon_repro.lm.answered_by import KEY
 from icon_repro.report import selecting
 from icon_repro.report.checksums import Intact
 from icon_repro.report.rows import ResultRow, row_from
@@ -198,6 +199,7 @@ def _win_rate(judged: dict[str, Any]) -> dict[str, Any]:
     """A comparison with a reference as a benchmark."""
     outcomes = win_rate(judged["outcomes"])
     facts = {"metric": "win rate", "value": judged["win_rate"] / 100, "items": judged["judged"], "version": 1}
+    facts |= {KEY: judged[KEY]} if KEY in judged else {}
     return {**facts, "step": judged["step"], "outcomes": outcomes}
 
 

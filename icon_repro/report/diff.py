@@ -136,19 +136,21 @@ def _numbers(
     measures += [(name, 1, [name]) for name in lower(old.rows) if name in lower(new.rows)]
     if len(shared) > 1:
         measures.append(("average", 100, shared))
-    found, count = list[Number](), 0
+    numbers, count = list[Number](), 0
     for key in before.keys() & after.keys():
         for measure, scale, names in measures:
-            one, two = before[key], after[key]
-            if one.has(names) and two.has(names):
+            old_line, new_line = before[key], after[key]
+            if old_line.has(names) and new_line.has(names):
                 count += 1
-                values = [sum(line.mean(name) for name in names) / len(names) for line in (one, two)]
+                values = [sum(line.mean(name) for name in names) / len(names) for line in (old_line, new_line)]
                 if values[0] != values[1]:
-                    found.append(_number(one, two, names, Number(label(*key), measure, values[0], values[1], scale)))
-    paired = [number for number in found if number.p is not None]
+                    numbers.append(
+                        _number(old_line, new_line, names, Number(label(*key), measure, values[0], values[1], scale))
+                    )
+    paired = [number for number in numbers if number.p is not None]
     corrected = iter(holm([number.p for number in paired if number.p is not None]))
-    found = [number if number.p is None else _with(number, p=next(corrected)) for number in found]
-    return sorted(found, key=lambda number: (not number.beyond, number.line, number.measure)), count
+    numbers = [number if number.p is None else _with(number, p=next(corrected)) for number in numbers]
+    return sorted(numbers, key=lambda number: (not number.beyond, number.line, number.measure)), count
 
 
 def _with(number: Number, **values: Any) -> Number:
@@ -213,30 +215,30 @@ def _selections(old: Results, new: Results) -> tuple[list[SelectionChange], int]
 
 def _steps(results: Results) -> dict[str, str]:
     """By name the folder of each selection's step."""
-    found = {}
+    folders = {}
     for row in results.rows:
         if row.steps.select is not None:
             seeds = {"r": row.selection_seed, "pool ": row.pool if row.pool != row.selection_seed else None}
             parts = [f"{key}{seed}" for key, seed in seeds.items() if seed is not None]
-            found[" ".join([label(row.method, row.fraction), *parts])] = row.steps.select
+            folders[" ".join([label(row.method, row.fraction), *parts])] = row.steps.select
     for row in results.selections.drop_duplicates("step").itertuples() if not results.rows else ():
-        found[f"{row.method}-{row.fraction:g} {row.step.rpartition('-')[0].partition('/')[2]}"] = row.step
-    return found
+        folders[f"{row.method}-{row.fraction:g} {row.step.rpartition('-')[0].partition('/')[2]}"] = row.step
+    return folders
 
 
 def _tables(old: Results, new: Results) -> list[str]:
     """Of folders without rows of runs: csv files that one lacks or that differ."""
-    found = []
+    texts = []
     for name in sorted({*old.tables, *new.tables}):
-        one, two = old.tables.get(name), new.tables.get(name)
-        if one is None or two is None:
-            found.append(f"{name}.csv: only in the {'new' if one is None else 'old'} folder")
-        elif list(one.columns) != list(two.columns) or len(one) != len(two):
-            shapes = f"{len(one)} x {len(one.columns)} -> {len(two)} x {len(two.columns)}"
-            found.append(f"{name}.csv: other lines or columns ({shapes})")
-        elif cells := int(((one != two) & ~(one.isna() & two.isna())).to_numpy().sum()):
-            found.append(f"{name}.csv: {cells} of {one.size} cells differ")
-    return found
+        old_table, new_table = old.tables.get(name), new.tables.get(name)
+        if old_table is None or new_table is None:
+            texts.append(f"{name}.csv: only in the {'new' if old_table is None else 'old'} folder")
+        elif list(old_table.columns) != list(new_table.columns) or len(old_table) != len(new_table):
+            shapes = f"{len(old_table)} x {len(old_table.columns)} -> {len(new_table)} x {len(new_table.columns)}"
+            texts.append(f"{name}.csv: other lines or columns ({shapes})")
+        elif cells := int(((old_table != new_table) & ~(old_table.isna() & new_table.isna())).to_numpy().sum()):
+            texts.append(f"{name}.csv: {cells} of {old_table.size} cells differ")
+    return texts
 
 
 def text(found: Difference, *, every: bool = False) -> str:
@@ -350,11 +352,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         with ExitStack() as stack:
             folders = [stack.enter_context(place(*names)) for names in ((given.old, given.new), (given.new, given.old))]
-            found = compared(*map(open_results, folders))
+            comparison = compared(*map(open_results, folders))
     except (DiffError, OpenError, RecordError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
-    print(f"{given.old} -> {given.new}\n{text(found, every=given.all)}", end="")
+    print(f"{given.old} -> {given.new}\n{text(comparison, every=given.all)}", end="")
     return 0
 
 

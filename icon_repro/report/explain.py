@@ -18,6 +18,7 @@ from typing import Any
 from icon_repro.engine.artifact import ArtifactError, read_record
 from icon_repro.engine.records import RecordError, read_json
 from icon_repro.engine.schema import nearest
+from icon_repro.lm.answered_by import KEY, told
 from icon_repro.report.outputs import PROBLEMS, beside_the_paper
 from icon_repro.report.paper.measures import Results, results_of
 from icon_repro.report.paper.paper_tables import PaperCell
@@ -199,7 +200,9 @@ def _record(work: Path, step: str) -> dict[str, Any] | None:
 def _of_record(record: Mapping[str, Any]) -> list[str]:
     git = record["git"]
     packages = ", ".join(f"{name} {version}" for name, version in sorted(record["packages"].items()))
+    whose = told([record["metrics"][KEY]]) if KEY in record["metrics"] else ""
     return [
+        *([f"    answered by: {whose}"] if whose else []),
         f"    commit: {git['commit']}{' (dirty)' if git['dirty'] else ''}",
         f"    packages: python {record['python']}, {packages}",
         f"    config: {json.dumps(record['hashed']['params'], sort_keys=True, ensure_ascii=False)}",

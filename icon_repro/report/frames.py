@@ -190,20 +190,20 @@ class Results:
         these are, in their order: frames of two folders can be joined by item where it is equal).
         A benchmark whose metric is no mean over items has none here.
         """
-        found = [(run, row, *one) for run, row in enumerate(self.rows) for one in _parts(row)]
+        parts = [(run, row, *one) for run, row in enumerate(self.rows) for one in _parts(row)]
         about = [
             {**_of_run(run, row), "benchmark": benchmark, "part": part.name, "items_id": ids}
-            for run, row, benchmark, ids, part in found
+            for run, row, benchmark, ids, part in parts
         ]
-        outcomes = [_outcomes(part) for *_, part in found]
+        outcomes = [_outcomes(part) for *_, part in parts]
         counts = [len(own) for own in outcomes]
         frame = _frame({name: kind for name, kind in _ITEMS.items() if name not in _BY_ITEM}, about)
-        frame = frame.loc[np.repeat(np.arange(len(found)), counts)].reset_index(drop=True)
+        frame = frame.loc[np.repeat(np.arange(len(parts)), counts)].reset_index(drop=True)
         frame["item"] = np.concatenate([np.arange(float(count)) for count in counts] or [np.zeros(0)])
         frame["value"] = np.concatenate(outcomes or [np.zeros(0)])
-        frame["size"] = np.concatenate([_sizes(part) for *_, part in found] or [np.zeros(0)])
+        frame["size"] = np.concatenate([_sizes(part) for *_, part in parts] or [np.zeros(0)])
         groups = list[str | None]()
-        for (*_, part), count in zip(found, counts, strict=True):
+        for (*_, part), count in zip(parts, counts, strict=True):
             groups += part.groups or [None] * count
         frame["group"] = pd.Categorical(groups)
         return frame[list(_ITEMS)].astype(_ITEMS)
@@ -243,10 +243,10 @@ class Results:
         Where another command than a report wrote metrics.jsonl, ``metrics`` has its lines.
         """
         paths = [*sorted(self.folder.glob("*.csv")), *sorted(self.folder.glob("figures/*.csv"))]
-        found = {path.relative_to(self.folder).with_suffix("").as_posix(): pd.read_csv(path) for path in paths}
+        frames = {path.relative_to(self.folder).with_suffix("").as_posix(): pd.read_csv(path) for path in paths}
         if not self.rows and (self.folder / FILE).is_file():
-            found["metrics"] = pd.DataFrame([line for _, line in read_lines(self.folder / FILE)])
-        return found
+            frames["metrics"] = pd.DataFrame([line for _, line in read_lines(self.folder / FILE)])
+        return frames
 
     @cached_property
     def documents(self) -> Mapping[str, Any]:
@@ -307,12 +307,13 @@ def _run(folder: Path) -> dict[str, Any]:
             run = read_json(path)
         except RecordError as error:
             raise OpenError(f"{error} Restore the file, or make it again with action=report.") from error
-        found = run.get("format") if isinstance(run, dict) else None
-        if found != FORMAT:
-            newer = isinstance(found, int) and found > FORMAT
+        number = run.get("format") if isinstance(run, dict) else None
+        if number != FORMAT:
+            newer = isinstance(number, int) and number > FORMAT
             remedy = "Update icon_repro." if newer else "Make it again with action=report."
             raise OpenError(
-                f"{path}: format {found}, this version of icon_repro reads {FORMAT}: another version wrote it. {remedy}"
+                f"{path}: format {number}, this version of icon_repro reads {FORMAT}: another version wrote it. "
+                f"{remedy}"
             )
         return dict(run)
     return {}
@@ -333,37 +334,39 @@ def _check_table(path: Path) -> None:
     from pyarrow import ArrowException, parquet
 
     try:
-        found = (parquet.read_schema(path).metadata or {}).get(b"icon_repro", b"none").decode()
+        number = (parquet.read_schema(path).metadata or {}).get(b"icon_repro", b"none").decode()
     except (ArrowException, OSError) as error:
         raise OpenError(f"{path}: can't be read ({error}). Make it again with action=report.") from error
-    if found != str(TABLE_FORMAT):
+    if number != str(TABLE_FORMAT):
         raise OpenError(
-            f"{path}: format {found}, this version of icon_repro reads {TABLE_FORMAT}: another version wrote it. Make "
+            f"{path}: format {number}, this version of icon_repro reads {TABLE_FORMAT}: another version wrote it. Make "
             "it again with action=report."
         )
 
 
 def _absent(folder: Path, rows: list[ResultRow]) -> dict[str, str]:
     """Why frames are empty."""
-    found: dict[str, str] = {}
+    reasons: dict[str, str] = {}
     if not rows:
         why = "its command writes no rows of runs; the numbers are in tables"
-        found |= dict.fromkeys(("runs", "values", "items", "judged"), why)
+        reasons |= dict.fromkeys(("runs", "values", "items", "judged"), why)
     else:
         if not any(row.benchmarks or row.judged for row in rows):
-            found["items"] = "no run has a result yet; values says why by benchmark"
+            reasons["items"] = "no run has a result yet; values says why by benchmark"
         if not any(row.judged or row.unjudged for row in rows):
-            found["judged"] = "no judge was asked"
+            reasons["judged"] = "no judge was asked"
     for frame, name in (("selections", SELECTIONS), ("scores", SCORES)):
         if not (folder / name).is_file():
-            found[frame] = f"{name} isn't in the folder: no selection is finished, or an older report wrote it"
+            reasons[frame] = f"{name} isn't in the folder: no selection is finished, or an older report wrote it"
             continue
         stored = set(pd.read_parquet(folder / name, columns=["method"])["method"])
         if lacking := sorted({row.method for row in rows if row.steps.select is not None} - stored):
-            found[frame] = f"{name} lacks {', '.join(lacking)}: not finished, or not kept when these results were made"
+            reasons[frame] = (
+                f"{name} lacks {', '.join(lacking)}: not finished, or not kept when these results were made"
+            )
     if not (folder / "samples.jsonl").is_file() or not (folder / "samples.jsonl").stat().st_size:
-        found["samples"] = "no ranking is finished, or each is drawn at random"
-    return found
+        reasons["samples"] = "no ranking is finished, or each is drawn at random"
+    return reasons
 
 
 def _of_run(run: int, row: ResultRow) -> dict[str, Any]:

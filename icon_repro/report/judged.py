@@ -9,6 +9,7 @@ from statistics import fmean
 
 import numpy as np
 
+from icon_repro.lm.answered_by import KEY, told
 from icon_repro.report.cells import MISSING, NOT_APPLICABLE, PERCENT, Cell, Field, about, runs_text
 from icon_repro.report.rows import JudgedResult, ResultRow
 from icon_repro.report.runs import Line, judged_sample, lines
@@ -30,6 +31,12 @@ length-controlled: the score at answers of equal length. same in both orders: sh
 the same answer whichever is shown first. longer wins: share of decided prompts that the longer answer wins.
 Lengths of the answers that won and lost: mean, in characters. Half of a score is the win rate, ties counting half.
 """
+
+
+def judges(rows: Sequence[ResultRow]) -> list[str]:
+    """Who gave the verdicts, where an endpoint was asked: a line, or none."""
+    whose = told(cell.more[KEY] for row in rows for cell in row.judged.values() if KEY in cell.more)
+    return [f"Judged by {whose}."] if whose else []
 
 
 def table(rows: Sequence[ResultRow]) -> tuple[list[str], list[list[str]], list[dict[str, Field]]]:

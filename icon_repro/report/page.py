@@ -54,10 +54,10 @@ _PICTURES_OF_TEXT = re.compile(r"(?:^## Figures\n+)?(?:^!\[[^\]]*\]\([^)]*\)[ \t
 
 def published(folder: Path) -> list[Path]:
     """What of a results folder is worth a copy elsewhere: tables, facts and the page, then figures with their data."""
-    found = [path for path in sorted(folder.iterdir()) if path.is_file() and path.suffix in _TABLES | _PICTURES]
+    files = [path for path in sorted(folder.iterdir()) if path.is_file() and path.suffix in _TABLES | _PICTURES]
     figures = folder / "figures"
     inside = sorted(figures.iterdir()) if figures.is_dir() else []
-    return found + [path for path in inside if path.is_file() and path.suffix in _PICTURES]
+    return files + [path for path in inside if path.is_file() and path.suffix in _PICTURES]
 
 
 def write(folder: Path, page: Path, texts: Callable[[], Mapping[str, Example]] | None = None) -> bool:
@@ -171,11 +171,11 @@ def _html(text: str) -> str:
     from markdown_it import MarkdownIt
 
     reader = MarkdownIt("commonmark", {"html": False}).enable("table").disable("image")
-    made = str(reader.render(_PICTURES_OF_TEXT.sub("", re.sub(r"^# .*\n", "", text))))
-    made = re.sub(r"<(/?)h([1-4])>", lambda match: f"<{match[1]}h{int(match[2]) + 2}>", made)  # below the section's own
-    made = re.sub(r"(<li>missing: [^\n]*</li>\n){4,}(?=</ul>)", _folded, made)
-    made = re.sub(r"<td>(?=[^<]{80})", '<td class="prose">', made)
-    return made.replace("<table>", '<div class="wide" tabindex="0"><table class="sortable">').replace(
+    html = str(reader.render(_PICTURES_OF_TEXT.sub("", re.sub(r"^# .*\n", "", text))))
+    html = re.sub(r"<(/?)h([1-4])>", lambda match: f"<{match[1]}h{int(match[2]) + 2}>", html)  # below the section's own
+    html = re.sub(r"(<li>missing: [^\n]*</li>\n){4,}(?=</ul>)", _folded, html)
+    html = re.sub(r"<td>(?=[^<]{80})", '<td class="prose">', html)
+    return html.replace("<table>", '<div class="wide" tabindex="0"><table class="sortable">').replace(
         "</table>", "</table></div>"
     )
 
@@ -229,15 +229,15 @@ def _figures(
 def _samples(folder: Path, rows: Mapping[str, Example] | None) -> list[dict[str, Any]]:
     """By method its samples, each with its texts if ``rows`` are given."""
     path = folder / "samples.jsonl"
-    found: dict[str, list[dict[str, Any]]] = {}
+    by_method: dict[str, list[dict[str, Any]]] = {}
     for _, sample in read_lines(path) if path.is_file() else ():
         texts = {}
         if rows is not None and sample["id"] in rows:
             row = rows[sample["id"]]
             parts = {"instruction": row.instruction, "input": row.input, "response": row.response}
             texts = {name: _cut(text) for name, text in parts.items() if text}
-        found.setdefault(sample["method"], []).append({**sample, "texts": texts})
-    groups = [{"method": method, "samples": own} for method, own in found.items()]
+        by_method.setdefault(sample["method"], []).append({**sample, "texts": texts})
+    groups = [{"method": method, "samples": own} for method, own in by_method.items()]
     return sorted(groups, key=lambda group: not any(one["parts"] for one in group["samples"]))  # random, longest: last
 
 
@@ -250,7 +250,7 @@ def _costs(runs: Sequence[ResultRow]) -> list[dict[str, Any]]:
     groups: dict[tuple[str, float | None], list[ResultRow]] = {}
     for row in runs:
         groups.setdefault((row.method, row.fraction), []).append(row)
-    made = []
+    costs = []
     for (method, fraction), own in groups.items():
         known = [
             (row.selection_seed, row.selection, row.tuning)
@@ -266,5 +266,5 @@ def _costs(runs: Sequence[ResultRow]) -> list[dict[str, Any]]:
             line["tuning_tokens"] = fmean(one.tokens for one in tunings)
             line["tuning_flops"] = fmean(one.flops for one in tunings)
             line["total_flops"] = sum(one.flops for one in (*selections, *tunings))
-        made.append(line)
-    return made
+        costs.append(line)
+    return costs

@@ -50,13 +50,13 @@ class Silence:
     def lines(self) -> list[str]:
         """For people: a line for each reason, most frequent first."""
         cells = Counter(self.cells)
-        told = [f"{count} of {self.all_cells} cells beside the paper's: {why}" for why, count in cells.most_common()]
-        if len(told) > _SHOWN:
+        texts = [f"{count} of {self.all_cells} cells beside the paper's: {why}" for why, count in cells.most_common()]
+        if len(texts) > _SHOWN:
             rest = sum(count for _, count in cells.most_common()[_SHOWN:])
-            told = [*told[:_SHOWN], f"{rest} more cells, for {len(cells) - _SHOWN} other reasons"]
+            texts = [*texts[:_SHOWN], f"{rest} more cells, for {len(cells) - _SHOWN} other reasons"]
         for why, ids in {**self.claims, **self.untestable}.items():
-            told.append(f"claim{'s' if len(ids) > 1 else ''} {', '.join(ids)}: {why}")
-        return told
+            texts.append(f"claim{'s' if len(ids) > 1 else ''} {', '.join(ids)}: {why}")
+        return texts
 
 
 def silence(experiment: Experiment) -> Silence:
@@ -70,12 +70,12 @@ def silence(experiment: Experiment) -> Silence:
     source = published_folder(stored, Path(config.paths.experiments))
     if source is None or not experiment.arms or config.until is Until.select:
         return Silence()
-    found = results_of(promised_rows(experiment), stored)
-    tables = paper_tables(found, read_published(source))
+    promised = results_of(promised_rows(experiment), stored)
+    tables = paper_tables(promised, read_published(source))
     cells = [cell for table in tables for line in table.lines for cell in line.cells]
     claims = read_claims(source)
     return Silence(
-        *_undecided(claims, found),
+        *_undecided(claims, promised),
         dict(Counter(cell.missing for cell in cells if cell.missing)),
         len(claims),
         len(cells),
@@ -87,17 +87,17 @@ def unsaid_lines(experiment: Experiment) -> list[str]:
     if experiment.config.published is None:
         return []
     try:
-        found = silence(experiment)
+        unsaid = silence(experiment)
     except (PublishedError, ClaimsError):
         return []  # ``preflight`` names it
-    if not found.all_claims and not found.all_cells:
+    if not unsaid.all_claims and not unsaid.all_cells:
         return []
-    undecided = sum(len(ids) for ids in (*found.claims.values(), *found.untestable.values()))
+    undecided = sum(len(ids) for ids in (*unsaid.claims.values(), *unsaid.untestable.values()))
     head = (
-        f"beside the paper: can decide {found.all_claims - undecided} of {found.all_claims} claims, and fill "
-        f"{found.all_cells - sum(found.cells.values())} of {found.all_cells} cells"
+        f"beside the paper: can decide {unsaid.all_claims - undecided} of {unsaid.all_claims} claims, and fill "
+        f"{unsaid.all_cells - sum(unsaid.cells.values())} of {unsaid.all_cells} cells"
     )
-    return [f"{head}; not:" if undecided or found.cells else head, *(f"  {line}" for line in found.lines())]
+    return [f"{head}; not:" if undecided or unsaid.cells else head, *(f"  {line}" for line in unsaid.lines())]
 
 
 def _undecided(claims: list[Claim], found: Results) -> tuple[dict[str, list[str]], dict[str, list[str]]]:

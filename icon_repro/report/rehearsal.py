@@ -154,26 +154,26 @@ def _add_real(kinds: dict[str, _Kind], steps: Iterable[Step]) -> None:
 
 def _counted(steps: Iterable[Step], store: Store) -> _Counted:
     """What finished steps took and left."""
-    found = _Counted()
+    counts = _Counted()
     for step in steps:
         if not store.complete(step):
             continue
         try:
             record = store.record(step)
         except (ArtifactError, RecordError, OSError):
-            found.unreadable += 1
+            counts.unreadable += 1
             continue
-        kind = found.kinds.setdefault(_short(step.target), _Kind())
+        kind = counts.kinds.setdefault(_short(step.target), _Kind())
         kind.steps += 1
         took = float(record.get("wall_s", 0.0))
         kind.seconds, kind.slowest = kind.seconds + took, max(kind.slowest, took)
         kind.peak_mb = max(kind.peak_mb, float(record.get("peak_rss_mb") or 0.0))
         kind.planned += step.cost.tokens
         kind.counted += float(record.get("metrics", {}).get("tokens") or 0.0)
-        found.megabytes += sum(file["bytes"] for file in record["files"].values()) / 1e6
+        counts.megabytes += sum(file["bytes"] for file in record["files"].values()) / 1e6
         if isinstance(step.params, Asking):
             lines = (store.path(step) / "replies.jsonl").read_text(encoding="utf-8").splitlines()
             keys = {json.loads(line)["key"] for line in lines}
-            found.calls += len(keys)
-            found.again += len(lines) - len(keys)
-    return found
+            counts.calls += len(keys)
+            counts.again += len(lines) - len(keys)
+    return counts

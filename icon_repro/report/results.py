@@ -40,7 +40,8 @@ from icon_repro.report.wandb_runs import log_experiment
 FORMAT = 1  # of run.json
 SELECTED = "selected.json"  # in the place of run.json after until=select
 _OURS = {"name", "description", "paths", "export", "action", "cluster", "tracking"}  # fields that change no result
-_ASKED = {"paths", "export", "explain", "action", "verbose", "quiet"}  # fields that are of one command
+# of one command
+_ASKED = {"paths", "export", "explain", "action", "verbose", "quiet", "plan", "keep", "confirm"}
 _SHOWN = 10  # differences in a message
 _LEASE_S = 60.0
 _PATIENCE_S = 600.0  # with another process that writes the same results
@@ -107,6 +108,12 @@ def _check_against(experiment: Experiment, file: Path, planned: set[str], *, row
     differing = _changes(stored["config"], _filled(config), "")
     if not rows_may_change:
         differing += differences(*_common(stored["sources"], sources(experiment)), "sources")
+    if lost and experiment.unresolved:  # then steps have other names for want of a commit, not of a setting
+        raise ResultsError(
+            f"{folder} holds {len(stored['results'])} results, and whether they are of this configuration can't be "
+            f"told: which commit {experiment.unresolved[0]} is isn't known on this machine. Run action=plan once with "
+            "a network, or set the commit; the results are sound as they are."
+        )
     if lost and differing:
         more = [f"and {len(differing) - _SHOWN} more"] if len(differing) > _SHOWN else []
         raise ResultsError(

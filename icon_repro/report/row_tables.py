@@ -79,11 +79,11 @@ def _selections(experiment: Experiment, store: Store) -> Iterator[Selection]:
 
 def _arms(experiment: Experiment, store: Store) -> list[Arm]:
     """One arm for each finished selection: arms of several training seeds share it."""
-    found: dict[tuple[str, str], Arm] = {}
+    by_selection: dict[tuple[str, str], Arm] = {}
     for arm in experiment.arms:
         if arm.select is not None and store.complete(arm.select):
-            found.setdefault((arm.method, arm.select.folder), arm)
-    return list(found.values())
+            by_selection.setdefault((arm.method, arm.select.folder), arm)
+    return list(by_selection.values())
 
 
 def _scores(experiment: Experiment, store: Store) -> dict[str, list[Any]]:

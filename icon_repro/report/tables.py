@@ -337,7 +337,7 @@ def _tables(
         header, cells, numbers = weighting.table(rows)
         made["held_out"] = written(header, cells, weighting.CAPTION, weighting.COLUMNS, numbers)
     if any(row.judged or row.unjudged for row in rows):
-        below = judged.CAPTION + _listed(of_judged(versions, rows) if versions else [])
+        below = judged.CAPTION + _listed([*judged.judges(rows), *(of_judged(versions, rows) if versions else [])])
         header, cells, numbers = judged.table(rows)
         made["judged"] = written(header, cells, below, judged.COLUMNS, numbers)
     if contamination.known(rows):

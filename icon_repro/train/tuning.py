@@ -133,11 +133,11 @@ def _rows(
         )
     # sorted: the order of training comes from the seed alone, not from the scores
     data, notes = tokenise([rows[i] for i in sorted(chosen)], tokenizer, train.max_length)
-    found = control_tokens(tokenizer)
+    controls = control_tokens(tokenizer)
     notes["control"] = [
         i
         for i in sorted(chosen)
-        if found is not None and found.search(f"{rows[i].instruction}\n{rows[i].input}\n{rows[i].response}")
+        if controls is not None and controls.search(f"{rows[i].instruction}\n{rows[i].input}\n{rows[i].response}")
     ]
     if not data:
         raise TrainError(f"none of {len(chosen)} rows has a response token within max_length={train.max_length}.")
@@ -168,12 +168,12 @@ def _check_length(train: TrainConfig, data: Sequence[Mapping[str, list[int]]], m
 
 def cast(state: Mapping[str, torch.Tensor], dtype: torch.dtype) -> dict[str, torch.Tensor]:
     """Weights in another dtype, in main memory; those that are one tensor under two names stay one."""
-    made: dict[tuple[int, torch.Size], torch.Tensor] = {}
+    copies: dict[tuple[int, torch.Size], torch.Tensor] = {}
     for weights in state.values():
-        if (weights.data_ptr(), weights.shape) not in made:
+        if (weights.data_ptr(), weights.shape) not in copies:
             other = weights.detach().to("cpu", dtype if weights.is_floating_point() else weights.dtype)
-            made[weights.data_ptr(), weights.shape] = other
-    return {name: made[weights.data_ptr(), weights.shape] for name, weights in state.items()}
+            copies[weights.data_ptr(), weights.shape] = other
+    return {name: copies[weights.data_ptr(), weights.shape] for name, weights in state.items()}
 
 
 @dataclass(frozen=True)

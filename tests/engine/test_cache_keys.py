@@ -59,7 +59,7 @@ MISSES: list[tuple[str, dict[str, Any], str]] = [
     ("noise", {"methods.icon.noise_unit": "characters"}, "score/icon-control-* score/icon"),
     ("pool", {"methods.icon.selector": {"epochs": 2.0}}, "score/icon-start score/icon-selector-s0"),
     ("adaptive", {"methods.icon.adaptive": {"first_rows": 4, "error": 0.1}}, "score/icon-round?? score/icon"),
-    ("pool", {"methods.icon.auto": {"reliability": 0.9}}, "score/icon-start"),
+    ("pool", {"methods.icon.auto": {"cost_ratio": 0.9}}, "score/icon-start"),
     # other methods
     ("methods", {"methods.random.seed": 1}, "score/random"),
     ("methods", {"methods.like.seed": 1}, "score/like-*"),

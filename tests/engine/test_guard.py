@@ -23,7 +23,7 @@ from small import composed
 from worlds import WORLDS, World
 
 from icon_repro.config.load import load
-from icon_repro.data import planner
+from icon_repro.data import revisions
 from icon_repro.engine.artifact import Step
 from icon_repro.experiment import plan
 
@@ -50,7 +50,7 @@ UPDATE = "UPDATE_PLANS" in os.environ
 def same_everywhere(monkeypatch: pytest.MonkeyPatch) -> None:
     """Paths of conf/ are relative to the checkout, and no hub or cache says which commit a branch is at."""
     monkeypatch.chdir(ROOT)
-    monkeypatch.setattr(planner, "resolve_revision", lambda *_: (None, "a test asks no hub"))
+    monkeypatch.setattr(revisions, "resolve_revision", lambda *_, **__: (None, "a test asks no hub"))
 
 
 def planned(experiment: str, work: Path) -> list[Step]:

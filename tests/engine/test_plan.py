@@ -14,13 +14,13 @@ from typing import Any
 import huggingface_hub
 import huggingface_hub.constants
 import pytest
-from small import composed, small
+from small import composed, publish_fake, small
 
 import icon_repro
 from icon_repro.config.load import Until, conf_dir, load
 from icon_repro.data.planner import PlanError
 from icon_repro.engine import hashes as file_hashes
-from icon_repro.engine.artifact import file_sha256
+from icon_repro.engine.artifact import Store, file_sha256
 from icon_repro.engine.hashes import FileHashes
 from icon_repro.engine.records import read_sealed, write_sealed
 from icon_repro.evaluate.options import TaskKind
@@ -330,7 +330,7 @@ def test_plan_changed_file_of_a_local_model_makes_its_dependents_new(tmp_path: P
         # what isn't used: another control's, the dtype check's, another budget's
         {"methods.icon.fidelity": {"rows": 9, "candidates": 5, "max_rms": 0.1}},
         {"methods.icon.adaptive": {"first_rows": 9, "seed": 9, "error": 0.5}},
-        {"methods.icon.auto": {"reliability": 0.5, "least_candidates": 9, "expected_rows": 9}},
+        {"methods.icon.auto": {"first_rows": 5, "least_candidates": 9, "rows": 20}},
         {"data.pool.expected_prompt_chars": 1, "data.pool.expected_response_chars": 1},
         {"data.assessment.expected_rows": 5},
         {"evaluation.name": "other"},
@@ -466,6 +466,8 @@ def test_plan_branch_offline_is_what_the_hubs_cache_says(tmp_path: Path, hub_cac
     assert steps["prepare/pool-tiny"].hashed["extra"] == {"commit": "b" * 40}
     old = prints(experiment)
     (hub_cache / "models--org--model" / "refs" / "main").write_text("c" * 40)
+    assert prints(plan(small(tmp_path, BRANCHES))) == old  # it is remembered
+    (tmp_path / ".revisions.json").unlink()
     assert prints(plan(small(tmp_path, BRANCHES)))["model/m"] != old["model/m"]
 
 
@@ -483,7 +485,34 @@ def test_plan_branch_online_is_what_the_hub_says(
     cache_ref(hub_cache / "models--org--model" / "refs" / "main", "a" * 40)  # older than what the hub says
     experiment = plan(small(tmp_path, BRANCHES))
     assert {s.label: s for s in experiment.steps}["model/m"].extra == {"commit": "d" * 40}
-    assert set(asked) == {("org/model", "model", "main"), ("org/rows", "dataset", "v1")}
+    assert sorted(asked) == [("org/model", "model", "main"), ("org/rows", "dataset", "v1")]
+    asked.clear()
+    again = plan(small(tmp_path, BRANCHES))
+    assert prints(again) == prints(experiment) and again.warnings == [] and asked == []  # once is enough
+
+
+@pytest.mark.parametrize("action", ["status", "report", "compare", "export"])
+def test_what_reads_results_asks_no_hub(
+    action: str, tmp_path: Path, hub_cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def repo_info(self: Any, repo_id: str, **how: Any) -> Any:
+        raise AssertionError("asked")
+
+    monkeypatch.setenv("HF_HUB_OFFLINE", "0")
+    monkeypatch.setattr(huggingface_hub.HfApi, "repo_info", repo_info)
+    experiment = plan(small(tmp_path, {**BRANCHES, "action": action}))
+    assert experiment.unresolved == ["model.revision='main'", "data.pool.source.revision='v1'"]
+    # the records of steps that were built from a branch know its commit
+    commits = {key: {**one, "revision": COMMIT} for key, one in BRANCHES.items()}
+    made = plan(small(tmp_path, commits))
+    for step in made.steps:
+        if step.extra:
+            params = step.hashed["params"]
+            params.get("source", params)["revision"] = "main" if step.stage == "model" else "v1"
+            publish_fake(step, Store(tmp_path), {}, hashed={**step.hashed, "params": params})
+    experiment = plan(small(tmp_path, {**BRANCHES, "action": action}))
+    assert experiment.unresolved == []
+    assert {step.extra["commit"] for step in experiment.steps if step.extra} == {COMMIT}
 
 
 def test_plan_hub_that_cant_be_reached_is_named_with_the_reason(

@@ -59,7 +59,7 @@ def prints(found: Mapping[str, Step]) -> dict[str, str]:
         {"bank": {"draws": 9, "lengths": [3, 7]}},
         {"fidelity": {"rows": 8}},
         {"adaptive": {"error": 0.5, "seed": 4}},
-        {"auto": {"pilot_rows": 40, "least_candidates": 9}},
+        {"auto": {"rows": 40, "least_candidates": 9}},
         {"fractions": [0.1, 0.5]},
         POOL,
         {**POOL, "methods.icon.selector": {"epochs": 2, "target": "top_fraction", "repeats": 2}},
@@ -140,7 +140,7 @@ BUDGETS: list[dict[str, Any]] = [
     {"budget": "adaptive"},
     {"budget": "adaptive", "control": "none", "adaptive": {"first_rows": 4, "growth": 1.1}},
     {"budget": "auto"},
-    {"budget": "auto", "auto": {"pilot_candidates": 10, "expected_rows": 8}, "dtype": "auto"},
+    {"budget": "auto", "auto": {"pilot_candidates": 10, "rows": 16}, "dtype": "auto"},
 ]
 
 
@@ -160,7 +160,7 @@ def test_every_budget_plans_a_whole_graph(
     parts = {
         m[1] for name in found if (m := re.fullmatch(r"icon-(\w+)-\d{4}", name)) and not name.startswith("icon-pool")
     }
-    wanted = {"full": {"shard"}, "adaptive": set(), "auto": {"pilot"}}[budget["budget"]]
+    wanted = {"full": {"shard"}, "adaptive": set(), "auto": {"pilot"} if pool else set()}[budget["budget"]]
     rounds = {name for name in parts if name.startswith("round")}
     assert parts - rounds == wanted | ({"control"} if budget.get("control") == "per_pair" else set())
     assert bool(rounds) == (budget["budget"] != "full")
@@ -183,10 +183,12 @@ def assert_gapless(ranges: list[tuple[int, int | None]], end: int | None) -> Non
 
 @pytest.mark.parametrize("budget", ["adaptive", "auto"])
 def test_rounds_wait_for_all_that_was_scored_before(tmp_path: Path, budget: str) -> None:
-    found = steps(icon(tmp_path, {"budget": budget, "adaptive": {"first_rows": 4}}))
-    rounds = len(round_ends(12, found["icon"].params.icon.adaptive))
+    found = steps(icon(tmp_path, {"budget": budget, "adaptive": {"first_rows": 4}, "auto": {"first_rows": 3}}))
+    options = found["icon"].params.icon
+    rounds = len(round_ends(12, options.adaptive if budget == "adaptive" else options.auto))
     assert rounds == found["icon"].params.rounds > 2
-    known = {name: found[f"icon-{name}"] for name in ("start", "baseline", "bank")}
+    more = () if budget == "adaptive" else ("rows", "features")
+    known = {name: found[f"icon-{name}"] for name in ("start", "baseline", "bank", *more)}
     assert "icon-round00" not in found  # what the first round scores is no decision
     for number in range(rounds):
         sequence = found[f"icon-round{number:02d}" if number else "icon-start"]
@@ -195,29 +197,35 @@ def test_rounds_wait_for_all_that_was_scored_before(tmp_path: Path, budget: str)
         assert shards and all(s.inputs["sequence"] is sequence for s in shards.values())
         known |= {n.removeprefix("icon-"): s for n, s in shards.items()}
     assert dict(found["icon"].inputs) == known
-    if budget == "auto":
-        pilot = part(found, "pilot")
-        assert all(s.inputs["sequence"] is found["icon-pilot"] for s in pilot.values())
-        assert set(pilot.values()) <= set(found["icon-start"].inputs.values())
-        assert {"baseline", "bank"} <= set(found["icon-start"].inputs)
-    else:
-        assert set(found["icon-start"].inputs) == {"order", "assessment"}  # waits for no pairs
+    waits = {"order", "assessment"} if budget == "adaptive" else {"order", "rows"}
+    assert set(found["icon-start"].inputs) == waits  # for no pairs
+
+
+def test_auto_with_a_selection_model_has_a_pilot_and_one_round(tmp_path: Path) -> None:
+    found = steps(icon(tmp_path, {**POOL, "budget": "auto"}))
+    pilot, first = part(found, "pilot"), part(found, "round00")
+    assert all(s.inputs["sequence"] is found["icon-pilot"] for s in pilot.values())
+    assert set(pilot.values()) <= set(found["icon-start"].inputs.values())
+    assert {"baseline", "bank"} <= set(found["icon-start"].inputs)
+    assert all(s.inputs["sequence"] is found["icon-start"] for s in first.values()) and not part(found, "round01")
+    assert set(found["icon"].inputs.values()) >= {*pilot.values(), *first.values(), found["icon-features"]}
 
 
 @pytest.mark.parametrize(
     "changes, same",
     [
-        # (what changes, the pairs that stay: of the first round with budget adaptive; of pilot and it with auto)
-        ({"adaptive": {"error": 0.5}}, "adaptive-round00 auto-pilot auto-round00"),
-        ({"fractions": [0.1, 0.25]}, "adaptive-round00 auto-pilot auto-round00"),
-        ({"epsilon": 0.1}, "adaptive-round00 auto-pilot"),
-        ({"auto": {"reliability": 0.5}}, "adaptive-round00 auto-pilot"),
-        ({"seed": 1}, "adaptive-round00 auto-pilot"),
-        ({"auto": {"expected_rows": 50}}, "adaptive-round00 auto-pilot auto-round00"),
-        ({"auto": {"least_candidates": 9}}, "adaptive-round00 auto-pilot"),
-        ({"auto": {"pilot_rows": 17}}, "adaptive-round00"),
-        ({"adaptive": {"first_rows": 5}}, "auto-pilot"),
-        ({"adaptive": {"growth": 3.0}}, "auto-pilot"),
+        # (what changes, the pairs that stay: of the first round; of the pilot too with auto and a selection model)
+        ({"adaptive": {"error": 0.5}}, "adaptive-round00 auto-round00 pool-pilot"),
+        ({"fractions": [0.1, 0.25]}, "adaptive-round00 auto-round00 pool-pilot"),
+        ({"epsilon": 0.1}, "adaptive-round00 auto-round00 pool-pilot"),
+        ({"auto": {"cost_ratio": 0.5}}, "adaptive-round00 auto-round00 pool-pilot"),
+        ({"seed": 1}, "adaptive-round00 auto-round00 pool-pilot"),
+        ({"auto": {"growth": 3.0}}, "adaptive-round00 auto-round00 pool-pilot"),
+        ({"auto": {"least_candidates": 9}}, "adaptive-round00 auto-round00 pool-pilot"),
+        ({"auto": {"depths": [1.0]}}, "adaptive-round00 auto-round00 pool-pilot"),
+        ({"auto": {"first_rows": 5}}, "adaptive-round00"),
+        ({"adaptive": {"first_rows": 5}}, "auto-round00 pool-pilot"),
+        ({"adaptive": {"growth": 3.0}}, "auto-round00 pool-pilot"),
         ({"adaptive": {"seed": 1}}, ""),
         ({"separator": "\n"}, ""),
     ],
@@ -227,12 +235,13 @@ def test_pilot_and_first_round_stay_when_a_later_choice_changes(
     tmp_path: Path, changes: dict[str, Any], same: str
 ) -> None:
     kept = set()
-    for budget in ("adaptive", "auto"):
-        usual, found = (steps(icon(tmp_path, {"budget": budget, **c})) for c in ({}, changes))
-        for name in ("pilot", "round00"):
+    kinds: dict[str, dict[str, Any]] = {"adaptive": {}, "auto": {}, "pool": {**POOL, "budget": "auto"}}
+    for kind, own in kinds.items():
+        usual, found = (steps(icon(tmp_path, {"budget": kind, **own, **c})) for c in ({}, changes))
+        for name in ("pilot",) if kind == "pool" else ("round00",):
             before, after = set(prints(part(usual, name)).values()), set(prints(part(found, name)).values())
             if before and before == after:
-                kept.add(f"{budget}-{name}")
+                kept.add(f"{kind}-{name}")
             else:
                 assert not before & after
     assert kept == set(same.split())
@@ -274,11 +283,11 @@ def test_cheaper_controls_and_budgets_are_planned_to_cost_less(tmp_path: Path) -
 def test_auto_with_a_selection_model_expects_no_more_than_it_may_spend(tmp_path: Path) -> None:
     size = {"data.candidates.size": 20_000, "data.pool.expected_rows": 60_000, "data.assessment.expected_rows": 1020}
     spent = {}
-    for ratio in (0.4, 0.8, 1.6):
+    for ratio in (0.2, 0.4, 0.8):
         changes = {**size, **POOL, "budget": "auto", "auto": {"cost_ratio": ratio}, "fractions": [0.15]}
         changes |= {"training.max_length": 512, "training.epochs": 3, "training.tuning": "full"}
         spent[ratio] = sum(step.cost.tokens for step in steps(icon(tmp_path, changes)).values())
-    assert spent[0.4] < spent[0.8] < spent[1.6]
+    assert spent[0.2] < spent[0.4] < spent[0.8]
 
 
 # ---------------------------------------------------------------- selection model
@@ -288,7 +297,8 @@ def test_auto_with_a_selection_model_expects_no_more_than_it_may_spend(tmp_path:
 @pytest.mark.parametrize("target", ["rank", "top_fraction"])
 def test_selection_model_is_one_for_all_fractions_or_one_for_each(tmp_path: Path, repeats: int, target: str) -> None:
     fractions = [0.1, 0.25, 0.5]
-    changes = {**POOL, "methods.icon.selector": {"target": target, "repeats": repeats, "seed": 3, "shard_rows": 30}}
+    options = {"target": target, "repeats": repeats, "seed": 3, "shard_rows": 30, "tested_fractions": fractions}
+    changes = {**POOL, "methods.icon.selector": options}
     experiment = icon(tmp_path, {**changes, "fractions": fractions})
     found = steps(experiment)
     models = [step for step in found.values() if step.target.endswith("selector:train")]

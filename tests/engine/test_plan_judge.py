@@ -157,12 +157,15 @@ def test_expected_calls_of_an_endpoint_by_hand(tmp_path: Path) -> None:
     assert expected_calls([]) == [] == expected_calls(plan(judging(tmp_path, NLL)).steps)
 
 
-def test_fingerprints_ignore_where_the_endpoint_is_and_what_it_costs(tmp_path: Path) -> None:
+def test_fingerprints_of_verdicts_hold_who_answers_and_not_what_it_costs(tmp_path: Path) -> None:
     def prints(**changes: Any) -> list[str]:
         return [step.fingerprint for step in endpoint_steps(tmp_path, **changes)]
 
-    assert prints() == prints(base_url="http://127.0.0.1:2/v1", price_in=1.0, concurrency=3, api_key_env="OTHER")
-    assert prints() != prints(model="another")
+    assert prints() == prints(price_in=1.0, concurrency=3, api_key_env="OTHER", base_url=f"{ENDPOINT['base_url']}/")
+    for other in ({"model": "another"}, {"base_url": "http://127.0.0.1:2/v1"}, {"served_as": "toy-2"}):
+        assert prints() != prints(**other)
+    # a server of one's own may change its address
+    assert prints(server="mine") == prints(server="mine", base_url="http://127.0.0.1:2/v1") != prints(server="hers")
 
 
 def test_fingerprint_of_verdicts_depends_on_both_sides(tmp_path: Path) -> None:

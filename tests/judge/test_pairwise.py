@@ -98,6 +98,18 @@ def test_endpoint_with_faults_and_injections_gives_every_verdict_once(
     assert 0 < metrics["position_consistency"] <= 1 and metrics["first_preferred"] > 0.5
 
 
+def test_verdicts_say_who_gave_them_and_so_does_what_pools_them(
+    inputs: dict[str, Path], tmp_path: Path, runtime: Runtime
+) -> None:
+    folders = {name: fresh(tmp_path) for name in ("one", "two")}
+    with FaultServer(scores, named="toy-0613") as server:
+        for out in folders.values():
+            metrics = pairwise.endpoint(judge(settings(server.url)), inputs, out, runtime)
+            assert metrics["answered_by"] == {"server": server.url, "asked": "toy", "named": {"toy-0613": 120}}
+    pooled = pairwise.pooled(PooledSets(ordered=True), folders, fresh(tmp_path), runtime)
+    assert pooled["answered_by"] == {"server": server.url, "asked": "toy", "named": {"toy-0613": 240}}
+
+
 def test_endpoint_exchanged_models_exchange_every_verdict_exactly(
     inputs: dict[str, Path], tmp_path: Path, runtime: Runtime
 ) -> None:

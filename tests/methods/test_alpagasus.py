@@ -111,6 +111,7 @@ def test_alpagasus_ratings_of_a_server_that_fails(tmp_path: Path, runtime: Runti
         "failed": 0,
         "calls": 7,
         "asked_again": 0,
+        "answered_by": {"server": server.url, "asked": "toy", "named": {"toy": 7}},
         "tokens": 7 * 18,
         "cost": 0.0,
         "flops": 0,
@@ -255,7 +256,8 @@ def score_step(work: Path, endpoint: Mapping[str, Any] | None, **more: Any) -> S
         ({"model": "other"}, {}, True, True),
         ({"max_tokens": 9}, {}, True, True),
         ({"reasks": 0}, {}, True, True),
-        ({"base_url": "http://elsewhere/v1", "concurrency": 2, "price_in": 1.0, "max_cost": 2.0}, {}, False, False),
+        ({"base_url": "http://elsewhere/v1"}, {}, True, True),
+        ({"concurrency": 2, "price_in": 1.0, "max_cost": 2.0}, {}, False, False),
     ],
     ids=str,
 )

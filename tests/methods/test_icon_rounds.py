@@ -1,4 +1,4 @@
-"""Rounds as steps: a run without a model over a known matrix, the choices of ``budget=auto``, and what is refused."""
+"""Rounds as steps: a run without a model over a known matrix, and what is refused."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -9,23 +9,18 @@ import numpy as np
 import pytest
 from icon_folders import write_bank, write_baseline, write_shard, write_texts
 
-from icon_repro.data.cost import FROZEN_TRAINING, FULL_TRAINING
 from icon_repro.data.rows import Example, Score
 from icon_repro.engine.records import read_json, read_rows, write_json
 from icon_repro.engine.runtime import Runtime
-from icon_repro.methods.agreement import columns_for, reliability
 from icon_repro.methods.icon import rounds, score
 from icon_repro.methods.icon.adaptive import Replay, replay, row_sequence
 from icon_repro.methods.icon.matrices import Block, IconScoreError, Matrices
 from icon_repro.methods.icon.options import (
     AdaptiveConfig,
-    AutoConfig,
     Budget,
     Control,
     IconConfig,
     IconRound,
-    SelectorConfig,
-    TuningSaved,
     resolved,
     round_ends,
 )
@@ -91,8 +86,6 @@ class Job:
                 [self.candidates[i] for i in wanted],
                 sequence["rows"],
             )
-            pairs = len(wanted) * len(columns)
-            write_json(folder / "record.json", {"metrics": {"tokens": 12 * pairs, "pairs": pairs}})
             self.inputs[label] = folder
 
     def sequence(self, name: str) -> dict[str, list[str]]:
@@ -100,11 +93,7 @@ class Job:
         return found
 
     def begin(self) -> dict[str, Any]:
-        """Pilot (for auto), start and the first round."""
-        if self.icon.budget is Budget.auto:
-            self.step("pilot", rounds.pilot, self.inputs)
-            self.score("pilot", self.sequence("pilot"))
-            del self.inputs["pilot"]
+        """Start and the first round."""
         metrics = self.step("start", rounds.start, self.inputs)
         self.score("round00", self.sequence("start"))
         return metrics
@@ -137,16 +126,9 @@ class Job:
 
 
 ADAPTIVE = IconConfig(budget=Budget.adaptive, adaptive=AdaptiveConfig(first_rows=6, error=0.1))
-AUTO = replace(
-    ADAPTIVE,
-    budget=Budget.auto,
-    auto=AutoConfig(reliability=0.6, pilot_candidates=20, pilot_rows=16, least_candidates=10),
-)
 
 
-@pytest.mark.parametrize(
-    "icon", [ADAPTIVE, replace(ADAPTIVE, control=Control.none), AUTO], ids=["bank", "none", "auto"]
-)
+@pytest.mark.parametrize("icon", [ADAPTIVE, replace(ADAPTIVE, control=Control.none)], ids=["bank", "none"])
 def test_steps_select_what_replay_says(tmp_path: Path, runtime: Runtime, icon: IconConfig) -> None:
     job = Job(tmp_path, runtime, icon)
     begun = job.begin()
@@ -262,24 +244,20 @@ def test_candidates_beyond_the_bound_take_no_part(tmp_path: Path, runtime: Runti
 
 
 def test_rows_come_stratified(tmp_path: Path, runtime: Runtime) -> None:
-    job = Job(tmp_path, runtime, AUTO)
+    job = Job(tmp_path, runtime, ADAPTIVE)
     job.begin()
-    rows = row_sequence(job.rows, GROUPS, AUTO.adaptive.seed)
-    assert job.sequence("pilot")["rows"] == rows[:16] and job.sequence("pilot")["active"] == job.candidates[:20]
+    rows = row_sequence(job.rows, GROUPS, ADAPTIVE.adaptive.seed)
     used = job.sequence("start")
     assert used["pool_rows"] == rows[: len(used["pool_rows"])] and used["rows"] == rows[:6]
     assert used["active"] == used["candidates"] == job.candidates
 
 
-@pytest.mark.parametrize("icon", [ADAPTIVE, AUTO], ids=["adaptive", "auto"])
-def test_order_of_rows_is_that_of_the_seed(tmp_path: Path, runtime: Runtime, icon: IconConfig) -> None:
-    job = Job(tmp_path, runtime, replace(icon, adaptive=replace(icon.adaptive, seed=1)))
+def test_order_of_rows_is_that_of_the_seed(tmp_path: Path, runtime: Runtime) -> None:
+    job = Job(tmp_path, runtime, replace(ADAPTIVE, adaptive=replace(ADAPTIVE.adaptive, seed=1)))
     job.begin()
     rows, used = row_sequence(job.rows, GROUPS, 1), job.sequence("start")
     assert rows[:6] != row_sequence(job.rows, GROUPS, 0)[:6]
     assert used["rows"] == rows[:6] and used["pool_rows"] == rows[: len(used["pool_rows"])]
-    if icon is AUTO:
-        assert job.sequence("pilot")["rows"] == rows[:16]
 
 
 # ---------------------------------------------------------------- what is refused
@@ -318,83 +296,3 @@ def test_scores_before_the_last_round_are_refused(tmp_path: Path, runtime: Runti
     job.rest(2)
     with pytest.raises(IconScoreError, match="the last round isn't among the inputs"):
         job.scores()
-
-
-# ---------------------------------------------------------------- auto
-
-
-@pytest.mark.parametrize("target", [0.3, 0.8, 0.95])
-def test_auto_takes_the_rows_that_the_pilot_calls_for(tmp_path: Path, runtime: Runtime, target: float) -> None:
-    job = Job(tmp_path, runtime, replace(AUTO, auto=replace(AUTO.auto, reliability=target)))
-    metrics = job.begin()
-    pilot = job.sequence("pilot")
-    task = job.block(pilot["active"], pilot["rows"]).task
-    wanted = columns_for(task, target)
-    assert wanted is not None and metrics["rows_wanted"] == wanted
-    assert metrics["rows"] == min(N, max(wanted, 6)) == len(job.sequence("start")["pool_rows"])
-    assert metrics["pilot_pairs"] == 20 * 16 and metrics["pilot_reliability"] == pytest.approx(reliability(task))
-    assert metrics["reliability_expected"] == pytest.approx(reliability(task, metrics["rows"]))
-    if wanted <= N:
-        assert metrics["reliability_expected"] >= target - 1e-9
-
-
-def test_auto_reliability_of_more_differences_takes_fewer_rows(tmp_path: Path, runtime: Runtime) -> None:
-    wanted = [Job(tmp_path / str(own), runtime, AUTO, own=own).begin()["rows_wanted"] for own in (0.05, 0.1, 0.3)]
-    assert wanted == sorted(wanted, reverse=True) and wanted[0] > wanted[-1]
-
-
-def test_auto_without_a_difference_between_candidates_says_so(tmp_path: Path, runtime: Runtime) -> None:
-    job = Job(tmp_path, runtime, AUTO)
-    job.nll = np.tile(job.nll[:1], (COUNT, 1))
-    job.nll[np.arange(COUNT), np.arange(COUNT) % 16] += 0.1  # noise of cells
-    job.icon = job.job.icon = replace(AUTO, control=Control.none)
-    with pytest.raises(IconScoreError, match=r"20 x 16 pairs shows no difference.*pilot_rows.*budget=full"):
-        job.begin()
-
-
-SELECTOR = SelectorConfig(epochs=2.0, repeats=3, pool_max_length=10)
-
-
-def affordable(tmp_path: Path, runtime: Runtime, ratio: float, saved: TuningSaved) -> tuple[Job, dict[str, Any]]:
-    auto = replace(AUTO.auto, cost_ratio=ratio)
-    job = Job(tmp_path, runtime, replace(AUTO, auto=auto, selector=SELECTOR), saved=saved)
-    return job, job.begin()
-
-
-@pytest.mark.parametrize("among", [None, 24])
-@pytest.mark.parametrize("frozen", [False, True])
-def test_auto_affords_what_the_tuning_that_it_saves_pays_for(
-    tmp_path: Path, runtime: Runtime, frozen: bool, among: int | None
-) -> None:
-    saved = TuningSaved(epochs=60.0, max_length=16, frozen=frozen, fraction=0.3, rows=among)
-    job, metrics = affordable(tmp_path, runtime, 0.9, saved)
-    chars = [len(row.instruction) + len(row.response) for row in job.texts]
-    lengths = [sum(job.contexts.values()) / sum(chars) * c for c in chars[:among]]
-    tuned = 0.7 * 60 * (FROZEN_TRAINING if frozen else FULL_TRAINING) * sum(min(length, 16) for length in lengths)
-    spent = 1000 + 6000 + 12 * 320 + 3 * sum(min(length, 10) for length in lengths)  # baseline, bank, pilot; the pool
-    each = 12 * metrics["rows"] + 3 * 2 * FROZEN_TRAINING * sum(lengths) / len(lengths)
-    assert metrics["candidates_affordable"] == int((0.9 * tuned - spent) / each) > 10
-    assert len(job.sequence("start")["candidates"]) == min(COUNT, metrics["candidates_affordable"])
-
-
-def test_auto_affords_fewer_candidates_for_less_money_and_never_fewer_than_the_least(
-    tmp_path: Path, runtime: Runtime
-) -> None:
-    saved = TuningSaved(epochs=60.0, max_length=16, frozen=False, fraction=0.3)
-    found, used = [], []
-    for ratio in (2.0, 0.4, 0.25, 0.01):
-        _, metrics = affordable(tmp_path / str(ratio), runtime, ratio, saved)
-        found.append(metrics["candidates_affordable"])
-        used.append(metrics["candidates"])
-    assert found == sorted(found, reverse=True) and len(set(found)) == 4 and found[-1] == 0
-    assert used == [min(COUNT, max(10, n)) for n in found] and used[-1] == 10
-
-
-def test_auto_with_few_affordable_candidates_scores_them_alone(tmp_path: Path, runtime: Runtime) -> None:
-    saved = TuningSaved(epochs=60.0, max_length=16, frozen=False, fraction=0.3)
-    job, metrics = affordable(tmp_path, runtime, 0.25, saved)
-    assert 10 < metrics["candidates"] < COUNT
-    job.rest()
-    _, found = job.scores()
-    assert [row.id for row in found] == job.candidates[: metrics["candidates"]]
-    np.testing.assert_allclose([row.score for row in found], job.expected().mean, rtol=0, atol=1e-12)

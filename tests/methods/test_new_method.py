@@ -55,7 +55,7 @@ def test_one_file_and_one_yaml_add_a_method(checkout: Path) -> None:
         assert done.returncode == 0, done.stdout + done.stderr
         return done.stdout
 
-    assert "score/shortest-r0" in said("action=plan")
+    assert "score/shortest-r0" in said("action=plan", "plan=full")
     said("action=run")
     said("action=compare")
     said("action=report")

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import yaml
-from made_up_runs import result, row, task
+from made_up_runs import result, row, task, with_cell
 from paper_runs import judged, run
 
 from icon_repro.config.load import conf_dir
@@ -155,6 +155,20 @@ def test_winning_score_is_read_from_either_side(tmp_path: Path) -> None:
     assert found.verdict is ClaimVerdict.not_run and "the judge compares with full" in found.note
     rows[1], rows[2] = run("icon", 0.15, 0, 0.5), run("less", 0.15, 0, 0.5, judged=judged(won, "icon"))
     assert says(rows, tmp_path, **claim, against=["less-0.15"]) == "contradicted"
+
+
+def test_claims_name_the_judge_behind_them(tmp_path: Path) -> None:
+    whose = {"answered_by": {"server": "https://a/v1", "asked": "gpt-4", "named": {"gpt-4-0613": 80}}}
+    verdicts = {name: {**one, **whose} for name, one in judged("w" * 60 + "l" * 20, "full").items()}
+    rows = [run("full", 1.0, 0, 0.5), run("icon", 0.15, 0, 0.5, judged=verdicts)]
+    told = "judged by gpt-4 at https://a/v1 (replies name gpt-4-0613)"
+    (found,) = checked(rows, tmp_path, {"measure": "winning_score", "margin": 1.0, "against": ["full"]})
+    assert found.verdict is ClaimVerdict.reproduced and told in found.note
+    rows = [with_cell(one, "mmlu", **whose) for one in rows]  # as a win rate against a reference has it
+    (found,) = checked(rows, tmp_path, {"measure": "mmlu", "against": ["full"]})
+    assert told in found.note
+    (found,) = checked(rows, tmp_path, {"measure": "arc", "against": ["full"]})
+    assert "judged by" not in found.note
 
 
 def test_costs_are_shares_of_full_tuning_without_an_interval(tmp_path: Path) -> None:

@@ -354,6 +354,16 @@ def test_write_judged_only_where_a_judge_was_asked(tmp_path: Path) -> None:
     assert not list(tmp_path.glob("judged.*")) and (tmp_path / "verdicts.tex").is_file()  # none of an earlier report
 
 
+def test_judged_page_says_who_gave_the_verdicts(tmp_path: Path) -> None:
+    def by(name: str, count: int) -> dict[str, Any]:
+        return {"answered_by": {"server": "https://a/v1", "asked": "gpt-4", "named": {name: count}}}
+
+    one, two = ({**compared("wltt"), **by(*said)} for said in (("gpt-4-0613", 8), ("gpt-4-0314", 2)))
+    write([row("icon", 0.15, 0, judged={"koala": one}), row("random", 0.15, 0, judged={"koala": two})], tmp_path)
+    text = (tmp_path / "judged.md").read_text(encoding="utf-8")
+    assert "Judged by gpt-4 at https://a/v1 (replies name gpt-4-0314, gpt-4-0613)." in text
+
+
 def test_write_metrics_are_the_rows(tmp_path: Path) -> None:
     write(ROWS, tmp_path)
     lines = (tmp_path / "metrics.jsonl").read_text(encoding="utf-8").splitlines()

@@ -24,7 +24,7 @@ from icon_repro.engine.console import say
 from icon_repro.engine.records import RecordError, read_rows, read_sealed, write_rows, write_sealed
 from icon_repro.engine.runtime import Runtime
 from icon_repro.evaluate.judge.options import GenerationConfig, ReferenceAnswers, ServedAnswers
-from icon_repro.lm.endpoint import Request, ask
+from icon_repro.lm.endpoint import Request, ask, note_answered_by
 from icon_repro.lm.generate import Continuation, greedy
 from icon_repro.lm.load import load_tokenizer, load_tuned, positions_of, prepare_device
 from icon_repro.lm.tokens import bos_ids, text_ids
@@ -110,7 +110,8 @@ def served(cfg: ServedAnswers, inputs: Mapping[str, Path], out: Path, runtime: R
     answers = [ModelAnswer(a.key, a.value, None, UNKNOWN) for a in replies if a.value is not None]
     failures = [Failure(a.key, str(a.reason)) for a in replies if a.value is None]
     asked = sum(answer.asked for answer in replies)
-    return {**write_answers(out, answers, failures), "asked": asked, "tokens": 0, "flops": 0}
+    whose = note_answered_by(out, cfg.endpoint)
+    return {**write_answers(out, answers, failures), "answered_by": whose, "asked": asked, "tokens": 0, "flops": 0}
 
 
 def reference(cfg: ReferenceAnswers, inputs: Mapping[str, Path], out: Path, runtime: Runtime) -> dict[str, Any]:

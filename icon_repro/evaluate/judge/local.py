@@ -53,8 +53,8 @@ def run(cfg: LocalJudge, inputs: Mapping[str, Path], out: Path, runtime: Runtime
     read = _generated if cfg.reading is LocalReading.generate else _lettered
     tokens = sum(len(encoded[text]) for text in fits)
     with runtime.progress(len(fits), "verdict") as progress:
-        found = read(cfg, model, tokenizer, [encoded[text] for text in fits], runtime, progress.advance)
-    for text, (one, more) in zip(fits, found, strict=True):
+        readings = read(cfg, model, tokenizer, [encoded[text] for text in fits], runtime, progress.advance)
+    for text, (one, more) in zip(fits, readings, strict=True):
         said[text] = one
         tokens += more
     metrics = conclude(out, compared, failed, lambda pair, order: said[chats[pair.id, order]])
@@ -85,7 +85,7 @@ def _generated(
     advance: Callable[[int], None],
 ) -> list[tuple[Opinion, int]]:
     """What greedy replies say, and their tokens."""
-    found: dict[int, tuple[Opinion, int]] = {}
+    readings: dict[int, tuple[Opinion, int]] = {}
 
     def done(batch: Mapping[int, Continuation]) -> None:
         for index, continuation in batch.items():
@@ -94,11 +94,11 @@ def _generated(
                 said = Opinion(FORMS[cfg.protocol].parse(reply))
             except VerdictError as error:
                 said = Opinion(None, str(error))
-            found[index] = said, len(continuation.ids)
+            readings[index] = said, len(continuation.ids)
         advance(len(batch))
 
     greedy(model, tokenizer, prompts, cfg.max_new_tokens, runtime.cluster.eval_batch_size, done)
-    return [found[index] for index in range(len(prompts))]
+    return [readings[index] for index in range(len(prompts))]
 
 
 @torch.inference_mode()
@@ -117,11 +117,11 @@ def _lettered(
         raise JudgeError(
             "judge.reading='letters': the judge's tokenizer has no token for each of A, B and C; set reading=generate."
         )
-    found = []
+    readings = []
     for ids in prompts:
         logits = model(input_ids=torch.tensor([[*ids, *opening]], device=model.device), logits_to_keep=1).logits[0, -1]
         logs = torch.log_softmax(logits.double(), -1)[[ids[0] for ids in letters]].tolist()
         likely = dict(zip(POINTS, logs, strict=True))
-        found.append((Opinion(POINTS[max(likely, key=likely.__getitem__)], parts=likely), len(opening)))
+        readings.append((Opinion(POINTS[max(likely, key=likely.__getitem__)], parts=likely), len(opening)))
         advance(1)
-    return found
+    return readings

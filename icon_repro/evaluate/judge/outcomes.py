@@ -87,7 +87,7 @@ def summary(verdicts: Sequence[Verdict], failed: int, *, ordered: bool = True) -
     rate = (win + tie / 2) / n
     controlled = length_controlled([_preference(v) for v in verdicts], [v.lengths[0] - v.lengths[1] for v in verdicts])
     singles = [(sign(v.forward), -sign(v.backward)) for v in verdicts]  # 1: the answer shown first is preferred
-    told = [one for both in singles for one in both if one]
+    preferences = [one for both in singles for one in both if one]
     return {
         "prompts": prompts,
         "judged": n,
@@ -101,7 +101,7 @@ def summary(verdicts: Sequence[Verdict], failed: int, *, ordered: bool = True) -
         "length_controlled_win_rate": 100 * controlled,
         "length_controlled_score": 2 * controlled,
         "position_consistency": fmean(a == -b for a, b in singles) if ordered else None,
-        "first_preferred": fmean(one > 0 for one in told) if ordered and told else None,
+        "first_preferred": fmean(one > 0 for one in preferences) if ordered and preferences else None,
         "length": fmean(v.lengths[0] for v in verdicts),
         "length_other": fmean(v.lengths[1] for v in verdicts),
         "length_winners": fmean(won) if won else None,
@@ -116,8 +116,8 @@ def _preference(verdict: Verdict) -> float:
 
 def _longer_wins(won: Sequence[int], lost: Sequence[int]) -> float | None:
     """Share of the decided pairs of different lengths that the longer answer wins."""
-    told = [a > b for a, b in zip(won, lost, strict=True) if a != b]
-    return fmean(told) if told else None
+    longer_won = [a > b for a, b in zip(won, lost, strict=True) if a != b]
+    return fmean(longer_won) if longer_won else None
 
 
 def length_controlled(preferences: Sequence[float], differences: Sequence[float]) -> float:
@@ -151,7 +151,7 @@ def fit_logistic(target: NDArray[np.float64], features: NDArray[np.float64]) -> 
     Raises:
         OutcomeError: it doesn't converge.
     """
-    found = np.zeros(features.shape[1])
+    coefficients = np.zeros(features.shape[1])
     penalty = _RIDGE * np.eye(features.shape[1])
 
     def loss(at: NDArray[np.float64]) -> float:
@@ -159,13 +159,13 @@ def fit_logistic(target: NDArray[np.float64], features: NDArray[np.float64]) -> 
         return float((np.logaddexp(0, logits) - target * logits).sum() + at @ penalty @ at / 2)
 
     for _ in range(_ROUNDS):
-        share = 1 / (1 + np.exp(-features @ found))
-        slope = features.T @ (share - target) + penalty @ found
+        share = 1 / (1 + np.exp(-features @ coefficients))
+        slope = features.T @ (share - target) + penalty @ coefficients
         if np.abs(slope).max() < 1e-10 * len(target):
-            return found
+            return coefficients
         curvature = features.T @ (features * (share * (1 - share))[:, None]) + penalty
         step = np.linalg.solve(curvature, slope)
-        while loss(found - step) > loss(found) + 1e-12 * len(target):  # a full step may overshoot
+        while loss(coefficients - step) > loss(coefficients) + 1e-12 * len(target):  # a full step may overshoot
             step = step / 2
-        found = found - step
+        coefficients = coefficients - step
     raise OutcomeError(f"the logistic model of {len(target)} preferences doesn't converge.")

@@ -20,7 +20,8 @@ from icon_repro.evaluate.judge.answers import Failure, ModelAnswer
 from icon_repro.evaluate.judge.options import EndpointJudge, PooledSets
 from icon_repro.evaluate.judge.outcomes import Verdict, outcome, summary
 from icon_repro.evaluate.judge.protocols import FORMS, messages
-from icon_repro.lm.endpoint import Request, ask
+from icon_repro.lm.answered_by import joined, write_answered_by
+from icon_repro.lm.endpoint import Request, ask, note_answered_by
 
 FORWARD, BACKWARD = "forward", "backward"  # A's answer is shown first, B's is
 
@@ -101,7 +102,8 @@ def endpoint(cfg: EndpointJudge, inputs: Mapping[str, Path], out: Path, runtime:
         replies = ask(requests, cfg.endpoint, out, FORMS[cfg.protocol].parse, progress.advance)
     said = {answer.key: Opinion(answer.value, str(answer.reason)) for answer in replies}
     metrics = conclude(out, compared, failed, lambda pair, order: said[f"{pair.id}:{order}"])
-    return {**metrics, "asked": sum(answer.asked for answer in replies), "tokens": 0, "flops": 0}
+    asked = sum(answer.asked for answer in replies)
+    return {**metrics, "answered_by": note_answered_by(out, cfg.endpoint), "asked": asked, "tokens": 0, "flops": 0}
 
 
 def pooled(cfg: PooledSets, inputs: Mapping[str, Path], out: Path, runtime: Runtime) -> dict[str, Any]:
@@ -112,7 +114,11 @@ def pooled(cfg: PooledSets, inputs: Mapping[str, Path], out: Path, runtime: Runt
         verdicts += [replace(verdict, id=f"{name}:{verdict.id}") for verdict in read]
         failed = read_rows(inputs[name] / "failures.jsonl", Failure)
         failures += [replace(failure, id=f"{name}:{failure.id}") for failure in failed]
-    return {**_write(out, verdicts, failures, ordered=cfg.ordered), "tokens": 0, "flops": 0}
+    whose = joined(inputs[name] for name in sorted(inputs))
+    if whose is not None:
+        write_answered_by(out, whose)
+    known = {} if whose is None else {"answered_by": whose}
+    return {**_write(out, verdicts, failures, ordered=cfg.ordered), **known, "tokens": 0, "flops": 0}
 
 
 def conclude(

@@ -68,12 +68,12 @@ def opponent(arm: Contestant, arms: Sequence[Contestant], against: str) -> Conte
 
 def expected_calls(steps: Iterable[Step]) -> list[str]:
     """A line for each endpoint that ``steps`` ask, judges or others: calls, tokens, and money if prices are set."""
-    found: dict[tuple[str, str], list[float]] = {}
+    by_endpoint: dict[tuple[str, str], list[float]] = {}
     for step in steps:
         params = step.params
         if isinstance(params, Asking):
             endpoint = params.endpoint
-            totals = found.setdefault((endpoint.model, endpoint.base_url), [0.0, 0.0, 0.0, 0.0])
+            totals = by_endpoint.setdefault((endpoint.model, endpoint.base_url), [0.0, 0.0, 0.0, 0.0])
             tokens = (params.expected_tokens_in, params.expected_tokens_out)
             more = (params.expected_calls, *tokens, endpoint.cost(*tokens))
             for place, value in enumerate(more):
@@ -81,7 +81,7 @@ def expected_calls(steps: Iterable[Step]) -> list[str]:
     return [
         f"{name} at {url}: about {calls:,.0f} calls, {tokens_in:,.0f} tokens in, {tokens_out:,.0f} out, "
         + (f"cost {cost:.4g}" if cost else "no prices set")
-        for (name, url), (calls, tokens_in, tokens_out, cost) in found.items()
+        for (name, url), (calls, tokens_in, tokens_out, cost) in by_endpoint.items()
     ]
 
 
@@ -94,7 +94,7 @@ class _Comparisons:
 
     def of(self, arm: Contestant, arms: Sequence[Contestant]) -> dict[str, Step]:
         """Verdict steps of ``arm`` by set."""
-        judge, found = self.judge, dict[str, Step]()
+        judge, by_set = self.judge, dict[str, Step]()
         fractions = judge.fractions if arm.method not in ("base", "full") else []
         if (judge.methods and arm.method not in judge.methods) or (fractions and arm.fraction not in fractions):
             return {}
@@ -104,19 +104,19 @@ class _Comparisons:
             for name, rows in judge.sets.items():
                 prompts = self._prompts("sets", name, rows)
                 theirs = self._answers(other, name, rows, prompts) if other else self._served(name, rows, prompts)
-                found[name] = self._verdicts(arm, against, name, rows, prompts, theirs)
-            if len(found) > 1:
+                by_set[name] = self._verdicts(arm, against, name, rows, prompts, theirs)
+            if len(by_set) > 1:
                 label = f"verdicts-{arm.label}-vs-{against}-{OVERALL}"
                 ordered = PooledSets(judge.kind is not JudgeKind.nll)
-                found[OVERALL] = self.planner.step("judge_pooled", "judge", label, ordered, inputs=dict(found))
+                by_set[OVERALL] = self.planner.step("judge_pooled", "judge", label, ordered, inputs=dict(by_set))
         for name, rows in judge.references.items():
             prompts = self._prompts("references", name, rows)
             inputs = {"prompts": prompts}
             theirs = self.planner.step(
                 "judge_reference", "judge", f"answers-reference-{name}", ReferenceAnswers(), inputs=inputs
             )
-            found[name] = self._verdicts(arm, "reference", name, rows, prompts, theirs)
-        return found
+            by_set[name] = self._verdicts(arm, "reference", name, rows, prompts, theirs)
+        return by_set
 
     def _prompts(self, kind: str, name: str, rows: RowsConfig) -> Step:
         return self.planner.rows(f"judge.{kind}.{name}", f"judge-{name}", rows)
@@ -180,8 +180,8 @@ class _Comparisons:
         return self.model if self.judge.model is None else self.planner.model(self.judge.model, "judge.model")
 
     def _cost(self, tokens: float) -> Cost:
-        own: ModelConfig = self.judge.model or self.planner.config.model
-        return Cost(tokens, forward_flops(own.parameters, tokens))
+        model: ModelConfig = self.judge.model or self.planner.config.model
+        return Cost(tokens, forward_flops(model.parameters, tokens))
 
 
 def _prompts_of(rows: RowsConfig) -> int:

@@ -82,21 +82,21 @@ def parse_scores(text: str) -> tuple[float, float]:
     at = next((place for place, line in enumerate(lines) if _numbered(line)), None)
     if at is None:
         raise VerdictError(f"no score in the reply {_shown(text)}; two numbers from 1 to 10 are needed.")
-    found = _pair(lines[at], announced=False)
-    if found is None:
-        found = _two_lines(lines[at : at + 3]) or _named(lines)
+    scores = _pair(lines[at], announced=False)
+    if scores is None:
+        scores = _two_lines(lines[at : at + 3]) or _named(lines)
     elif at > 0 or not re.match(rf"\W*{_SCORE}", lines[at]):  # after other words, it may be one of several pairs
-        found = found if {_pair(line, announced=False) for line in lines[at:]} <= {found, None} else None
-    elif not _stands(found, lines[at + 1 :]):
-        found = None
-    if found is None:
+        scores = scores if {_pair(line, announced=False) for line in lines[at:]} <= {scores, None} else None
+    elif not _stands(scores, lines[at + 1 :]):
+        scores = None
+    if scores is None:
         raise VerdictError(
             f"no two scores in the reply {_shown(text)}; they must stand on a line of their own, or with labels."
         )
-    for score in found:
+    for score in scores:
         if not (math.isfinite(score) and (score == 0 or 1 <= score <= 10)):
             raise VerdictError(f"score {score:g} in the reply {_shown(text)}: must be in 1-10 (or 0, for no answer).")
-    return found
+    return scores
 
 
 def _stands(found: tuple[float, float], later: Sequence[str]) -> bool:
@@ -120,17 +120,17 @@ def parse_verdict(text: str) -> str:
     """
     text = _answer(text)
     stated = _DENIED.sub("", text)
-    found = [letter.upper() for letter in _VERDICT.findall(stated)]
-    if not found:
+    letters = [letter.upper() for letter in _VERDICT.findall(stated)]
+    if not letters:
         denied = "none but a denied" if stated != text else "no"
         raise VerdictError(f"{denied} verdict in the reply {_shown(text)}; [[A]], [[B]] or [[C]] is needed.")
-    if len(set(found)) == 1:
-        return str(found[0])
+    if len(set(letters)) == 1:
+        return str(letters[0])
     last = [line for line in stated.splitlines() if line.strip()][-1]
-    own = _VERDICT.findall(last)
-    if len(own) == 1 and re.search(r"\]\]\W*$", last):
-        return str(own[0].upper())
-    raise VerdictError(f"contradicting verdicts {', '.join(found)} in the reply {_shown(text)}; one is needed.")
+    last_letters = _VERDICT.findall(last)
+    if len(last_letters) == 1 and re.search(r"\]\]\W*$", last):
+        return str(last_letters[0].upper())
+    raise VerdictError(f"contradicting verdicts {', '.join(letters)} in the reply {_shown(text)}; one is needed.")
 
 
 def _answer(text: str) -> str:
@@ -153,13 +153,13 @@ def _shown(text: str) -> str:
 
 def _lines(text: str) -> list[str]:
     """Non-empty lines without what only formats them."""
-    made = []
+    plain_lines = []
     for line in text.translate(_SIGNS).splitlines():
         plain = re.sub(r"[*`]+|</?\w{1,20}>|(?<!\w)_+|_+(?!\w)", "", line).strip()
         plain = re.sub(r"^[#>\s]+", "", plain).strip("| \t\"'“”‘’")
         if plain and not re.fullmatch(r"[-=|:+\s]+", plain):
-            made.append(_LIST_MARK.sub("", plain))
-    return made
+            plain_lines.append(_LIST_MARK.sub("", plain))
+    return plain_lines
 
 
 def _pair(line: str, *, announced: bool) -> tuple[float, float] | None:
@@ -223,20 +223,20 @@ def _labelled(line: str) -> dict[str, float]:
     """
     long, line = len(line) > _LONGEST, line[:_LONGEST]
     plain = re.sub(rf"^{_TITLE}\s*[:=]\s*", "", " ".join(line.translate(_BRACKETS).split()), flags=re.I)
-    found: dict[str, float] = {}
+    score_by_side: dict[str, float] = {}
     rest = plain
     while match := _ITEM.match(rest):
         end = len(plain) - len(rest) + match.end()
         side = _side(match["who"])
-        if side in found:
+        if side in score_by_side:
             return {}
-        found[side] = float(match["score"])
+        score_by_side[side] = float(match["score"])
         rest = re.sub(r"^(?:\s*[,;|.&/])*\s*(?:(?:and|while|vs\.?)\s+)?", "", rest[match.end() :])
     if not rest.strip():
-        return {} if long else found
+        return {} if long else score_by_side
     # a sentence may follow both, which gives no score to a third
-    sentence = len(found) == 2 and plain[end] not in ",;" and _SENTENCE.match(plain, end)
-    return found if sentence and not re.search(r":\s*\d", rest) else {}
+    sentence = len(score_by_side) == 2 and plain[end] not in ",;" and _SENTENCE.match(plain, end)
+    return score_by_side if sentence and not re.search(r":\s*\d", rest) else {}
 
 
 def _announces(line: str) -> bool:
@@ -262,9 +262,9 @@ def _named(lines: list[str]) -> tuple[float, float] | None:
     pairs: set[tuple[float, float]] = set()
     single: dict[str, set[float]] = {"1": set(), "2": set()}
     for before, line in zip(["", *lines], lines, strict=False):
-        own = _labelled(line)
-        if len(own) == 1:
-            for side, score in own.items():
+        score_by_side = _labelled(line)
+        if len(score_by_side) == 1:
+            for side, score in score_by_side.items():
                 single[side].add(score)
         elif (pair := _pair(line, announced=not _announces(before))) is not None:
             pairs.add(pair)

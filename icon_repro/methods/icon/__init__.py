@@ -18,53 +18,53 @@ from icon_repro.methods.icon.plan import plan
 def problems(where: str, options: IconConfig, setting: Setting) -> list[str]:
     """Combinations that don't go together, with the options that ``compat`` decides filled in."""
     icon = resolved(options)
-    found = []
+    texts = []
     pool = setting.select_from is SelectFrom.pool
     if pool and icon.selector is None:
-        found.append(
+        texts.append(
             f"{where}.selector: select_from=pool needs the selection model, which extends the scores to the pool; "
             f"set {where}.selector={{}}, or select_from=candidates."
         )
     if not pool and icon.selector is not None and icon.candidates is None:
-        found.append(
+        texts.append(
             f"{where}.selector: select_from=candidates scores them all; set {where}.candidates to how many it scores "
             f"(the selection model ranks the rest), {where}.selector=null, or select_from=pool."
         )
     if icon.candidates is not None and icon.selector is None:
-        found.append(
+        texts.append(
             f"{where}.candidates={icon.candidates}: the others have no score without the selection model; set "
             f"{where}.selector={{}}, or {where}.candidates=null."
         )
     size = setting.data.candidates.size
     if icon.candidates is not None and size is not None and icon.candidates > size:
-        found.append(f"{where}.candidates={icon.candidates}: is more than data.candidates.size={size}; lower it.")
+        texts.append(f"{where}.candidates={icon.candidates}: is more than data.candidates.size={size}; lower it.")
     if icon.control is Control.bank and not icon.bank.lengths:
-        found.append(f"{where}.bank.lengths=[]: give at least one length in tokens.")
+        texts.append(f"{where}.bank.lengths=[]: give at least one length in tokens.")
     if icon.selector is not None and icon.selector.kind is SelectorKind.probe:
         if icon.selector.repeats > 1:
-            found.append(f"{where}.selector.repeats={icon.selector.repeats}: a probe has no seed; set 1.")
+            texts.append(f"{where}.selector.repeats={icon.selector.repeats}: a probe has no seed; set 1.")
         if icon.selector.target is SelectorTarget.top_fraction:
-            found.append(f"{where}.selector.target=top_fraction: a probe learns ranks; set rank, or kind=lora.")
+            texts.append(f"{where}.selector.target=top_fraction: a probe learns ranks; set rank, or kind=lora.")
         if icon.selector.probe.dtype is Dtype.float16:
-            found.append(f"{where}.selector.probe.dtype='float16': may overflow; use float32 or bfloat16.")
+            texts.append(f"{where}.selector.probe.dtype='float16': may overflow; use float32 or bfloat16.")
     if icon.selector is not None and icon.selector.dtype is Dtype.float16:
-        found.append(f"{where}.selector.dtype='float16': needs loss scaling, which isn't built; use bfloat16.")
+        texts.append(f"{where}.selector.dtype='float16': needs loss scaling, which isn't built; use bfloat16.")
     if icon.budget is not Budget.full:
         if icon.control not in (None, Control.bank, Control.none):
-            found.append(
+            texts.append(
                 f"{where}.budget={icon.budget.value!r}: needs control=bank or none, not {icon.control.value}: the "
                 "others score a random context for each candidate. Set budget=full, or the control."
             )
         if icon.empty_pairs is EmptyPair.nan:
-            found.append(f"{where}.budget={icon.budget.value!r}: can't leave pairs out; set empty_pairs=error.")
+            texts.append(f"{where}.budget={icon.budget.value!r}: can't leave pairs out; set empty_pairs=error.")
     if icon.budget is Budget.auto and icon.control is not Control.bank:
-        found.append(f"{where}.budget='auto': needs control=bank, whose lengths it reads.")
+        texts.append(f"{where}.budget='auto': needs control=bank, whose lengths it reads.")
     if icon.control is Control.bank and options.noise_unit is NoiseUnit.characters:
-        found.append(
+        texts.append(
             f"{where}.noise_unit='characters': the bank's texts are counted in tokens; set "
             "control=per_candidate or per_pair."
         )
-    return found
+    return texts
 
 
 def meaning(options: IconConfig) -> str:

@@ -123,12 +123,12 @@ class Race:
         if rows == self.n and self._round:
             return np.zeros(count)
         rest = self._cells - self._cells.mean(axis=0) - means[:, None] + means.mean()
-        own = (rest**2).sum(axis=1) / max(1, rows - 1) * (count / (count - 1) if count > 1 else 1.0)
+        row_variance = (rest**2).sum(axis=1) / max(1, rows - 1) * (count / (count - 1) if count > 1 else 1.0)
         if self._round == 0:
-            self.row_noise = float(own.mean())
+            self.row_noise = float(row_variance.mean())
         if rows == self.n:
             return np.zeros(count)
-        pooled = (_PRIOR * own.mean() + (rows - 1) * own) / (_PRIOR + rows - 1)
+        pooled = (_PRIOR * row_variance.mean() + (rows - 1) * row_variance) / (_PRIOR + rows - 1)
         by_row = (rest**2).mean(axis=0)
         unseen = 1 + _CAUTION * by_row.std() / math.sqrt(rows) / max(by_row.mean(), 1e-300)
         left = 1 - rows / self.n

@@ -46,10 +46,10 @@ def run(cfg: IconShard, inputs: Mapping[str, Path], out: Path, runtime: Runtime)
     rows = [assessment[i] for i in sequence[: icon.fidelity.rows]]
     with runtime.progress(4 * len(candidates) * len(rows), "pair") as progress:
         trials = Trials(icon, candidates, rows, inputs, runtime, progress)
-        found = trials.chosen(len(assessment))
-    write_json(out / "dtype.json", found)
+        choice = trials.chosen(len(assessment))
+    write_json(out / "dtype.json", choice)
     flops = forward_flops(trials.parameters, progress.tokens)
-    return {"dtype": found["dtype"], "tokens": progress.tokens, "flops": flops}
+    return {"dtype": choice["dtype"], "tokens": progress.tokens, "flops": flops}
 
 
 class Trials:
@@ -95,11 +95,14 @@ class Trials:
             if exact is None:
                 exact, tried["float32"]["tokens_per_s"] = self.scored(Dtype.float32)
             try:
-                found, speed = self.scored(dtype)
+                contributions, speed = self.scored(dtype)
             except NonFiniteError as error:
                 tried[dtype.value] = {"passes": False, "why": str(error)}
                 continue
-            tried[dtype.value] = {"tokens_per_s": speed, **compared(exact, found, rows_in_use, self.icon.fidelity)}
+            tried[dtype.value] = {
+                "tokens_per_s": speed,
+                **compared(exact, contributions, rows_in_use, self.icon.fidelity),
+            }
         passing = {name: values["tokens_per_s"] for name, values in tried.items() if values["passes"]}
         return {
             "dtype": max(passing, key=lambda name: passing[name]) if automatic else self.icon.dtype.value,
@@ -156,8 +159,8 @@ def compared(
         ``rms`` of the scores' differences, common shift removed, and ``standard_error`` of a score, both at
         ``rows_in_use`` rows; whether their ratio ``passes``; ``spearman`` and the ``largest`` difference in the sample.
     """
-    own, noise = components(found - exact)
-    rms = float(np.sqrt(own + noise / rows_in_use))
+    bias, noise = components(found - exact)
+    rms = float(np.sqrt(bias + noise / rows_in_use))
     error = float(np.sqrt(components(exact)[1] / rows_in_use))
     shift = (found - exact).mean(axis=1)
     rank = spearman(exact.mean(axis=1), found.mean(axis=1))

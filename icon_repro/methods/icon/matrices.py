@@ -127,6 +127,38 @@ class Matrices:
         for name in sorted(name for name in inputs if name.startswith(f"{prefix}-")):
             yield self.block(inputs[name], inputs.get(f"control-{name.rpartition('-')[2]}"))
 
+    def own(self, shard: Path) -> dict[str, tuple[list[str], NDArray[np.float64]]]:
+        """By candidate the rows of its own in one shard, and its contributions to them; of budget auto.
+
+        Raises:
+            IconScoreError: as ``block``.
+        """
+        ids = read_json(shard / "ids.json")
+        values = np.load(shard / "candidate.npy", allow_pickle=False)
+        if values.shape != (sum(map(len, ids["assessment"])),):
+            raise IconScoreError(
+                f"{shard}: {values.shape} values for {sum(map(len, ids['assessment']))} pairs; delete it."
+            )
+        found, first = dict[str, tuple[list[str], NDArray[np.float64]]](), 0
+        for candidate, rows in zip(ids["candidates"], ids["assessment"], strict=True):
+            if unknown := [i for i in rows if i not in self._column]:
+                raise IconScoreError(
+                    f"{shard}: row {unknown[0]!r} isn't one of the baseline's; delete it and run again."
+                )
+            columns = np.array([self._column[i] for i in rows], dtype=np.int64)
+            nll = values[None, first : first + len(rows)]
+            first += len(rows)
+            control = self._control([candidate], columns, nll, None)
+            task = task_scores(nll, control, self.zero_shot[columns], self.cfg.epsilon)[0]
+            if not np.isfinite(task).all():
+                bad = rows[int(np.argmin(np.isfinite(task)))]
+                raise IconScoreError(
+                    f"{shard}: the pair of candidate {candidate} and assessment row {bad} isn't finite; it is never "
+                    "averaged in. Score in float32 or bfloat16."
+                )
+            found[candidate] = rows, task
+        return found
+
     def joined(self, inputs: Mapping[str, Path], prefix: str) -> Block:
         """The shards named ``<prefix>-NNNN`` as one block."""
         parts = [part for part in self.blocks(inputs, prefix) if part.candidates]

@@ -61,7 +61,7 @@ class FidelityConfig:
 class Budget(enum.Enum):
     full = "full"  # all pairs
     adaptive = "adaptive"  # rounds of rows; a candidate that lies clear of every cut is left alone
-    auto = "auto"  # adaptive, with candidates and rows chosen by a pilot block
+    auto = "auto"  # a few rows for each candidate, its own ones, and a probe; more of them near a cut
 
 
 @dataclass
@@ -74,7 +74,24 @@ class AdaptiveConfig:
     seed: int = number(0, at_least=0)  # of the order of the rows
 
 
-def round_ends(rows: int, cfg: AdaptiveConfig, rounds: int | None = None) -> list[int]:
+@dataclass
+class AutoConfig:
+    """How ``budget=auto`` spends its pairs: few rows for each candidate, its own ones, and a probe.
+
+    Without a selection model, candidates near a cut get more rows, in rounds; with one, the candidates are as many as
+    the saved tuning pays for, and get the first rows only: the selection model learns better from more of them.
+    """
+
+    first_rows: int = number(4, at_least=2)  # that each candidate meets
+    growth: float = number(2.0, above=1)  # rows scored after a round over those before
+    rows: int | None = number(None, at_least=16)  # in use at all; None: as many as keep the bank's share small
+    pilot_candidates: int = number(48, at_least=8)  # from which the cost of a candidate is measured
+    cost_ratio: float = number(0.3, above=0)  # FLOPs of selection over FLOPs of tuning that it saves, at most
+    least_candidates: int = number(64, at_least=8)  # however little the saved tuning pays for
+    depths: list[float] = number([0.25, 0.5, 0.75, 1.0], above=0, at_most=1)  # of the layers that the probe reads
+
+
+def round_ends(rows: int, cfg: AdaptiveConfig | AutoConfig, rounds: int | None = None) -> list[int]:
     """How many rows are scored after each of at most ``rounds`` rounds; the last is ``rows``."""
     ends = [min(cfg.first_rows, rows)]
     while ends[-1] < rows:
@@ -82,16 +99,12 @@ def round_ends(rows: int, cfg: AdaptiveConfig, rounds: int | None = None) -> lis
     return ends if rounds is None or len(ends) <= rounds else [*ends[: rounds - 1], rows]
 
 
-@dataclass
-class AutoConfig:
-    """How ``budget=auto`` chooses."""
+def rows_in_use(total: int, candidates: int, auto: AutoConfig) -> int:
+    """How many assessment rows budget auto uses: each meets many candidates, and the bank's share of the work is small.
 
-    reliability: float = number(0.95, above=0, below=1)  # of the scores: correlation with those of other rows
-    pilot_candidates: int = number(48, at_least=8)
-    pilot_rows: int = number(96, at_least=16)
-    cost_ratio: float = number(0.8, above=0)  # FLOPs of selection over FLOPs of tuning that it saves, at most
-    least_candidates: int = number(64, at_least=8)  # however little the saved tuning pays for
-    expected_rows: int = field(default=128, metadata={"hash": False, "at_least": 8})  # what the plan assumes
+    By default the bank (16 texts) costs an eighth of the first round's pairs, and 48 rows are the least.
+    """
+    return min(total, auto.rows or max(48, candidates * auto.first_rows // 128))
 
 
 class SelectorTarget(enum.Enum):
@@ -235,8 +248,17 @@ class IconRound:
     icon: IconConfig
     stop: int | None  # candidates are the first ``stop`` rows of the order; None: all
     fractions: list[float]
-    rounds: int  # planned; the last one scores all rows that are left
+    rounds: int  # planned; the last one scores all rows that are left (budget auto: that are in use)
     saved: TuningSaved | None = None  # for budget auto with a selection model: it chooses the number of candidates
+
+
+@dataclass
+class Features:
+    """How alike the first candidates' hidden states are, for budget auto."""
+
+    probe: ProbeConfig
+    max_length: int  # tokens
+    stop: int | None  # the first so many of the order; None: all
 
 
 @dataclass

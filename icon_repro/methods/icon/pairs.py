@@ -116,7 +116,7 @@ def make_engine(cfg: IconConfig, inputs: Mapping[str, Path], runtime: Runtime, d
 def baseline(cfg: IconConfig, inputs: Mapping[str, Path], out: Path, runtime: Runtime) -> dict[str, Any]:
     """Write nll.npy, tokens.npy and ids.json of the assessment rows. Needs inputs["model"], inputs["assessment"]."""
     engine = make_engine(resolved(cfg), inputs, runtime)
-    examples = read_rows(inputs["assessment"] / "rows.jsonl", Example)
+    examples = _assessment(inputs)
     rows = [engine.layout.row(example).alone for example in examples]
     with runtime.progress(len(rows), "row") as progress:
         np.save(out / "nll.npy", engine.mean_nll([], rows, progress), allow_pickle=False)
@@ -145,7 +145,7 @@ def bank(cfg: IconShard, inputs: Mapping[str, Path], out: Path, runtime: Runtime
     examples = read_rows(inputs["order"] / "rows.jsonl", Example)[cfg.start : cfg.stop]
     contexts = {row.id: len(layout.context(candidate_text(row))[0]) - bos for row in examples}
     lengths = bank_lengths(icon.bank.lengths, list(contexts.values()))
-    assessment = read_rows(inputs["assessment"] / "rows.jsonl", Example)
+    assessment = _assessment(inputs)
     rows = [layout.row(row).after_context for row in assessment]
     nll = np.empty((len(lengths), icon.bank.draws, len(rows)), dtype=np.float32)
     with _progress(engine, runtime, nll.size, "pair", rows) as progress:
@@ -179,13 +179,10 @@ def control_shard(cfg: IconShard, inputs: Mapping[str, Path], out: Path, runtime
 def _matrix(name: str, cfg: IconShard, inputs: Mapping[str, Path], out: Path, runtime: Runtime) -> dict[str, Any]:
     icon = resolved(cfg.icon)
     candidates = read_rows(inputs["order"] / "rows.jsonl", Example)[cfg.start : cfg.stop]
-    assessment = read_rows(inputs["assessment"] / "rows.jsonl", Example)
+    assessment = _assessment(inputs)
     if "sequence" in inputs:
-        sequence = read_json(inputs["sequence"] / "sequence.json")
-        wanted = set(sequence["active"])
+        wanted = set(read_json(inputs["sequence"] / "sequence.json")["active"])
         candidates = [row for row in candidates if row.id in wanted]
-        by_id = {row.id: row for row in assessment}
-        assessment = [by_id[i] for i in sequence["rows"]]
     ids = [row.id for row in assessment]
     matrix = np.empty((len(candidates), len(ids)), dtype=np.float32)
     metrics = {"candidates": len(candidates), "pairs": matrix.size, "contexts_cut": 0, "tokens_cut": 0}
@@ -209,6 +206,59 @@ def _matrix(name: str, cfg: IconShard, inputs: Mapping[str, Path], out: Path, ru
     np.save(out / f"{name}.npy", matrix, allow_pickle=False)
     write_json(out / "ids.json", {"candidates": [row.id for row in candidates], "assessment": ids})
     return metrics
+
+
+def own_shard(cfg: IconShard, inputs: Mapping[str, Path], out: Path, runtime: Runtime) -> dict[str, Any]:
+    """Write candidate.npy, (pairs,), of rows ``start`` to ``stop`` of the order, each with assessment rows of its own.
+
+    Needs inputs model, order, assessment, sequence (which names the rows by candidate), and dtype for dtype auto.
+    ids.json: ``candidates``, and ``assessment``, the ids of the rows of each; pairs are in this order.
+    """
+    icon = resolved(cfg.icon)
+    asked: dict[str, list[str]] = read_json(inputs["sequence"] / "sequence.json")["own"]
+    candidates = [
+        row for row in read_rows(inputs["order"] / "rows.jsonl", Example)[cfg.start : cfg.stop] if asked.get(row.id)
+    ]
+    pairs = sum(len(asked[row.id]) for row in candidates)
+    nll = np.empty(pairs, dtype=np.float32)
+    metrics = {"candidates": len(candidates), "pairs": pairs, "contexts_cut": 0, "tokens_cut": 0}
+    metrics |= {"tokens": 0, "flops": 0}
+    if candidates:  # without any no model is needed
+        engine = make_engine(icon, inputs, runtime)
+        rows = {
+            row.id: engine.layout.row(row).after_context for row in _assessment({"assessment": inputs["assessment"]})
+        }
+        contexts = [engine.layout.context(candidate_text(row)) for row in candidates]
+        with _progress(
+            engine, runtime, pairs, "pair", [rows[i] for row in candidates for i in asked[row.id]]
+        ) as progress:
+            first = 0
+            for row, (context, _) in zip(candidates, contexts, strict=True):
+                each = [rows[i] for i in asked[row.id]]
+                try:
+                    found = engine.mean_nll(context + engine.layout.separator(), each, progress)
+                except NonFiniteError as error:
+                    raise NonFiniteError(f"context of {row.id}: {error}") from error
+                nll[first : first + len(each)] = found
+                first += len(each)
+        cuts = [cut for _, cut in contexts]
+        metrics |= {"contexts_cut": sum(cut > 0 for cut in cuts), "tokens_cut": sum(cuts)}
+        metrics |= _cost(engine, progress.tokens)
+    np.save(out / "candidate.npy", nll, allow_pickle=False)
+    write_json(
+        out / "ids.json",
+        {"candidates": [row.id for row in candidates], "assessment": [asked[row.id] for row in candidates]},
+    )
+    return metrics
+
+
+def _assessment(inputs: Mapping[str, Path]) -> list[Example]:
+    """The assessment rows, or those that inputs["sequence"] asks for, in its order."""
+    assessment = read_rows(inputs["assessment"] / "rows.jsonl", Example)
+    if "sequence" not in inputs:
+        return assessment
+    by_id = {row.id: row for row in assessment}
+    return [by_id[i] for i in read_json(inputs["sequence"] / "sequence.json")["rows"]]
 
 
 def _progress(engine: Engine, runtime: Runtime, pairs: int, unit: str, rows: Sequence[Encoded | None]) -> Progress:

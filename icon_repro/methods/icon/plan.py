@@ -18,9 +18,11 @@ from icon_repro.methods.icon.options import (
     AutoConfig,
     Budget,
     Control,
+    Features,
     IconConfig,
     IconRound,
     IconShard,
+    ProbeConfig,
     ScoreDtype,
     SelectorConfig,
     SelectorJob,
@@ -31,6 +33,7 @@ from icon_repro.methods.icon.options import (
     TuningSaved,
     resolved,
     round_ends,
+    rows_in_use,
 )
 from icon_repro.train.options import Tuning
 
@@ -41,11 +44,18 @@ _STEPS = {
     "bank": ("icon_repro.methods.icon.pairs:bank", 1),
     "shard": ("icon_repro.methods.icon.pairs:shard", 1),
     "control": ("icon_repro.methods.icon.pairs:control_shard", 1),
-    "pilot": ("icon_repro.methods.icon.rounds:pilot", 1),
     "start": ("icon_repro.methods.icon.rounds:start", 1),
     "round": ("icon_repro.methods.icon.rounds:decide", 1),
     "scores": ("icon_repro.methods.icon.score:run", 2),
     "adaptive": ("icon_repro.methods.icon.score:adaptive", 1),
+    # budget=auto; took candidates and rows from a pilot block before, and was adaptive then
+    "own": ("icon_repro.methods.icon.pairs:own_shard", 1),
+    "features": ("icon_repro.methods.icon.auto:features", 1),
+    "few_rows": ("icon_repro.methods.icon.auto:rows", 1),
+    "few_pilot": ("icon_repro.methods.icon.auto:pilot", 1),
+    "few_start": ("icon_repro.methods.icon.auto:start", 1),
+    "few_round": ("icon_repro.methods.icon.auto:decide", 1),
+    "few_scores": ("icon_repro.methods.icon.auto:scores", 1),
     "selector": ("icon_repro.methods.icon.selector:train", 1),
     "selector_pool": ("icon_repro.methods.icon.selector:pool", 1),
     "probe": ("icon_repro.methods.icon.probe:train", 1),
@@ -65,6 +75,10 @@ _LAYOUT = (
 _BANK_LENGTHS = 4  # of the grid that the plan expects to be scored
 _STILL_ACTIVE = 0.75  # share of the candidates that a round leaves, as the plan expects it
 _LEAST_ACTIVE = 0.12
+_NEAR_A_CUT = 0.5  # share of the candidates that a round of budget auto scores further; 0.48 in results/price
+
+
+_FEW = ("first_rows", "growth", "rows")  # of AutoConfig: what scoring without a selection model uses
 
 
 def _only(icon: IconConfig, *names: str) -> IconConfig:
@@ -106,6 +120,8 @@ class _Icon:
         self.scored = min((n for n in (self.stop, icon.candidates) if n is not None), default=None)
         self.inputs: dict[str, Step] = {}  # of the aggregation
         self.check: dict[str, Step] = {}
+        self.few: Step  # with budget auto: the assessment rows in use
+        self.learned: float = self.sizes.candidates  # that the selection model learns from
 
     def step(
         self, key: str, name: str, params: Any, inputs: Mapping[str, Step], tokens: float = 0.0, **more: Any
@@ -125,15 +141,23 @@ class _Icon:
             self.inputs["dtype"] = self.step("dtype", "icon-dtype", params, self.data, tokens)
             if icon.dtype is ScoreDtype.auto:
                 self.check = {"dtype": self.inputs["dtype"]}
+        rows = self.rows_in_use()
+        only: dict[str, Step] = {}
+        if icon.budget is Budget.auto:
+            _, order = self._few_job([], None)
+            order.icon.auto.pilot_candidates = AutoConfig().pilot_candidates
+            texts = {"order": self.order, "assessment": self.data["assessment"]}
+            self.few = self.step("few_rows", "icon-rows", order, texts)
+            only = {"sequence": self.few}
         alone = _only(icon, "empty_pairs", "drop_first_token", "max_prompt_tokens", "max_response_tokens", "dtype")
         shared = {key: step for key, step in self.data.items() if key != "order"}
         self.inputs["baseline"] = self.step(
-            "baseline", "icon-baseline", alone, {**shared, **self.check}, sizes.rows * sizes.row
+            "baseline", "icon-baseline", alone, {**shared, **self.check, **only}, rows * sizes.row
         )
         if icon.control is Control.bank:
             bank = IconShard(_only(icon, *_LAYOUT, "bank", "seed"), 0, self.stop)
-            tokens = sizes.pairs(_BANK_LENGTHS * icon.bank.draws, sizes.rows)
-            self.inputs["bank"] = self.step("bank", "icon-bank", bank, {**self.data, **self.check}, tokens)
+            tokens = sizes.pairs(_BANK_LENGTHS * icon.bank.draws, rows)
+            self.inputs["bank"] = self.step("bank", "icon-bank", bank, {**self.data, **self.check, **only}, tokens)
 
     def shards(
         self,
@@ -178,70 +202,117 @@ class _Icon:
             "scores", self.name, _only(self.icon, "control", "empty_pairs", "epsilon"), {**self.inputs, **parts}
         )
 
-    def adaptive(self, fractions: Sequence[float], saved: TuningSaved | None) -> Step:
-        """Rounds, each of which waits for the one before; for budget auto after a pilot block."""
+    def adaptive(self, fractions: Sequence[float]) -> Step:
+        """Rounds, each of which waits for the one before."""
         icon, sizes = self.icon, self.sizes
-        auto = icon.budget is Budget.auto
-        rows = min(sizes.rows, icon.auto.expected_rows) if auto else sizes.rows
         rounds = len(round_ends(sizes.rows, icon.adaptive))
-        saved = saved if auto and icon.selector is not None else None
-        chosen = _only(icon, "control", "empty_pairs", "epsilon", "budget", "adaptive")
-        if auto:
-            chosen = replace(chosen, auto=replace(icon.auto, expected_rows=AutoConfig().expected_rows))
-        if saved is not None:
-            chosen = replace(chosen, selector=icon.selector)
-        job = IconRound(chosen, self.scored, sorted(fractions), rounds, saved)
-        texts = {"order": self.order, "assessment": self.data["assessment"]}
-        # neither the pilot nor the first round needs the fractions or the error
+        job = IconRound(
+            _only(icon, "control", "empty_pairs", "epsilon", "budget", "adaptive"),
+            self.scored,
+            sorted(fractions),
+            rounds,
+        )
+        # the first round needs neither the fractions nor the error
         order = AdaptiveConfig(seed=icon.adaptive.seed)
         paced = replace(order, first_rows=icon.adaptive.first_rows, growth=icon.adaptive.growth)
-        needed: dict[str, Step] = dict(texts)
-        begun = replace(_only(icon, "budget"), adaptive=paced)
-        if auto:
-            size = icon.auto.pilot_candidates
-            sampled = AutoConfig(pilot_candidates=size, pilot_rows=icon.auto.pilot_rows)
-            params = IconRound(replace(_only(icon), adaptive=order, auto=sampled), self.scored, [], 0)
-            block = self.step("pilot", "icon-pilot", params, texts)
-            width = min(icon.auto.pilot_rows, sizes.rows)
-            needed |= {**self._read(), **self.shards("pilot", "shard", width, first=size, sequence=block)}
-            begun = replace(chosen, adaptive=paced)
-        begin = self.step("start", "icon-start", IconRound(begun, self.scored, [], rounds, saved), needed)
-        candidates = self._affordable(rows, saved) if saved is not None else sizes.candidates
+        begun = IconRound(replace(_only(icon, "budget"), adaptive=paced), self.scored, [], rounds)
+        begin = self.step("start", "icon-start", begun, {"order": self.order, "assessment": self.data["assessment"]})
         known = {"start": begin, **self._read()}
-        ends = round_ends(rows, icon.adaptive, rounds)
+        ends = round_ends(sizes.rows, icon.adaptive, rounds)
         for number in range(rounds):
             part = f"round{number:02d}"
             sequence = self.step("round", f"icon-{part}", job, known) if number else begin
-            before = ends[number - 1] if 0 < number <= len(ends) else 0
-            width = (ends[number] if number < len(ends) else before) - before
-            active = max(_LEAST_ACTIVE, _STILL_ACTIVE**number) * candidates / sizes.candidates if width else 0.0
+            width = ends[number] - (ends[number - 1] if number else 0)
+            active = max(_LEAST_ACTIVE, _STILL_ACTIVE**number)
             known |= self.shards(part, "shard", width, share=active, sequence=sequence)
-        checked = {"dtype": self.inputs["dtype"]} if "dtype" in self.inputs else {}
-        return self.step("adaptive", self.name, job, {**known, **checked})
+        return self.step("adaptive", self.name, job, {**known, **self._checked()})
+
+    def auto(self, fractions: Sequence[float], saved: TuningSaved | None) -> Step:
+        """Few rows for each candidate, in rounds; with a selection model the first one only, after a pilot."""
+        icon, sizes = self.icon, self.sizes
+        saved = saved if icon.selector is not None else None
+        job, order = self._few_job(sorted(fractions), saved)
+        ends = round_ends(self.rows_in_use(), icon.auto)[: job.rounds]
+        begin_inputs: dict[str, Step] = {"order": self.order, "rows": self.few}
+        first: dict[str, Step] = {}
+        if saved is not None:
+            block = self.step("few_pilot", "icon-pilot", order, {"order": self.order, "rows": self.few})
+            first = self.shards("pilot", "own", ends[0], first=icon.auto.pilot_candidates, sequence=block)
+            begin_inputs |= {**self._read(), **self._checked(), **first}
+            self.learned = self._affordable(saved)
+            begun = IconRound(job.icon, self.scored, [], 1, saved)
+        else:
+            begun = order
+        begin = self.step("few_start", "icon-start", begun, begin_inputs)
+        parameters = ProbeConfig(depths=icon.auto.depths)
+        length = icon.selector.pool_max_length if icon.selector else SelectorConfig().pool_max_length
+        features = self.step(
+            "features",
+            "icon-features",
+            Features(parameters, length, self.scored),
+            {"model": self.data["model"], "order": self.order},
+            sizes.candidates * min(sizes.context, length),
+        )
+        known = {"rows": self.few, "start": begin, "features": features, **self._read(), **first}
+        share = (self.learned - (icon.auto.pilot_candidates if first else 0)) / sizes.candidates
+        for number in range(job.rounds):
+            part = f"round{number:02d}"
+            sequence = self.step("few_round", f"icon-{part}", job, known) if number else begin
+            width = ends[number] - (ends[number - 1] if number else 0)
+            known |= self.shards(
+                part, "own", width, share=_NEAR_A_CUT if number else max(0.0, share), sequence=sequence
+            )
+        return self.step("few_scores", self.name, job, {**known, **self._checked()})
+
+    def _few_job(self, fractions: list[float], saved: TuningSaved | None) -> tuple[IconRound, IconRound]:
+        """What all rounds of budget auto know, and what the choice of rows and the pilot need of it."""
+        icon = self.icon
+        order = AdaptiveConfig(seed=icon.adaptive.seed)
+        rounds = 1 if saved is not None else len(round_ends(self.rows_in_use(), icon.auto))
+        auto = (
+            icon.auto
+            if saved is not None
+            else replace(AutoConfig(), **{name: getattr(icon.auto, name) for name in _FEW})
+        )
+        chosen = replace(
+            _only(icon, "control", "empty_pairs", "epsilon", "budget"),
+            adaptive=replace(order, error=icon.adaptive.error),
+            auto=auto,
+            selector=icon.selector if saved is not None else None,
+        )
+        begun = replace(
+            AutoConfig(), **{name: getattr(icon.auto, name) for name in ("first_rows", "rows", "pilot_candidates")}
+        )
+        start = IconRound(replace(_only(icon), adaptive=order, auto=begun), self.scored, [], 0)
+        return IconRound(chosen, self.scored, fractions, rounds, saved), start
+
+    def rows_in_use(self) -> int:
+        """Assessment rows that the plan expects to be in use: all, or those of budget auto."""
+        auto = self.icon.auto
+        if self.icon.budget is not Budget.auto:
+            return self.sizes.rows
+        return rows_in_use(self.sizes.rows, self.sizes.candidates, auto)
+
+    def _checked(self) -> dict[str, Step]:
+        return {"dtype": self.inputs["dtype"]} if "dtype" in self.inputs else {}
 
     def _read(self) -> dict[str, Step]:
         return {key: step for key, step in self.inputs.items() if key in ("baseline", "bank")}
 
-    def _affordable(self, rows: int, saved: TuningSaved) -> float:
-        """Candidates that the plan expects ``budget=auto`` to choose; as ``rounds`` does from what it measured."""
-        icon, sizes = self.icon, self.sizes
+    def _affordable(self, saved: TuningSaved) -> float:
+        """Candidates that the plan expects ``budget=auto`` to choose; as ``auto`` does from what it measured."""
+        icon, sizes, rows = self.icon, self.sizes, self.rows_in_use()
         selector = icon.selector
         assert selector is not None
-        tuned = (
-            self.planner.expected(self.planner.whole)
-            * min(sizes.selected_from, saved.max_length)
-            * saved.epochs
-            * (1 - saved.fraction)
-        )
+        whole = self.planner.expected(self.planner.whole)
+        tuned = whole * min(sizes.selected_from, saved.max_length) * saved.epochs * (1 - saved.fraction)
         tuned *= FROZEN_TRAINING if saved.frozen else FULL_TRAINING
-        spent = (
-            self.planner.expected(self.planner.whole)
-            * min(sizes.selected_from, selector.pool_max_length)
-            * selector.repeats
+        spent = whole * min(sizes.selected_from, selector.pool_max_length) * selector.repeats
+        spent += (
+            rows * sizes.row + sizes.pairs(_BANK_LENGTHS * icon.bank.draws, rows) + sizes.candidates * sizes.context
         )
-        spent += sizes.pairs(icon.auto.pilot_candidates, icon.auto.pilot_rows)
-        spent += sizes.rows * sizes.row + sizes.pairs(_BANK_LENGTHS * icon.bank.draws, sizes.rows)
-        each = sizes.context * (1 + selector.learning_passes) + rows * sizes.row
+        spent += self.inputs["dtype"].cost.tokens if "dtype" in self.inputs else 0
+        each = sizes.pairs(1, icon.auto.first_rows) + sizes.context * selector.learning_passes
         most = (icon.auto.cost_ratio * tuned - spent) / each
         return min(sizes.candidates, max(most, icon.auto.least_candidates))
 
@@ -261,7 +332,7 @@ class _Icon:
         parameters = planner.config.model.parameters
         if selector.kind is SelectorKind.probe:
             return self._probe(selector, scores, fractions, label)
-        learned = sizes.candidates * (1 - selector.held_out) * min(sizes.context, selector.max_length) * selector.epochs
+        learned = self.learned * (1 - selector.held_out) * min(sizes.context, selector.max_length) * selector.epochs
         parts: dict[str, Step] = {}
         for repeat in range(selector.repeats):
             seed = selector.seed + repeat
@@ -289,7 +360,7 @@ class _Icon:
         sizes, used = self.sizes, ("kind", "probe", "target", "held_out", "pool_max_length")
         read = replace(SelectorConfig(), **{name: getattr(selector, name) for name in used})
         inputs = {"model": self.data["model"], "order": self.order, "scores": scores}
-        tokens = sizes.candidates * min(sizes.context, selector.pool_max_length)
+        tokens = self.learned * min(sizes.context, selector.pool_max_length)
         fitted = self.step("probe", f"{self.name}-{label}probe", SelectorJob(read, fractions, 0), inputs, tokens)
         parts: dict[str, Step] = {}
         for number, (first, end, stop) in enumerate(self.planner.slices(selector.shard_rows, whole=self.planner.whole)):
@@ -313,5 +384,8 @@ def plan(build: Build, name: str, icon: IconConfig) -> Step | dict[float, Step]:
     saved = TuningSaved(training.epochs, training.max_length, frozen, max(fractions), among)
     made = _Icon(build, name, icon)
     made.common()
-    scores = made.full() if icon.budget is Budget.full else made.adaptive(fractions, saved)
+    if icon.budget is Budget.full:
+        scores = made.full()
+    else:
+        scores = made.adaptive(fractions) if icon.budget is Budget.adaptive else made.auto(fractions, saved)
     return scores if icon.selector is None else made.selected_by(scores, fractions)

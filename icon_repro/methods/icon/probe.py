@@ -65,7 +65,7 @@ def layer_numbers(depths: Sequence[float], layers: int) -> list[int]:
     return sorted({max(1, round(depth * layers)) for depth in depths})
 
 
-def _features(
+def features(
     cfg: ProbeConfig, limit: int, inputs: Mapping[str, Path], rows: Sequence[Example], runtime: Runtime
 ) -> tuple[Features, list[int], dict[str, Any]]:
     """(n, d) features, the widths of their parts, and metrics of making them."""
@@ -95,7 +95,7 @@ def train(cfg: SelectorJob, inputs: Mapping[str, Path], out: Path, runtime: Runt
     selector = cfg.selector
     candidates, scores = read_candidates(inputs["order"], inputs["scores"])
     rows, held = split(candidates, selector.held_out)
-    values, widths, metrics = _features(selector.probe, selector.pool_max_length, inputs, candidates, runtime)
+    values, widths, metrics = features(selector.probe, selector.pool_max_length, inputs, candidates, runtime)
     tested = Scaler.of(values[: len(rows)], widths)
     trial, _ = fit(tested(values[: len(rows)]), np.array(targets(cfg, rows, scores)))
     predicted, errors = trial.predict(tested(values[len(rows) :]))
@@ -132,7 +132,7 @@ def pool(cfg: SelectorShard, inputs: Mapping[str, Path], out: Path, runtime: Run
     predicted, errors = np.empty(0), np.empty(0)
     metrics: dict[str, Any] = {"tokens": 0, "flops": 0}
     if rows:
-        values, _, metrics = _features(cfg.selector.probe, cfg.selector.pool_max_length, inputs, rows, runtime)
+        values, _, metrics = features(cfg.selector.probe, cfg.selector.pool_max_length, inputs, rows, runtime)
         scaler, probe = _load(inputs["selector"] / FILE)
         predicted, errors = probe.predict(scaler(values))
     np.save(out / "scores.npy", predicted.astype(np.float32), allow_pickle=False)

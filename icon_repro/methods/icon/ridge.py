@@ -72,8 +72,8 @@ def fit(features: NDArray[np.floating], targets: NDArray[np.floating]) -> tuple[
         raise RidgeError(f"all {len(goal)} rows have the same features: there is nothing to learn from.")
     scaled = (values - centre) / np.sqrt(size)
     left, roots, right = np.linalg.svd(scaled, full_matrices=False)
-    kept = roots > 1e-9 * roots[0]
-    left, roots, right = left[:, kept], roots[kept], right[kept]
+    significant = roots > 1e-9 * roots[0]
+    left, roots, right = left[:, significant], roots[significant], right[significant]
     along, deviation = left.T @ (goal - goal.mean()), goal - goal.mean()
     best: tuple[float, float, Matrix, Matrix] | None = None
     for penalty in PENALTIES:

@@ -57,7 +57,7 @@ def run(cfg: IconConfig, inputs: Mapping[str, Path], out: Path, runtime: Runtime
     """Write scores.jsonl. Needs inputs["baseline"], one input a shard, and what the control needs: bank, controls."""
     matrices = Matrices(resolved(cfg), inputs)
     rows = write_rows(out / "scores.jsonl", _scores(matrices, inputs))
-    return {"rows": rows, "assessment": len(matrices.assessment), "tokens": 0, "flops": 0, **_checked(inputs)}
+    return {"rows": rows, "assessment": len(matrices.assessment), "tokens": 0, "flops": 0, **checked(inputs)}
 
 
 def _scores(matrices: Matrices, inputs: Mapping[str, Path]) -> Iterator[Score]:
@@ -86,17 +86,17 @@ def adaptive(cfg: IconRound, inputs: Mapping[str, Path], out: Path, runtime: Run
     race, candidates, rows = replayed(cfg, inputs)
     if not race.over:
         raise IconScoreError("candidates are still to be scored: the last round isn't among the inputs.")
-    found, sampling = race.estimates(), math.sqrt(race.row_noise / len(rows))
+    estimates, sampling = race.estimates(), math.sqrt(race.row_noise / len(rows))
     scores = (
         Score(
             identifier,
-            float(found.mean[i]),
-            {"rows": float(found.rows[i]), "estimate_error": float(found.error[i]), "standard_error": sampling},
+            float(estimates.mean[i]),
+            {"rows": float(estimates.rows[i]), "estimate_error": float(estimates.error[i]), "standard_error": sampling},
         )
         for i, identifier in enumerate(candidates)
     )
     write_rows(out / "scores.jsonl", scores)
-    pairs = int(found.rows.sum())
+    pairs = int(estimates.rows.sum())
     metrics = {
         "rows": len(candidates),
         "assessment": len(rows),
@@ -106,9 +106,9 @@ def adaptive(cfg: IconRound, inputs: Mapping[str, Path], out: Path, runtime: Run
     for fraction, values in race.disagreement().items():
         metrics[f"disagreement_expected@{fraction:g}"] = values["expected"]
         metrics[f"disagreement_bound@{fraction:g}"] = values["bound"]
-    return {**metrics, "tokens": 0, "flops": 0, **_checked(inputs)}
+    return {**metrics, "tokens": 0, "flops": 0, **checked(inputs)}
 
 
-def _checked(inputs: Mapping[str, Path]) -> dict[str, Any]:
+def checked(inputs: Mapping[str, Path]) -> dict[str, Any]:
     """What the check of the dtype found, if there was one: it belongs beside the scores."""
     return {"dtype_check": read_json(inputs["dtype"] / "dtype.json")} if "dtype" in inputs else {}

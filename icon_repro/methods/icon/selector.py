@@ -307,10 +307,10 @@ def run(cfg: SelectorScores, inputs: Mapping[str, Path], out: Path, runtime: Run
     folders: dict[int, dict[int, Path]] = {}
     for name, folder in inputs.items():
         if name.startswith("pool-"):
-            found = re.fullmatch(r"pool-s(\d+)-(\d+)", name)
-            if found is None:
+            match = re.fullmatch(r"pool-s(\d+)-(\d+)", name)
+            if match is None:
                 raise SelectorError(f"input {name!r}: must be named pool-s<model>-<shard>.")
-            folders.setdefault(int(found[1]), {})[int(found[2])] = folder
+            folders.setdefault(int(match[1]), {})[int(match[2])] = folder
     if len(folders) != cfg.repeats:
         raise SelectorError(f"scores of {len(folders)} models {sorted(folders)}, but repeats={cfg.repeats}.")
     first, *others = sorted(folders)

@@ -85,9 +85,9 @@ def targets(job: SelectorJob, rows: Sequence[Example], scores: Mapping[str, floa
     Raises:
         SelectorError: not exactly one fraction for top_fraction, or all targets are equal.
     """
-    made: list[float] | list[int]
+    values: list[float] | list[int]
     if job.selector.target is SelectorTarget.rank:
-        made = [(rank - 1) / (len(rows) - 1) for rank in rankdata([scores[row.id] for row in rows]).tolist()]
+        values = [(rank - 1) / (len(rows) - 1) for rank in rankdata([scores[row.id] for row in rows]).tolist()]
     else:
         if len(job.fractions) != 1:
             raise SelectorError(
@@ -95,13 +95,13 @@ def targets(job: SelectorJob, rows: Sequence[Example], scores: Mapping[str, floa
                 "selector.target=rank."
             )
         chosen = best(scores, job.fractions[0])
-        made = [int(row.id in chosen) for row in rows]
-    if len(set(made)) == 1:
+        values = [int(row.id in chosen) for row in rows]
+    if len(set(values)) == 1:
         raise SelectorError(
-            f"all {len(rows)} training rows have the target {made[0]:g}: there is nothing to learn. Score more "
+            f"all {len(rows)} training rows have the target {values[0]:g}: there is nothing to learn. Score more "
             "candidates, or select another fraction."
         )
-    return made
+    return values
 
 
 def token_ids(
@@ -132,14 +132,14 @@ def quality(
         predicted: the model's score of each.
         scores: ICon scores of all candidates: positive is who is in the best fraction of all, not of those held out.
     """
-    own, chars = [scores[row.id] for row in rows], [float(len(row.response)) for row in rows]
-    found: dict[str, float] = {}
+    row_scores, chars = [scores[row.id] for row in rows], [float(len(row.response)) for row in rows]
+    measures: dict[str, float] = {}
     for suffix, values in (("", predicted), ("_length", chars)):
-        found[f"spearman{suffix}"] = spearman(values, own) if len(rows) > 1 else math.nan
+        measures[f"spearman{suffix}"] = spearman(values, row_scores) if len(rows) > 1 else math.nan
         for fraction in fractions:
             chosen = best(scores, fraction)
-            found[f"auc{suffix}@{fraction:g}"] = auc(values, [row.id in chosen for row in rows])
-    return {name: None if math.isnan(value) else value for name, value in found.items()}
+            measures[f"auc{suffix}@{fraction:g}"] = auc(values, [row.id in chosen for row in rows])
+    return {name: None if math.isnan(value) else value for name, value in measures.items()}
 
 
 def join_shards(shards: Sequence[Path], file: str = "scores.npy") -> dict[str, float]:

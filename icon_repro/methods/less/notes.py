@@ -1,22 +1,19 @@
 """Say what LESS takes before it starts: memory, or what a projection costs its ranking.
 
 In: a LessConfig with all options set.  Out: lines for the plan. Imports no stage and no torch.
-Known gap: the number of LoRA weights of a model that isn't here yet is guessed from its number of parameters.
+Known gap: see ``lm.sizes``, of a model that isn't here yet.
 """
 
-import json
-from dataclasses import dataclass
 from pathlib import Path
 
-from icon_repro.data.options import ModelConfig, RowsConfig, SourceKind
+from icon_repro.data.options import RowsConfig, SourceKind
 from icon_repro.data.planner import PlanError, Planned
 from icon_repro.engine.records import RecordError, read_lines
-from icon_repro.lm.options import LoraConfig
+from icon_repro.lm.sizes import lora_weights
 from icon_repro.methods.less.options import LessConfig, LessProjection
 
 _SPREAD = 0.02  # of exact influences over rows: their standard deviation, see ``expected_agreement``
 _ENOUGH = 0.8  # a lower rank correlation is warned of
-_WIDTH_PER_LAYER = 128  # of decoders of all sizes, about
 _COUNTED_BYTES = 2**25  # groups of a larger file aren't counted in the plan
 
 
@@ -29,55 +26,6 @@ def expected_agreement(dimensions: int) -> float:
     7,168 and with about 900,000 LoRA weights (tiny_llama, SmolLM2-135M).
     """
     return float(_SPREAD / (_SPREAD**2 + 1 / dimensions) ** 0.5)
-
-
-@dataclass(frozen=True)
-class _Shape:
-    """Outer sizes of a decoder's matrices."""
-
-    layers: int
-    width: float
-    queries: float
-    keys: float
-    inner: float
-
-
-def lora_weights(model: ModelConfig, lora: LoraConfig) -> tuple[int, bool]:
-    """How many weights LoRA has; and whether that is known, not guessed from the model's number of parameters."""
-    sizes = _sizes(model)
-    known = sizes is not None
-    if sizes is None:
-        width = (max(model.parameters, 1) * _WIDTH_PER_LAYER / 12) ** (1 / 3)  # a layer has 12 width^2 parameters
-        sizes = _Shape(max(1, round(width / _WIDTH_PER_LAYER)), width, width, width, 8 / 3 * width)
-    ends = {
-        "q_proj": sizes.width + sizes.queries,
-        "k_proj": sizes.width + sizes.keys,
-        "v_proj": sizes.width + sizes.keys,
-        "o_proj": sizes.queries + sizes.width,
-        "gate_proj": sizes.width + sizes.inner,
-        "up_proj": sizes.width + sizes.inner,
-        "down_proj": sizes.inner + sizes.width,
-    }
-    total = sum(ends.get(name, 2 * sizes.width) for name in lora.targets)
-    return round(sizes.layers * lora.r * total), known and set(lora.targets) <= ends.keys()
-
-
-def _sizes(model: ModelConfig) -> _Shape | None:
-    """Those of a model whose shape is in the config, or in a local folder as a Llama's is; None: not known here."""
-    if model.random is not None:
-        shape = model.random
-        keys = shape.hidden_size // shape.heads * shape.kv_heads
-        return _Shape(shape.layers, shape.hidden_size, shape.hidden_size, keys, shape.intermediate_size)
-    if model.path is None:
-        return None
-    try:
-        config = json.loads((Path(model.path).expanduser() / "config.json").read_text(encoding="utf-8"))
-        width, heads = config["hidden_size"], config["num_attention_heads"]
-        head = config.get("head_dim") or width // heads
-        keys = head * config.get("num_key_value_heads", heads)
-        return _Shape(config["num_hidden_layers"], width, head * heads, keys, config["intermediate_size"])
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
-        return None
 
 
 def tasks_of(rows: RowsConfig) -> int | None:

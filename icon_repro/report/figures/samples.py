@@ -17,8 +17,8 @@ _METHODS = 20
 
 def samples(material: Material) -> list[dict[str, Any]]:
     """The highest of each method, best first, then its lowest, worst first."""
-    told = [ranked for ranked in material.methods() if not ranked.random and ranked.scores][:_METHODS]
-    return [sample for ranked in told for sample in _of(ranked, material)]
+    shown = [ranked for ranked in material.methods() if not ranked.random and ranked.scores][:_METHODS]
+    return [sample for ranked in shown for sample in _of(ranked, material)]
 
 
 def _of(ranked: Ranked, material: Material) -> list[dict[str, Any]]:

@@ -17,11 +17,13 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import yaml
 
 from icon_repro.engine.schema import SchemaError, build, nearest
 from icon_repro.evaluate.held_out_measures import ROWS
+from icon_repro.lm.answered_by import KEY, told
 from icon_repro.report.estimates import ALPHA, Estimate
 from icon_repro.report.paper.measures import (
     NotRunError,
@@ -92,6 +94,7 @@ class Finding:
     runs: str = "-"
     limits: tuple[str, ...] = ()  # what it is about only, e.g. this selection
     why: str = ""  # it isn't there
+    judges: Sequence[Mapping[str, Any]] = ()  # who was asked for verdicts behind it
     nats: bool = False  # of NLL: lower is better
 
 
@@ -189,6 +192,8 @@ def _checked(claim: Claim, results: Results) -> Checked:
         says.append(ClaimVerdict.not_run if finding.why else _verdict(claim, finding, estimate))
     verdict = _joined(says)
     notes = [finding.why for finding in findings if finding.why]
+    if whose := told(one for finding in findings for one in finding.judges):
+        notes.append(f"judged by {whose}")
     limits = dict.fromkeys(limit for finding in findings for limit in finding.limits)
     if verdict in (ClaimVerdict.reproduced, ClaimVerdict.contradicted) and limits:
         notes.append(f"about {' and '.join(limits)} only: another one may say something else")
@@ -232,12 +237,14 @@ def _finding(claim: Claim, results: Results, other: str) -> tuple[Finding, Estim
     except NotRunError as error:
         return Finding(other, why=str(error)), None
     runs = " and ".join(str(one.runs) if one.runs else "-" for one in compared)
+    whose = [row.benchmarks[name].more.get(KEY) for one in compared for row in one.rows for name in names]
+    asked = [one for one in whose if one is not None]
     if estimate is None:
         values = [math.fsum(one.mean(name) for name in names) / len(names) for one in compared]
         value = scale * (values[0] - (values[1] if other else 0.0))
-        return Finding(other, value, runs=runs), None
+        return Finding(other, value, runs=runs, judges=asked), None
     found_here = _estimated(other, estimate, scale, runs)
-    return replace(found_here, nats=scale == 1), estimate.scaled(scale)
+    return replace(found_here, nats=scale == 1, judges=asked), estimate.scaled(scale)
 
 
 def _score(claim: Claim, results: Results, method: str, fraction: float | None, other: str) -> tuple[Finding, Estimate]:
@@ -248,7 +255,8 @@ def _score(claim: Claim, results: Results, method: str, fraction: float | None, 
         raise ClaimsError(f"{claim.id}: {claim.arm} is judged against the same fraction only, not {other}.")
     line, own = score_sample(results, method, fraction, opponent, claim.set)
     estimate = mean(own)
-    return _estimated(other, estimate, 1.0, str(line.runs)), estimate
+    asked = [row.judged[claim.set].more[KEY] for row in line.rows if KEY in row.judged[claim.set].more]
+    return replace(_estimated(other, estimate, 1.0, str(line.runs)), judges=asked), estimate
 
 
 def _estimated(other: str, estimate: Estimate, scale: float, runs: str) -> Finding:

@@ -1,0 +1,214 @@
+"""The steps of ``budget=auto``: few rows for each candidate, its own ones, and a probe.
+
+``features``.  In: model, order.  Out: alike.npy, (c, c) float32: inner products of the candidates' hidden states.
+``rows``, ``pilot``, ``start``, ``decide``.  Out: sequence.json, what is scored next: ``rows`` in use, or ``own``, by
+candidate the assessment rows that it meets; ``candidates``, all that are in use.
+``scores``.  Out: scores.jsonl, as ``score.adaptive``.
+Source: own; ``few`` has the method.
+With a selection model the number of candidates is what the FLOPs of the tuning that selection saves pay for; what a
+candidate costs is measured on the first ones, the pilot, whose pairs are part of the first round.
+"""
+
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from icon_repro.data.cost import FROZEN_TRAINING, FULL_TRAINING
+from icon_repro.data.rows import Example, Score
+from icon_repro.engine.records import read_json, read_rows, write_json, write_rows
+from icon_repro.engine.runtime import Runtime
+from icon_repro.methods.icon.adaptive import row_sequence
+from icon_repro.methods.icon.few import Search, likeness
+from icon_repro.methods.icon.matrices import IconScoreError, Matrices
+from icon_repro.methods.icon.options import (
+    Features,
+    IconConfig,
+    IconRound,
+    TuningSaved,
+    resolved,
+    round_ends,
+    rows_in_use,
+)
+from icon_repro.methods.icon.score import checked
+
+_FREE = {"tokens": 0, "flops": 0}
+
+
+def features(cfg: Features, inputs: Mapping[str, Path], out: Path, runtime: Runtime) -> dict[str, Any]:
+    """Write alike.npy and ids.json of the first candidates. Needs inputs model, order."""
+    from icon_repro.methods.icon.probe import features as hidden  # torch, which the other steps do without
+
+    rows = read_rows(inputs["order"] / "rows.jsonl", Example)[: cfg.stop]
+    values, widths, metrics = hidden(cfg.probe, cfg.max_length, inputs, rows, runtime)
+    np.save(out / "alike.npy", likeness(values, widths).astype(np.float32), allow_pickle=False)
+    write_json(out / "ids.json", {"candidates": [row.id for row in rows]})
+    return {"rows": len(rows), "features": values.shape[1], **metrics}
+
+
+def rows(cfg: IconRound, inputs: Mapping[str, Path], out: Path, runtime: Runtime) -> dict[str, Any]:
+    """The assessment rows in use, in the order in which they are met. Needs inputs order, assessment."""
+    icon = resolved(cfg.icon)
+    candidates = len(read_rows(inputs["order"] / "rows.jsonl", Example)[: cfg.stop])
+    examples = read_rows(inputs["assessment"] / "rows.jsonl", Example)
+    sequence = row_sequence([row.id for row in examples], [row.group for row in examples], icon.adaptive.seed)
+    used = rows_in_use(len(sequence), candidates, icon.auto)
+    write_json(out / "sequence.json", {"rows": sequence[:used], "total": len(sequence)})
+    return {"rows": used, "assessment": len(sequence), **_FREE}
+
+
+def pilot(cfg: IconRound, inputs: Mapping[str, Path], out: Path, runtime: Runtime) -> dict[str, Any]:
+    """The first round of the first candidates. Needs inputs order, rows."""
+    auto = resolved(cfg.icon).auto
+    candidates = [row.id for row in read_rows(inputs["order"] / "rows.jsonl", Example)[: cfg.stop]]
+    asked = _first_round(inputs, candidates[: auto.pilot_candidates], auto.first_rows)
+    write_json(out / "sequence.json", {"own": asked})
+    return {"candidates": len(asked), **_FREE}
+
+
+def start(cfg: IconRound, inputs: Mapping[str, Path], out: Path, runtime: Runtime) -> dict[str, Any]:
+    """The first round of all candidates but the pilot's. Needs inputs order, rows.
+
+    With a selection model (``saved``) it chooses how many candidates there are, and also needs baseline, bank, dtype
+    where it was checked, and the pilot's shards.
+    """
+    auto = resolved(cfg.icon).auto
+    pool = read_rows(inputs["order"] / "rows.jsonl", Example)
+    candidates = [row.id for row in pool[: cfg.stop]]
+    metrics: dict[str, Any] = dict(_FREE)
+    scored = set[str]()
+    if cfg.saved is not None:
+        affordable = _affordable(cfg.icon, cfg.saved, inputs, pool, len(candidates))
+        metrics["candidates_affordable"] = affordable
+        scored = {i for name in inputs if name.startswith("pilot-") for i in _ids(inputs[name])}
+        candidates = candidates[: max(affordable, auto.least_candidates, len(scored))]
+    asked = _first_round(inputs, candidates, auto.first_rows)
+    rest = {i: own for i, own in asked.items() if i not in scored}
+    write_json(out / "sequence.json", {"own": rest, "candidates": candidates})
+    return {"candidates": len(candidates), "pairs": sum(map(len, rest.values())), **metrics}
+
+
+def decide(cfg: IconRound, inputs: Mapping[str, Path], out: Path, runtime: Runtime) -> dict[str, Any]:
+    """What the next round scores. Needs inputs rows, start, features, baseline, bank, and all shards so far."""
+    search, candidates, used = _replayed(cfg, inputs)
+    asked = {} if search.over else search.asked()
+    own = {candidates[i]: [used[place] for place in places] for i, places in asked.items()}
+    write_json(out / "sequence.json", {"own": own})
+    return {"active": len(own), "pairs": sum(map(len, own.values())), "settled": len(candidates) - len(own), **_FREE}
+
+
+def scores(cfg: IconRound, inputs: Mapping[str, Path], out: Path, runtime: Runtime) -> dict[str, Any]:
+    """Write scores.jsonl after the last round: estimates of the global score. Needs the inputs of ``decide``.
+
+    Parts: ``rows`` scored, ``estimate_error`` (standard error of the estimate around the mean over all rows),
+    ``predicted`` (what the other candidates say), ``standard_error`` of a mean over all rows as a sample.
+    """
+    search, candidates, used = _replayed(cfg, inputs)
+    found = search.posterior
+    if found is None or not search.over:
+        raise IconScoreError("candidates are still to be scored: the last round isn't among the inputs.")
+    sampling = math.sqrt(found.row_noise / search.total)
+    write_rows(
+        out / "scores.jsonl",
+        (
+            Score(
+                identifier,
+                float(found.mean[i]),
+                {
+                    "rows": float(found.rows[i]),
+                    "estimate_error": float(found.error[i]),
+                    "predicted": float(found.predicted[i]),
+                    "standard_error": sampling,
+                },
+            )
+            for i, identifier in enumerate(candidates)
+        ),
+    )
+    pairs = int(found.rows.sum())
+    metrics = {
+        "rows": len(candidates),
+        "assessment": search.total,
+        "assessment_in_use": len(used),
+        "pairs": pairs,
+        "share_scored": pairs / (len(candidates) * search.total),
+        "weight_of_probe": found.weight,
+    }
+    for fraction, values in search.disagreement().items():
+        metrics[f"disagreement_expected@{fraction:g}"] = values["expected"]
+        metrics[f"disagreement_bound@{fraction:g}"] = values["bound"]
+    return {**metrics, **_FREE, **checked(inputs)}
+
+
+def _first_round(inputs: Mapping[str, Path], candidates: list[str], first_rows: int) -> dict[str, list[str]]:
+    """By candidate its first rows; the same as ``few.Search`` asks for."""
+    used: list[str] = read_json(inputs["rows"] / "sequence.json")["rows"]
+    step = min(first_rows, len(used))
+    return {
+        identifier: [used[(number * step + k) % len(used)] for k in range(step)]
+        for number, identifier in enumerate(candidates)
+    }
+
+
+def _ids(shard: Path) -> list[str]:
+    found: list[str] = read_json(shard / "ids.json")["candidates"]
+    return found
+
+
+def _replayed(cfg: IconRound, inputs: Mapping[str, Path]) -> tuple[Search, list[str], list[str]]:
+    """The search up to now, and the ids of its candidates and rows."""
+    icon = resolved(cfg.icon)
+    matrices = Matrices(icon, inputs)
+    described = read_json(inputs["rows"] / "sequence.json")
+    used: list[str] = described["rows"]
+    candidates: list[str] = read_json(inputs["start"] / "sequence.json")["candidates"]
+    known = read_json(inputs["features"] / "ids.json")["candidates"]
+    if known[: len(candidates)] != candidates:
+        raise IconScoreError(f"{inputs['features']}: holds other candidates than {inputs['start']}; delete both.")
+    alike = np.load(inputs["features"] / "alike.npy", allow_pickle=False)[: len(candidates), : len(candidates)]
+    ends = round_ends(len(used), icon.auto)[: cfg.rounds]
+    search = Search(alike.astype(np.float64), len(used), described["total"], cfg.fractions, ends, icon.adaptive.error)
+    for number in range(cfg.rounds):
+        prefixes = ("pilot-", "round00-") if number == 0 else (f"round{number:02d}-",)
+        shards = [inputs[name] for name in sorted(inputs) if name.startswith(prefixes)]
+        if search.over or not shards:
+            break
+        found = {i: pairs for shard in shards for i, pairs in matrices.own(shard).items()}
+        asked = {candidates[i]: (i, [used[p] for p in places]) for i, places in search.asked().items()}
+        if found.keys() != asked.keys() or any(found[i][0] != rows for i, (_, rows) in asked.items()):
+            raise IconScoreError(
+                f"round {number}: the shards hold other pairs than were asked for; delete them and run again."
+            )
+        search.advance({place: found[i][1].tolist() for i, (place, _) in asked.items()})
+    return search, candidates, used
+
+
+def _affordable(
+    icon: IconConfig, saved: TuningSaved, inputs: Mapping[str, Path], pool: list[Example], known: int
+) -> int:
+    """Candidates whose scoring, with the selection model's work, costs ``cost_ratio`` of the tuning that it saves.
+
+    In tokens of a forward pass, from the records of what has been scored and the lengths of texts in characters.
+    """
+    selector = icon.selector
+    assert selector is not None
+    pilots = [read_json(path / "record.json")["metrics"] for name, path in inputs.items() if name.startswith("pilot-")]
+    each = sum(m["tokens"] for m in pilots) / sum(m["candidates"] for m in pilots)
+    spent = float(
+        sum(
+            read_json(inputs[name] / "record.json")["metrics"]["tokens"]
+            for name in ("baseline", "bank", "dtype")
+            if name in inputs
+        )
+    )
+    contexts = read_json(inputs["bank"] / "bank.json")["contexts"]
+    chars = {row.id: len(row.instruction + row.input + row.response) for row in pool}
+    per_char = sum(contexts.values()) / sum(count for identifier, count in chars.items() if identifier in contexts)
+    lengths = [per_char * chars[row.id] for row in pool[: saved.rows]]
+    mean = sum(lengths) / len(lengths)
+    training = FROZEN_TRAINING if saved.frozen else FULL_TRAINING
+    tuned = sum(min(length, saved.max_length) for length in lengths) * saved.epochs * training * (1 - saved.fraction)
+    spent += sum(min(length, selector.pool_max_length) for length in lengths) * selector.repeats
+    spent += known * mean  # features
+    return max(0, int((icon.auto.cost_ratio * tuned - spent) / (each + mean * selector.learning_passes)))
