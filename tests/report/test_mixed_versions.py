@@ -58,7 +58,7 @@ def numbers(folder: Path, name: str) -> list[dict[str, str]]:
 
 def verified(tmp_path: Path) -> list[str]:
     said: list[str] = []
-    verify(tmp_path / "results", tmp_path / "experiments", said.append)
+    verify(tmp_path / "outputs", tmp_path / "experiments", said.append)
     return [line for line in said if line.startswith("differs: ")]
 
 
@@ -110,7 +110,7 @@ def test_explain_of_a_refused_cell_says_why(tmp_path: Path, store: Store) -> Non
     edit(store, step_named(experiment, "train/icon-f0.25-s0"), packages=OLD)
     reported(experiment, store)
     said: list[str] = []
-    explain("icon-0.25/tiny", tmp_path / "results" / "smoke_tiny", store.root, tmp_path / "experiments", said.append)
+    explain("icon-0.25/tiny", tmp_path / "outputs" / "smoke_tiny", store.root, tmp_path / "experiments", said.append)
     assert "  missing: tiny: mixed versions: trained with torch 2.11 (s0), 2.13 (s1, s2); redo s0" in said
 
 
