@@ -60,6 +60,10 @@ class Action(enum.Enum):
     verify = "verify"
     publish = "publish"
     prune = "prune"
+    methods = "methods"
+    models = "models"
+    data = "data"
+    benchmarks = "benchmarks"
     diff = "diff"  # of two results folders: action=diff A B
 
 
