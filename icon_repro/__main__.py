@@ -133,6 +133,8 @@ def _run(raw: DictConfig, given: Sequence[str]) -> int:
         set_level(verbose=config.verbose, quiet=config.quiet)
         if config.action is Action.verify:
             return _action_verify(config)
+        if config.action in (Action.methods, Action.models, Action.data, Action.benchmarks):
+            return _list(config)
         if config.action is Action.diff:
             raise ConfigError("action=diff: give it as written here, with two folders: action=diff results/a results/b")
         if config.explain is not None and config.action is Action.report:
@@ -164,6 +166,18 @@ def _run(raw: DictConfig, given: Sequence[str]) -> int:
             return 1
         print(f"error: {error}. Make room and run again: finished steps are kept.", file=sys.stderr)
         return 1
+
+
+def _list(config: Config) -> int:
+    from icon_repro.report import catalogue
+
+    if config.action is Action.methods:
+        lines = catalogue.methods(config, conf_dir())
+    else:
+        listed = {Action.models: catalogue.models, Action.data: catalogue.data}
+        lines = listed.get(config.action, catalogue.benchmarks)(conf_dir())
+    print(*lines, sep="\n")
+    return 0
 
 
 def missing_steps(experiment: Experiment, store: Store) -> list[Step]:

@@ -348,3 +348,8 @@ def test_a_key_of_a_method_that_is_not_there_is_named_with_the_remedy() -> None:
     assert "methods=[random,longest,icon,less]" in str(caught.value) and "kind=None" not in str(caught.value)
     made = composed("smoke_tiny", ["+method@methods.less=less", "methods.less.shard_rows=3"])
     assert made.methods["less"].shard_rows == 3
+
+
+def test_load_methods_named_by_numbers_are_refused_by_name() -> None:
+    with pytest.raises(ConfigError, match=r"methods\.0\.x: the experiment has no method 0"):
+        load({"methods": {0: {"x": 1}, 1: {"kind": "random"}}})

@@ -34,6 +34,7 @@ from icon_repro.lm.replies import Replies, RepliesError
 from icon_repro.lm.thoughts import without_thoughts
 
 MANY = int(os.environ.get("FUZZ", "200"))
+pytestmark = pytest.mark.timeout(max(600, MANY))  # seconds: a tenth of one for an input, and time to shrink a failure
 quick = settings(
     max_examples=MANY,
     deadline=None,

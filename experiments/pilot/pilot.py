@@ -39,7 +39,8 @@ from experiments.pilot.pilot_findings import (
 from icon_repro.engine.artifact import file_sha256
 from icon_repro.engine.records import read_json, write_json
 from icon_repro.report import page
-from icon_repro.report.figures.draw import rounded, write_described, write_figure, write_points
+from icon_repro.report.figures.draw import write_described, write_figure, write_points
+from icon_repro.report.figures.series import rounded
 
 Indices = NDArray[np.intp]
 Matrix = NDArray[np.float64]

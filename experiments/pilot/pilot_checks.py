@@ -29,7 +29,7 @@ from experiments.pilot.pilot_findings import (
 from icon_repro.methods.agreement import agreement, auc, components, overlap, reliability, spearman
 from icon_repro.methods.icon.matrices import task_scores
 from icon_repro.methods.icon.options import IconConfig
-from icon_repro.report.figures.draw import Bars, Curve, Panel, Scatter, Series
+from icon_repro.report.figures.series import Bars, Curve, Panel, Scatter, Series
 
 
 def find_control(pilot: Pilot, tasks: Tasks) -> Finding:

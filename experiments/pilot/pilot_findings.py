@@ -28,7 +28,7 @@ from icon_repro.methods.icon.control import bank_control
 from icon_repro.methods.icon.matrices import task_scores
 from icon_repro.methods.icon.options import AdaptiveConfig, IconConfig
 from icon_repro.methods.select import top_fraction
-from icon_repro.report.figures.draw import Curve, Panel, Scatter, Series
+from icon_repro.report.figures.series import Curve, Panel, Scatter, Series
 
 Matrix = NDArray[np.float64]
 Indices = NDArray[np.intp]

@@ -23,7 +23,7 @@ from icon_repro.data.rows import Score, content_id
 from icon_repro.engine.artifact import Step, Store, verify
 from icon_repro.engine.records import read_json, read_rows, write_json
 from icon_repro.experiment import Experiment
-from icon_repro.report.figures.draw import rounded
+from icon_repro.report.figures.series import rounded
 
 DATA = Path("../shared/data")  # where released_subsets.csv and alpaca_released_union.jsonl are looked for
 POOL = 52001  # rows that the authors selected from: their sizes are int(share * 52001)

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from experiments.released_selections.released_data import POOL, Embedded, Released, Selection, label
 from experiments.released_selections.released_findings import UNION, Finding, lengths, shared
 from experiments.released_selections.released_scores import BIN
-from icon_repro.report.figures.draw import Curve, Grid, Panel, Scatter, Series
+from icon_repro.report.figures.series import Curve, Grid, Panel, Scatter, Series
 from icon_repro.report.intervals import Interval
 
 Values = NDArray[np.float64]

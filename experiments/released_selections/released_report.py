@@ -25,7 +25,8 @@ from experiments.released_selections.released_findings import (
 from experiments.released_selections.released_scores import find_diversity, find_scores
 from icon_repro.engine.artifact import file_sha256
 from icon_repro.engine.records import read_json, write_json
-from icon_repro.report.figures.draw import Panel, rounded, write_described, write_figure, write_points
+from icon_repro.report.figures.draw import write_described, write_figure, write_points
+from icon_repro.report.figures.series import Panel, rounded
 from icon_repro.report.intervals import Interval
 from icon_repro.report.tables import markdown
 

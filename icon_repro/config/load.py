@@ -60,6 +60,10 @@ class Action(enum.Enum):
     verify = "verify"
     publish = "publish"
     prune = "prune"
+    methods = "methods"
+    models = "models"
+    data = "data"
+    benchmarks = "benchmarks"
     diff = "diff"  # of two results folders: action=diff A B
 
 
@@ -168,9 +172,9 @@ def load(data: Mapping[str, Any]) -> Config:
     for name, value in methods.items() if isinstance(methods, Mapping) else ():
         if isinstance(value, Mapping) and value and "kind" not in value:  # an override of a method that isn't there
             where, key = f"methods.{name}", next(iter(value))
-            others = [other for other in data["methods"] if other != name]
-            near = difflib.get_close_matches(name, others, 1)
-            remedy = f"Did you mean methods.{near[0]}.{key}?" if near else _how_to_add(name, others)
+            others = [str(other) for other in data["methods"] if other != name]
+            near = difflib.get_close_matches(str(name), others, 1)
+            remedy = f"Did you mean methods.{near[0]}.{key}?" if near else _how_to_add(str(name), others)
             problems.append(f"{where}.{key}: the experiment has no method {name!r}. {remedy}")
             continue
         try:

@@ -64,12 +64,17 @@ def run(cfg: RowsConfig, inputs: Mapping[str, Path], out: Path, runtime: Runtime
     short_by = max(0, (cfg.sample or 0) - len(passed))
     if short_by:
         LOG.warning("%s", f"{cfg.source.name}: {short_by:,} rows fewer than sample={cfg.sample} are there.")
+    if alike := len(passed) - len({_loosely(row) for row in passed}):
+        LOG.warning(
+            "%s", f"{cfg.source.name}: {alike:,} rows are copies of others but for spaces and capitals; they are kept."
+        )
     metrics = {
         "rows": len(sampled),
         "prompt_chars": round(fmean(prompt_chars(row) for row in sampled), 1),
         "response_chars": round(fmean(len(row.response) for row in sampled), 1),
         "dropped": counts,
         "short_by": short_by,
+        "alike": alike,
     }
     report = {
         "read": total,
@@ -164,6 +169,11 @@ def unique(read: Iterable[tuple[str, Example]], *, texts: bool = True) -> tuple[
             seen.add(text)
             distinct.append(row)
     return distinct, copies
+
+
+def _loosely(row: Example) -> tuple[str, ...]:
+    """The row's texts, the same for rows that differ in spaces and capitals alone."""
+    return tuple(" ".join(text.split()).casefold() for text in (row.instruction, row.input, row.response))
 
 
 def reject(row: Example, cfg: RowsConfig) -> str | None:

@@ -75,8 +75,10 @@ def living(sent: Mapping[str, Sent]) -> dict[str, Queued]:
         raise SubmitError(f"squeue failed, so that it isn't known which jobs live: {done.stderr.strip()} Try again.")
     queued: dict[tuple[str, str], Queued] = {}
     for line in done.stdout.splitlines():
-        job, task, state, reason, name = line.split("|", 4)
-        queued[name, task] = Queued(job, state, reason)
+        fields = [field.strip() for field in line.split("|", 4)]
+        if len(fields) == 5 and fields[0].isdecimal():  # sites print lines of their own
+            job, task, state, reason, name = fields
+            queued[name, task] = Queued(job, state, reason)
     job_of_step = {}
     for folder, entry in sent.items():
         line_of = queued.get((entry.array, str(entry.task)))
@@ -119,7 +121,9 @@ def command(name: str) -> str:
 
 def call(command: Sequence[str]) -> subprocess.CompletedProcess[str]:
     try:
-        return subprocess.run(command, capture_output=True, text=True, timeout=_PATIENCE_S, check=False)
+        return subprocess.run(
+            command, capture_output=True, encoding="utf-8", errors="replace", timeout=_PATIENCE_S, check=False
+        )
     except subprocess.TimeoutExpired as error:
         name = Path(command[0]).name
         raise SubmitError(

@@ -14,7 +14,6 @@ import multiprocessing
 import os
 import signal
 import socket
-import subprocess
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -24,6 +23,7 @@ from typing import Any
 from icon_repro.engine import worker
 from icon_repro.engine.console import say
 from icon_repro.engine.environment import UnfitProcessError, clean, find_home, stand_up
+from icon_repro.engine.jobs import SubmitError, call, command
 from icon_repro.engine.run import git_state
 from icon_repro.engine.runtime import Stop
 from icon_repro.engine.targets import TARGETS
@@ -150,7 +150,10 @@ def requeue(limit: int) -> str:
             f"job {job} isn't requeued: it has been restarted {_restarts()} times. If its time limit is too short, "
             "raise cluster.slurm.time_min, or make shards smaller; then submit again."
         )
-    done = subprocess.run(["scontrol", "requeue", job], capture_output=True, text=True, check=False)
+    try:
+        done = call([command("scontrol"), "requeue", job])
+    except SubmitError as error:  # Slurm's programs need not be on PATH where its jobs run
+        return f"job {job} could not be requeued: {error} Submit again."
     if done.returncode != 0:
         return f"job {job} could not be requeued: {done.stderr.strip()}. Submit again."
     return f"job {job} requeued"
@@ -161,8 +164,11 @@ def _state() -> str:
     job = _job()
     if not job:
         return ""
-    done = subprocess.run(["squeue", "-h", "-j", job, "-o", "%T"], capture_output=True, text=True, check=False)
-    return done.stdout.strip()
+    try:
+        said = call([command("squeue"), "-h", "-j", job, "-o", "%T"]).stdout
+    except SubmitError:
+        return ""
+    return next((line.strip() for line in reversed(said.splitlines()) if line.strip().isupper()), "")
 
 
 @contextlib.contextmanager

@@ -16,7 +16,7 @@ Known gap: none.
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import cache
+from functools import cache, lru_cache
 from typing import Any
 
 import numpy as np
@@ -74,17 +74,13 @@ class Estimate:
         return low, high
 
     def p_value(self) -> float:
-        """Two-sided, of the true value being 0: where the interval's end meets it; to 1e-9 of its size."""
+        """Two-sided, of the true value being 0: where the interval's end meets it; 1e-300 at least."""
         if self.value == 0 or not math.isfinite(self.half_width()):
             return 1.0
-        low, high = -300.0, 0.0  # log10 of p
-        while high - low > 1e-10:
-            middle = (low + high) / 2
-            if self._joined(1 - 10**middle / 2, 10**middle / 2) > abs(self.value):
-                low = middle
-            else:
-                high = middle
-        return float(10**high)
+        levels = self.levels()
+        freedom = _freedom([part for part, _ in levels], [freedom for _, freedom in levels])
+        below = _special().stdtr(freedom, -abs(self.value) / math.sqrt(self.variance()))
+        return max(1e-300, 2 * float(below))
 
     def detectable(self, alpha: float = ALPHA, power: float = POWER) -> Detectable:
         """The true difference that a two-sided test at ``alpha`` finds with probability ``power``, if the variances
@@ -138,6 +134,11 @@ def detectable(levels: Sequence[tuple[float, float]], alpha: float = ALPHA, powe
     Returns:
         In the unit of the estimate; to 1e-4 of its size.
     """
+    return _detectable(tuple(levels), alpha, power)
+
+
+@lru_cache(4096)  # a table, its csv and its text ask for the same ones
+def _detectable(levels: tuple[tuple[float, float], ...], alpha: float, power: float) -> float:
     variances = np.array([max(0.0, variance) for variance, _ in levels])
     ratios = np.stack([_ratios(float(freedom), place) for place, (_, freedom) in enumerate(levels)])
     drawn = variances[:, None] * ratios
@@ -160,10 +161,15 @@ def _special() -> Any:
 
 def _quantile(variances: Sequence[Any], freedoms: Sequence[Any], tail: float) -> Any:
     """Of the sum of estimated variances, the t quantile with ``tail`` above it, by Satterthwaite's freedom."""
+    return -_special().stdtrit(_freedom(variances, freedoms), tail)
+
+
+def _freedom(variances: Sequence[Any], freedoms: Sequence[Any]) -> Any:
+    """Satterthwaite's degrees of freedom of the sum of estimated variances."""
     total = np.asarray(sum(variances), np.float64)
     safe = np.where(total > 0, total, 1.0)
     below = sum((part / safe) ** 2 / freedom for part, freedom in zip(variances, freedoms, strict=True))
-    return -_special().stdtrit(1 / np.maximum(below, 1e-12), tail)
+    return 1 / np.maximum(below, 1e-12)
 
 
 @cache

@@ -48,6 +48,8 @@ def _prepared(step: Step, records: Mapping[str, Any], store: Store) -> list[str]
         texts.append(f"{step.name}: {lost:,} of {_read(step, metrics, lost, store):,} rows dropped ({reasons})")
     elif isinstance(dropped, int) and dropped:
         texts.append(f"{step.name}: {dropped:,} rows dropped, as they share text with the assessment set")
+    if metrics.get("alike"):
+        texts.append(f"{step.name}: {metrics['alike']:,} rows are copies of others but for spaces and capitals (kept)")
     if metrics.get("short_by"):
         texts.append(f"{step.name}: {metrics['short_by']:,} rows fewer than asked for were there")
     return texts

@@ -9,6 +9,7 @@ Known gap: figures of more than ``_MOST_BYTES`` together are left out, and named
 """
 
 import base64
+import csv
 import hashlib
 import json
 import re
@@ -19,10 +20,13 @@ from typing import Any
 
 from icon_repro.data.rows import Example
 from icon_repro.engine.records import read_json, read_lines
+from icon_repro.report import page_forest
+from icon_repro.report.cells import MISSING, NOT_APPLICABLE
 from icon_repro.report.rows import FILE, ResultRow, read_result_rows
 from icon_repro.report.versions import separated
+from icon_repro.report.weighting import variants
 
-_VERSION = 1  # of what a page looks like, beside its template, style and script
+_VERSION = 2  # of what a page looks like, beside its template, style and script
 _ASSETS = ("page.html", "page.css", "page.js")
 _FIRST = (
     *("table", "paper_table1", "paper_table2", "paper_table3", "paper_table4"),
@@ -42,6 +46,10 @@ _TITLES = {
     "summary": "Summary",
 }
 _CLAIMS = "claims"
+_COSTS = ("selection tokens", "selection FLOPs", "tokens tuned on", "tuning FLOPs", "selection / saved")
+_ABOUT_COSTS = re.compile(r"Tokens and FLOPs: [^.]*\. ?")  # of the results table's caption
+_FOLDED = 4  # lines without results
+_NAMES = 7  # cells of a line before its results
 _SEAL = b"<!-- page"
 _MOST_BYTES = 3_200_000  # of figures, before they become text, which takes a third more
 _LARGE_SVG = 200_000  # bytes; the png of such a figure is shown instead
@@ -97,6 +105,7 @@ def render(folder: Path, made_of: str = "", rows: Mapping[str, Example] | None =
     from markupsafe import Markup
 
     template, style, script = (_asset(name) for name in _ASSETS)
+    style += page_forest.colours()
     place = next((found for found in _described(folder) if found.is_file()), None)
     described = read_json(place) if place is not None else {"figures": [], "not_made": []}
     run = _json(folder / "run.json", {})
@@ -105,6 +114,8 @@ def render(folder: Path, made_of: str = "", rows: Mapping[str, Example] | None =
     shown, left_out = _figures(folder, place.parent if place is not None else folder, described["figures"])
     texts = {path.stem: path.read_text(encoding="utf-8") for path in folder.glob("*.md")}
     order = [*(name for name in _FIRST if name in texts), *sorted(set(texts) - {*_FIRST, _CLAIMS})]
+    pairs = page_forest.read_pairs(folder)
+    told, more = page_forest.held(pairs)
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     config = run.get("config", {})
     return environment.from_string(template).render(
@@ -116,14 +127,23 @@ def render(folder: Path, made_of: str = "", rows: Mapping[str, Example] | None =
         name=described.get("experiment") or config.get("name") or folder.name,
         description=described.get("description") or config.get("description") or "",
         model=described.get("model") or config.get("model", {}).get("name") or "",
-        tables=[(name, _TITLES.get(name, _title(name)), Markup(_linked(_html(texts[name]), order))) for name in order],
+        tables=[
+            (name, _TITLES.get(name, _title(name)), Markup(_linked(_table_html(name, texts[name]), order)))
+            for name in order
+        ],
         opening=Markup(_html(_opening(texts))) if config.get("primary") is not None else None,
+        finding=page_forest.finding(pairs),
+        held=told,
+        held_more=more,
+        forest=page_forest.forest(pairs, list(dict.fromkeys(row.method for row in runs)), sorted(variants(runs))),
+        compared=len(pairs),
+        progress=page_forest.progress(runs),
         claims=Markup(_html(texts[_CLAIMS])) if _CLAIMS in texts else None,
         figures=shown,
         not_made=[*described["not_made"], *left_out],
         samples=_samples(folder, rows),
         whole=rows is not None,
-        costs=_costs(runs),
+        costs=_costs(runs, _saved(folder)),
         missing=sum(len(row.missing) + len(row.unjudged) for row in runs),
         git=run.get("git", []),
         packages=run.get("packages", {}),
@@ -164,6 +184,58 @@ def _json(path: Path, otherwise: Any) -> Any:
 
 def _title(name: str) -> str:
     return name.replace("_", " ").strip().capitalize()
+
+
+def _table_html(name: str, text: str) -> str:
+    """A table's text; of the results' without the columns of costs, which have a section of their own."""
+    if name == "table":
+        text = _ABOUT_COSTS.sub("", _without(text, _COSTS))
+    return _missing_folded(_html(text))
+
+
+def _without(text: str, columns: Sequence[str]) -> str:
+    """The first table of a Markdown text without some columns."""
+    lines = text.splitlines(keepends=True)
+    start = next((place for place, line in enumerate(lines) if line.startswith("|")), len(lines))
+    end = next((place for place in range(start, len(lines)) if not lines[place].startswith("|")), len(lines))
+    if start == end:
+        return text
+    head = [cell.strip() for cell in lines[start].strip().strip("|").split("|")]
+    kept = [place for place, title in enumerate(head) if title not in columns]
+
+    def cut(line: str) -> str:
+        cells = line.strip().removeprefix("|").removesuffix("|").split("|")
+        return "|" + "|".join(cells[place] for place in kept) + "|\n" if len(cells) == len(head) else line
+
+    return "".join([*lines[:start], *map(cut, lines[start:end]), *lines[end:]])
+
+
+def _missing_folded(made: str) -> str:
+    """A table of which many lines have no result yet, with these below it and folded."""
+
+    def split(match: re.Match[str]) -> str:
+        rows = re.findall(r"<tr>.*?</tr>\n?", match["body"], re.DOTALL)
+        empty = [row for row in rows if _without_results(re.findall(r"<td[^>]*>(.*?)</td>", row, re.DOTALL))]
+        if len(empty) < _FOLDED:
+            return match[0]
+        left = "".join(row for row in rows if row not in empty)
+        below = f"{match['head']}{''.join(empty)}</tbody>\n</table></div>"
+        folded = f"<details><summary>{len(empty)} lines without results yet</summary>\n{below}</details>"
+        return (f"{match['head']}{left}</tbody>\n</table></div>\n" if left else "") + folded
+
+    return re.sub(
+        r'(?P<head><div class="wide"[^>]*><table[^>]*>\s*<thead>.*?</thead>\s*<tbody>\s*)(?P<body>.*?)'
+        r"</tbody>\s*</table></div>",
+        split,
+        made,
+        flags=re.DOTALL,
+    )
+
+
+def _without_results(cells: Sequence[str]) -> bool:
+    """Whether all of a line's cells are missing, but for the names and counts that it begins with."""
+    rest = list(cells[cells.index(MISSING) :]) if MISSING in cells else []
+    return len(cells) - len(rest) <= _NAMES and set(rest) - {NOT_APPLICABLE} == {MISSING}
 
 
 def _html(text: str) -> str:
@@ -245,7 +317,17 @@ def _cut(text: str) -> str:
     return text if len(text) <= _TEXT else f"{text[:_TEXT]}… ({len(text) - _TEXT:,} more characters)"
 
 
-def _costs(runs: Sequence[ResultRow]) -> list[dict[str, Any]]:
+def _saved(folder: Path) -> dict[tuple[str, float | None], float]:
+    """By method and fraction the FLOPs of selection over those of the tuning that it saves, where that is known."""
+    path = folder / "table.csv"
+    if not path.is_file():
+        return {}
+    with path.open(encoding="utf-8", newline="") as file:
+        lines = [line for line in csv.DictReader(file) if line.get("measure") == _COSTS[-1] and line["value"]]
+    return {(line["method"], float(line["fraction"])): float(line["value"]) for line in lines if line["fraction"]}
+
+
+def _costs(runs: Sequence[ResultRow], saved: Mapping[tuple[str, float | None], float]) -> list[dict[str, Any]]:
     """By method and fraction the tokens and operations of selection, of one tuning, and of all its runs together."""
     groups: dict[tuple[str, float | None], list[ResultRow]] = {}
     for row in runs:
@@ -258,6 +340,7 @@ def _costs(runs: Sequence[ResultRow]) -> list[dict[str, Any]]:
             if row.selection is not None and row.tuning is not None
         ]
         line: dict[str, Any] = {"method": method, "fraction": fraction, "runs": len(own), "known": len(known)}
+        line["ratio"] = saved.get((method, fraction))
         if known:
             selections = {seed: selection for seed, selection, _ in known}.values()
             tunings = [tuning for _, _, tuning in known]

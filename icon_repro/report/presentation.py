@@ -20,12 +20,13 @@ from typing import Any
 from icon_repro.data.rows import Example
 from icon_repro.engine.artifact import Step, Store, file_sha256, ordered
 from icon_repro.engine.records import RecordError, read_json, read_rows, seal_holds, sealed, write_json, write_rows
+from icon_repro.engine.schema import plain
 from icon_repro.experiment import Experiment
 from icon_repro.report import page, row_tables
 from icon_repro.report.paper.paper_figures import PaperFigures, read_paper_figures
 from icon_repro.report.rows import ResultRow, row_as_stored
 
-_VERSION = 4  # of what figures and samples look like
+_VERSION = 5  # of what figures and samples look like
 
 
 def present(
@@ -45,12 +46,14 @@ def present(
         PublishedError: they can't be used.
     """
     steps = _behind(experiment, store)
+    primary = plain(experiment.config).get("primary")
     beside = read_paper_figures(paper, experiment.config.model.name) if paper is not None else PaperFigures()
     shown = [
         _VERSION,
         [row_as_stored(row) for row in rows],
         sorted(step.folder for step in steps),
         dataclasses.asdict(beside),
+        primary,
     ]
     text = json.dumps(shown, sort_keys=True, ensure_ascii=True)
     made_of = hashlib.sha256(text.encode()).hexdigest()[:16]
@@ -64,7 +67,7 @@ def present(
         material = gathered(experiment, steps, store, partial(_rows, experiment, store))
         write_rows(folder / "samples.jsonl", samples(material))
         row_tables.write(experiment, store, folder)
-        described = draw(folder / "figures", rows, material, beside)
+        described = draw(folder / "figures", rows, material, beside, primary)
         about = {"experiment": experiment.config.name, "description": experiment.config.description.strip()}
         about["model"] = experiment.config.model.name
         tables = [name for name in (row_tables.SELECTIONS, row_tables.SCORES) if (folder / name).is_file()]

@@ -103,7 +103,7 @@ def figures_of_rows(rows: Sequence[ResultRow], run: Mapping[str, Any], experimen
     """
     source = published_folder(run["config"], experiments)
     paper = read_paper_figures(source, run["config"]["model"]["name"]) if source is not None else PaperFigures()
-    for make in makers(separated(rows, run)[0], paper).values():
+    for make in makers(separated(rows, run)[0], paper, run["config"].get("primary")).values():
         try:
             figure = make()
         except (NotMade, IntervalError):

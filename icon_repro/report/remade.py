@@ -14,9 +14,10 @@ from typing import Any
 from icon_repro.engine.artifact import file_sha256
 from icon_repro.engine.records import CHECKSUM, read_json, sealed, write_json
 from icon_repro.report import page
-from icon_repro.report.figures.draw import FigureError, write_figure
-from icon_repro.report.figures.experiment_figures import makers
+from icon_repro.report.figures.draw import write_figure
+from icon_repro.report.figures.experiment_figures import makers, methods_of
 from icon_repro.report.figures.material import NotMade
+from icon_repro.report.figures.series import FigureError
 from icon_repro.report.intervals import IntervalError
 from icon_repro.report.outputs import write_all
 from icon_repro.report.paper.paper_figures import PaperFigures, read_paper_figures
@@ -56,10 +57,10 @@ def _figures(rows: Sequence[ResultRow], run: Mapping[str, Any], experiments: Pat
     paper = read_paper_figures(source, run["config"]["model"]["name"]) if source is not None else PaperFigures()
     texts = {one["name"]: one for one in described["figures"]}
     reasons = {one["name"]: one for one in described["not_made"]}
-    for name, make in makers(separated(rows, run)[0], paper).items():
+    for name, make in makers(separated(rows, run)[0], paper, run["config"].get("primary")).items():
         try:
             figure = make()
-            write_figure(place, figure.name, figure.title, figure.panels, svg=True)
+            write_figure(place, figure.name, figure.title, figure.panels, svg=True, methods=methods_of(rows))
         except (NotMade, FigureError, IntervalError) as reason:
             texts.pop(name, None)
             reasons[name] = {"name": name, "reason": str(reason)}

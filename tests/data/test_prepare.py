@@ -29,7 +29,7 @@ def prepare(runtime, file_source, jsonl, tmp_path):
 def test_prepare_plain_rows_sorted_by_id_with_means(prepare):
     metrics, rows, report = prepare([row("four", "ab"), {**row("sixsix", "abcd"), "input": "1234"}])
     assert [r.id for r in rows] == sorted(r.id for r in rows) and len(rows) == 2
-    assert metrics == {"rows": 2, "prompt_chars": 7.0, "response_chars": 3.0, "dropped": {}, "short_by": 0}
+    assert metrics == {"rows": 2, "prompt_chars": 7.0, "response_chars": 3.0, "dropped": {}, "short_by": 0, "alike": 0}
     assert (report["read"], report["kept"], report["groups"]) == (2, 2, 1)
 
 
@@ -101,6 +101,11 @@ def test_prepare_sample_depends_on_seed_only(prepare):
     assert len(first[1]) == 20
     assert prepare(rows, sample=20, seed=1) == first
     assert prepare(rows, sample=20, seed=2)[1] != first[1]
+
+
+def test_prepare_copies_but_for_spaces_and_capitals_are_counted_and_kept(prepare):
+    metrics, rows, _ = prepare([row("Say it", "yes"), row("say  it ", "Yes"), row("Say it", "no")])
+    assert len(rows) == 3 and metrics["alike"] == 1
 
 
 def test_prepare_sample_larger_than_rest_keeps_all_and_says_so(prepare):

@@ -15,7 +15,7 @@ import pytest
 from filelock import SoftFileLease
 from toy_stages import diamond, toy
 
-from icon_repro.engine import slurm
+from icon_repro.engine import slurm, task
 from icon_repro.engine.artifact import Cost, Step, Store
 from icon_repro.engine.jobs import Queued, Sent, SubmitError, living, read_jobs, with_job
 from icon_repro.engine.options import ClusterConfig, SlurmConfig, SlurmJob
@@ -228,6 +228,23 @@ def test_submit_id_that_slurm_gave_to_another_job_isnt_ours(fake: Fake) -> None:
     fake.send([a])
     fake.queue("1|0|RUNNING|None|something else")
     assert fake.send([a]) == 1
+
+
+def test_submit_lines_that_a_site_adds_to_squeue_are_passed_over(fake: Fake) -> None:
+    a = toy(fake.work, "a")
+    fake.send([a])
+    (sent,) = read_jobs(fake.store).values()
+    fake.queue("*** maintenance | on Monday ***", "", f" {sent.job} |0|RUNNING|None|{sent.array}", "Quota: 3 of 5")
+    assert fake.send([a]) == 0 and len(fake.calls()) == 1
+
+
+def test_requeue_without_scontrol_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", "/nowhere")
+    monkeypatch.setenv("SLURM_JOB_ID", "7")
+    monkeypatch.delenv("SLURM_ARRAY_JOB_ID", raising=False)
+    monkeypatch.delenv("SLURM_RESTART_COUNT", raising=False)
+    assert "job 7 could not be requeued: scontrol isn't on PATH" in task.requeue(3)
+    assert task._state() == ""
 
 
 def test_submit_squeue_that_fails_stops_it(fake: Fake) -> None:

@@ -76,6 +76,11 @@ class Browser:
         """dark or light."""
         self._send("Emulation.setEmulatedMedia", features=[{"name": "prefers-color-scheme", "value": scheme}])
 
+    def resize(self, width: int, height: int) -> None:
+        """Size of the window, in CSS pixels; below 500 a phone's."""
+        sizes = {"width": width, "height": height, "deviceScaleFactor": 1}
+        self._send("Emulation.setDeviceMetricsOverride", **sizes, mobile=width < 500)
+
     def screenshot(self, path: Path, *, whole: bool = False) -> None:
         picture = self._send("Page.captureScreenshot", format="png", captureBeyondViewport=whole)
         path.write_bytes(base64.b64decode(picture["data"]))

@@ -6,11 +6,21 @@ import pytest
 from made_up_runs import result, row, solved, task, without
 
 from icon_repro.report import verdicts
-from icon_repro.report.figures.draw import Bars, Curve, Scatter
-from icon_repro.report.figures.experiment_figures import average, differences, flops, judged, pareto, position, scale
+from icon_repro.report.figures.experiment_figures import (
+    average,
+    differences,
+    flops,
+    judged,
+    methods_of,
+    pareto,
+    position,
+    scale,
+)
 from icon_repro.report.figures.material import NotMade
+from icon_repro.report.figures.series import Bars, Curve, Scatter
+from icon_repro.report.judged import table as table_of_judged
 from icon_repro.report.paper.paper_figures import PaperFigures
-from icon_repro.report.runs import lines
+from icon_repro.report.runs import Contrasts, lines
 from icon_repro.report.tables import table
 
 PAPER = PaperFigures({"vicuna": [43, 18, 19]}, {"vicuna": 7800}, [(0.01, 42.91), (1.0, 37.95)])
@@ -33,7 +43,11 @@ ROWS = [
 def comparison(win: int, tie: int, lose: int, **more: Any) -> dict[str, Any]:
     count = win + tie + lose
     values: dict[str, Any] = {"win": win, "tie": tie, "lose": lose, "judged": count, "prompts": count, "failed": 0}
-    values |= {"step": "judge/x", "outcomes": {"ids": "abc", "parts": []}}
+    outcomes = "w" * win + "t" * tie + "l" * lose
+    values |= {
+        "step": "judge/x",
+        "outcomes": {"ids": "abc", "parts": [{"name": "", "weight": 1.0, "values": outcomes}]},
+    }
     values |= dict.fromkeys(["length_controlled_score", "longer_wins", "length_winners", "length_losers"])
     return {**values, "position_consistency": 0.75, "first_preferred": 0.6, "against": "full", **more}
 
@@ -50,18 +64,25 @@ def test_differences_are_those_of_the_table_at_their_methods_name() -> None:
     rows[-1] = without(rows[-1], "arc", "not run yet")
     figure = differences(rows)
     (panel,) = figure.panels
-    assert list(panel.names_x or []) == ["icon 5 %", "icon 15 %", "longest 15 %"]  # of ifd there is no result
+    names = [f"icon {5 * (1 + 2 * one)} % − random" for one in range(2)]
+    assert list(panel.names_x or []) == [*names, "longest 15 % − random", "icon 15 % − longest"]  # ifd has no result
+    assert panel.lying and panel.x_label == "points; higher is better"
     header, cells = verdicts.table(verdicts.comparisons(rows))
     named = [dict(zip(header, line, strict=True)) for line in cells]
     printed = {(line["method"], line["fraction"], line["against"]): line for line in named}
     shown = {}
-    for series in panel.series[1:]:
-        assert isinstance(series, Scatter) and series.low and series.high and series.labels
+    for series in panel.series:
+        assert isinstance(series, Scatter) and series.low and series.high and series.labels and series.hollow
         baseline = series.name.removeprefix("minus ")
-        for x, y, low, high, label in zip(series.x, series.y, series.low, series.high, series.labels, strict=True):
-            assert list(panel.names_x or [])[round(x)] == label
-            method, percent, _ = label.split()
-            shown[method, f"{float(percent) / 100:g}", baseline] = (f"{y:+.2f}", f"[{low:+.2f}, {high:+.2f}]")
+        for place, label in enumerate(series.labels):
+            assert list(panel.names_x or [])[round(series.x[place])] == f"{label.removesuffix(' *')} − {baseline}"
+            method, percent, *_ = label.split()
+            key = method, f"{float(percent) / 100:g}", baseline
+            low, high = series.low[place], series.high[place]
+            shown[key] = (f"{series.y[place]:+.2f}", f"[{low:+.2f}, {high:+.2f}]")
+            survives = float(printed[key]["p (Holm)"].removeprefix("<")) < 0.05
+            assert label.endswith(" *") == survives == (not series.hollow[place])
+            assert series.methods and series.methods[place] == method
     given = {key: (line["difference"], line["95 % interval"]) for key, line in printed.items()}
     assert shown == {key: value for key, value in given.items() if value[0] != "missing"} and len(shown) == 4
 
@@ -89,23 +110,39 @@ def test_scale_has_the_papers_points_beside_ours() -> None:
     assert list(paper.x) == [1, 100] and list(paper.y) == [42.91, 37.95] and "own benchmarks" in figure.caption
 
 
-def test_pareto_line_goes_through_what_no_other_beats() -> None:
-    panel = pareto(ROWS).panels[0]
-    front = panel.series[0]
-    points = {
-        (x, y): f"{series.name} {label}"
-        for series in panel.series
-        if isinstance(series, Scatter) and series.labels
-        for x, y, label in zip(series.x, series.y, series.labels, strict=True)
+def test_pareto_line_goes_from_the_cheapest_to_what_is_better_beyond_the_interval() -> None:
+    shares = {
+        "random": (0.4, 5.0),
+        "longest": (0.42, 6.0),
+        "ifd": (0.6, 50.0),
+        "rds": (0.61, 60.0),
+        "icon": (0.8, 900.0),
     }
-    best = {  # slow: compare each with each
-        point
-        for point in points
-        if not any(other != point and other[0] <= point[0] and other[1] >= point[1] for other in points)
-    }
-    corners = set(zip(front.x, front.y, strict=True))
-    assert best <= corners and {points[point] for point in best} >= {"random 5 %", "icon 15 %"}
-    assert all(min(front.y) <= y <= max(front.y) for y in front.y) and list(front.x) == sorted(front.x)
+    rows = [
+        row(method, 0.1, 0, {"arc": result(solved(share, 400, 0))}, **costs(cost, 1.0))
+        for method, (share, cost) in reversed(shares.items())
+    ]
+    front, *others = pareto(rows).panels[0].series
+    assert front.name.startswith("better for more") and not any(one.name == front.name for one in others)
+    made = {line.method: line for line in lines(rows)}
+    kept = ["random"]
+    for method in shares:  # by cost; slow: each with the last that was kept
+        difference = Contrasts(list(made.values())).of(made[method], made[kept[-1]], ["arc"])
+        if method != "random" and difference is not None and difference.interval()[0] > 0:
+            kept.append(method)
+    assert kept[0] == "random" and kept[-1] == "icon" and "ifd" in kept
+    corners = list(zip(front.x, front.y, strict=True))
+    assert corners[::2] == [(shares[one][1] + 1, pytest.approx(100 * made[one].mean("arc"))) for one in kept]
+
+
+def test_pareto_has_no_line_where_nothing_is_better_beyond_the_interval() -> None:
+    rows = [
+        row("random", 0.1, 0, {"arc": result(solved(0.5, 50, 0))}, **costs(0, 5.0)),
+        row("icon", 0.1, 0, {"arc": result(solved(0.52, 50, 0))}, **costs(900, 5.0)),
+    ]
+    figure = pareto(rows)
+    assert [series.name for series in figure.panels[0].series] == ["random", "icon"]
+    assert "No one is better than the cheapest (random 10 %)" in figure.caption
 
 
 def test_pareto_names_lines_without_known_cost() -> None:
@@ -119,6 +156,12 @@ def test_judged_bars_are_shares_of_all_runs_and_the_papers() -> None:
     shares = {series.name: list(series.y) for series in panel.series if isinstance(series, Bars)}
     assert shares["win"] == pytest.approx([50, 25, 100 * 43 / 80])
     assert [sum(parts) for parts in zip(*shares.values(), strict=True)] == pytest.approx([100] * 3)
+    labels = [label for series in panel.series[:1] if isinstance(series, Bars) for label in series.labels]
+    header, cells, _ = table_of_judged(JUDGED)
+    interval = [dict(zip(header, line, strict=True))["95 % interval"] for line in cells]
+    assert labels[0].startswith("icon 15 %\nn 10 x 2 runs, score 1.10 [") and labels[2].endswith("\nn 80")
+    for label, (low, high) in zip(labels, [map(float, one[1:-1].split(", ")) for one in interval], strict=False):
+        assert label.endswith(f"[{low:.2f}, {high:.2f}]")
     assert panel.stacked and "50.0 % wins" in judged(JUDGED, PAPER).alt
 
 
@@ -159,3 +202,24 @@ def test_average_of_unknown_error_is_a_point_and_flops_of_unknown_cost_none() ->
     (line,) = lines([row("icon", 0.15, 0, {"f": number(0.3, None)}, tuning=None)])
     assert average(line, ["f"]) == (30.0, 30.0, 30.0)
     assert flops(line) is None
+
+
+def test_a_method_has_one_style_in_every_figure_and_twelve_differ_in_colour_and_marker() -> None:
+    from icon_repro.report.figures.styles import style, style_of
+
+    methods = methods_of(ROWS)
+    assert methods == ["base", "full", "icon", "random"]
+    named = [
+        series
+        for figure in (scale(ROWS, PaperFigures()), pareto(ROWS))
+        for panel in figure.panels
+        for series in panel.series
+        if series.name in ("full", "icon", "random")
+    ]
+    assert len(named) >= 8 and all(getattr(series, "method", None) == series.name for series in named)
+    assert style_of("icon", methods, 7) == style(2) and style_of("else", methods, 7) == style(7)
+    first = [style(place) for place in range(12)]
+    for part in ("colour", "marker", "dash"):
+        assert len({getattr(one, part) for one in first}) == 12
+    every = [(one.colour, one.marker) for one in map(style, range(144))]
+    assert len(set(every)) == 144

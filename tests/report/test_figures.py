@@ -6,17 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from icon_repro.report.figures.draw import (
-    Bars,
-    Curve,
-    FigureError,
-    Grid,
-    Panel,
-    Scatter,
-    _beside,
-    rounded,
-    write_figure,
-)
+from icon_repro.report.figures.draw import write_figure
+from icon_repro.report.figures.panels import _beside
+from icon_repro.report.figures.series import Bars, Curve, FigureError, Grid, Panel, Scatter, rounded
 
 CURVE = Curve("curve", [8, 16], [0.5, 2 / 3], [0.4, 0.6], [0.6, 0.7])
 BARS = [Bars("first", ["x", "y"], [1, 2], [0, 1], [2, 3]), Bars("second", ["x", "y"], [2, 1])]

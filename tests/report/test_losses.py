@@ -18,7 +18,7 @@ from icon_repro.report.losses import losses
 from icon_repro.report.rows import ResultRow, read_result_rows
 
 LOST: dict[str, dict[str, Any]] = {
-    "prepare/pool-tiny": {"rows": 15, "dropped": {"empty_response": 10, "url": 5}, "short_by": 2},
+    "prepare/pool-tiny": {"rows": 15, "dropped": {"empty_response": 10, "url": 5}, "short_by": 2, "alike": 3},
     "prepare/bench-tiny": {"rows": 10, "dropped": {"unreadable options": 10}},
     "prepare/order": {"rows": 12, "dropped": 3},
     "score/icon-shard-0000": {"contexts_cut": 2},
@@ -46,6 +46,7 @@ def test_losses_are_said_once_for_what_belongs_together(tmp_path: Path, store: S
     expected = [
         "pool-tiny: 15 of 30 rows dropped (empty_response 10, url 5)",
         "pool-tiny: 2 rows fewer than asked for were there",
+        "pool-tiny: 3 rows are copies of others but for spaces and capitals (kept)",
         "bench-tiny: 10 of 20 rows dropped (unreadable options 10)",
         "order: 3 rows dropped, as they share text with the assessment set",
         "icon: 3 contexts were cut to the length that is scored",

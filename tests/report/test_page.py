@@ -16,8 +16,9 @@ from made_up_runs import result, row, solved
 from icon_repro.data.rows import Example, Score
 from icon_repro.engine.records import write_json, write_rows
 from icon_repro.report import page
-from icon_repro.report.figures.draw import Curve, Panel, write_described, write_figure
+from icon_repro.report.figures.draw import write_described, write_figure
 from icon_repro.report.figures.material import Material, Ranked
+from icon_repro.report.figures.series import Curve, Panel
 from icon_repro.report.rows import ResultRow
 
 SCRIPT = "<script>document.title = 'run'</script><img src=x onerror=\"document.title = 'run'\">"
@@ -273,7 +274,7 @@ def test_page_opens_with_the_primary_comparison(folder: Path) -> None:
     run["config"] = {**run.get("config", {}), "primary": {"measure": "held_out"}}
     write_json(folder / "run.json", run)
     text = page.render(folder)
-    assert text.index("Primary outcome, set beforehand") < text.index("<nav")
+    assert text.index("Primary outcome, set beforehand") < text.index('id="table-table"')
     run["config"]["primary"] = None
     write_json(folder / "run.json", run)
     text = page.render(folder)

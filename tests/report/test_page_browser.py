@@ -92,3 +92,15 @@ def test_page_has_other_colours_in_dark_mode_and_no_sideways_scroll(shown: Brows
     shown.screenshot(tmp_path / "dark.png")
     png = (tmp_path / "dark.png").read_bytes()
     assert struct.unpack(">II", png[16:24])[0] >= 1000 and len(png) > 20_000  # not an empty picture
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("name", ["study_cpu", "smoke", "llama31_8b/incomplete", "released_selections", "pilot"])
+def test_committed_pages_fit_a_phone_with_every_fold_open(browser: Browser, name: str, scheme: str) -> None:
+    browser.prefer(scheme)
+    for width in (390, 1280):
+        browser.resize(width, 1200)
+        browser.open(Path(__file__).parents[2] / "results" / name / "index.html")
+        browser.run("document.querySelectorAll('details').forEach((one) => { one.open = true; })")
+        assert browser.run("document.documentElement.scrollWidth") == width
+    browser.resize(1280, 900)

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 
 from icon_repro.data.rows import Example, Score
-from icon_repro.report.figures.draw import Bars, Curve, Grid, Scatter
 from icon_repro.report.figures.material import Material, NotMade, Ranked
 from icon_repro.report.figures.samples import EXCERPT, excerpt, samples
 from icon_repro.report.figures.selection_figures import embedded, ifd, length, overlaps, reliable
+from icon_repro.report.figures.series import Bars, Curve, Grid, Scatter
 
 GENERATOR = np.random.default_rng(3)
 IDS = [f"{place:04x}" for place in range(60)]

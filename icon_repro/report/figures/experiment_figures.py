@@ -6,34 +6,44 @@ In: ``ResultRow``s.  Out: ``Figure``s, or ``NotMade`` with the reason.
 Intervals are those of the tables (``icon_repro.report.statistics``). Known gap: none.
 """
 
-from collections.abc import Callable, Sequence
-from dataclasses import replace
+import math
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from statistics import fmean
+from typing import Any
 
-from icon_repro.report.figures.draw import Bars, Curve, Panel, Scatter, Series
+import numpy as np
+
+from icon_repro.report.cells import lower_unit
+from icon_repro.report.estimates import ALPHA
 from icon_repro.report.figures.material import Figure, NotMade
+from icon_repro.report.figures.series import Bars, Curve, Panel, Scatter, Series
 from icon_repro.report.intervals import share
 from icon_repro.report.paper.paper_figures import PaperFigures
 from icon_repro.report.rows import JudgedResult, ResultRow
-from icon_repro.report.runs import Line, averaged, lines, sample
-from icon_repro.report.statistics import mean
-from icon_repro.report.verdicts import comparisons
+from icon_repro.report.runs import Contrasts, Line, averaged, judged_sample, lines, sample
+from icon_repro.report.statistics import bootstrap, mean
+from icon_repro.report.verdicts import Comparison, adjusted, comparisons
 from icon_repro.report.weighting import variants
 
 _AS_IT_IS = ("base", "full")  # nothing is selected
 _SHARES = ("win", "tie", "lose")
 _COST = "FLOPs, selection and one tuning"
-_COMPARED = 40  # methods and sizes side by side
-_BESIDE = 0.24  # between the differences of a method from two controls
+_COMPARED = 40  # pairs below each other
 _NAMED = 40  # points that have their share beside them
 Point = tuple[float, float, float]  # value, both ends of its interval; all three equal where the error is unknown
 
 
-def makers(rows: Sequence[ResultRow], paper: PaperFigures) -> dict[str, Callable[[], Figure]]:
-    """Every figure that rows alone give, by name."""
+def makers(
+    rows: Sequence[ResultRow], paper: PaperFigures, primary: Mapping[str, Any] | None = None
+) -> dict[str, Callable[[], Figure]]:
+    """Every figure that rows alone give, by name.
+
+    Args:
+        primary: the comparison that the experiment's config names beforehand.
+    """
     return {
-        "differences": partial(differences, rows),
+        "differences": partial(differences, rows, primary),
         "judged": partial(judged, rows, paper),
         "scale": partial(scale, rows, paper),
         "pareto": partial(pareto, rows),
@@ -41,43 +51,73 @@ def makers(rows: Sequence[ResultRow], paper: PaperFigures) -> dict[str, Callable
     }
 
 
-def differences(rows: Sequence[ResultRow]) -> Figure:
-    """Each method's difference from random and longest of the same size, a panel a measure; held-out rows by tokens."""
+def methods_of(rows: Sequence[ResultRow]) -> list[str]:
+    """The experiment's methods in the order that decides their styles."""
+    return list(dict.fromkeys(row.method for row in rows))
+
+
+def differences(rows: Sequence[ResultRow], primary: Mapping[str, Any] | None = None) -> Figure:
+    """Each method's difference from its controls, a panel a measure, a line a pair; held-out rows by tokens."""
     others = variants(rows)
-    found = [one for one in comparisons(rows) if one.found is not None and one.measure not in others]
+    every = [one for one in adjusted(comparisons(rows), primary) if one.comparison.measure not in others]
+    found = [(one, one.comparison.found) for one in every if one.comparison.found is not None]
+    found = [(one, estimate) for one, estimate in found if math.isfinite(estimate.half_width())]
     if not found:
-        raise NotMade("no method beside random or longest of the same size has results")
-    baselines = list(dict.fromkeys(one.baseline.method for one in found))  # in all panels: one has the legend of all
-    panels, drawn, clear = [], 0, 0
-    for measure in dict.fromkeys(one.measure for one in found):
-        own = [one for one in found if one.measure == measure]
-        every = list(dict.fromkeys(_label(one.method) for one in own))
-        names = every[:_COMPARED]
-        series: list[Series] = [Curve("no difference", [-0.5, len(names) - 0.5], [0, 0], marked=False, faint=True)]
-        for number, baseline in enumerate(baselines):
-            beside = (number - (len(baselines) - 1) / 2) * _BESIDE
-            shown = [one for one in own if one.baseline.method == baseline and _label(one.method) in names]
-            labels = [_label(one.method) for one in shown]
-            x = [names.index(label) + beside for label in labels]
-            known = [(one.scale, one.found) for one in shown if one.found is not None]
-            y = [scale * found.value for scale, found in known]
-            low, high = ([scale * found.interval()[end] for scale, found in known] for end in (0, 1))
-            series.append(Scatter(f"minus {baseline}", x, y, labels, low=low, high=high))
-            drawn += len(x)
-            clear += sum(bottom > 0 or top < 0 for bottom, top in zip(low, high, strict=True))
-        title = f"{measure} (points, higher is better)" if own[0].scale == 100 else f"{measure} (lower is better)"
-        left = f"; {len(every) - len(names)} more aren't shown" if len(every) > len(names) else ""
-        panels.append(Panel("", f"difference{left}", series, names_x=names, title=title, wide_legend=True))
-    measures = ", ".join(dict.fromkeys(one.measure for one in found))
+        raise NotMade("no method beside random or longest of the same size has results with an interval")
+    pairs = list(dict.fromkeys(_pair(one.comparison) for one, _ in found))
+    baselines = list(dict.fromkeys(one.comparison.baseline.method for one, _ in found))
+    pairs = sorted(pairs, key=lambda pair: baselines.index(pair[1]))
+    shown = pairs[:_COMPARED]
+    names = [f"{method} − {baseline}" for method, baseline in shown]
+    panels, held = list[Panel](), list[str]()
+    for measure in dict.fromkeys(one.comparison.measure for one, _ in found):
+        own = [(one, estimate) for one, estimate in found if one.comparison.measure == measure]
+        series = list[Series]()
+        for baseline in baselines:
+            part = [(one, e) for one, e in own if _pair(one.comparison) in shown]
+            part = [(one, e) for one, e in part if one.comparison.baseline.method == baseline]
+            if not part:
+                continue
+            scale = part[0][0].comparison.scale
+            survive = [one.p is not None and one.p < ALPHA for one, _ in part]
+            ends = [e.interval() for _, e in part]
+            series.append(
+                Scatter(
+                    f"minus {baseline}",
+                    [shown.index(_pair(one.comparison)) for one, _ in part],
+                    [scale * e.value for _, e in part],
+                    [f"{_pair(one.comparison)[0]}{' *' * kept}" for (one, _), kept in zip(part, survive, strict=True)],
+                    low=[scale * low for low, _ in ends],
+                    high=[scale * high for _, high in ends],
+                    methods=[one.comparison.method.method for one, _ in part],
+                    hollow=[not kept for kept in survive],
+                )
+            )
+            kept = [f"{_pair(one.comparison)[0]} − {baseline}" for (one, _), k in zip(part, survive, strict=True) if k]
+            held += [f"{name} ({measure})" for name in kept]
+        unit = "points; higher is better" if own[0][0].comparison.scale == 100 else _lower_unit(own[0][0].comparison)
+        panels.append(Panel(unit, "", series, names_x=names, title=measure, lying=True, y_as_left=True))
+    left = f" {len(pairs) - len(shown)} more pairs aren't shown." if len(pairs) > len(shown) else ""
+    said = f"After correction hold: {', '.join(held)}." if held else "After correction none holds."
     return Figure(
         "differences",
-        "Differences from random and longest",
+        "Differences from the controls",
         "Difference of each method from the controls of the same size, with its 95 % interval over items (groups of "
-        "them), selections and training seeds; each interval is that of one comparison alone. The table of differences "
-        "corrects for their number.",
-        f"Points with intervals of {drawn} differences in {measures}; {clear} intervals leave out 0.",
-        [*(replace(panel, legend=False) for panel in panels[:-1]), panels[-1]],
+        "them), selections and training seeds; each interval is that of one comparison alone. Filled: p below "
+        f"{ALPHA} after Holm's correction for the number of comparisons of a measure (of the primary comparison: for "
+        f"its own).{left}",
+        f"Points with intervals of {sum(len(s.y) for panel in panels for s in panel.series if isinstance(s, Scatter))} "
+        f"differences in {', '.join(panel.title for panel in panels)}. {said}",
+        panels,
     )
+
+
+def _pair(one: Comparison) -> tuple[str, str]:
+    return _label(one.method), one.baseline.method
+
+
+def _lower_unit(one: Comparison) -> str:
+    return f"{lower_unit(one.method, one.measure)}; lower is better"
 
 
 def judged(rows: Sequence[ResultRow], paper: PaperFigures) -> Figure:
@@ -85,11 +125,12 @@ def judged(rows: Sequence[ResultRow], paper: PaperFigures) -> Figure:
     sets = _judged_sets(rows)
     panels = []
     for name, found in sets.items():
-        labels = [_label(line) for line, _ in found]
+        labels = [f"{_label(line)}\n{_score(line, name, cells)}" for line, cells in found]
         shares = [_shares(cells) for _, cells in found]
         if name in paper.judged:
-            labels.append(f"paper: icon, {paper.selected[name]:,} rows, against full")
-            shares.append([100 * count / sum(paper.judged[name]) for count in paper.judged[name]])
+            counts = paper.judged[name]
+            labels.append(f"paper: icon, {paper.selected[name]:,} rows, against full\nn {sum(counts):g}")
+            shares.append([100 * count / sum(counts) for count in counts])
         series = [Bars(key, labels, [own[place] for own in shares]) for place, key in enumerate(_SHARES)]
         against = "/".join(dict.fromkeys(one.against for _, cells in found for one in cells))
         panels.append(
@@ -101,8 +142,8 @@ def judged(rows: Sequence[ResultRow], paper: PaperFigures) -> Figure:
         "judged",
         "What the judge prefers",
         "Share of the judged prompts, over all runs of a line; a win is better in both orders, or better in one and "
-        "equal in the other. Failed prompts are left out; their share and the winning score with its interval are in "
-        "the table of judged comparisons.",
+        "equal in the other. n: judged prompts; failed ones are left out. Score: 1 + (wins - losses) / n, from 0 to 2, "
+        "with its 95 % interval; 1 is even.",
         f"Stacked bars of wins, ties and losses of {len(next(iter(sets.values())))} lines on {', '.join(sets)}. "
         f"{_label(line)}: {win:.1f} % wins, {tie:.1f} % ties, {lose:.1f} % losses.",
         panels,
@@ -170,9 +211,9 @@ def scale(rows: Sequence[ResultRow], paper: PaperFigures) -> Figure:
         elif own:
             x = [100 * _fraction(line) for line in own]
             value, below, above = (list(part) for part in zip(*points, strict=True))
-            left.append(Curve(method, x, value, below, above, whiskers=True))
+            left.append(Curve(method, x, value, below, above, whiskers=True, method=method))
             costs = [(size, total) for size, line in zip(x, own, strict=True) if (total := flops(line))]
-            right.append(Curve(method, [size for size, _ in costs], [total for _, total in costs]))
+            right.append(Curve(method, [size for size, _ in costs], [total for _, total in costs], method=method))
     for untuned, *_ in base:
         left.append(Curve("base (not tuned)", [low, high], [untuned] * 2, marked=False, faint=True))
         right.append(Curve("base (not tuned)", [], [], marked=False, faint=True))
@@ -206,10 +247,13 @@ def pareto(rows: Sequence[ResultRow]) -> Figure:
     if len(paid) < 2:
         raise NotMade(f"the costs of {len(paid)} lines are known and above 0; two are needed")
     points = {id(line): average(line, names) for line in known}
-    front = _front([(paid[id(line)], points[id(line)][0]) for line in known if id(line) in paid])
+    front = _front([line for line in known if id(line) in paid], paid, names)
     shares = {line.fraction for line in known if line.method not in _AS_IT_IS}
     named = len(shares) > 1 and len(known) <= _NAMED
-    series: list[Series] = [Curve("best for its cost", *_steps(front), marked=False)]
+    series = list[Series]()
+    if len(front) > 1:
+        corners = _steps([(paid[id(line)], points[id(line)][0]) for line in front])
+        series.append(Curve("better for more, beyond its interval", *corners, marked=False))
     for method in dict.fromkeys(line.method for line in known):
         own = [line for line in known if line.method == method and id(line) in paid]
         if not own:
@@ -217,20 +261,25 @@ def pareto(rows: Sequence[ResultRow]) -> Figure:
         value, low, high = (list(part) for part in zip(*(points[id(line)] for line in own), strict=True))
         labels = [f"{100 * _fraction(line):g} %" for line in own]
         costs = [paid[id(line)] for line in own]
-        series.append(Scatter(method, costs, value, labels, low=low, high=high, named=named))
+        series.append(Scatter(method, costs, value, labels, low=low, high=high, named=named, method=method))
     ends = [min(paid.values()), max(paid.values())]
     for line in known:
         if line.method == "base":
             series.append(Curve("base (no cost)", ends, [points[id(line)][0]] * 2, marked=False, faint=True))
+    stepped = (
+        "The stepped line goes from the cheapest on to each that is better by more than the 95 % interval of their "
+        f"paired difference: {', '.join(map(_label, front))}."
+        if len(front) > 1
+        else f"No one is better than the cheapest ({_label(front[0])}) by more than the 95 % interval of their paired "
+        "difference, so there is no line of best for their cost."
+    )
     left_out = f" Without known costs, so not shown: {', '.join(unknown)}." if unknown else ""
     return Figure(
         "pareto",
         "Quality against total cost",
         "Average of the benchmarks with its 95 % interval against the FLOPs of selection and of tuning one model; a "
-        "percentage is the share of rows tuned on, where there are several. The stepped line joins the lines of "
-        "results that no other beats at the same or a lower cost; where intervals overlap, that order may be "
-        f"chance.{left_out}",
-        f"Points of {len(paid)} lines of results; best for their cost are {len(front)} of them.",
+        f"percentage is the share of rows tuned on, where there are several. {stepped}{left_out}",
+        f"Points of {len(paid)} lines of results. {stepped}",
         [Panel(_COST, "average of the benchmarks (%)", series, decades_x=True, wide_legend=True)],
     )
 
@@ -278,6 +327,14 @@ def _shares(cells: Sequence[JudgedResult]) -> list[float]:
     return [100 * sum(column) / _judged(cells) for column in zip(*counts, strict=True)]
 
 
+def _score(line: Line, name: str, cells: Sequence[JudgedResult]) -> str:
+    """Judged prompts, and the winning score with its interval, as the table of comparisons has it."""
+    outcomes = judged_sample(line, name)
+    low, high = bootstrap(outcomes, np.random.default_rng(0))
+    runs = f" x {len(cells)} runs" if len(cells) > 1 else ""
+    return f"n {cells[0].judged}{runs}, score {mean(outcomes).value:.2f} [{low:.2f}, {high:.2f}]"
+
+
 def _judged(cells: Sequence[JudgedResult]) -> int:
     return sum(one.judged for one in cells)
 
@@ -292,12 +349,19 @@ def _fraction(line: Line) -> float:
     return 1.0 if line.fraction is None else line.fraction
 
 
-def _front(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
-    """Of (cost, quality) those that no other beats at the same or a lower cost, by cost."""
-    front: list[tuple[float, float]] = []
-    for cost, quality in sorted(points, key=lambda point: (point[0], -point[1])):
-        if not front or quality > front[-1][1]:
-            front.append((cost, quality))
+def _front(found: Sequence[Line], paid: Mapping[int, float], names: Sequence[str]) -> list[Line]:
+    """The cheapest line, and each costlier one that is better than the last by more than their difference's interval.
+
+    Args:
+        paid: costs by a line's identity; of two that cost the same, the better counts.
+    """
+    contrasts = Contrasts(found)
+    ordered = sorted(found, key=lambda line: (paid[id(line)], -fmean(line.mean(name) for name in names)))
+    front = ordered[:1]
+    for line in ordered[1:]:
+        better = contrasts.of(line, front[-1], names)
+        if better is not None and better.interval()[0] > 0 and paid[id(line)] > paid[id(front[-1])]:
+            front.append(line)
     return front
 
 

@@ -22,8 +22,9 @@ from icon_repro.methods.agreement import ReliabilityError
 from icon_repro.methods.icon.matrices import IconScoreError, Matrices
 from icon_repro.methods.icon.options import IconConfig, resolved
 from icon_repro.report.figures import experiment_figures, selection_figures
-from icon_repro.report.figures.draw import FigureError, write_figure
+from icon_repro.report.figures.draw import write_figure
 from icon_repro.report.figures.material import Figure, Material, NotMade, Ranked, Values
+from icon_repro.report.figures.series import FigureError
 from icon_repro.report.intervals import IntervalError
 from icon_repro.report.paper.paper_figures import PaperFigures
 from icon_repro.report.rows import ResultRow
@@ -44,11 +45,22 @@ _OF_MATERIAL: Mapping[str, Callable[[Material], Figure]] = {
 _SLOW = ("tsne",)  # to compute, in code that lets other threads run
 
 
-def draw(folder: Path, rows: Sequence[ResultRow], material: Material, paper: PaperFigures) -> dict[str, Any]:
-    """Write all figures that there is something for; which these are, and why the others aren't there."""
+def draw(
+    folder: Path,
+    rows: Sequence[ResultRow],
+    material: Material,
+    paper: PaperFigures,
+    primary: Mapping[str, Any] | None = None,
+) -> dict[str, Any]:
+    """Write all figures that there is something for; which these are, and why the others aren't there.
+
+    Args:
+        primary: the comparison that the experiment's config names beforehand.
+    """
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
-    makers = experiment_figures.makers(rows, paper)
+    methods = experiment_figures.methods_of(rows) or [ranked.method for ranked in material.methods()]
+    makers = experiment_figures.makers(rows, paper, primary)
     position = makers.pop("position")
     makers |= {name: partial(make, material) for name, make in _OF_MATERIAL.items()}
     makers["position"] = position
@@ -58,7 +70,7 @@ def draw(folder: Path, rows: Sequence[ResultRow], material: Material, paper: Pap
         for name, make in makers.items():
             try:
                 figure = make()
-                write_figure(folder, figure.name, figure.title, figure.panels, svg=True)
+                write_figure(folder, figure.name, figure.title, figure.panels, svg=True, methods=methods)
             except (NotMade, FigureError, IntervalError, ReliabilityError) as reason:
                 without.append({"name": name, "reason": str(reason)})
                 continue

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from icon_repro.data.rows import Example, Score
-from icon_repro.report.figures.draw import Panel
+from icon_repro.report.figures.series import Panel
 
 Values = NDArray[np.float64]
 

@@ -12,11 +12,11 @@ from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import rankdata
+from scipy.stats import hypergeom, rankdata
 
 from icon_repro.methods.agreement import agreement, columns_for, overlap, reliability
-from icon_repro.report.figures.draw import Bars, Curve, Grid, Panel, Scatter, Series
 from icon_repro.report.figures.material import Figure, Material, NotMade, Ranked
+from icon_repro.report.figures.series import Bars, Curve, Grid, Panel, Scatter, Series
 from icon_repro.report.intervals import Interval, auc
 
 _POINTS = 400  # of a scatter: more hide each other
@@ -54,12 +54,15 @@ def length(material: Material) -> Figure:
                     [p.value for p in parts],
                     [low for low, _ in ends],
                     [high for _, high in ends],
+                    methods=[ranked.method for ranked in methods] if len(aucs) == 1 else None,
                 )
             )
     if bars:
         bars.append(Curve("no difference", [-0.5, len(names) - 0.5], [0.5, 0.5], marked=False, faint=True))
-        title, ticks = "selected against the rest", (0, 0.25, 0.5, 0.75, 1)  # above 1 is room for the legend
-        panels.append(Panel("", "AUC of length alone", bars, y_range=(0, 1.2), ticks_y=ticks, title=title))
+        single = f"best {100 * next(iter(aucs)):g} %" if len(aucs) == 1 else "selected"
+        title, ticks = f"{single} against the rest", (0, 0.25, 0.5, 0.75, 1)  # above 1 is room for the legend
+        label, several = "AUC of length alone", len(aucs) > 1
+        panels.append(Panel("", label, bars, y_range=(0, 1.2), ticks_y=ticks, title=title, legend=several))
     left = len(methods) - _PANELS + 1
     more = f" {left} more methods are in the panel of AUCs only." if left > 0 else ""
     told = "; ".join(f"{name} {own.value:.2f}" for name, own in next(iter(aucs.values()), {}).items())
@@ -92,7 +95,8 @@ def _length_panel(ranked: Ranked, characters: dict[str, float], aucs: dict[float
         x = [max(1.0, characters[ids[place]]) for place in places]
         y = [float(ranks[place]) for place in places]
         if places:
-            series.append(Scatter(name, x, y, [ids[place] for place in places], faint=not inside))
+            own = ranked.method if inside else ""
+            series.append(Scatter(name, x, y, [ids[place] for place in places], faint=not inside, method=own))
     found = aucs.get(fraction, {}).get(ranked.label)
     said = "" if found is None else f": AUC {found.value:.2f}"
     if found is not None and not math.isnan(found.low):
@@ -125,16 +129,31 @@ def overlaps(material: Material) -> Figure:
     values = [[overlap(a, b) for _, b in shown] for _, a in shown]
     apart = [(values[i][j], names[i], names[j]) for i in range(len(names)) for j in range(i)]
     most, one, other = max(apart)
+    count = max(len(material.rows), *(len(ids) for _, ids in shown))
+    ends = [[_chance(len(a), len(b), count) for _, b in shown] for _, a in shown]
+    chance = [[[cell[end] for cell in row] for row in ends] for end in (0, 1)]
+    sizes = {len(ids) for _, ids in shown}
+    at = f", that is {ends[0][1][0]:.2f} to {ends[0][1][1]:.2f}" if len(sizes) == 1 else ""
     left = len(every) - len(shown)
     more = f" {left} of {len(every)} selections aren't shown." if left else ""
     return Figure(
         "overlap",
         "Overlap of selections",
-        "Share of the smaller selection that is in both. Two selections at random would share as much as the larger "
-        f"one's fraction.{more}",
+        "Share of the smaller selection that is in both. Hatched: within what two selections drawn at random of all "
+        f"{count:,} rows share in 95 of 100 cases{at}.{more}",
         f"Heat map of the overlap of {len(names)} selections; the most alike are {one} and {other} with {most:.2f}.",
-        [Panel("", "", [Grid(names, names, values)])],
+        [Panel("", "", [Grid(names, names, values, *chance)])],
     )
+
+
+def _chance(one: int, two: int, rows: int) -> tuple[float, float]:
+    """The overlap of two random selections: ends of what 95 of 100 pairs have (hypergeometric).
+
+    Args:
+        rows: that both are drawn from.
+    """
+    low, high = (hypergeom.ppf(end, rows, one, two) for end in (0.025, 0.975))
+    return float(low) / min(one, two), float(high) / min(one, two)
 
 
 def ifd(material: Material) -> Figure:
@@ -149,12 +168,13 @@ def ifd(material: Material) -> Figure:
         low, high = (float(end) for end in np.quantile(everything, [0.005, 0.995]))
         edges = np.linspace(low, high if high > low else low + 1, _BINS + 1)
         outside += int(((everything < low) | (everything > high)).sum())
-        series: list[Series] = [_histogram(f"all {everything.size:,}", everything, edges)]
+        series: list[Series] = [replace(_histogram(f"all {everything.size:,}", everything, edges), faint=True)]
         for ranked in _with_selection(material)[: _PANELS - 1]:
             fraction = max(ranked.selected)
             own = np.array([values[i] for i in ranked.selected[fraction] if i in values])
             if own.size:
-                series.append(_histogram(f"{ranked.label} {100 * fraction:g} %", own, edges))
+                named = f"{ranked.label} {100 * fraction:g} %"
+                series.append(replace(_histogram(named, own, edges), method=ranked.method))
                 medians.append(f"{ranked.label} {float(np.median(own)):.2f}")
         medians.insert(0, f"all {float(np.median(everything)):.2f}")
         title = f"IFD by {source}" if len(material.ifd) > 1 else ""
@@ -200,7 +220,8 @@ def embedded(material: Material) -> Figure:
             own = [i for i, place in enumerate(order) if (ids[place] in chosen) == inside]
             if own:
                 x, y = places[own, 0].tolist(), places[own, 1].tolist()
-                series.append(Scatter(name, x, y, [ids[order[i]] for i in own], faint=not inside))
+                whose = ranked.method if inside else ""
+                series.append(Scatter(name, x, y, [ids[order[i]] for i in own], faint=not inside, method=whose))
         panels.append(_explained_once(Panel("", "", series, title=ranked.label, ticks_x=(), ticks_y=()), panels))
     left = len(methods) - len(panels)
     more = f" {left} more methods aren't shown." if left else ""
@@ -228,10 +249,10 @@ def reliable(material: Material) -> Figure:
             continue
         counts = sorted({max(1, round(rows * part)) for part in (1 / 64, 1 / 32, 1 / 16, 1 / 8, 1 / 4, 1 / 2, 1)})
         expected = [reliability(task, count) for count in counts]
-        series.append(Curve(f"{name}, expected", counts, expected, marked=False))
+        series.append(Curve(f"{name}, expected", counts, expected, marked=False, method=name))
         halves = [count for count in counts if count <= rows // 2]
         observed = [agreement(task, count, generator, _SPLITS) for count in halves]
-        series.append(Scatter(f"{name}, of disjoint rows", halves, observed))
+        series.append(Scatter(f"{name}, of disjoint rows", halves, observed, method=name))
         needed = columns_for(task, 0.9)
         told.append(f"{name} {expected[-1]:.2f} with {rows} rows, 0.9 needs {needed if needed else 'more than any'}")
     if not series:
