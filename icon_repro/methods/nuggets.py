@@ -205,8 +205,8 @@ def _anchor(row: Example, cfg: NuggetsConfig, tokenizer: Any) -> Encoded | None:
 
 def shard(cfg: NuggetsShard, inputs: Mapping[str, Path], out: Path, runtime: Runtime) -> dict[str, Any]:
     """Write helped.npy of rows ``start`` to ``stop``. Needs inputs model, candidates, anchors."""
-    from icon_repro.lm.batched import mean_nll
     from icon_repro.lm.load import load_tokenizer, open_model
+    from icon_repro.lm.mean_nll import mean_nll
 
     nuggets = cfg.nuggets
     rows = read_rows(inputs["candidates"] / "rows.jsonl", Example)[cfg.start : cfg.stop]

@@ -29,7 +29,7 @@ from icon_repro.engine.schema import plain
 from icon_repro.evaluate.items import ItemsError
 from icon_repro.experiment import Experiment
 from icon_repro.methods.kinds import method_of
-from icon_repro.report import selecting
+from icon_repro.report import selection_overlap
 from icon_repro.report.collect import collect, provenance, results, sources
 from icon_repro.report.losses import losses
 from icon_repro.report.paper.published import PublishedError, published_folder, read_published
@@ -194,7 +194,7 @@ def report(experiment: Experiment, store: Store, say: Callable[[str], None], *, 
         settings = {key: value for key, value in public(_filled(config)).items() if key not in {"cluster", "tracking"}}
         run = {"format": FORMAT, "config": settings, **provenance(experiment, store)}
         run["made_with"] = made_with(experiment, store)
-        run["losses"] = [*losses(experiment, store), *selecting.sentences(rows)]
+        run["losses"] = [*losses(experiment, store), *selection_overlap.sentences(rows)]
         try:
             shown, _ = separated(rows, run)
             complete = no_cell_missing(shown)
