@@ -232,7 +232,7 @@ def test_a_branch_that_cant_be_resolved_is_no_other_configuration(
 ) -> None:
     """A lost connection must not advise to delete results."""
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    stored = reported / "results" / "smoke_tiny" / "run.json"
+    stored = reported / "outputs" / "smoke_tiny" / "run.json"
     run = read_json(stored)
     branch = {"kind": "hub", "name": "tiny_random", "hub_id": "org/model", "revision": "main"}
     run["config"]["model"] |= branch
