@@ -119,7 +119,7 @@ def _row(experiment: Experiment, arm: Arm, store: Store, known: Mapping[str, Row
     for name, step in arm.judged.items():
         if store.complete(step):
             outcomes = of_verdicts(store.path(step))
-            against = "reference" if name in judge.references else judge.against
+            against = "reference" if name in judge.references else judge.whom(arm.method)
             metrics = store.record(step)["metrics"]
             judged[name] = {**metrics, "against": against, "step": step.folder, "outcomes": outcomes}
         else:

@@ -247,7 +247,7 @@ def _changes(old: Any, new: Any, where: str) -> list[str]:
     if isinstance(new, Mapping) and isinstance(old, Mapping):  # methods, benchmarks
         gone = [f"{where}.{name}: dropped" for name in old if name not in new]
         return gone + [c for name in old if name in new for c in _changes(old[name], new[name], f"{where}.{name}")]
-    if where in ("seeds", "fractions"):
+    if where in ("seeds", "fractions") or where.startswith("more_fractions."):
         return [] if set(old) <= set(new) else differences(old, new, where)
     if where in ("base", "full") and new:
         return []
