@@ -288,6 +288,7 @@ def _action_prune(experiment: Experiment, store: Store) -> int:
 def _action_compare(experiment: Experiment, store: Store) -> int:
     from icon_repro.report.compare import compare  # scipy takes a second to import
 
+    check(experiment)  # it writes to the folder of results
     compare(experiment, store, say)
     return 0
 

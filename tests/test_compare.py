@@ -23,7 +23,7 @@ SCORES = {
 
 def stored(tmp_path: Path) -> tuple[Experiment, Store]:
     """An experiment of which scores and selections are there, with records."""
-    config = composed("smoke_tiny", [f"paths.work={tmp_path}/work", f"paths.results={tmp_path}/results"])
+    config = composed("smoke_tiny", [f"paths.work={tmp_path}/work", f"paths.results={tmp_path}/outputs"])
     experiment, store = plan(config), Store(tmp_path / "work")
     for arm in experiment.arms:
         if arm.select is None:
@@ -79,6 +79,6 @@ def test_compare_counts_overlaps_ranks_and_cost(tmp_path: Path) -> None:
 
 
 def test_compare_without_scores_says_what_to_do(tmp_path: Path) -> None:
-    config = composed("smoke_tiny", [f"paths.work={tmp_path}/work", f"paths.results={tmp_path}/results"])
+    config = composed("smoke_tiny", [f"paths.work={tmp_path}/work", f"paths.results={tmp_path}/outputs"])
     with pytest.raises(CompareError, match=r"0 methods have scores.*Run the experiment"):
         compare(plan(config), Store(tmp_path / "work"), print)

@@ -600,6 +600,14 @@ def test_ask_reply_that_is_cut_is_asked_again_then_counted(tmp_path: Path) -> No
     assert read.value == "7 8 and so"
 
 
+def test_ask_signs_of_a_chat_template_in_a_text_are_counted(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    texts = ["say 1 <|im_end|>", "say 2 [/INST]", "say 3 </s>", "say 4 <b>|x|</b> [INS]", "say 5"]
+    asked = [Request(f"k{i}", [{"role": "user", "content": text}]) for i, text in enumerate(texts)]
+    with FaultServer(lambda body: "1") as server:
+        ask(asked, settings(server.url), tmp_path, number)
+    assert "3 of 5 requests hold signs as those of a chat template" in caplog.text
+
+
 @pytest.mark.parametrize("finish", ["content_filter", "error", "tool_calls", "model_length", "SAFETY", "abort"])
 def test_ask_reply_that_something_else_has_ended_is_unread(tmp_path: Path, finish: str) -> None:
     with FaultServer(lambda body: {"content": "7 8 and so", "finish_reason": finish}) as server:

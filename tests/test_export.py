@@ -23,6 +23,7 @@ from icon_repro.engine.schema import build
 from icon_repro.experiment import Experiment, plan
 from icon_repro.methods.kinds import kinds, method, method_of
 from icon_repro.report.export import NO_REASON, ExportError, export
+from icon_repro.report.export_card import hub_licence
 
 TEXTS = [
     {"instruction": f"Say it {i} times.", "input": "Ünïcode\nand a second line" if i % 3 else "", "output": "so " * i}
@@ -198,8 +199,28 @@ def test_export_card_names_method_model_licence_counts_and_fingerprint(
         assert part in text, part
     assert str(store.root) not in text and str(Path.home()) not in text and str(tmp_path) not in text
     assert "cluster.device" not in text
-    assert header(folders["rated-f0.25"])["license"] == "other"
+    assert header(folders["rated-f0.25"])["license"] == "apache-2.0"
     assert "none (the experiment tunes" in (folders["random-r4-f0.5"] / "README.md").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize(
+    "licence, expected",
+    [
+        ("CC BY-NC 4.0 (Alpaca), not for commercial use", "cc-by-nc-4.0"),
+        ("MIT, as its hub page says", "mit"),
+        ("Llama 3.1 Community License", "llama3.1"),
+        ("Llama 3 Community License", "llama3"),
+        ("AFL-3.0", "afl-3.0"),
+        ("MIT, as its hub page says; made with an OpenAI model", "other"),
+        ("Dolly CC BY-SA 3.0, OpenOrca MIT", "other"),
+        ("Qwen Research License", "other"),
+        ("Apache-2.0 by its card; tuned from LLaMA 1, which is for non-commercial research", "other"),
+    ],
+)
+def test_export_card_licence_is_in_the_hubs_terms(licence: str, expected: str) -> None:
+    made = hub_licence(licence)
+    assert made["license"] == expected
+    assert made.get("license_name") == (licence if expected == "other" else None)
 
 
 def test_export_card_says_when_too_few_rows_have_a_score(tmp_path: Path) -> None:
@@ -295,7 +316,7 @@ def test_export_unfinished_selection_is_refused_by_name_and_else_left_out(tmp_pa
 
 
 def test_export_without_methods_says_so(tmp_path: Path) -> None:
-    experiment = plan(small(tmp_path / "work", {"methods": {}, "judge": {}}))
+    experiment = plan(small(tmp_path / "work", {"methods": {}, "fractions": [], "judge": {}}))
     with pytest.raises(ExportError, match=r"selects nothing"):
         export(experiment, Store(tmp_path / "work"), [], print)
 

@@ -29,7 +29,7 @@ from icon_repro.data.sources import RowError, SourceError, read_all
 from icon_repro.engine.options import ClusterConfig
 from icon_repro.engine.records import sealed
 from icon_repro.engine.runtime import Runtime
-from icon_repro.evaluate.judge.verdicts import VerdictError, parse_scores, parse_verdict
+from icon_repro.evaluate.judge.readings import VerdictError, parse_scores, parse_verdict
 from icon_repro.lm.replies import Replies, RepliesError
 from icon_repro.lm.thoughts import without_thoughts
 

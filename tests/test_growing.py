@@ -35,7 +35,7 @@ def folders(experiment: str, work: Path, *overrides: str) -> dict[str, str]:
     [
         # a selection and a model more of each of 16 methods, each evaluated on 11 benchmarks
         (["fractions=[0.01,0.05,0.1,0.15,0.2]"], {"select": 16, "train": 16, "evaluate": 16 * 11}),
-        (["seeds=[0,1]"], {"train": 65, "evaluate": 65 * 11}),
+        (["seeds=[0,1]"], {"train": 66, "evaluate": 66 * 11}),
         (
             ["+method@methods.other=random", "methods.other.seed=1"],
             {"select": 4, "train": 4, "evaluate": 44, "score": 1},

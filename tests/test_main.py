@@ -214,8 +214,8 @@ def test_results_of_another_configuration_are_refused_before_any_work(
     stored = read_json(folder / "incomplete" / "run.json")
     write_json(folder / "run.json", {**stored, "results": ["evaluate/base-tiny-0123456789ab"]})
     before = sorted(tmp_path.rglob("*"))
-    for action in ("run", "report"):
-        text = refused(inside(TINY, f"action={action}", "model.random.seed=7"))
+    for asked in (["action=run"], ["action=report"], ["action=compare"], ["action=report", "until=select"]):
+        text = refused(inside(TINY, *asked, "model.random.seed=7"))
         for part in ("outputs/smoke_tiny", "model.random.seed: 0 -> 7", "name=", "delete", "evaluate/base-tiny"):
             assert part in text
     planned = inside(TINY, "action=plan", "model.random.seed=7")

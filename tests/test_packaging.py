@@ -2,6 +2,7 @@
 
 import ast
 import os
+import re
 import subprocess
 import sys
 import tomllib
@@ -19,10 +20,9 @@ ROOT = Path(__file__).resolve().parents[1]
 
 
 def declared() -> list[Requirement]:
-    """The runtime dependencies and those of all extras that are locked, from pyproject.toml."""
+    """The runtime dependencies and those of all extras, from pyproject.toml."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    extras = {name: lines for name, lines in project["optional-dependencies"].items() if name != "vllm"}
-    lines = [*project["dependencies"], *(line for extra in extras.values() for line in extra)]
+    lines = [*project["dependencies"], *(line for extra in project["optional-dependencies"].values() for line in extra)]
     return [Requirement(line) for line in lines]
 
 
@@ -114,6 +114,78 @@ def test_declared_is_every_package_that_is_imported(folder: str, extras: list[st
     found = packages_distributions()
     undeclared = [p for p in imported(ROOT / folder) if not {canonicalize_name(name) for name in found[p]} & names]
     assert undeclared == []
+
+
+# imported by others, for what this package does with them
+ELSEWHERE = {
+    "immutabledict": "lm-eval's IFEval",
+    "nltk": "lm-eval's IFEval",
+    "sentencepiece": "transformers, for models with nothing but tokenizer.model",
+}
+
+
+def test_imported_is_every_package_that_is_declared() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    names = {canonicalize_name(Requirement(line).name) for line in project["dependencies"]}
+    found = packages_distributions()
+    used = {canonicalize_name(name) for module in imported(ROOT / "icon_repro") for name in found[module]}
+    assert names - used == set(ELSEWHERE)
+    tools = {canonicalize_name(Requirement(line).name) for line in project["optional-dependencies"]["dev"]}
+    assert names.isdisjoint(tools)
+
+
+def pythons() -> list[str]:
+    """The Pythons from 3.11 on that this machine has, each version once."""
+    folders = [Path(folder) for folder in os.environ.get("PATH", "").split(os.pathsep)]
+    folders += sorted(Path("~/.pyenv/versions").expanduser().glob("*/bin"))
+    found = {name: str(folder / name) for folder in folders for name in PYTHONS if (folder / name).is_file()}
+    return [found[name] for name in PYTHONS if name in found]
+
+
+PYTHONS = [f"python3.{minor}" for minor in range(11, 15)]
+
+
+@pytest.mark.parametrize("python", pythons(), ids=lambda path: Path(path).name)
+def test_wheel_is_compiled_by_every_python(wheel: Path, tmp_path: Path, python: str) -> None:
+    with zipfile.ZipFile(wheel) as archive:
+        archive.extractall(tmp_path)
+    command = [python, "-W", "error", "-m", "compileall", "-q", str(tmp_path / "icon_repro")]
+    done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "PYTHONPATH": ""})
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+# what --version, --help and a plan import, with all that it needs; torch comes with the first step
+LIGHT = [
+    "hydra-core",
+    "omegaconf",
+    "antlr4-python3-runtime",
+    "numpy",
+    "pyyaml",
+    "filelock",
+    "httpx",
+    "tqdm",
+    "packaging",
+]
+
+
+@pytest.mark.network
+@pytest.mark.parametrize("python", pythons(), ids=lambda path: Path(path).name)
+def test_wheel_plans_in_every_python(wheel: Path, tmp_path: Path, python: str) -> None:
+    clean = {name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "VIRTUAL_ENV")}
+
+    def call(*command: str) -> str:
+        done = subprocess.run(command, capture_output=True, text=True, env=clean, cwd=tmp_path)
+        assert done.returncode == 0, done.stdout + done.stderr
+        return done.stdout
+
+    call(python, "-m", "venv", str(tmp_path / "venv"))
+    own = str(tmp_path / "venv" / "bin" / "python")
+    versions = locked()
+    call(own, "-m", "pip", "install", "-q", *(f"{name}=={versions[name]}" for name in LIGHT))
+    call(own, "-m", "pip", "install", "-q", "--no-deps", str(wheel))
+    assert call(own, "-m", "icon_repro", "--version").startswith("icon_repro ")
+    planned = call(own, "-m", "icon_repro", "experiment=smoke_tiny", "judge=none", "tracking=none", "action=plan")
+    assert re.search(r"^\d+ steps: 0 cached", planned, re.MULTILINE)
 
 
 def test_lock_antlr_runtime_is_the_one_hydra_can_read() -> None:

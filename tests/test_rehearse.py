@@ -265,13 +265,24 @@ def test_the_plan_says_which_claims_have_no_step(tmp_path: Path) -> None:
     found = silence(plan(config("smoke_tiny", tmp_path, *made, "judge=smoke_tiny", "fractions=[0.25]")))
     assert found.claims == {
         "random isn't run at fraction 0.5": ["half"],
-        "the judge compares with full; name=... judge.against=icon compares with icon": ["unjudged"],
+        "the judge compares with full; judge.opponents={random: icon} compares with icon too": ["unjudged"],
     }
     assert found.untestable == {"no number": ["picture"]} and found.all_claims == 5
     more = silence(plan(config("smoke_tiny", tmp_path, *made, "judge=smoke_tiny", "fractions=[0.25,0.5]")))
     assert list(more.claims.values()) == [["unjudged"]]
     assert silence(plan(config("smoke_tiny", tmp_path, *made, "until=select"))).lines() == []
     assert silence(plan(config("smoke_tiny", tmp_path))).lines() == []
+
+
+def test_the_papers_run_decides_all_that_is_about_its_model(tmp_path: Path) -> None:
+    """Tables 1 to 3, figure 2's and figure 3's claims: one run has a step for each."""
+    found = silence(plan(config("llama31_8b", tmp_path)))
+    assert (found.claims, found.cells, found.all_claims) == ({}, {}, 22) and found.all_cells > 300
+    others = [claim for ids in found.untestable.values() for claim in ids]
+    assert others == ["other_models", "transfer", "ifd_of_selected", "tsne"]
+    for experiment in ("qwen25_3b", "llama2_7b", "wizardlm"):
+        found = silence(plan(config(experiment, tmp_path)))
+        assert (found.claims, found.cells) == ({}, {}) and found.all_claims > 4
 
 
 def test_cells_without_a_step_are_counted_by_reason(tmp_path: Path) -> None:

@@ -121,11 +121,11 @@ def test_missing_file_of_rows_is_named_with_its_key() -> None:
     assert "evaluation.tasks.mine.files.test='somewhere/Test.txt': no such file" in text
 
 
-def test_missing_vllm_names_the_extra() -> None:
+def test_missing_vllm_names_the_backend_that_is_here() -> None:
     if importlib.util.find_spec("vllm") is not None:
         pytest.skip("vllm is installed here")
     (text,) = missing(job(backend=Backend.vllm), [], None)
-    assert "evaluation.backend='vllm'" in text and "icon-repro[vllm]" in text
+    assert "evaluation.backend='vllm'" in text and "evaluation.backend=hf" in text
 
 
 def test_missing_for_steps_says_each_thing_once(tmp_path: Path) -> None:

@@ -10,7 +10,9 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 
 
-@pytest.mark.parametrize("script", ["llama31_8b/hours.py", "pilot/pilot.py", "pilot/pilot_matrices.py"])
+@pytest.mark.parametrize(
+    "script", ["llama31_8b/hours.py", "pilot/pilot.py", "pilot/pilot_matrices.py", "price/price.py"]
+)
 def test_study_runs_as_a_script(script: str, tmp_path: Path) -> None:
     done = subprocess.run(
         [sys.executable, str(ROOT / "experiments" / script), "--help"],

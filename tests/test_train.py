@@ -22,10 +22,10 @@ from icon_repro.engine.runtime import Interrupted as Asked
 from icon_repro.engine.runtime import Runtime, Stop
 from icon_repro.engine.schema import SchemaError, build
 from icon_repro.lm.adapter import after_epoch
+from icon_repro.lm.labels import tokenise
 from icon_repro.lm.load import load_model, load_tokenizer, load_tuned
 from icon_repro.lm.nll import answer_nll
 from icon_repro.lm.options import LoraConfig
-from icon_repro.lm.supervised import tokenise
 from icon_repro.lm.tokens import IGNORED, Encoded
 from icon_repro.train.batches import CheckedCollator
 from icon_repro.train.options import Schedule, TrainConfig, TrainJob, Tuning, save_problems

@@ -34,9 +34,9 @@ from icon_repro.engine.options import ClusterConfig
 from icon_repro.engine.records import read_json, read_lines, read_rows, write_json, write_rows
 from icon_repro.engine.runtime import Runtime
 from icon_repro.lm.gradients import adam_direction, row_gradients
+from icon_repro.lm.labels import tokenise
 from icon_repro.lm.load import load_tokenizer
 from icon_repro.lm.options import LoraConfig
-from icon_repro.lm.supervised import tokenise
 from icon_repro.lm.tokens import IGNORED
 from icon_repro.methods.less.influence import Warmed, warmed
 from icon_repro.methods.less.options import Direction, LessConfig, LessShard, less_resolved

@@ -39,10 +39,10 @@ from icon_repro.engine.run import run
 from icon_repro.engine.runtime import Runtime
 from icon_repro.experiment import plan
 from icon_repro.lm.adapter import peft_lora
-from icon_repro.lm.batched import mean_nll_alone
 from icon_repro.lm.gradients import row_gradients
+from icon_repro.lm.labels import tokenise
 from icon_repro.lm.load import load_model, load_tokenizer, open_model, prepare_device
-from icon_repro.lm.supervised import tokenise
+from icon_repro.lm.mean_nll import mean_nll_alone
 from icon_repro.lm.tokens import Encoded, mask_labels
 from icon_repro.methods.common.answers import encoded
 from icon_repro.methods.common.options import AnswerPart, AnswersConfig

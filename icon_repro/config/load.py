@@ -127,6 +127,8 @@ class Config:
     training: TrainConfig
     evaluation: EvaluationConfig
     fractions: list[float] = number(above=0, at_most=1)  # of the rows, selected by each method
+    # method -> fractions that it alone selects besides, e.g. for a curve; adaptive scoring isn't made for these
+    more_fractions: dict[str, list[float]] = field(default_factory=dict, metadata={"above": 0, "at_most": 1})
     seeds: list[int] = number([0], at_least=0)  # of training; each selection is tuned on with each
     # for sweeps (-m seed=1,2,3): the only one of ``seeds``, and _s<seed> ends the name
     seed: int | None = field(default=None, metadata={"hash": False, "at_least": 0})
@@ -267,6 +269,14 @@ def _combinations(config: Config) -> list[str]:
         problems.append(f"seeds={config.seeds}: a seed is given twice.")
     if len(set(config.fractions)) < len(config.fractions):
         problems.append(f"fractions={config.fractions}: a fraction is given twice.")
+    for name, more in config.more_fractions.items():
+        if name not in config.methods:
+            problems.append(f"more_fractions.{name}: no such method.{nearest(name, config.methods)}")
+        if twice := sorted({one for one in more if one in config.fractions or more.count(one) > 1}):
+            problems.append(f"more_fractions.{name}={more}: {twice[0]:g} is given twice, or in fractions.")
+        other = getattr(config.methods.get(name), "matched_to", None)
+        if other is not None and (lacking := sorted(set(more) - set(config.more_fractions.get(other, [])))):
+            problems.append(f"more_fractions.{name}: follows {other}, which doesn't select {lacking[0]:g}; add it too.")
     if config.methods and not config.fractions:
         problems.append("fractions=[]: give at least one fraction to select, e.g. [0.15].")
     if config.verbose and config.quiet:

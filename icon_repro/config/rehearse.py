@@ -216,6 +216,10 @@ def _cut(config: Config, real: Config) -> None:
         _cut_shards(method, config, real, whole=whole)
     config.fractions = sorted({min(config.fractions), max(config.fractions)}) if config.fractions else []
     config.judge.fractions = [one for one in config.judge.fractions if one in config.fractions]
+    config.judge.references_at = {
+        name: [one for one in at if one in (*config.fractions, *config.more_fractions.get(name, []))] or at
+        for name, at in config.judge.references_at.items()
+    }
     if config.primary is not None and config.primary.fraction not in (None, *config.fractions):
         config.primary.fraction = None
 

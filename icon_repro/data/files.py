@@ -178,6 +178,32 @@ def file_rows(path: Path) -> Iterator[Row]:
         raise SourceError(f"{path}: can't be read ({error}). Check the file and its permissions.") from error
 
 
+def user_rows(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+    """The rows of one file with their places, where none may be missing.
+
+    Raises:
+        SourceError: the file, or one of its rows, can't be read.
+    """
+    for place, row in file_rows(path):
+        if isinstance(row, RowError):
+            raise row
+        yield place, row
+
+
+def user_text(path: Path) -> str:
+    """A user's file as text, without a byte order mark.
+
+    Raises:
+        SourceError: it isn't UTF-8, or can't be read.
+    """
+    try:
+        return path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise SourceError(f"{path}: not UTF-8 ({error}). Convert the file to UTF-8.") from error
+    except OSError as error:
+        raise SourceError(f"{path}: can't be read ({error}). Check the file and its permissions.") from error
+
+
 def _opened(path: Path) -> IO[bytes]:
     if path.suffix.lower() == ".gz":
         return io.BufferedReader(gzip.open(path, "rb"))

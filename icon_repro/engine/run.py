@@ -24,7 +24,7 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
-from icon_repro.engine import claims, notices, targets, worker
+from icon_repro.engine import leases, notices, targets, worker
 from icon_repro.engine.artifact import MISSING, ArtifactError, Step, Store, differences
 from icon_repro.engine.console import LOG
 from icon_repro.engine.options import ClusterConfig, Executor
@@ -77,13 +77,13 @@ def status(step: Step, store: Store) -> Status:
         return Status("cached")
     attempt = store.attempt(step)
     log = str(attempt / "log.txt")
-    if note := claims.read_note(attempt):
+    if note := leases.read_note(attempt):
         if note["outcome"] in ("failed", "blocked", "interrupted"):
             return Status(note["outcome"], note["error"].splitlines()[0], log)
         if note["outcome"] == "running":
             here = note["host"] == socket.gethostname()
-            if -math.inf < claims.claim_age(attempt) < note["lease_s"] and (not here or claims.alive(note["pid"])):
-                warning = claims.clock_warning(attempt)
+            if -math.inf < leases.claim_age(attempt) < note["lease_s"] and (not here or leases.alive(note["pid"])):
+                warning = leases.clock_warning(attempt)
                 why = f"process {note['pid']} on {note['host']}"
                 return Status("running", f"{why}; warning: {warning}" if warning else why, log)
             return Status("interrupted", f"process {note['pid']} ended without a word", log)

@@ -25,8 +25,8 @@ from typing import Any
 from filelock import SoftFileLease, Timeout
 
 from icon_repro.engine.artifact import Step, Store
-from icon_repro.engine.claims import read_note
 from icon_repro.engine.jobs import Sent, SubmitError, call, command, living, read_jobs, write_jobs
+from icon_repro.engine.leases import read_note
 from icon_repro.engine.options import ClusterConfig, SlurmConfig, SlurmJob
 from icon_repro.engine.run import git_state
 from icon_repro.engine.worker import make_spec

@@ -34,10 +34,10 @@ from typing import Any, NamedTuple, TextIO
 
 from icon_repro.engine import targets, twins
 from icon_repro.engine.artifact import Step, Store, damage, file_sha256, publish
-from icon_repro.engine.claims import LOST, read_note, take_claim, write_note
 from icon_repro.engine.console import say
 from icon_repro.engine.environment import recorded, soft_locks
 from icon_repro.engine.folders import clear_trash, discard, set_aside
+from icon_repro.engine.leases import LOST, read_note, take_claim, write_note
 from icon_repro.engine.notices import collected
 from icon_repro.engine.options import ClusterConfig
 from icon_repro.engine.records import write_json

@@ -51,7 +51,7 @@ def open_backend(cfg: EvaluationJob, inputs: Mapping[str, Path], runtime: Runtim
         return HFLM(
             pretrained=model, tokenizer=tokenizer, batch_size=cluster.eval_batch_size, max_length=cfg.max_length
         )
-    from lm_eval.models.vllm_causallms import VLLM  # an extra; requirements.missing has looked for it
+    from lm_eval.models.vllm_causallms import VLLM  # optional; requirements.missing has looked for it
 
     # beside the caches: /tmp is too small for a model on many clusters
     runtime.cache.mkdir(parents=True, exist_ok=True)

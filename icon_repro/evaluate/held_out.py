@@ -23,8 +23,8 @@ from icon_repro.engine.runtime import Runtime
 from icon_repro.evaluate.held_out_measures import FACTS
 from icon_repro.evaluate.options import HeldOutJob, HeldOutRowsJob, HeldOutTemplate
 from icon_repro.lm.adapter import after_epoch
-from icon_repro.lm.batched import mean_nll
 from icon_repro.lm.load import load_tokenizer, open_model
+from icon_repro.lm.mean_nll import mean_nll
 from icon_repro.lm.tokens import Encoded, bos_ids, text_ids
 
 

@@ -37,7 +37,7 @@ class HeldOutTemplate(enum.Enum):
 
 class Backend(enum.Enum):
     hf = "hf"
-    vllm = "vllm"  # needs the extra vllm
+    vllm = "vllm"  # where it is installed; it pins torch and transformers of its own
 
 
 @dataclass

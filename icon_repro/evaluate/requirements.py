@@ -57,7 +57,8 @@ def missing(job: EvaluationJob, files: Sequence[str], commit: str | None, index:
     problems = []
     if job.backend is Backend.vllm and importlib.util.find_spec("vllm") is None:
         problems.append(
-            "evaluation.backend='vllm': vllm isn't installed; pip install 'icon-repro[vllm]', or set backend=hf."
+            "evaluation.backend='vllm': vllm isn't installed, and no release of it goes with this environment (0.33 "
+            "needs transformers below 5.21). Set evaluation.backend=hf."
         )
     if task.kind is not TaskKind.lm_eval or task.task is None:
         return problems

@@ -13,6 +13,7 @@ import asyncio
 import hashlib
 import json
 import random
+import re
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -21,7 +22,7 @@ from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 from icon_repro.data.cost import tokens_of
-from icon_repro.engine.console import say
+from icon_repro.engine.console import LOG, say
 from icon_repro.lm.answered_by import answered_by, is_asked, write_answered_by
 from icon_repro.lm.endpoint_http import Completion, Connection, EndpointError, Fault, Key, connections
 from icon_repro.lm.options import EndpointConfig, endpoint_problems
@@ -35,6 +36,8 @@ _MESSAGE_TOKENS = 4  # that a chat template puts around a message, about
 # error, tool_calls) what was said so far is no answer
 _CUT = ("length", "max_tokens", "max_output_tokens", "max_length", "model_length", "model_context_window_exceeded")
 _WHOLE = ("stop", "stop_sequence", "end_turn", "eos", "eos_token", "end", "complete", "completed", "done", "", "null")
+# what templates mark turns with: a server may read it as its own, in a text too
+_MARKS = re.compile(r"<\|[A-Za-z][\w ]{1,40}\|>|</?s>|\[/?INST\]|<</?SYS>>|<(?:start|end)_of_turn>|<(?:bos|eos)>")
 _CONNECT_TRIES = 3  # while nothing at all has come from the endpoint
 
 
@@ -142,6 +145,12 @@ def ask(
     try:
         if store.cut:
             say(f"{store.path.name}: a torn last line of {store.cut} bytes is cut off")
+        if marked := sum(any(_MARKS.search(m["content"]) for m in request.messages) for request in requests):
+            LOG.warning(
+                "%s",
+                f"{marked} of {len(requests)} requests hold signs as those of a chat template (<|im_end|>): the server "
+                "may read them as its own.",
+            )
         asked = [_Asked(request, endpoint, store, parse, cut_is_read=cut_is_read) for request in requests]
         missing = [one for one in asked if one.answer is None]
         advance(len(asked) - len(missing))

@@ -20,6 +20,7 @@ from typing import Any
 
 import numpy as np
 
+from icon_repro.data.files import SourceError, user_rows
 from icon_repro.data.rows import Example, Score, content_id
 from icon_repro.engine.artifact import Cost, Step
 from icon_repro.engine.records import read_json, read_lines, read_rows, write_json, write_rows
@@ -143,14 +144,11 @@ def ratings(cfg: AlpagasusRatings, inputs: Mapping[str, Path], out: Path, runtim
 
 
 def _entries(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Each row of a JSONL file, or of a JSON list, with its place."""
-    if path.suffix == ".jsonl":
-        yield from ((f"{path.name}:{number}", entry) for number, entry in read_lines(path))
-        return
-    data = read_json(path)
-    if not isinstance(data, list) or not all(isinstance(entry, dict) for entry in data):
-        raise RatingsFileError(f"{path.name}: must be a JSON list of objects; if it has one a line, name it .jsonl.")
-    yield from ((f"{path.name}, row {number}", entry) for number, entry in enumerate(data, start=1))
+    """Each row of a file, with its place."""
+    try:
+        yield from user_rows(path)
+    except SourceError as error:
+        raise RatingsFileError(str(error)) from error
 
 
 def _owner(entry: Mapping[str, Any], place: str, ids: Mapping[str, str]) -> str | None:

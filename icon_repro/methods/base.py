@@ -165,6 +165,7 @@ class Build:
         universe: the rows that all methods rank.
         training: of the models that are tuned on selections.
         fractions: that are selected.
+        common: those that all methods select, where this one selects more.
         selected: the selection that another method makes at a fraction.
     """
 
@@ -178,7 +179,9 @@ class Build:
         training: TrainConfig,
         fractions: Sequence[float],
         selected: Callable[[str, float], Step] | None = None,
+        common: Sequence[float] | None = None,
     ) -> None:
+        self.common = list(fractions if common is None else common)
         self.planner, self.read, self.universe, self.whole = planner, read, universe, planner.whole
         self.model, self.assessment = read.model, read.assessment
         self.order, self.selected_from = read.order, read.selected_from

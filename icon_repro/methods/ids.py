@@ -6,16 +6,16 @@ listed than a fraction asks for, the selection holds the listed ones only, and s
 Known gap: none.
 """
 
-import csv
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from icon_repro.data.files import user_rows, user_text
 from icon_repro.data.rows import Example, Score
 from icon_repro.engine.artifact import Step
-from icon_repro.engine.records import read_lines, read_rows
+from icon_repro.engine.records import read_rows
 from icon_repro.engine.runtime import Runtime
 from icon_repro.engine.schema import unhashed
 from icon_repro.methods.base import Build, Method, Setting
@@ -53,21 +53,20 @@ def read_ids(path: Path) -> list[str]:
     """
     try:
         if path.suffix == ".json":
-            ids = json.loads(path.read_text(encoding="utf-8"))
-        elif path.suffix == ".jsonl":
-            ids = [row["id"] for _, row in read_lines(path)]
-        elif path.suffix == ".csv":
-            with path.open(encoding="utf-8", newline="") as file:
-                ids = [row["id"] for row in csv.DictReader(file)]
+            ids = json.loads(user_text(path))
+        elif path.suffix in (".jsonl", ".csv"):
+            ids = [row["id"] for _, row in user_rows(path)]
         else:
-            ids = path.read_text(encoding="utf-8").split()
+            ids = [line.strip() for line in user_text(path).splitlines() if line.strip()]
     except (ValueError, KeyError) as error:
         raise IdsError(
             f"{path.name}: can't be read as ids ({error}). Give a JSON list, JSONL or csv with a column id, or one id "
             "a line."
         ) from error
+    if isinstance(ids, list):  # rows have the numbers of a data file as texts
+        ids = [str(i) if isinstance(i, int) and not isinstance(i, bool) else i for i in ids]
     if not isinstance(ids, list) or not ids or any(not isinstance(i, str) for i in ids):
-        raise IdsError(f"{path.name}: must hold a list of ids, each a text, and at least one.")
+        raise IdsError(f"{path.name}: must hold a list of ids, each a text or a whole number, and at least one.")
     if repeated := sorted({i for i in ids if ids.count(i) > 1}) if len(set(ids)) < len(ids) else []:
         raise IdsError(f"{path.name}: {len(repeated)} ids are listed twice (first: {repeated[0]!r}). Keep one of each.")
     return ids

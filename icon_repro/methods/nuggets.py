@@ -13,6 +13,7 @@ and without the row has the same tokens, so means and sums agree.
 """
 
 import enum
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -21,6 +22,7 @@ from typing import Any
 import numpy as np
 
 from icon_repro.data.cost import forward_flops
+from icon_repro.data.files import user_text
 from icon_repro.data.options import Dtype
 from icon_repro.data.prompts import PROMPTS, Template
 from icon_repro.data.rows import Example, Score, stripped
@@ -180,7 +182,10 @@ def _given(path: Path, rows: Mapping[str, Example]) -> list[str]:
     Raises:
         NuggetsError: not a list of ids of ``rows``.
     """
-    ids = read_json(path)
+    try:
+        ids = json.loads(user_text(path))
+    except ValueError as error:
+        raise NuggetsError(f"{path}: anchors.ids can't be read ({error}). Mend the file.") from error
     if not isinstance(ids, list) or not ids or len(set(map(str, ids))) < len(ids):
         raise NuggetsError(f"{path}: anchors.ids must be a JSON list of different ids, with at least one.")
     if unknown := [str(i) for i in ids if str(i) not in rows]:
@@ -205,8 +210,8 @@ def _anchor(row: Example, cfg: NuggetsConfig, tokenizer: Any) -> Encoded | None:
 
 def shard(cfg: NuggetsShard, inputs: Mapping[str, Path], out: Path, runtime: Runtime) -> dict[str, Any]:
     """Write helped.npy of rows ``start`` to ``stop``. Needs inputs model, candidates, anchors."""
-    from icon_repro.lm.batched import mean_nll
     from icon_repro.lm.load import load_tokenizer, open_model
+    from icon_repro.lm.mean_nll import mean_nll
 
     nuggets = cfg.nuggets
     rows = read_rows(inputs["candidates"] / "rows.jsonl", Example)[cfg.start : cfg.stop]

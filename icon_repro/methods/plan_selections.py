@@ -3,6 +3,7 @@
 With several pools each method selects from each. The order of the result is that of ``methods``.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
@@ -21,6 +22,7 @@ class Selecting(Protocol):
 
     methods: dict[str, Any]
     fractions: list[float]
+    more_fractions: dict[str, list[float]]
     budget: SelectBudget
     training: TrainConfig
     data: DataConfig
@@ -69,8 +71,9 @@ class Selections:
             for repeat, (own_seed, options) in enumerate(repetitions(self.config.methods[name])):
                 seed = own_seed if self.pool is None else self.pool
                 label = name if seed is None else f"{name}-r{seed}"
-                scores = self._scores(label, options, repeat)
-                selections += [self._select(name, f, seed, label, scores[f]) for f in self.config.fractions]
+                fractions = [*self.config.fractions, *self.config.more_fractions.get(name, [])]
+                scores = self._scores(label, options, repeat, fractions)
+                selections += [self._select(name, f, seed, label, scores[f]) for f in fractions]
             self.planned[name] = selections
         return self.planned[name]
 
@@ -80,7 +83,7 @@ class Selections:
         step = self.planner.step("select", "select", part, SelectConfig(fraction, self.config.budget), inputs=inputs)
         return Selection(name, fraction, seed, part, step, self.universe, self.pool)
 
-    def _scores(self, label: str, options: Any, repeat: int) -> dict[float, Step]:
+    def _scores(self, label: str, options: Any, repeat: int, fractions: Sequence[float]) -> dict[float, Step]:
         """For each fraction the step with the scores that it is selected by."""
         config = self.config
 
@@ -89,9 +92,9 @@ class Selections:
             followed = [selection.step for selection in self._of(other) if selection.fraction == fraction]
             return followed[repeat % len(followed)]
 
-        builder = Build(self.planner, self.read, self.universe, config.training, config.fractions, selected)
+        builder = Build(self.planner, self.read, self.universe, config.training, fractions, selected, config.fractions)
         scores = method_of(options).plan(builder, label, options)
-        return scores if isinstance(scores, dict) else dict.fromkeys(config.fractions, scores)
+        return scores if isinstance(scores, dict) else dict.fromkeys(fractions, scores)
 
 
 def over_pools(planner: Planner, config: Selecting, read: Inputs) -> list[Selection]:

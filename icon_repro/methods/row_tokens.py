@@ -24,8 +24,8 @@ class RowTokens:
 
 def run(cfg: RowTokens, inputs: Mapping[str, Path], out: Path, runtime: Runtime) -> dict[str, Any]:
     """Write tokens.json. Needs inputs["model"] and inputs["candidates"]."""
+    from icon_repro.lm.labels import tokenise
     from icon_repro.lm.load import load_tokenizer
-    from icon_repro.lm.supervised import tokenise
 
     rows = sorted(read_rows(inputs["candidates"] / "rows.jsonl", Example), key=lambda row: row.id)
     tokenised, notes = tokenise(rows, load_tokenizer(inputs["model"]), cfg.max_length)

@@ -21,7 +21,7 @@ from icon_repro.evaluate.items import of_evaluation, of_verdicts, values_of, win
 from icon_repro.evaluate.options import TaskKind
 from icon_repro.experiment import Arm, Experiment
 from icon_repro.lm.answered_by import KEY
-from icon_repro.report import selecting
+from icon_repro.report import selection_overlap
 from icon_repro.report.checksums import Intact
 from icon_repro.report.rows import ResultRow, row_from
 
@@ -48,7 +48,7 @@ def collect(experiment: Experiment, store: Store) -> list[ResultRow]:
     for row, arm, found in zip(rows, experiment.arms, shared, strict=True):
         row["shared_text"] = found
         if any(experiment.shared_selecting.values()):
-            row["shared_selecting"] = selecting.of_arm(experiment, arm, store)
+            row["shared_selecting"] = selection_overlap.of_arm(experiment, arm, store)
     return [row_from(row, f"results of {row['method']}") for row in rows]
 
 
@@ -67,7 +67,11 @@ def provenance(experiment: Experiment, store: Store) -> dict[str, Any]:
     """
     shown = results(experiment)
     steps = [step for step in ordered(shown) if store.complete(step)]
-    beside = [*experiment.shared_text.values(), *experiment.held_out_rows.values(), *selecting.steps(experiment)]
+    beside = [
+        *experiment.shared_text.values(),
+        *experiment.held_out_rows.values(),
+        *selection_overlap.steps(experiment),
+    ]
     compared = [step.folder for step in ordered(beside) if store.complete(step)]
     records = [store.record(step) for step in steps]
     packages: dict[str, set[str | None]] = {}
@@ -115,7 +119,7 @@ def _row(experiment: Experiment, arm: Arm, store: Store, known: Mapping[str, Row
     for name, step in arm.judged.items():
         if store.complete(step):
             outcomes = of_verdicts(store.path(step))
-            against = "reference" if name in judge.references else judge.against
+            against = "reference" if name in judge.references else judge.whom(arm.method)
             metrics = store.record(step)["metrics"]
             judged[name] = {**metrics, "against": against, "step": step.folder, "outcomes": outcomes}
         else:

@@ -5,6 +5,7 @@ which a hub and ``datasets.load_dataset`` find its tables.
 Names no time, and folders of this machine as ``<work>``, ``.`` and ``~``: the same selection has the same card.
 """
 
+import re
 import shlex
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -123,6 +124,21 @@ _RANKED = {
     SelectFrom.candidates: "the candidates drawn from those that the filters leave",
     SelectFrom.pool: "all that the filters leave",
 }
+# pattern of a licence's name here -> its identifier on the hub; no name holds another
+_HUB_LICENCES = {
+    r"Apache-2\.0|as this project": "apache-2.0",
+    r"\bMIT\b": "mit",
+    r"AFL-3\.0": "afl-3.0",
+    r"CC BY 4\.0": "cc-by-4.0",
+    r"CC BY-SA 3\.0": "cc-by-sa-3.0",
+    r"CC BY-SA 4\.0": "cc-by-sa-4.0",
+    r"CC BY-NC 4\.0": "cc-by-nc-4.0",
+    r"CC BY-NC-SA 4\.0": "cc-by-nc-sa-4.0",
+    r"CC0": "cc0-1.0",
+    r"Llama 2 ": "llama2",
+    r"Llama 3 ": "llama3",
+    r"Llama 3\.1 ": "llama3.1",
+}
 _NO_RESULT = ("action", "paths", "export", "cluster", "tracking", "judge")  # keys that change no selection
 
 
@@ -133,11 +149,24 @@ def _header(facts: CardFacts, source: SourceConfig) -> str:
     configs[0]["default"] = True
     header = {
         "pretty_name": f"{facts.name} of {source.name}",
-        "license": "unknown" if source.licence == NOT_STATED else "other",
+        **hub_licence(source.licence),
         "tags": ["data-selection", "instruction-tuning", "icon_repro"],
         "configs": configs,
     }
     return f"---\n{yaml.safe_dump(header, sort_keys=False, allow_unicode=True)}---\n"
+
+
+def hub_licence(licence: str) -> dict[str, str]:
+    """A licence as the header of a hub's card has it: its identifier there, or ``other`` with its name.
+
+    A text that names several licences, or one and a condition besides, is ``other``: which holds for what stands in
+    the text of the card.
+    """
+    if licence == NOT_STATED:
+        return {"license": "unknown"}
+    found = [identifier for name, identifier in _HUB_LICENCES.items() if re.search(name, licence)]
+    alone = len(found) == 1 and not re.search(r"[;+]|, (?!not for commercial use|as its hub page says)", licence)
+    return {"license": found[0]} if alone else {"license": "other", "license_name": licence}
 
 
 def _licence(source: SourceConfig | ModelConfig) -> str:

@@ -24,6 +24,7 @@ _OF_SCORES = {
     "short_by": "rows fewer than asked for were there",
     "clusters_short": "clusters have fewer rows than asked for",
     "targets_failed": "targets got no gradient",
+    "unused": "stored ratings are of none of the rows",
 }
 
 

@@ -20,7 +20,7 @@ from icon_repro.report.collect import cost_ratios, estimate
 from icon_repro.report.disk import downloads, expected_bytes, free_bytes, peak, size
 from icon_repro.report.pace import pace, told, two_digits
 from icon_repro.report.results import place_of
-from icon_repro.report.selecting import planned
+from icon_repro.report.selection_overlap import planned
 from icon_repro.train.options import TrainJob
 
 # operations a second, from results/scoring_cost/h100_8b.json: text that an 8B model read; for training 40 % of the
@@ -52,7 +52,7 @@ def lines(experiment: Experiment, store: Store, missing: Sequence[Step], problem
     if missing:
         found += [_disk(experiment, missing), *_selection(experiment)]
     if config.until is Until.evaluate and config.primary is not None:
-        from icon_repro.report.planned import primary_lines  # scipy.special takes a moment to import
+        from icon_repro.report.power import primary_lines  # scipy.special takes a moment to import
 
         found += primary_lines(config, place_of(config))
     found += expected_calls(missing)

@@ -136,7 +136,7 @@ def _row(experiment: Experiment, arm: Arm) -> ResultRow:
         tasks=facts,
         benchmarks={name: BenchmarkResult("acc", 0.5, 2, 1, step.folder, _UNKNOWN) for name, step in steps.items()},
         missing=dict.fromkeys(judge.benchmarks.keys() - steps.keys(), LEFT_OUT),
-        judged={name: _verdicts(experiment, name, step) for name, step in arm.judged.items()},
+        judged={name: _verdicts(experiment, arm, name, step) for name, step in arm.judged.items()},
         unjudged={},
         selected=None,
         trained=None,
@@ -156,10 +156,10 @@ def _facts(task: TaskConfig) -> BenchmarkFacts:
     return BenchmarkFacts(task.group, task.chance, higher_is_better=task.kind is not TaskKind.nll)
 
 
-def _verdicts(experiment: Experiment, name: str, step: Step) -> JudgedResult:
+def _verdicts(experiment: Experiment, arm: Arm, name: str, step: Step) -> JudgedResult:
     judge = experiment.config.judge
     return JudgedResult(
-        against="reference" if name in judge.references else judge.against,
+        against="reference" if name in judge.references else judge.whom(arm.method),
         prompts=2,
         judged=2,
         win=1,

@@ -30,7 +30,7 @@ from icon_repro.engine.schema import plain
 from icon_repro.evaluate.items import ItemsError
 from icon_repro.experiment import Experiment
 from icon_repro.methods.kinds import method_of
-from icon_repro.report import selecting
+from icon_repro.report import selection_overlap
 from icon_repro.report.collect import collect, provenance, results, sources
 from icon_repro.report.losses import losses
 from icon_repro.report.paper.published import PublishedError, published_folder, read_published
@@ -204,7 +204,7 @@ def report(
         settings = {key: value for key, value in public(_filled(config)).items() if key not in {"cluster", "tracking"}}
         run = {"format": FORMAT, "config": settings, **provenance(experiment, store)}
         run["made_with"] = made_with(experiment, store)
-        run["losses"] = [*losses(experiment, store), *selecting.sentences(rows)]
+        run["losses"] = [*losses(experiment, store), *selection_overlap.sentences(rows)]
         try:
             shown, _ = separated(rows, run)
             complete = no_cell_missing(shown)
@@ -262,7 +262,7 @@ def _changes(old: Any, new: Any, where: str) -> list[str]:
     if isinstance(new, Mapping) and isinstance(old, Mapping):  # methods, benchmarks
         gone = [f"{where}.{name}: dropped" for name in old if name not in new]
         return gone + [c for name in old if name in new for c in _changes(old[name], new[name], f"{where}.{name}")]
-    if where in ("seeds", "fractions"):
+    if where in ("seeds", "fractions") or where.startswith("more_fractions."):
         return [] if set(old) <= set(new) else differences(old, new, where)
     if where in ("base", "full") and new:
         return []

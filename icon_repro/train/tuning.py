@@ -33,10 +33,10 @@ from icon_repro.lm.adapter import (
     tidy,
     unknown_target,
 )
+from icon_repro.lm.labels import tokenise
 from icon_repro.lm.load import load_model, load_tokenizer, positions_of, prepare_device
 from icon_repro.lm.processes import pin
 from icon_repro.lm.stopping import StopOnRequest, end_if_stopped
-from icon_repro.lm.supervised import tokenise
 from icon_repro.lm.tokens import control_tokens
 from icon_repro.train.batches import CheckedCollator, TrainError, TuningTrainer, filler, fillers
 from icon_repro.train.callbacks import KeepEpochs, Report, SaveEpochs

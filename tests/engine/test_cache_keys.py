@@ -125,6 +125,7 @@ MISSES: list[tuple[str, dict[str, Any], str]] = [
     # judging
     ("endpoint", {"judge.protocol": "pair_v2"}, "judge/verdicts-*-one judge/verdicts-*-two"),
     ("endpoint", {"judge.endpoint.model": "other"}, "judge/verdicts-*-one judge/verdicts-*-two"),
+    ("endpoint", {"judge.endpoint.base_url": "http://127.0.0.1:2/v1"}, "judge/verdicts-*-one judge/verdicts-*-two"),
     ("endpoint", {"judge.endpoint.reasks": 1}, "judge/verdicts-*-one judge/verdicts-*-two"),
     ("endpoint", {"judge.served.seed": 1}, "judge/answers-served-*"),
     ("endpoint", {"judge.sets.one.seed": 9}, "prepare/judge-one"),
@@ -231,7 +232,7 @@ HITS: list[tuple[str, dict[str, Any]]] = [
     ("tuned", {"evaluation.tasks.tiny.group": "g", "evaluation.tasks.tiny.expected_items": 7}),
     ("tuned", {"evaluation.tasks.held.short_tokens": 3}),
     ("tuned", {"evaluation.allow_code_execution": True}),
-    ("endpoint", {"judge.endpoint.base_url": "http://127.0.0.1:2/v1", "judge.endpoint.api_key_env": "B"}),
+    ("endpoint", {"judge.endpoint.api_key_env": "B"}),
     ("endpoint", {"judge.endpoint.concurrency": 99, "judge.endpoint.timeout_s": 1.0, "judge.endpoint.retries": 1}),
     ("endpoint", {"judge.endpoint.price_in": 9.0, "judge.endpoint.max_cost": 9.0}),
     ("endpoint", {"judge.expected_reply_tokens": 9}),

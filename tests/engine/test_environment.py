@@ -10,8 +10,8 @@ from pathlib import Path
 import filelock
 import pytest
 
-from icon_repro.engine.claims import alive
 from icon_repro.engine.environment import clean, find_home, recorded, soft_locks
+from icon_repro.engine.leases import alive
 
 
 def test_clean_removes_what_changes_numbers_and_keeps_the_rest() -> None:

@@ -104,6 +104,57 @@ def test_plan_served_opponent_answers_each_set_once(tmp_path: Path) -> None:
     assert all(arm.judged["one"].inputs["b"].folder == served[0].folder for arm in experiment.arms)
 
 
+def test_plan_each_arm_has_its_own_opponent_at_the_price_of_one(tmp_path: Path) -> None:
+    """As the paper: the method against full, all others against it."""
+    judge = {**NLL, "against": "icon", "opponents": {"icon": "full", "base": "full", "full": "full"}}
+    changes = {"fractions": [0.25, 0.5]}
+    found = arms(judging(tmp_path, judge, **changes))
+    names = {
+        name: {verdict.name.split("-vs-")[1].rpartition("-")[0] for verdict in arm.judged.values()}
+        for name, arm in found.items()
+    }
+    assert names == {
+        "base": {"full-s0"},
+        "full-s0": set(),
+        "icon-f0.25-s0": {"full-s0"},
+        "icon-f0.5-s0": {"full-s0"},
+        **{f"{m}-f{f:g}-s0": {f"icon-f{f:g}-s0"} for m in ("random", "longest") for f in (0.25, 0.5)},
+    }
+    one = [step for arm in arms(judging(tmp_path, NLL, **changes)).values() for step in arm.judged.values()]
+    assert len([step for arm in found.values() for step in arm.judged.values()]) == len(one)
+
+
+def test_plan_references_are_asked_at_fractions_of_their_own(tmp_path: Path) -> None:
+    judge = {"kind": "nll", "sets": {"one": TINY}, "references": {"alpaca_eval": REFERENCE}, "fractions": [0.25]}
+    judge |= {"references_at": {"icon": []}}
+    changes = {"fractions": [0.25, 0.5], "more_fractions": {"icon": [0.75]}}
+    found = {name: list(arm.judged) for name, arm in arms(judging(tmp_path, judge, **changes)).items()}
+    assert found["icon-f0.25-s0"] == ["one", "alpaca_eval"] == found["random-f0.25-s0"]
+    assert found["icon-f0.5-s0"] == ["alpaca_eval"] == found["icon-f0.75-s0"] == found["full-s0"]
+    assert found["random-f0.5-s0"] == [] and "random-f0.75-s0" not in found
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"judge": {**NLL, "opponents": {"icon": "served"}}}, "judge.served: judge.opponents.icon=served needs"),
+        ({"judge": {**NLL, "opponents": {"icon": "nobody"}}}, "judge.opponents.icon='nobody': the experiment has no"),
+        ({"judge": {**NLL, "opponents": {"icno": "full"}}}, "judge.opponents.icno: .* Did you mean 'icon'?"),
+        ({"judge": {**NLL, "references_at": {"icno": []}}}, "judge.references_at.icno: .* Did you mean 'icon'?"),
+        ({"more_fractions": {"icno": [0.5]}}, "more_fractions.icno: no such method. Did you mean 'icon'?"),
+        ({"more_fractions": {"icon": [0.25]}}, r"more_fractions.icon=\[0.25\]: 0.25 is given twice"),
+        (
+            {"more_fractions": {"like": [0.5]}, "methods.like": {"kind": "random", "matched_to": "icon"}},
+            "more_fractions.like: follows icon, which doesn't select 0.5",
+        ),
+    ],
+    ids=str,
+)
+def test_opponents_and_fractions_that_cant_be_are_refused(tmp_path: Path, changes: Any, told: str) -> None:
+    with pytest.raises(ConfigError, match=told):
+        small(tmp_path, changes)
+
+
 def contestant(method: str, fraction: float | None, seed: int | None, selection: int | None = None) -> Contestant:
     return Contestant(method, fraction, seed, selection, None)
 
@@ -183,7 +234,7 @@ def test_fingerprint_of_verdicts_depends_on_both_sides(tmp_path: Path) -> None:
     [
         ({"kind": "nll"}, "judge.sets: give at least one set"),
         ({**NLL, "against": "randm"}, "judge.against='randm': the experiment has no such row"),
-        ({**NLL, "against": "served"}, "judge.served: against=served needs the endpoint"),
+        ({**NLL, "against": "served"}, "judge.served: judge.against=served needs the endpoint"),
         ({**NLL, "methods": ["icn"]}, "judge.methods: the experiment has no row 'icn'. Did you mean 'icon'"),
         ({**NLL, "kind": "endpoint"}, "judge.endpoint: kind endpoint needs it"),
         ({**NLL, "kind": "local", "reading": "letters"}, "judge.reading='letters': needs protocol=pair_v2"),

@@ -23,7 +23,7 @@ from cli import command, environment
 
 from icon_repro import report
 from icon_repro.__main__ import main
-from icon_repro.engine.claims import read_note
+from icon_repro.engine.leases import read_note
 from icon_repro.engine.targets import TARGETS, module_of
 from icon_repro.engine.worker import follow_parent
 from icon_repro.methods.kinds import kinds

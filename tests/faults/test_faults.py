@@ -24,7 +24,7 @@ from cli import ROOT
 from drivers import Driver, driver
 
 from icon_repro.engine.artifact import read_record
-from icon_repro.engine.claims import read_note
+from icon_repro.engine.leases import read_note
 from icon_repro.engine.records import read_json, write_json
 from icon_repro.engine.run import git_state
 from icon_repro.report.checksums import DRAWN, NEEDED

@@ -17,8 +17,8 @@ from icon_repro.engine.records import read_rows
 from icon_repro.engine.runtime import Runtime
 from icon_repro.evaluate.judge import likelihood, local
 from icon_repro.evaluate.judge.answers import Failure
+from icon_repro.evaluate.judge.comparison import LOSE, TIE, WIN, Verdict
 from icon_repro.evaluate.judge.options import LocalJudge, LocalReading, NllJudge, Protocol
-from icon_repro.evaluate.judge.outcomes import LOSE, TIE, WIN, Verdict
 from icon_repro.evaluate.judge.pairwise import JudgeError, pairs
 from icon_repro.evaluate.judge.protocols import messages
 from icon_repro.lm.generate import Continuation

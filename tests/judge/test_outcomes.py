@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from scipy.optimize import minimize
 
-from icon_repro.evaluate.judge.outcomes import (
+from icon_repro.evaluate.judge.comparison import (
     LOSE,
     TIE,
     WIN,

@@ -13,8 +13,8 @@ from icon_repro.engine.records import read_lines, read_rows
 from icon_repro.engine.runtime import Runtime
 from icon_repro.evaluate.judge import pairwise
 from icon_repro.evaluate.judge.answers import Failure
+from icon_repro.evaluate.judge.comparison import LOSE, TIE, WIN, Verdict, outcome
 from icon_repro.evaluate.judge.options import EndpointJudge, PooledSets, Protocol
-from icon_repro.evaluate.judge.outcomes import LOSE, TIE, WIN, Verdict, outcome
 from icon_repro.evaluate.judge.pairwise import JudgeError, pairs
 from icon_repro.lm.endpoint_http import EndpointError
 from icon_repro.lm.options import EndpointConfig

@@ -6,7 +6,7 @@ import pytest
 
 from icon_repro.evaluate.judge.options import Protocol
 from icon_repro.evaluate.judge.protocols import FORMS, messages
-from icon_repro.evaluate.judge.verdicts import VerdictError
+from icon_repro.evaluate.judge.readings import VerdictError
 
 BOTH = list(Protocol)
 INJECTION = (

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from icon_repro.evaluate.judge.verdicts import VerdictError, parse_scores, parse_verdict
+from icon_repro.evaluate.judge.readings import VerdictError, parse_scores, parse_verdict
 
 
 @pytest.mark.parametrize("name, rows", [("koala_gpt4", 180), ("vicuna_gpt4", 80)])

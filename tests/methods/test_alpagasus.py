@@ -227,8 +227,8 @@ def test_stored_ratings_id_of_another_numbering_doesnt_count_beside_texts(tmp_pa
     [
         ([{"id": "c5", "rating": 1}, {"rating": 4}], r"r.json, row 2: has neither an id nor"),
         ([{"id": "c5"}], r"r.json, row 1: has no rating"),
-        ({"c5": 4}, r"r.json: must be a JSON list of objects"),
-        ([4], r"r.json: must be a JSON list of objects"),
+        ({"c5": 4}, r"r.json:1: has neither an id nor"),
+        ([4], r"r.json, row 1: a JSON object is needed, found int"),
     ],
 )
 def test_stored_ratings_file_of_another_shape_is_refused(tmp_path: Path, entries: Any, message: str) -> None:

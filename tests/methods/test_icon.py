@@ -15,7 +15,7 @@ from icon_repro.data.prompts import scoring_prompt
 from icon_repro.data.rows import Example, Score
 from icon_repro.engine.records import read_json, read_rows, write_json, write_rows
 from icon_repro.engine.runtime import Runtime
-from icon_repro.lm import batched, load
+from icon_repro.lm import load, mean_nll
 from icon_repro.lm.budget import OutOfMemoryError
 from icon_repro.lm.load import load_model, load_tokenizer
 from icon_repro.lm.nll import NonFiniteError
@@ -238,7 +238,7 @@ CPU_SAYS = (
 def limited(monkeypatch: pytest.MonkeyPatch, fits: int, error: Exception) -> list[int]:
     """Let batches of more than ``fits`` rows run out of memory; returns the sizes of all batches to come."""
     sizes: list[int] = []
-    whole = batched.answer_nll
+    whole = mean_nll.answer_nll
 
     def answer_nll(model: Any, rows: Any, *more: Any) -> Any:
         sizes.append(len(rows))
@@ -246,7 +246,7 @@ def limited(monkeypatch: pytest.MonkeyPatch, fits: int, error: Exception) -> lis
             raise error
         return whole(model, rows, *more)
 
-    monkeypatch.setattr(batched, "answer_nll", answer_nll)
+    monkeypatch.setattr(mean_nll, "answer_nll", answer_nll)
     return sizes
 
 

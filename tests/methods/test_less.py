@@ -23,9 +23,9 @@ from icon_repro.engine.runtime import Runtime
 from icon_repro.experiment import plan
 from icon_repro.lm import gradients as lm_gradients
 from icon_repro.lm.gradients import Projection, _ahead, adam_direction, row_gradients
+from icon_repro.lm.labels import tokenise
 from icon_repro.lm.load import load_tokenizer
 from icon_repro.lm.options import LoraConfig
-from icon_repro.lm.supervised import tokenise
 from icon_repro.lm.tokens import IGNORED
 from icon_repro.methods.less.influence import LessError, warmed
 from icon_repro.methods.less.options import AdamFormula, Direction, LessConfig, LessShard, ShotMean

@@ -21,10 +21,10 @@ from icon_repro.engine.records import read_json, read_lines, read_rows, write_js
 from icon_repro.engine.runtime import Runtime
 from icon_repro.experiment import plan
 from icon_repro.lm.gradients import adam_direction
+from icon_repro.lm.labels import tokenise
 from icon_repro.lm.load import load_tokenizer
 from icon_repro.lm.options import LoraConfig
 from icon_repro.lm.sizes import lora_weights
-from icon_repro.lm.supervised import tokenise
 from icon_repro.methods.less import projected
 from icon_repro.methods.less.exact import means, run, shard
 from icon_repro.methods.less.influence import LessError, prepared, warmed

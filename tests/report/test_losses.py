@@ -12,7 +12,7 @@ from test_results import METRICS, finish, planned, written
 from icon_repro.engine.artifact import Store
 from icon_repro.engine.records import read_json, write_json
 from icon_repro.experiment import plan
-from icon_repro.report import contamination, selecting
+from icon_repro.report import contamination, selection_overlap
 from icon_repro.report.compare import as_text
 from icon_repro.report.losses import losses
 from icon_repro.report.rows import ResultRow, read_result_rows
@@ -83,7 +83,7 @@ def test_methods_text_ends_with_what_was_lost() -> None:
 def test_selecting_rows_that_are_the_benchmark_are_said(tmp_path: Path, store: Store, folder: Path) -> None:
     experiment = planned(tmp_path)
     finish(experiment, store)
-    (step,) = selecting.steps(experiment)
+    (step,) = selection_overlap.steps(experiment)
     write_json(store.path(step) / "shared.json", {"item1": ["a"], "item2": ["b"]})
     for one in (step, *experiment.shared_text.values()):
         record = read_json(store.path(one) / "record.json")
@@ -129,6 +129,6 @@ def test_plan_says_it_before_anything_is_built(tmp_path: Path, store: Store, res
     ]
     assess.write_text("\n".join(json.dumps({**one, "group": "g"}) for one in rows))
     files = {"evaluation.tasks.tiny.source.path": str(bench), "data.assessment.source.path": str(assess)}
-    (line,) = selecting.planned(plan(small(tmp_path / "work", files)), store)
+    (line,) = selection_overlap.planned(plan(small(tmp_path / "work", files)), store)
     assert line.startswith("tiny: 1 of 1 items share text with prepare/assessment-tiny")
-    assert list(selecting.planned(plan(small(tmp_path / "work")), store)) == []
+    assert list(selection_overlap.planned(plan(small(tmp_path / "work")), store)) == []

@@ -156,7 +156,7 @@ def test_table3_is_icons_score_whichever_side_was_judged(tmp_path: Path) -> None
 def test_table3_without_its_comparison_says_what_makes_it(tmp_path: Path) -> None:
     rows = [run("icon", 0.15, 0, 0.5, judged=judged(LETTERS, "full")), run("less", 0.15, 0, 0.5)]
     found = cell(made(rows, tmp_path, "table3", [("less", 0.15, "aaai", 1.0)]), "less-0.15/overall")
-    assert found.missing == "the judge compares with full; name=... judge.against=icon compares with icon"
+    assert found.missing == "the judge compares with full; judge.opponents={less: icon} compares with icon too"
     planned = {"judge": {"against": "full", "sets": {"koala": {}}}}
     plain = [run("icon", 0.15, 0, 0.5), run("less", 0.15, 0, 0.5)]
     published = read_published(tmp_path)

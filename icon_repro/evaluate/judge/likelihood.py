@@ -18,8 +18,8 @@ from icon_repro.data.prompts import PROMPTS
 from icon_repro.engine.runtime import Runtime
 from icon_repro.evaluate.judge.options import NllJudge
 from icon_repro.evaluate.judge.pairwise import Opinion, Pair, conclude, pairs
-from icon_repro.lm.batched import mean_nll
 from icon_repro.lm.load import load_tokenizer, open_model, positions_of
+from icon_repro.lm.mean_nll import mean_nll
 from icon_repro.lm.tokens import Encoded, bos_ids, text_ids
 
 

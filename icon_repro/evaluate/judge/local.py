@@ -19,7 +19,7 @@ from icon_repro.engine.runtime import Runtime
 from icon_repro.evaluate.judge.options import LocalJudge, LocalReading, Protocol
 from icon_repro.evaluate.judge.pairwise import BACKWARD, FORWARD, JudgeError, Opinion, Pair, conclude, pairs
 from icon_repro.evaluate.judge.protocols import FORMS, POINTS, messages
-from icon_repro.evaluate.judge.verdicts import VerdictError
+from icon_repro.evaluate.judge.readings import VerdictError
 from icon_repro.lm.chat import CONTROL, chat_ids, chat_text
 from icon_repro.lm.generate import Continuation, greedy
 from icon_repro.lm.load import load_tokenizer, open_model, positions_of

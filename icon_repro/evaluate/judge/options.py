@@ -95,9 +95,13 @@ class JudgeConfig:
     benchmarks: dict[str, str] = field(default_factory=dict, metadata={"hash": False})
     # base, full, a method (of the same fraction and seed), or served: whom the sets compare with
     against: str = "full"
+    # method -> whom it is compared with, where that isn't ``against``: each arm is compared with one
+    opponents: dict[str, str] = field(default_factory=dict)
     served: EndpointConfig | None = None  # for against=served: any model behind an OpenAI-compatible server
     methods: list[str] = field(default_factory=list)  # arms that are judged, with base and full; empty: all
     fractions: list[float] = number([], above=0, at_most=1)  # of these methods; empty: all
+    # method -> its fractions that are compared with references, where these aren't ``fractions``; empty: all
+    references_at: dict[str, list[float]] = field(default_factory=dict, metadata={"above": 0, "at_most": 1})
     generation: GenerationConfig = field(default_factory=GenerationConfig)
     endpoint: EndpointConfig | None = None  # for kind endpoint
     model: ModelConfig | None = None  # for local and nll; None: the experiment's own, untuned
@@ -107,6 +111,10 @@ class JudgeConfig:
     dtype: Dtype = Dtype.float32  # of local and nll
     template: Template = Template.alpaca  # of nll: the prompt before an answer
     expected_reply_tokens: int = field(default=200, metadata={"hash": False, "at_least": 1})
+
+    def whom(self, method: str) -> str:
+        """Whom a method's answers are compared with."""
+        return self.opponents.get(method, self.against)
 
 
 def judge_sources(judge: JudgeConfig) -> dict[str, RowsConfig]:
@@ -143,14 +151,21 @@ def judge_problems(judge: JudgeConfig, methods: Collection[str], *, base: bool, 
         problems.append(f"judge.benchmarks.{name}: judge.references has no {name!r}.{nearest(name, judge.references)}")
     if "served" in methods:
         problems.append("methods.served: the name is taken by judge.against=served; choose another.")
-    if judge.sets and judge.against == "served":
-        if judge.served is None:
-            problems.append("judge.served: against=served needs the endpoint of that model.")
-    elif judge.sets and judge.against not in arms:
-        known = ", ".join([*sorted(arms), "served"])
-        problems.append(
-            f"judge.against={judge.against!r}: the experiment has no such row. Known: {known}. judge=none does without."
-        )
+    known = ", ".join([*sorted(arms), "served"])
+    whom = {"judge.against": judge.against, **{f"judge.opponents.{name}": one for name, one in judge.opponents.items()}}
+    for where, other in whom.items() if judge.sets else ():
+        if other == "served" and judge.served is None:
+            problems.append(f"judge.served: {where}=served needs the endpoint of that model.")
+        elif other not in (*arms, "served"):
+            problems.append(
+                f"{where}={other!r}: the experiment has no such row. Known: {known}. judge=none does without."
+            )
+    for where, named in (("opponents", judge.opponents), ("references_at", judge.references_at)):
+        problems += [
+            f"judge.{where}.{name}: the experiment has no such row.{nearest(name, arms)}"
+            for name in named
+            if name not in arms
+        ]
     for name in judge.methods:
         if name not in arms:
             rest = ",".join(one for one in judge.methods if one in arms)

@@ -17,8 +17,8 @@ from icon_repro.data.rows import Example
 from icon_repro.engine.records import read_rows, write_rows
 from icon_repro.engine.runtime import Runtime
 from icon_repro.evaluate.judge.answers import Failure, ModelAnswer
+from icon_repro.evaluate.judge.comparison import Verdict, outcome, summary
 from icon_repro.evaluate.judge.options import EndpointJudge, PooledSets
-from icon_repro.evaluate.judge.outcomes import Verdict, outcome, summary
 from icon_repro.evaluate.judge.protocols import FORMS, messages
 from icon_repro.lm.answered_by import joined, write_answered_by
 from icon_repro.lm.endpoint import Request, ask, note_answered_by

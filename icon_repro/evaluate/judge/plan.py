@@ -66,6 +66,11 @@ def opponent(arm: Contestant, arms: Sequence[Contestant], against: str) -> Conte
     )  # the first of equals
 
 
+def _at(arm: Contestant, fractions: Sequence[float]) -> bool:
+    """Whether the arm is one of these fractions (empty: all); base and full always are."""
+    return arm.method in ("base", "full") or not fractions or arm.fraction in fractions
+
+
 def expected_calls(steps: Iterable[Step]) -> list[str]:
     """A line for each endpoint that ``steps`` ask, judges or others: calls, tokens, and money if prices are set."""
     by_endpoint: dict[tuple[str, str], list[float]] = {}
@@ -95,12 +100,12 @@ class _Comparisons:
     def of(self, arm: Contestant, arms: Sequence[Contestant]) -> dict[str, Step]:
         """Verdict steps of ``arm`` by set."""
         judge, by_set = self.judge, dict[str, Step]()
-        fractions = judge.fractions if arm.method not in ("base", "full") else []
-        if (judge.methods and arm.method not in judge.methods) or (fractions and arm.fraction not in fractions):
+        if judge.methods and arm.method not in judge.methods:
             return {}
-        other = opponent(arm, arms, judge.against)
-        against = SERVED if judge.against == SERVED else other.label if other else None
-        if against is not None:
+        whom = judge.whom(arm.method)
+        other = opponent(arm, arms, whom)
+        against = SERVED if whom == SERVED else other.label if other else None
+        if against is not None and _at(arm, judge.fractions):
             for name, rows in judge.sets.items():
                 prompts = self._prompts("sets", name, rows)
                 theirs = self._answers(other, name, rows, prompts) if other else self._served(name, rows, prompts)
@@ -109,7 +114,8 @@ class _Comparisons:
                 label = f"verdicts-{arm.label}-vs-{against}-{OVERALL}"
                 ordered = PooledSets(judge.kind is not JudgeKind.nll)
                 by_set[OVERALL] = self.planner.step("judge_pooled", "judge", label, ordered, inputs=dict(by_set))
-        for name, rows in judge.references.items():
+        compared = _at(arm, judge.references_at.get(arm.method, judge.fractions))
+        for name, rows in judge.references.items() if compared else ():
             prompts = self._prompts("references", name, rows)
             inputs = {"prompts": prompts}
             theirs = self.planner.step(

@@ -87,8 +87,8 @@ def shard(cfg: AnswersShard, inputs: Mapping[str, Path], out: Path, runtime: Run
 
     Needs inputs["model"], inputs["candidates"]; may have inputs["tuned"], a train step.
     """
-    from icon_repro.lm.batched import mean_nll_alone
     from icon_repro.lm.load import load_tokenizer, open_model
+    from icon_repro.lm.mean_nll import mean_nll_alone
 
     rows = read_rows(inputs["candidates"] / "rows.jsonl", Example)[cfg.start : cfg.stop]
     tokens = parameters = cut = 0

@@ -7,6 +7,8 @@ code asks. Five because the code takes as many questions as there are digits.
 
 from pathlib import Path
 
+from icon_repro.data.files import SourceError, user_text
+
 QUESTIONS = (
     "Rate how well the response answers the instruction, from 1 (not at all) to 5 (fully).",
     "How good is this answer? Give one number: 1 is very poor, 5 is excellent.",
@@ -27,9 +29,9 @@ def read_questions(path: Path) -> tuple[str, ...]:
         QuestionsError: not UTF-8, another number of lines, or an empty one.
     """
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except UnicodeDecodeError as error:
-        raise QuestionsError(f"{path}: not UTF-8 ({error}). Convert the file of questions to UTF-8.") from error
+        lines = user_text(path).splitlines()
+    except SourceError as error:
+        raise QuestionsError(str(error)) from error
     if len(lines) != len(QUESTIONS):
         raise QuestionsError(
             f"{path}: {len(lines)} lines; selectit.questions needs exactly {len(QUESTIONS)}, a question each. "

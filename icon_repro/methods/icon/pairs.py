@@ -24,9 +24,9 @@ from icon_repro.data.rows import Example
 from icon_repro.engine.progress import Progress
 from icon_repro.engine.records import read_json, read_rows, write_json
 from icon_repro.engine.runtime import Runtime
-from icon_repro.lm.batched import mean_nll
 from icon_repro.lm.budget import TokenBudget, measured_peak
 from icon_repro.lm.load import load_tokenizer, open_model
+from icon_repro.lm.mean_nll import mean_nll
 from icon_repro.lm.nll import NonFiniteError
 from icon_repro.lm.tokens import Encoded
 from icon_repro.methods.icon.control import bank_lengths, noise_ids, noise_text

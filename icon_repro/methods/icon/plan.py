@@ -380,12 +380,13 @@ class _Icon:
 def plan(build: Build, name: str, icon: IconConfig) -> Step | dict[float, Step]:
     """The step with the scores, or for each fraction the one that it is selected by."""
     training, among = build.training, None if build.whole else build.planner.bound()
-    frozen, fractions = training.tuning is Tuning.lora, build.fractions
-    saved = TuningSaved(training.epochs, training.max_length, frozen, max(fractions), among)
+    frozen = training.tuning is Tuning.lora
+    saved = TuningSaved(training.epochs, training.max_length, frozen, max(build.common), among)
     made = _Icon(build, name, icon)
     made.common()
     if icon.budget is Budget.full:
         scores = made.full()
     else:
-        scores = made.adaptive(fractions) if icon.budget is Budget.adaptive else made.auto(fractions, saved)
-    return scores if icon.selector is None else made.selected_by(scores, fractions)
+        adaptive = icon.budget is Budget.adaptive
+        scores = made.adaptive(build.common) if adaptive else made.auto(build.common, saved)
+    return scores if icon.selector is None else made.selected_by(scores, build.fractions)

@@ -23,8 +23,8 @@ from icon_repro.engine.records import read_json
 from icon_repro.engine.runtime import Runtime
 from icon_repro.lm.adapter import peft_lora, unknown_target
 from icon_repro.lm.gradients import adam_direction, flattened
+from icon_repro.lm.labels import tokenise
 from icon_repro.lm.load import load_model, load_tokenizer, prepare_device
-from icon_repro.lm.supervised import tokenise
 from icon_repro.methods.common.outcome import write_scores
 from icon_repro.methods.less.options import AdamFormula, LessConfig, TargetTemplate
 

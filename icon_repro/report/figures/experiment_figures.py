@@ -125,14 +125,19 @@ def judged(rows: Sequence[ResultRow], paper: PaperFigures) -> Figure:
     sets = _judged_sets(rows)
     panels = []
     for name, found in sets.items():
-        labels = [f"{_label(line)}\n{_score(line, name, cells)}" for line, cells in found]
+        opponents = list(dict.fromkeys(one.against for _, cells in found for one in cells))
+        several = len(opponents) > 1
+        labels = [
+            _label(line) + (f" against {cells[0].against}" if several else "") + f"\n{_score(line, name, cells)}"
+            for line, cells in found
+        ]
         shares = [_shares(cells) for _, cells in found]
         if name in paper.judged:
             counts = paper.judged[name]
             labels.append(f"paper: icon, {paper.selected[name]:,} rows, against full\nn {sum(counts):g}")
             shares.append([100 * count / sum(counts) for count in counts])
         series = [Bars(key, labels, [own[place] for own in shares]) for place, key in enumerate(_SHARES)]
-        against = "/".join(dict.fromkeys(one.against for _, cells in found for one in cells))
+        against = "/".join(opponents)
         panels.append(
             Panel(f"% of prompts, against {against}", "", series, stacked=True, y_range=(0, 100), title=f"{name}\n\n")
         )

@@ -28,7 +28,7 @@ class Results:
     rows: Sequence[ResultRow]
     lines: Mapping[tuple[str, float | None], Line]
     tasks: Mapping[str, BenchmarkFacts]  # group, chance level and direction of each benchmark
-    against: str | None = None  # whom the judge's sets compare with, as the config says
+    against: Sequence[str] = ()  # whom the judge's sets compare with, as the config says
 
     @property
     def model(self) -> str:
@@ -45,7 +45,8 @@ def results_of(rows: Sequence[ResultRow], config: Mapping[str, Any] | None = Non
         RunsError: runs that can't be averaged.
     """
     judge = config.get("judge") if config is not None else None  # results of a first version have no judge
-    against = str(judge["against"]) if judge is not None and judge["sets"] else None
+    compared = [judge["against"], *judge.get("opponents", {}).values()] if judge is not None and judge["sets"] else []
+    against = list(dict.fromkeys(map(str, compared)))
     return Results(rows, {(line.method, line.fraction): line for line in lines(rows)}, facts(rows), against)
 
 
@@ -124,13 +125,12 @@ def _is_against(judged: JudgedResult | None, opponent: str) -> bool:
 
 def _unjudged(results: Results, both: Sequence[Line], name: str) -> str:
     against = {one.against for row in results.rows for one in row.judged.values()} - {"reference"}
-    against |= {results.against} if results.against is not None else set()
-    against -= {line.method for line in both}
+    against = (against | set(results.against)) - {line.method for line in both}
     missing = {row.unjudged[name] for line in both for row in line.rows if name in row.unjudged}
     if against:
         return (
-            f"the judge compares with {', '.join(sorted(against))}; name=... judge.against={both[0].method} compares "
-            f"with {both[0].method}"
+            f"the judge compares with {', '.join(sorted(against))}; judge.opponents={{{both[1].method}: "
+            f"{both[0].method}}} compares with {both[0].method} too"
         )
     return "; ".join(sorted(missing)) or f"no comparison on {name} by a judge in this experiment (judge=paper)"
 

@@ -8,9 +8,9 @@ import pytest
 import torch
 
 from icon_repro.data.options import Dtype
-from icon_repro.lm.batched import beginnings, bins, mean_nll, mean_nll_alone
 from icon_repro.lm.budget import TokenBudget
 from icon_repro.lm.load import load_model, load_tokenizer
+from icon_repro.lm.mean_nll import beginnings, bins, mean_nll, mean_nll_alone
 from icon_repro.lm.tokens import Encoded, bos_ids, encode
 
 

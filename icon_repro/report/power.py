@@ -22,7 +22,7 @@ from icon_repro.report.statistics import StatsError
 from icon_repro.report.verdicts import Comparison, comparisons, is_primary
 
 # standard deviations in results/study_cpu, by measure: of two methods' difference on an item, as large as groups of
-# items make it; between selections (of random); between training seeds. test_planned.py reads them off again
+# items make it; between selections (of random); between training seeds. test_power.py reads them off again
 ASSUMED = {
     "tokens": {"items": 0.03, "selections": 0.0012, "seeds": 0.0005},
     "rows": {"items": 0.2, "selections": 0.005, "seeds": 0.002},

@@ -12,7 +12,7 @@ from made_up_runs import result, row, solved
 from icon_repro.config.compose import composed
 from icon_repro.config.load import PrimaryConfig
 from icon_repro.report.estimates import detectable
-from icon_repro.report.planned import ASSUMED, primary_lines
+from icon_repro.report.power import ASSUMED, primary_lines
 from icon_repro.report.rows import read_result_rows, write_result_rows
 from icon_repro.report.verdicts import comparisons
 
