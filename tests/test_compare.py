@@ -18,12 +18,14 @@ SCORES = {
     "random": {f"r{i}": float((7 * i) % 10) for i in range(10)},
     "longest": {f"r{i}": float(i) for i in range(10)},
     "icon": {f"r{i}": float(i) for i in range(2, 10)},  # two rows without a score
+    "control": {f"r{i}": float(-i) for i in range(1, 5)},
+    "listed": {f"r{i}": float(-i) for i in range(1, 5)},
 }
 
 
-def stored(tmp_path: Path) -> tuple[Experiment, Store]:
+def stored(tmp_path: Path, *more: str) -> tuple[Experiment, Store]:
     """An experiment of which scores and selections are there, with records."""
-    config = composed("smoke_tiny", [f"paths.work={tmp_path}/work", f"paths.results={tmp_path}/outputs"])
+    config = composed("smoke_tiny", [f"paths.work={tmp_path}/work", f"paths.results={tmp_path}/outputs", *more])
     experiment, store = plan(config), Store(tmp_path / "work")
     for arm in experiment.arms:
         if arm.select is None:
@@ -76,6 +78,19 @@ def test_compare_counts_overlaps_ranks_and_cost(tmp_path: Path) -> None:
     share = len(chosen["random"] & chosen["longest"]) / 4
     assert 0 < share < 1 and float(pairs["random", "longest"]["overlap at 0.25"]) == share
     assert "methods.md" in said[0] and (folder / "methods.md").read_text(encoding="utf-8").startswith("# Methods of")
+
+
+def test_compare_doesnt_count_what_a_control_or_a_list_of_ids_leaves_out_or_takes_from_others(tmp_path: Path) -> None:
+    listed = tmp_path / "ids.txt"
+    listed.write_text("r1 r2 r3 r4", encoding="utf-8")
+    methods = ["+method@methods.control=random_matched", "methods.control.matched_to=icon"]
+    methods += ["+method@methods.listed=ids", f"methods.listed.path={listed}"]
+    experiment, store = stored(tmp_path, *methods)
+    compare(experiment, store, print)
+    each = {row["method"]: row for row in table(tmp_path / "outputs" / "smoke_tiny" / "methods.csv")}
+    assert [each[name]["without score"] for name in ("icon", "control", "listed")] == ["2", "", ""]
+    assert each["control"]["tokens"] == "5" and int(each["icon"]["tokens"]) > 5  # of the steps with scores, as stored
+    assert each["listed"]["tokens"] == "5"
 
 
 def test_compare_without_scores_says_what_to_do(tmp_path: Path) -> None:

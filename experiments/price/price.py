@@ -29,7 +29,8 @@ from icon_repro.methods.agreement import auc, spearman
 from icon_repro.methods.icon import adaptive, few
 from icon_repro.methods.icon.options import AdaptiveConfig, AutoConfig, round_ends, rows_in_use
 from icon_repro.methods.icon.ridge import fit
-from icon_repro.report.figures.draw import Curve, Panel, Scatter, Series, write_described, write_figure, write_points
+from icon_repro.report.figures.draw import write_described, write_figure, write_points
+from icon_repro.report.figures.series import Curve, Panel, Scatter, Series
 from icon_repro.report.tables import markdown
 
 Matrix = NDArray[np.float64]

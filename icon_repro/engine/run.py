@@ -282,6 +282,19 @@ def _speed(record: dict[str, Any]) -> str:
 
 
 @contextlib.contextmanager
+def _silent_offline() -> Iterator[None]:
+    """In processes that start W&B's offline mode has its other name, "dryrun": transformers announces "offline"."""
+    given = os.environ.get("WANDB_MODE")
+    if given == "offline":
+        os.environ["WANDB_MODE"] = "dryrun"
+    try:
+        yield
+    finally:
+        if given is not None:
+            os.environ["WANDB_MODE"] = given
+
+
+@contextlib.contextmanager
 def _held() -> Iterator[None]:
     """Keep signals that would end this process back until the end of the block. Handlers run in the main thread only.
 
@@ -349,7 +362,7 @@ def _execute(
     receiver, sender = context.Pipe(duplex=False)
     process = context.Process(target=worker.child, args=(spec, sender), name=spec["label"])
     try:
-        with _held():  # a child that is only half known to this process couldn't be stopped
+        with _held(), _silent_offline():  # a child that is only half known to this process couldn't be stopped
             for pause_s in (0.1, 0.5, 2.0, None):
                 try:
                     process.start()

@@ -1,4 +1,4 @@
-"""Estimate how many tokens a forward pass may hold, and how fast the device could be.
+"""Batch rows into forward passes that fit into memory, and estimate how fast the device could be.
 
 In: a loaded model, the device's free memory.  Out: a token budget that shrinks when memory runs out and is remembered
 for the next process; floating point operations a second of a large matrix product.
@@ -16,7 +16,7 @@ from transformers import PreTrainedModel
 
 from icon_repro.engine.console import say
 from icon_repro.engine.records import RecordError, read_json, write_json
-from icon_repro.lm.tokens import pack
+from icon_repro.lm.tokens import TokenError, pack
 
 _CPU_TOKENS = 1024  # more doesn't make a CPU faster
 _MAX_TOKENS = 32768
@@ -92,6 +92,28 @@ def in_batches(lengths: Sequence[int], budget: TokenBudget, work: Callable[[list
             budget.halve(len(batch), error)
             left = [index for other in [*batches, batch] for index in other]
             batches = [[left[k] for k in packed] for packed in pack([lengths[i] for i in left], budget.tokens)][::-1]
+
+
+def refuse_longer(what: str, longest: int, positions: int | None, remedy: str) -> None:
+    """Refuse texts of more tokens than a model was made to read (``lm.load.positions_of``).
+
+    Raises:
+        TokenError: says what is too long, and the remedy.
+    """
+    if positions is not None and longest > positions:
+        raise TokenError(f"{what} takes {longest} tokens, the model has {positions} positions. {remedy}")
+
+
+def padded(
+    rows: Sequence[Sequence[int]], device: torch.device | str = "cpu", fill: int = 0, least: int = 0
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """(B, T) int64 ids padded on the right with ``fill``, T at least ``least``; (B,) int64 lengths.
+
+    No token sees its row's padding if attention is causal.
+    """
+    lengths = torch.tensor([len(row) for row in rows], device=device)
+    width = max(int(lengths.max()), least)
+    return torch.tensor([[*row, *[fill] * (width - len(row))] for row in rows], device=device), lengths
 
 
 def automatic(model: PreTrainedModel) -> int:

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from transformers import PreTrainedModel
 
 from icon_repro.engine.progress import Progress
-from icon_repro.lm.budget import TokenBudget, in_batches
+from icon_repro.lm.budget import TokenBudget, in_batches, padded
 from icon_repro.lm.load import positions_of
 from icon_repro.lm.nll import NonFiniteError
 from icon_repro.lm.tokens import TokenError
@@ -93,7 +93,7 @@ def layer_states(
     result = np.empty((len(rows), len(layers), 2, width), np.float32)
 
     def work(batch: list[int]) -> None:
-        ids, lengths = _padded(model, [rows[i] for i in batch])
+        ids, lengths = padded([rows[i] for i in batch], model.device)
         states = model.get_decoder()(input_ids=ids, use_cache=False, output_hidden_states=True).hidden_states
         place = torch.arange(ids.shape[1], device=ids.device)[None]
         inside = (place < lengths[:, None]).float() / lengths[:, None]
@@ -108,18 +108,6 @@ def layer_states(
     in_batches([len(row) for row in rows], budget, work)
     _check_finite(result.reshape(len(rows), -1), model)
     return result
-
-
-def _padded(
-    model: PreTrainedModel, rows: Sequence[Sequence[int]], fill: int = 0, least: int = 0
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """(B, T) ids padded on the right with ``fill`` to ``least`` at least; (B,) lengths.
-
-    No token sees its row's padding if attention is causal.
-    """
-    lengths = torch.tensor([len(row) for row in rows], device=model.device)
-    width = max(int(lengths.max()), least)
-    return torch.tensor([[*row, *[fill] * (width - len(row))] for row in rows], device=model.device), lengths
 
 
 def _check_rows(model: PreTrainedModel, rows: Sequence[Sequence[int]], least: int = 0) -> None:
@@ -149,7 +137,7 @@ def _batch(
 
     With ``padding`` there is a mask too: what counts for a place in the padding are the row's own tokens.
     """
-    ids, lengths = _padded(model, rows, *(padding or ()))
+    ids, lengths = padded(rows, model.device, *(padding or ()))
     place = torch.arange(ids.shape[1], device=model.device)[None]
     inside = place < lengths[:, None]
     if encoder:

@@ -15,10 +15,10 @@ from numpy.typing import NDArray
 from transformers import PreTrainedModel
 
 from icon_repro.engine.progress import Progress
-from icon_repro.lm.budget import TokenBudget, in_batches
+from icon_repro.lm.budget import TokenBudget, in_batches, refuse_longer
 from icon_repro.lm.load import positions_of
 from icon_repro.lm.nll import answer_nll, make_prefix
-from icon_repro.lm.tokens import Encoded, TokenError
+from icon_repro.lm.tokens import Encoded
 
 _KEY = 16  # first tokens by which rows that begin alike are found
 _LEAST = 8  # rows in a group
@@ -107,13 +107,11 @@ def mean_nll(
     if not present:
         return result
     longest = len(shared) + max(len(row.ids) for row in present.values())
-    limit = positions_of(model) or longest
-    if longest > limit:
-        raise TokenError(
-            f"a row, with what stands before it, takes {longest} tokens, the model has {limit} positions. Lower "
-            "max_length of the method (icon: max_context_tokens, max_prompt_tokens or max_response_tokens; nuggets: "
-            "shot_tokens or anchor_tokens)."
-        )
+    remedy = (
+        "Lower max_length of the method (icon: max_context_tokens, max_prompt_tokens or max_response_tokens; nuggets: "
+        "shot_tokens or anchor_tokens)."
+    )
+    refuse_longer("a row, with what stands before it,", longest, positions_of(model), remedy)
     cache = make_prefix(model, shared)
     indices = list(present)
 

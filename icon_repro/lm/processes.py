@@ -3,9 +3,14 @@
 In: what each process knows, the trainer's settings.  Out: what all agree on, settings for one device.
 """
 
+from pathlib import Path
+from typing import Any
+
 import torch
 import torch.distributed as dist
 from transformers import TrainingArguments
+
+from icon_repro.engine.options import ClusterConfig
 
 
 def any_process(flag: bool) -> bool:
@@ -15,6 +20,24 @@ def any_process(flag: bool) -> bool:
     numbers = torch.tensor([int(flag)], device="cuda" if dist.get_backend() == "nccl" else "cpu")
     dist.all_reduce(numbers, op=dist.ReduceOp.MAX)
     return bool(numbers.item())
+
+
+def common_settings(out: Path, seed: int, cluster: ClusterConfig, device: torch.device) -> dict[str, Any]:
+    """What every trainer is told alike: seeds, checkpoints below ``out``, a log of each step, no reports."""
+    return {
+        "output_dir": str(out / "checkpoints"),
+        "use_cpu": device.type == "cpu",
+        "activation_checkpointing": cluster.gradient_checkpointing,
+        "seed": seed,
+        "data_seed": seed,
+        "logging_steps": 1,
+        "logging_nan_inf_filter": False,  # it would put the mean of the losses before in place of a NaN
+        "save_strategy": "steps" if cluster.checkpoint_steps else "no",
+        "save_steps": cluster.checkpoint_steps or 500,
+        "save_total_limit": 1,
+        "report_to": "none",
+        "disable_tqdm": True,
+    }
 
 
 def pin(arguments: TrainingArguments, device: torch.device) -> None:

@@ -32,9 +32,8 @@ from icon_repro.data.model_files import ModelError
 from icon_repro.data.options import Dtype
 from icon_repro.engine.progress import Progress
 from icon_repro.engine.runtime import Runtime
-from icon_repro.lm.budget import TokenBudget, in_batches
+from icon_repro.lm.budget import TokenBudget, in_batches, padded, refuse_longer
 from icon_repro.lm.load import budget_of, load_tokenizer, load_weights, location_of, positions_of, prepare_device
-from icon_repro.lm.tokens import TokenError
 
 _GATED_SETTINGS = ("num_objectives", "gating_temperature", "gating_hidden_dim", "gating_n_hidden")
 
@@ -153,19 +152,13 @@ def rewards(
     Raises:
         TokenError: a row is longer than the model's positions.
     """
-    longest = max(map(len, rows), default=0)
-    limit = positions_of(model) or longest
-    if longest > limit:
-        raise TokenError(f"a chat takes {longest} tokens, the model has {limit} positions. Lower max_length.")
+    refuse_longer("a chat", max(map(len, rows), default=0), positions_of(model), "Lower max_length.")
     gated = isinstance(model, GatedRewardModel)
     scores = np.empty(len(rows))
     attributes = np.empty((len(rows), model.config.num_objectives if gated else 0))
 
     def work(batch: list[int]) -> None:
-        lengths = torch.tensor([len(rows[i]) for i in batch], device=model.device)
-        width = int(lengths.max())
-        # padded on the right under causal attention: no token of a row sees its padding
-        ids = torch.tensor([[*rows[i], *[0] * (width - len(rows[i]))] for i in batch], device=model.device)
+        ids, lengths = padded([rows[i] for i in batch], model.device)
         hidden = model.base_model(input_ids=ids, use_cache=False).last_hidden_state
         each = torch.arange(len(batch), device=model.device)
         response = hidden[each, lengths - 1]

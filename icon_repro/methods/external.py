@@ -17,6 +17,7 @@ there, change the file too, e.g. a version in its options.
 Known gap: a plan executes a file with METHOD; one with ``score`` alone is executed when it scores.
 """
 
+import ast
 import inspect
 import math
 import typing
@@ -125,7 +126,7 @@ def problems(where: str, options: ExternalConfig, setting: Setting) -> list[str]
     if not options.path:
         return [f"{where}.path: kind external needs the path of a Python file."]
     if not _has_method(options.path):
-        return []
+        return _function_problems(where, Path(options.path).expanduser())
     try:
         method, own = _inside(where, options)
     except MethodError as error:
@@ -133,6 +134,42 @@ def problems(where: str, options: ExternalConfig, setting: Setting) -> list[str]
     except SchemaError as error:
         return error.problems
     return method.problems(f"{where}.options", own, setting)
+
+
+def _function_problems(where: str, file: Path) -> list[str]:
+    """What is wrong with a file with ``score`` alone, as far as its text shows; it isn't executed for that."""
+    if not file.is_file():
+        return []  # the plan says so
+    try:
+        tree = ast.parse(file.read_bytes(), str(file))
+    except (SyntaxError, ValueError) as error:
+        line = getattr(error, "lineno", None) or 1
+        return [f"{where}.path: {file.name}:{line}: isn't Python ({getattr(error, 'msg', error)})."]
+    functions = [node for node in tree.body if isinstance(node, ast.FunctionDef)]
+    score = next((node for node in functions if node.name == "score"), None)
+    if score is None and not any(_binds_score(node) for node in tree.body):
+        there = f" It has {', '.join(node.name for node in functions)}." if functions else ""
+        return [f"{where}.path: {file.name}:1: has no function {_FORM}, and no METHOD.{there} {_EXAMPLE}"]
+    if score is not None and not _takes_four(score.args):
+        return [f"{where}.path: {file.name}:{score.lineno}: score() must be {_FORM}. {_EXAMPLE}"]
+    return []
+
+
+def _binds_score(node: ast.stmt) -> bool:
+    """Whether a statement of a file may make something of the name ``score``, otherwise than by ``def``."""
+    if isinstance(node, ast.ImportFrom):
+        return any((name.asname or name.name) in ("score", "*") for name in node.names)
+    return any(
+        (isinstance(one, ast.Name) and one.id == "score" and isinstance(one.ctx, ast.Store))
+        or (isinstance(one, ast.FunctionDef) and one.name == "score")
+        for one in ast.walk(node)
+    )
+
+
+def _takes_four(given: ast.arguments) -> bool:
+    places = len(given.posonlyargs) + len(given.args)
+    required = [one for one in given.kw_defaults if one is None]
+    return not required and places - len(given.defaults) <= 4 and (places >= 4 or given.vararg is not None)
 
 
 def meaning(options: ExternalConfig) -> str:

@@ -18,6 +18,7 @@ from icon_repro.engine.artifact import Step, Store, ancestors
 from icon_repro.engine.records import read_json, read_rows, write_json
 from icon_repro.experiment import Experiment
 from icon_repro.methods.agreement import overlap, spearman
+from icon_repro.methods.ids import IdsConfig
 from icon_repro.report.checksums import Intact
 from icon_repro.report.losses import losses
 from icon_repro.report.presentation import present
@@ -130,12 +131,16 @@ def _method(
     store: Store,
 ) -> dict[str, Any]:
     """Scored rows, correlation with length, mean length of each selection, and cost of a method."""
-    scoring = [step for step in ancestors(select) if step.stage == "score"]
+    own = select.inputs["scores"]
+    given = own.inputs.get("selection")  # of a matched control: another method's, whose cost is told there
+    others = {step.folder for step in ancestors(given)} if given is not None else set()
+    scoring = [step for step in ancestors(select) if step.stage == "score" and step.folder not in others]
     records = [store.record(step) for step in scoring]
+    chosen = given is not None or isinstance(own.params, IdsConfig)  # rows that aren't in it didn't fail
     row: dict[str, Any] = {
         "method": name,
         "scored": len(scores),
-        "without score": len(lengths) - len(scores),
+        "without score": None if chosen else len(lengths) - len(scores),
         "spearman with length": _rank(scores, lengths),
     }
     for fraction, ids in sorted(selected.items()):

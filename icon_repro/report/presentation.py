@@ -19,6 +19,7 @@ from typing import Any
 
 from icon_repro.data.rows import Example
 from icon_repro.engine.artifact import Step, Store, file_sha256, ordered
+from icon_repro.engine.console import LOG
 from icon_repro.engine.records import RecordError, read_json, read_rows, seal_holds, sealed, write_json, write_rows
 from icon_repro.engine.schema import plain
 from icon_repro.experiment import Experiment
@@ -74,8 +75,11 @@ def present(
         files = {name: file_sha256(folder / name) for name in [*_files(described["figures"]), *tables]}
         whole = {"made_of": made_of, "files": files, **about, **described}
         write_json(folder / "figures" / "figures.json", sealed(whole))
-        missing = "".join(f"\n  no {one['name']}: {one['reason']}" for one in described["not_made"])
-        say(f"{folder}/figures: {len(described['figures'])} figures{missing}")
+        missing = ", ".join(one["name"] for one in described["not_made"])
+        for one in described["not_made"]:
+            LOG.debug("  no %s: %s", one["name"], one["reason"])
+        without = f"; the page says why there is none of {missing}" if missing else ""
+        say(f"{folder}/figures: {len(described['figures'])} figures{without}")
     if page.write(folder, folder / "index.html"):
         say(f"{folder}/index.html")
     full = store.root / "pages" / f"{experiment.config.name}.html"

@@ -35,7 +35,7 @@ from icon_repro.lm.adapter import (
 )
 from icon_repro.lm.labels import tokenise
 from icon_repro.lm.load import load_model, load_tokenizer, positions_of, prepare_device
-from icon_repro.lm.processes import pin
+from icon_repro.lm.processes import common_settings, pin
 from icon_repro.lm.stopping import StopOnRequest, end_if_stopped
 from icon_repro.lm.tokens import control_tokens
 from icon_repro.train.batches import CheckedCollator, TrainError, TuningTrainer, filler, fillers
@@ -229,7 +229,6 @@ def _arguments(
     offloaded = deepspeed is not None and deepspeed.offload and device.type == "cuda"
     several = {"ddp_find_unused_parameters": False, "ddp_backend": "gloo" if device.type == "cpu" else "nccl"}
     arguments = SFTConfig(
-        output_dir=str(out / "checkpoints"),
         per_device_train_batch_size=cluster.micro_batch_size,
         gradient_accumulation_steps=train.global_batch_size // (cluster.micro_batch_size * cluster.processes),
         num_train_epochs=train.epochs,
@@ -240,22 +239,12 @@ def _arguments(
         max_grad_norm=train.max_grad_norm,
         optim="adamw_torch_fused" if offloaded else "adamw_torch",  # the former is fast on a CPU too
         bf16=train.dtype is Dtype.bfloat16 and deepspeed is None,  # else see zero.settings
-        use_cpu=device.type == "cpu",
-        activation_checkpointing=cluster.gradient_checkpointing,
         max_length=None,  # rows are cut already
         dataset_kwargs={"skip_prepare_dataset": True},  # tokenise() masks the labels
         packing=False,
-        seed=cfg.seed,
-        data_seed=cfg.seed,
-        logging_steps=1,
-        logging_nan_inf_filter=False,  # it would put the mean of the losses before in place of a NaN
-        save_strategy="steps" if cluster.checkpoint_steps else "no",
-        save_steps=cluster.checkpoint_steps or 500,
-        save_total_limit=1,
-        report_to="none",
-        disable_tqdm=True,
         deepspeed=zero.settings(deepspeed, train.dtype, device, resume=earlier) if deepspeed else None,
         **(several if cluster.processes > 1 else {}),
+        **common_settings(out, cfg.seed, cluster, device),
     )
     if deepspeed is not None:
         zero.prepare(device)

@@ -49,6 +49,26 @@ def failures(folder: Path) -> dict[str, str]:
     return {row["id"]: row["reason"] for row in read_rows(folder / "failures.jsonl", dict)}
 
 
+@pytest.mark.parametrize(
+    "text, part",
+    [
+        ("def scores(rows, options, inputs, runtime):\n    return {}\n", "has no function score(rows, options, inputs"),
+        ("def score(rows):\n    return {}\n", "mine.py:1: score() must be score(rows, options, inputs, runtime)"),
+        ("\ndef score(rows, options, inputs, runtime, extra):\n    return {}\n", "mine.py:2: score() must be"),
+        ("def score(rows, options, inputs, runtime:\n    return {}\n", "mine.py:1: isn't Python"),
+        ("class A:\n    def score(self, rows, options, inputs, runtime):\n        return {}\n", ""),
+        ("from other import score\n", ""),
+        ("score = lambda rows, options, inputs, runtime: {}\n", ""),
+        ("def score(*given):\n    return {}\n", ""),
+        ("def score(rows, options, inputs, runtime=None):\n    return {}\n", ""),
+    ],
+)
+def test_external_function_is_looked_at_before_any_work(tmp_path: Path, text: str, part: str) -> None:
+    path = file(tmp_path, text + "raise SystemExit\n", "mine.py")  # it isn't executed
+    found = external.problems("methods.mine", ExternalConfig(path=str(path)), None)  # type: ignore[arg-type]
+    assert [part in problem for problem in found] == ([True] if part else []), found
+
+
 @pytest.mark.parametrize("sign", [1, -1])
 def test_external_file_of_the_config_scores_the_rows(
     model_step: Path, tmp_path: Path, runtime: Runtime, sign: int

@@ -11,10 +11,10 @@ from numpy.typing import NDArray
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from icon_repro.engine.progress import Progress
-from icon_repro.lm.budget import TokenBudget, in_batches
+from icon_repro.lm.budget import TokenBudget, in_batches, padded, refuse_longer
 from icon_repro.lm.load import positions_of
 from icon_repro.lm.nll import logits_at
-from icon_repro.lm.tokens import TokenError, text_ids
+from icon_repro.lm.tokens import text_ids
 
 
 class DigitError(ValueError):
@@ -62,16 +62,11 @@ def digit_probabilities(
     Raises:
         TokenError: a row is longer than the model's positions.
     """
-    longest = max(map(len, rows), default=0)
-    limit = positions_of(model) or longest
-    if longest > limit:
-        raise TokenError(f"a question takes {longest} tokens, the model has {limit} positions. Lower max_length.")
+    refuse_longer("a question", max(map(len, rows), default=0), positions_of(model), "Lower max_length.")
     result = np.empty((len(rows), len(digits)))
 
     def work(batch: list[int]) -> None:
-        lengths = torch.tensor([len(rows[i]) for i in batch], device=model.device)
-        width = int(lengths.max())
-        ids = torch.tensor([[*rows[i], *[0] * (width - len(rows[i]))] for i in batch], device=model.device)
+        ids, lengths = padded([rows[i] for i in batch], model.device)
         row = torch.arange(len(batch), device=model.device)
         logits = torch.cat(list(logits_at(model, row, lengths - 1, {"input_ids": ids, "use_cache": False})))
         result[batch] = logits.double().softmax(dim=-1)[:, list(digits)].cpu().numpy()

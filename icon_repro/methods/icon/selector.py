@@ -31,8 +31,9 @@ from icon_repro.engine.progress import Progress
 from icon_repro.engine.records import read_json, read_rows, write_json, write_rows
 from icon_repro.engine.runtime import Runtime
 from icon_repro.lm.adapter import SealCheckpoints, checkpoints, peft_lora, remove_checkpoints, tidy, unknown_target
+from icon_repro.lm.budget import padded
 from icon_repro.lm.load import adapted, load_classifier, load_tokenizer, positions_of, prepare_device
-from icon_repro.lm.processes import pin
+from icon_repro.lm.processes import common_settings, pin
 from icon_repro.lm.stopping import StopOnRequest, end_if_stopped
 from icon_repro.lm.tokens import pack
 from icon_repro.methods.agreement import overlap
@@ -56,12 +57,6 @@ from icon_repro.methods.icon.selector_data import (
 )
 
 _BATCH_TOKENS = 1024  # padded tokens in one scoring batch where the cluster leaves it open
-
-
-def padded(rows: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
-    """(B, T) int64 ids, filled on the right with any token, 0; (B,) int64 lengths."""
-    width = max(len(row) for row in rows)
-    return torch.tensor([[*row, *[0] * (width - len(row))] for row in rows]), torch.tensor([len(row) for row in rows])
 
 
 def classify(model: PeftModel, ids: Tensor, lengths: Tensor, dtype: Dtype) -> Tensor:
@@ -181,7 +176,6 @@ def _arguments(job: SelectorJob, runtime: Runtime, out: Path, device: torch.devi
     cfg, cluster = job.selector, runtime.cluster
     micro = math.gcd(cfg.batch_size, cluster.micro_batch_size)
     arguments = TrainingArguments(
-        output_dir=str(out / "checkpoints"),
         per_device_train_batch_size=micro,
         gradient_accumulation_steps=cfg.batch_size // micro,
         num_train_epochs=cfg.epochs,
@@ -190,19 +184,9 @@ def _arguments(job: SelectorJob, runtime: Runtime, out: Path, device: torch.devi
         warmup_steps=cfg.warmup_ratio,
         weight_decay=0.0,
         optim="adamw_torch",
-        use_cpu=device.type == "cpu",
-        activation_checkpointing=cluster.gradient_checkpointing,
         remove_unused_columns=False,
         label_names=["labels"],
-        seed=job.seed,
-        data_seed=job.seed,
-        logging_steps=1,
-        logging_nan_inf_filter=False,  # it would put the mean of the losses before in place of a NaN
-        save_strategy="steps" if cluster.checkpoint_steps else "no",
-        save_steps=cluster.checkpoint_steps or 500,
-        save_total_limit=1,
-        report_to="none",
-        disable_tqdm=True,
+        **common_settings(out, job.seed, cluster, device),
     )
     pin(arguments, device)
     return arguments
