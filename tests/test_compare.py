@@ -55,7 +55,7 @@ def test_compare_counts_overlaps_ranks_and_cost(tmp_path: Path) -> None:
     experiment, store = stored(tmp_path)
     said: list[str] = []
     compare(experiment, store, said.append)
-    folder = tmp_path / "results" / "smoke_tiny"
+    folder = tmp_path / "outputs" / "smoke_tiny"
     each = {row["method"]: row for row in table(folder / "methods.csv")}
     assert list(each) == ["random", "longest", "icon"]
     assert [each["icon"][key] for key in ("scored", "without score")] == ["8", "2"]
@@ -77,6 +77,10 @@ def test_compare_counts_overlaps_ranks_and_cost(tmp_path: Path) -> None:
     chosen = {n: set(sorted(SCORES[n], key=lambda i: -SCORES[n][i])[:4]) for n in ("random", "longest")}
     share = len(chosen["random"] & chosen["longest"]) / 4
     assert 0 < share < 1 and float(pairs["random", "longest"]["overlap at 0.25"]) == share
+    assert all(len(line) <= 100 for line in said[0].splitlines() if "methods.md" not in line)
+    assert any(
+        line.startswith("longest, icon") or line.split()[:2] == ["longest", "icon"] for line in said[0].splitlines()
+    )
     assert "methods.md" in said[0] and (folder / "methods.md").read_text(encoding="utf-8").startswith("# Methods of")
 
 

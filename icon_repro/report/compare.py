@@ -20,6 +20,7 @@ from icon_repro.experiment import Experiment
 from icon_repro.methods.agreement import overlap, spearman
 from icon_repro.methods.ids import IdsConfig
 from icon_repro.report.checksums import Intact
+from icon_repro.report.console_tables import fitted, terminal_width
 from icon_repro.report.losses import losses
 from icon_repro.report.presentation import present
 from icon_repro.report.results import ResultsError, writing
@@ -81,7 +82,7 @@ def compare(experiment: Experiment, store: Store, say: Callable[[str], None], *,
         write_json(folder / LOSSES, lost)
         text = as_text(experiment.config.name, experiment.config.model.name, each, pairs, lost)
         (folder / "methods.md").write_text(text, encoding="utf-8")
-        say(f"{text}\n{folder}/methods.md, methods.csv, methods_agreement.csv")
+        say("\n".join([*on_console(each, pairs), *lost, f"{folder}/methods.md, methods.csv, methods_agreement.csv"]))
         if figures and experiment.config.until is Until.select:  # else they come with the results
             present(experiment, store, [], folder, say)
 
@@ -103,6 +104,16 @@ def as_text(
     below = "".join(f"- {line}\n" for line in lost)
     below = f"\nLeft out, cut or tied:\n\n{below}" if lost else ""
     return f"{head}\n\n{_table(each)}\nSpearman and overlap of the selections:\n\n{_table(pairs)}{below}"
+
+
+def on_console(each: Sequence[dict[str, Any]], pairs: Sequence[dict[str, Any]]) -> list[str]:
+    """The same tables as a terminal shows them."""
+    lines: list[str] = []
+    for rows, names in ((each, 1), (pairs, 2)):
+        header = list(dict.fromkeys(name for row in rows for name in row))
+        cells = [[_cell(row.get(name)) for name in header] for row in rows]
+        lines += [*fitted(header, cells, terminal_width(), names), ""]
+    return lines
 
 
 def read_lines_of(path: Path) -> list[dict[str, Any]]:

@@ -32,6 +32,7 @@ from icon_repro.experiment import Experiment
 from icon_repro.methods.kinds import method_of
 from icon_repro.report import selection_overlap
 from icon_repro.report.collect import collect, provenance, results, sources
+from icon_repro.report.console_tables import terminal_width
 from icon_repro.report.losses import losses
 from icon_repro.report.paper.published import PublishedError, published_folder, read_published
 from icon_repro.report.presentation import present
@@ -230,7 +231,7 @@ def report(
                 raise ResultsError(f"{config.name}: {error}") from error
     say(log_experiment(experiment, store, public(config), shown, outputs.table, target))
     if config.rehearse is Rehearse.none:
-        primary, width = run["config"].get("primary"), summary.terminal_width()
+        primary, width = run["config"].get("primary"), terminal_width()
         end = summary.closing(shown, outputs.compared, primary, target, arguments, complete=complete, width=width)
         say("\n".join(end))
     return complete

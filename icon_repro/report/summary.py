@@ -9,7 +9,6 @@ Known gap: measures that weigh the same held-out rows otherwise are in held_out.
 
 import math
 import shlex
-import shutil
 import textwrap
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -18,13 +17,13 @@ from statistics import fmean
 from typing import Any
 
 from icon_repro.report.cells import MISSING, NOT_APPLICABLE, lower_unit
+from icon_repro.report.console_tables import fitted
 from icon_repro.report.rows import ResultRow
 from icon_repro.report.runs import AS_IT_IS, RANDOM, Contrasts, Line, averaged, lines, lower
 from icon_repro.report.statistics import TestVerdict
 from icon_repro.report.verdicts import Adjusted, Comparison, adjusted, corrected, opening, verdict_of
 from icon_repro.report.weighting import variants
 
-WIDEST = 100  # columns
 AVERAGE = "average"
 _LISTED = 4  # benchmarks that are named
 CAPTION = (
@@ -64,11 +63,6 @@ class Told:
             return None
         known = self.against.comparison.found
         return verdict_of(self.against) if known and math.isfinite(known.half_width()) else TestVerdict.lacking
-
-
-def terminal_width() -> int:
-    """Columns of the terminal, at most ``WIDEST``; that many where there is none."""
-    return min(WIDEST, max(20, shutil.get_terminal_size((WIDEST, 24)).columns))
 
 
 def measures(rows: Sequence[ResultRow]) -> list[str]:
@@ -149,16 +143,7 @@ def table(found: Sequence[Told], width: int) -> list[str]:
         ]
         for one in found
     ]
-    widths = [max(len(row[i]) for row in [_HEADER, *cells]) for i in range(len(_HEADER))]
-    if sum(widths) + 2 * (len(widths) - 1) <= width:
-        rule = ["-" * one for one in widths]
-        padded = ([cell.ljust(w) for cell, w in zip(row, widths, strict=True)] for row in [_HEADER, rule, *cells])
-        return ["  ".join(row).rstrip() for row in padded]
-    narrow: list[str] = []
-    for name, measure, value, difference, verdict, cost in cells:
-        text = f"{name}, {measure}: {value}; difference from random {difference}; verdict: {verdict}; cost {cost}"
-        narrow += textwrap.wrap(text, width, subsequent_indent="  ", break_long_words=True)
-    return narrow
+    return fitted(_HEADER, cells, width, names=2)
 
 
 def _difference(one: Told) -> str:
