@@ -105,9 +105,9 @@ def _arms(arms: Sequence[Arm], records: Mapping[str, Any]) -> list[str]:
                 metrics = records[step.folder]
                 text = "items cut to evaluation.max_length (their beginning is missing)"
                 note(name, text, step, metrics.get("items_cut", 0), metrics.get("items", 0))
-                dropped = metrics.get("dropped") or {}
-                text = f"held-out rows not scored ({', '.join(dropped)})"
-                note(name, text, step, _sum(dropped), metrics.get("items", 0) + _sum(dropped))
+                unscored = metrics.get("dropped") or {}
+                text = f"held-out rows not scored ({', '.join(unscored)})"
+                note(name, text, step, _sum(unscored), metrics.get("items", 0) + _sum(unscored))
     texts = [f"{', '.join(subjects)}: {text}" for text, subjects in lines.items()]
     for (subject, text), found in by_line.items():
         if any(lost for lost, _ in found.values()):
