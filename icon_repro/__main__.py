@@ -5,6 +5,7 @@ In: Hydra's config from conf/ with overrides.  Out: steps under paths.work, tabl
 
 import errno
 import io
+import json
 import os
 import signal
 import sys
@@ -18,10 +19,12 @@ from hydra.types import RunMode
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
+from icon_repro.config.actions import Action
 from icon_repro.config.arguments import open_overrides
 from icon_repro.config.compose import register_resolvers, typed
 from icon_repro.config.help import help_text, version_text
-from icon_repro.config.load import Action, Config, ConfigError, Rehearse, Until, conf_dir
+from icon_repro.config.json_schema import json_schema
+from icon_repro.config.load import Config, ConfigError, Rehearse, Until, conf_dir
 from icon_repro.config.unsafe import unsafe_files
 from icon_repro.data.options import ModelConfig, SourceConfig
 from icon_repro.data.planner import PlanError
@@ -133,7 +136,7 @@ def _run(raw: DictConfig, given: Sequence[str]) -> int:
         set_level(verbose=config.verbose, quiet=config.quiet)
         if config.action is Action.verify:
             return _action_verify(config)
-        if config.action in (Action.methods, Action.models, Action.data, Action.benchmarks):
+        if config.action in (Action.methods, Action.models, Action.data, Action.benchmarks, Action.schema):
             return _list(config)
         if config.action is Action.diff:
             raise ConfigError("action=diff: give it as written here, with two folders: action=diff results/a results/b")
@@ -171,12 +174,14 @@ def _run(raw: DictConfig, given: Sequence[str]) -> int:
 def _list(config: Config) -> int:
     from icon_repro.report import catalogue
 
-    if config.action is Action.methods:
-        lines = catalogue.methods(config, conf_dir())
-    else:
-        listed = {Action.models: catalogue.models, Action.data: catalogue.data}
-        lines = listed.get(config.action, catalogue.benchmarks)(conf_dir())
-    print(*lines, sep="\n")
+    listed: dict[Action, Callable[[], list[str]]] = {
+        Action.methods: lambda: catalogue.methods(config, conf_dir()),
+        Action.models: lambda: catalogue.models(conf_dir()),
+        Action.data: lambda: catalogue.data(conf_dir()),
+        Action.benchmarks: lambda: catalogue.benchmarks(conf_dir()),
+        Action.schema: lambda: [json.dumps(json_schema(), indent=1)],
+    }
+    print(*listed[config.action](), sep="\n")
     return 0
 
 

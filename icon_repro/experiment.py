@@ -8,7 +8,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from icon_repro.config.load import Action, Config, Until
+from icon_repro.config.actions import Action
+from icon_repro.config.load import Config, Until
 from icon_repro.data.cost import forward_flops, tokens_of, training_flops
 from icon_repro.data.options import CandidatesSize, Dtype, SourceConfig
 from icon_repro.data.planner import Planner, counted

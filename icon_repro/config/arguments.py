@@ -18,7 +18,8 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import ChoiceSweep, Override, OverrideType
 from hydra.errors import HydraException
 
-from icon_repro.config.load import Action, Config, ConfigError
+from icon_repro.config.actions import Action
+from icon_repro.config.load import Config, ConfigError
 from icon_repro.config.methods_named import name_methods
 from icon_repro.engine.schema import nearest
 

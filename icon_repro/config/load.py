@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import icon_repro
+from icon_repro.config.actions import Action, Keep, PlanDetail
 from icon_repro.config.controls import epoch_problems, pool_problems
 from icon_repro.config.unsafe import unsafe
 from icon_repro.data.options import (
@@ -47,37 +48,6 @@ def conf_dir() -> Path:
     package = Path(icon_repro.__file__).parent
     inside = package / "conf"
     return inside if inside.is_dir() else package.parent / "conf"
-
-
-class Action(enum.Enum):
-    run = "run"
-    plan = "plan"
-    submit = "submit"
-    status = "status"
-    report = "report"
-    compare = "compare"
-    export = "export"
-    verify = "verify"
-    publish = "publish"
-    prune = "prune"
-    methods = "methods"
-    models = "models"
-    data = "data"
-    benchmarks = "benchmarks"
-    diff = "diff"  # of two results folders: action=diff A B
-
-
-class PlanDetail(enum.Enum):
-    short = "short"  # by stage
-    full = "full"  # each step too
-
-
-class Keep(enum.Enum):
-    """Which tuned weights stay once nothing in the experiment needs them any more."""
-
-    all = "all"
-    selected = "selected"  # those of models tuned on selections; not of one tuned on all rows, or for scoring
-    none = "none"
 
 
 class Rehearse(enum.Enum):

@@ -219,7 +219,7 @@ def shard(cfg: NuggetsShard, inputs: Mapping[str, Path], out: Path, runtime: Run
     if nuggets.strip:
         rows, anchored = [stripped(row) for row in rows], [stripped(row) for row in anchored]
     helped = np.full((len(rows), len(anchored)), -1, np.int8)
-    tokens = parameters = 0
+    tokens = parameters = shots_cut = 0
     if rows:
         tokenizer = load_tokenizer(inputs["model"])
         model, budget = open_model(inputs["model"], nuggets.dtype, runtime)
@@ -234,9 +234,9 @@ def shard(cfg: NuggetsShard, inputs: Mapping[str, Path], out: Path, runtime: Run
             # without a BOS, the prompt stands alone: its own first token needs nothing before it
             alone = mean_nll(model, pad, start if nuggets.anchor_bos is not False else [], encoded, budget)
             for place, row in enumerate(rows):
-                text = text_ids(tokenizer, PROMPTS[nuggets.template](row) + row.response, nuggets.shot_tokens or None)[
-                    0
-                ]
+                shown = PROMPTS[nuggets.template](row) + row.response
+                text, left_out = text_ids(tokenizer, shown, nuggets.shot_tokens or None)
+                shots_cut += left_out > 0
                 after = mean_nll(model, pad, start + text + between, encoded, budget, progress)
                 known = np.isfinite(after)
                 helped[place, known] = (after < alone)[known]
@@ -253,6 +253,7 @@ def shard(cfg: NuggetsShard, inputs: Mapping[str, Path], out: Path, runtime: Run
     return {
         "rows": len(rows),
         "pairs": helped.size,
+        "contexts_cut": shots_cut,
         "tokens": tokens,
         "flops": forward_flops(parameters, tokens),
     }

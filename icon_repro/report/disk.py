@@ -9,7 +9,7 @@ import shutil
 from collections.abc import Container, Iterable, Sequence
 from pathlib import Path
 
-from icon_repro.config.load import Keep
+from icon_repro.config.actions import Keep
 from icon_repro.data.options import Dtype, ModelConfig, ModelKind
 from icon_repro.engine.artifact import Step
 from icon_repro.experiment import Experiment

@@ -34,6 +34,7 @@ def losses(experiment: Experiment, store: Store) -> list[str]:
     texts = [line for step in experiment.steps if step.folder in records for line in _prepared(step, records, store)]
     texts += _scores(experiment.steps, records)
     texts += _arms(experiment.arms, records)
+    texts += _answers(experiment.steps, records)
     return texts
 
 
@@ -104,6 +105,9 @@ def _arms(arms: Sequence[Arm], records: Mapping[str, Any]) -> list[str]:
                 metrics = records[step.folder]
                 text = "items cut to evaluation.max_length (their beginning is missing)"
                 note(name, text, step, metrics.get("items_cut", 0), metrics.get("items", 0))
+                unscored = metrics.get("dropped") or {}
+                text = f"held-out rows not scored ({', '.join(unscored)})"
+                note(name, text, step, _sum(unscored), metrics.get("items", 0) + _sum(unscored))
     texts = [f"{', '.join(subjects)}: {text}" for text, subjects in lines.items()]
     for (subject, text), found in by_line.items():
         if any(lost for lost, _ in found.values()):
@@ -111,6 +115,22 @@ def _arms(arms: Sequence[Arm], records: Mapping[str, Any]) -> list[str]:
                 f"{subject}: {_range(lost for lost, _ in found.values())} of "
                 f"{_range(of for _, of in found.values())} {text}"
             )
+    return texts
+
+
+def _answers(steps: Iterable[Step], records: Mapping[str, Any]) -> list[str]:
+    """Of answers to a judge's prompts: cut ones, empty ones, prompts that were too long."""
+    texts = []
+    for step in steps:
+        metrics = records.get(step.folder, {})
+        if step.stage == "judge" and "answers" in metrics:
+            counts = {
+                "end at generation.max_new_tokens": metrics.get("stops", {}).get("length", 0),
+                "are empty": metrics.get("empty", 0),
+                "are missing": metrics.get("failed", 0),
+            }
+            said = ", ".join(f"{count:,} {text}" for text, count in counts.items() if count)
+            texts += [f"{step.name}: of {metrics['answers'] + metrics.get('failed', 0):,}, {said}"] if said else []
     return texts
 
 

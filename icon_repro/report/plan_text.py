@@ -10,7 +10,8 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
-from icon_repro.config.load import Keep, PlanDetail, Until
+from icon_repro.config.actions import Keep, PlanDetail
+from icon_repro.config.load import Until
 from icon_repro.engine.artifact import Cost, Step, Store
 from icon_repro.engine.run import Status, status
 from icon_repro.evaluate.judge.plan import expected_calls

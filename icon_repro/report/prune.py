@@ -3,7 +3,7 @@
 In: a plan, its store.  Out: lines for action=prune.
 """
 
-from icon_repro.config.load import Keep
+from icon_repro.config.actions import Keep
 from icon_repro.engine.artifact import Step, Store
 from icon_repro.engine.pruning import prune, unneeded, weights_of
 from icon_repro.experiment import Experiment

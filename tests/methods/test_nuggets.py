@@ -137,7 +137,7 @@ def test_shard_beyond_the_last_row_is_empty(model_step: Path, tmp_path: Path, ru
     rows = rows_in(tmp_path / "rows", ROWS[:2])
     inputs = {"model": model_step, "candidates": rows, "anchors": rows}
     metrics = nuggets.shard(NuggetsShard(NuggetsConfig(), 2, 4), inputs, tmp_path, runtime)
-    assert metrics == {"rows": 0, "pairs": 0, "tokens": 0, "flops": 0}
+    assert metrics == {"rows": 0, "pairs": 0, "contexts_cut": 0, "tokens": 0, "flops": 0}
     assert np.load(tmp_path / "helped.npy").shape == (0, 2)
 
 

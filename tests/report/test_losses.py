@@ -9,6 +9,7 @@ from made_up_runs import row
 from small import publish_fake, small
 from test_results import METRICS, finish, planned, written
 
+from icon_repro.config.compose import composed
 from icon_repro.engine.artifact import Store
 from icon_repro.engine.records import read_json, write_json
 from icon_repro.experiment import plan
@@ -64,6 +65,26 @@ def test_losses_are_said_once_for_what_belongs_together(tmp_path: Path, store: S
     table = (folder / "table.md").read_text()
     for line in expected:
         assert f"- {line}\n" in table and f"warning: {line}" in said
+
+
+def test_losses_of_a_judges_answers_and_of_held_out_rows(tmp_path: Path, store: Store) -> None:
+    steps = {
+        "answers-icon-tiny": {"answers": 9, "failed": 1, "empty": 2, "stops": {"length": 3, "eos": 6}},
+        "answers-full-tiny": {"answers": 10, "failed": 0, "empty": 0, "stops": {"eos": 10}},
+    }
+    config = composed("smoke_tiny", [f"paths.work={tmp_path}/work"])
+    experiment = plan(config)
+    answered = [step for step in experiment.steps if step.stage == "judge" and step.name.startswith("answers-")]
+    for step, metrics in zip(answered, steps.values(), strict=False):
+        publish_fake(step, store, metrics)
+    for arm in experiment.arms[:1]:
+        for step in arm.evaluations.values():
+            publish_fake(step, store, {**METRICS["evaluate"], "dropped": {"too long": 4}})
+    first = answered[0].name
+    assert losses(experiment, store) == [
+        "tiny: 4 of 24 held-out rows not scored (too long)",
+        f"{first}: of 10, 3 end at generation.max_new_tokens, 2 are empty, 1 are missing",
+    ]
 
 
 def test_nothing_lost_says_nothing(tmp_path: Path, store: Store, folder: Path) -> None:

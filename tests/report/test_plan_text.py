@@ -12,8 +12,8 @@ from cli import Done
 from small import small
 from worlds import World
 
+from icon_repro.config.actions import Keep
 from icon_repro.config.compose import composed
-from icon_repro.config.load import Keep
 from icon_repro.data.options import Dtype, HubData
 from icon_repro.engine.artifact import Step, Store
 from icon_repro.engine.pruning import needed_again, prune, unneeded

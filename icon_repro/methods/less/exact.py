@@ -83,7 +83,7 @@ def means(cfg: LessMeans, inputs: Mapping[str, Path], out: Path, runtime: Runtim
         mean_gradients = mean_gradients / mean_gradients.norm(dim=1, keepdim=True)
     np.save(out / "means.npy", mean_gradients.cpu().numpy(), allow_pickle=False)
     write_json(out / "tasks.json", {"groups": groups, "shots": shots, "failed": failed, "reasons": reasons})
-    return _metrics(at, len(rows), len(reasons), progress.tokens)
+    return _metrics(at, len(rows), len(reasons), read.cut, progress.tokens)
 
 
 def refuse_beyond(max_gib: float, tasks: int, weights: int) -> None:
@@ -109,10 +109,10 @@ def _streamed(at: Warmed, read: Prepared, runtime: Runtime, progress: Progress) 
         progress.advance(len(batch), sum(len(item["input_ids"]) for item in batch))
 
 
-def _metrics(at: Warmed, rows: int, failed: int, tokens: int) -> dict[str, Any]:
+def _metrics(at: Warmed, rows: int, failed: int, cut: int, tokens: int) -> dict[str, Any]:
     parameters = at.model.get_base_model().num_parameters()
     flops = training_flops(parameters, tokens, frozen=True)
-    return {"rows": rows, "failed": failed, "tokens": tokens, "flops": flops}
+    return {"rows": rows, "failed": failed, "rows_cut": cut, "tokens": tokens, "flops": flops}
 
 
 @dataclass(frozen=True)
@@ -182,7 +182,7 @@ def shard(cfg: LessProducts, inputs: Mapping[str, Path], out: Path, runtime: Run
                         products[place] = values
                     else:
                         reasons[rows[place].id] = NO_GRADIENT
-        metrics = _metrics(at, len(rows), len(reasons), progress.tokens)
+        metrics = _metrics(at, len(rows), len(reasons), read.cut, progress.tokens)
     np.save(out / "products.npy", products, allow_pickle=False)
     described = {"rows": [row.id for row in rows], "reasons": reasons, "tasks": tasks.names}
     write_json(out / "ids.json", {**described, "shots": tasks.shots, "failed": tasks.failed})

@@ -133,6 +133,7 @@ class Prepared:
 
     items: list[dict[str, list[int]] | None]  # one a row; None: no label is left
     places: list[int]  # of the rows with labels, those of similar length together; the order depends on the rows only
+    cut: int = 0  # rows that max_length has shortened
 
 
 def prepared(rows: Sequence[Example], less: LessConfig, model_step: Path, *, targets: bool) -> Prepared:
@@ -143,10 +144,11 @@ def prepared(rows: Sequence[Example], less: LessConfig, model_step: Path, *, tar
         wrapped = targets and less.target_template is TargetTemplate.tuning
         return prompt_of(row, Template.alpaca) if wrapped else alpaca_prompt(row)
 
-    tokenised = [tokenise([row], tokenizer, less.max_length, prompt)[0] for row in rows]
-    items = [item[0] if item else None for item in tokenised]
+    tokenised = [tokenise([row], tokenizer, less.max_length, prompt) for row in rows]
+    items = [item[0] if item else None for item, _ in tokenised]
+    cut = sum(len(notes["cut"]) for _, notes in tokenised)
     lengths = {i: len(item["input_ids"]) for i, item in enumerate(items) if item}
-    return Prepared(items, sorted(lengths, key=lambda i: (lengths[i], i)))
+    return Prepared(items, sorted(lengths, key=lambda i: (lengths[i], i)), cut)
 
 
 def batches(prepared: Prepared, places: Sequence[int], size: int) -> Iterator[tuple[list[int], list[dict[str, Any]]]]:

@@ -58,9 +58,10 @@ def shard(cfg: LessShard, inputs: Mapping[str, Path], out: Path, runtime: Runtim
     vectors = open_memmap(out / "vectors.npy", "w+", np.float16, (len(rows), less.dimensions))
     vectors[:] = np.nan
     lengths = np.full(len(rows), np.nan, np.float32)
-    reasons, tokens, parameters = dict[str, str](), 0, 0
+    reasons, tokens, parameters, cut = dict[str, str](), 0, 0, 0
     if rows:
         read = prepared(rows, less, inputs["model"], targets=cfg.direction is Direction.sgd)
+        cut = read.cut
         reasons = {row.id: NO_LABEL for row, item in zip(rows, read.items, strict=True) if not item}
         at = warmed(less, inputs["model"], inputs["warmup"], cfg.epoch, runtime)
         parameters = at.model.get_base_model().num_parameters()
@@ -94,6 +95,7 @@ def shard(cfg: LessShard, inputs: Mapping[str, Path], out: Path, runtime: Runtim
     return {
         "rows": len(rows),
         "failed": len(reasons),
+        "rows_cut": cut,
         "tokens": tokens,
         "flops": training_flops(parameters, tokens, frozen=True),
     }
