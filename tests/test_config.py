@@ -261,8 +261,12 @@ def test_load_icon_options_that_go_together_are_accepted(changes: dict[str, Any]
             ["methods.icon.candidates=100", "data.candidates.size=99"],
         ),
         (
-            {**POOL, "methods.icon.selector": {"dtype": "float16"}},
+            {**POOL, "methods.icon.selector": {"kind": "lora", "dtype": "float16"}},
             ["methods.icon.selector.dtype='float16'", "loss scaling"],
+        ),
+        (
+            {**POOL, "methods.icon.selector": {"epochs": 2}},
+            ["methods.icon.selector.epochs=2.0: is of kind=lora", "methods.icon.selector.kind=lora"],
         ),
         (
             {"methods.icon.budget": "adaptive", "methods.icon.control": "per_candidate"},

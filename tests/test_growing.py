@@ -16,7 +16,7 @@ from icon_repro.engine.options import ClusterConfig, Executor
 from icon_repro.engine.run import Summary, run
 from icon_repro.experiment import plan
 
-SELECTOR = {"epochs": 2.0, "batch_size": 4}
+SELECTOR = {"kind": "lora", "epochs": 2.0, "batch_size": 4}
 
 
 def folders(experiment: str, work: Path, *overrides: str) -> dict[str, str]:

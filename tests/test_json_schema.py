@@ -28,6 +28,7 @@ def problems(data: Any, definition: str | None = None) -> list[str]:
 def test_schema_is_one() -> None:
     Draft202012Validator.check_schema(SCHEMA)
     assert {"IconConfig", "LessConfig", "TrainConfig"} <= set(SCHEMA["$defs"])
+    assert SCHEMA["$defs"]["TrainConfig"]["properties"]["dtype"]["description"].startswith("of the forward pass")
 
 
 @pytest.mark.parametrize("path", sorted((conf_dir() / "experiment").glob("*.yaml")), ids=lambda path: path.stem)

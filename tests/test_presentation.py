@@ -174,7 +174,9 @@ def test_report_writes_figures_samples_and_page(reported: tuple[Path, Experiment
     assert all((results / "figures" / f"{n}.{s}").is_file() for n in names for s in ("png", "svg", "csv"))
     page, whole = results / "index.html", folder / "work" / "pages" / "smoke_tiny.html"
     assert "word word" not in page.read_text() and "word word" in whole.read_text()
-    assert any("no tsne: no method embeds the rows" in line for line in lines)
+    (told,) = [line for line in lines if "/figures: " in line]
+    assert told.endswith("7 figures; the page says why there is none of judged, tsne, position")
+    assert "no method embeds the rows" in page.read_text()
 
 
 def test_report_again_makes_no_figure_and_no_page(

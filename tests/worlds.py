@@ -56,7 +56,9 @@ WORLDS: dict[str, dict[str, Any]] = {
     },
     "few": {"methods": {"icon": {"kind": "icon", "dtype": "float32", "budget": "auto"}}, "until": "select"},
     "pool": {
-        "methods": {"icon": {"kind": "icon", "dtype": "float32", "budget": "auto", "selector": {"epochs": 1.0}}},
+        "methods": {
+            "icon": {"kind": "icon", "dtype": "float32", "budget": "auto", "selector": {"kind": "lora", "epochs": 1.0}}
+        },
         "select_from": "pool",
         "until": "select",
     },

@@ -13,6 +13,7 @@ import typing
 from typing import Any
 
 from icon_repro.config.load import Config
+from icon_repro.config.reference import comments
 from icon_repro.methods.kinds import kinds, method
 
 _RANGES = {"above": "exclusiveMinimum", "at_least": "minimum", "at_most": "maximum", "below": "exclusiveMaximum"}
@@ -34,8 +35,11 @@ def json_schema() -> dict[str, Any]:
 
 
 def _object(cls: type, defs: dict[str, Any]) -> dict[str, Any]:
-    hints = typing.get_type_hints(cls)
+    hints, meanings = typing.get_type_hints(cls), comments(cls)
     properties = {one.name: _field(one, hints[one.name], defs) for one in dataclasses.fields(cls)}
+    for name, schema in properties.items():
+        if name in meanings:
+            schema["description"] = meanings[name]
     return {"type": "object", "properties": properties, "additionalProperties": False}
 
 

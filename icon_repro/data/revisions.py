@@ -1,4 +1,4 @@
-"""Which commit a branch or tag of the hub is at: asked once, and remembered in the work folder from then on.
+"""Find the commit that a branch or tag of the hub is at: asked once, then remembered in the work folder.
 
 In: a repository and a revision.  Out: its commit; what was found is kept in ``.revisions.json`` of the work folder.
 A revision is part of a step's fingerprint as its commit. Were it asked for at every plan, a branch that moves, or a
@@ -45,12 +45,12 @@ class Revisions:
             return self._noted[key], ""
         if self._built is None:
             self._built = _built(self._work)
-        found, reason = self._built.get(key), ""
-        if found is None:
-            found, reason = resolve_revision(kind, hub_id, revision, ask=self._ask)
-        if found is not None:
-            self._noted[key], self._new = found, True
-        return found, reason
+        commit, reason = self._built.get(key), ""
+        if commit is None:
+            commit, reason = resolve_revision(kind, hub_id, revision, ask=self._ask)
+        if commit is not None:
+            self._noted[key], self._new = commit, True
+        return commit, reason
 
     def save(self) -> None:
         """Keep what was found. To take a branch's present commit, one deletes its line of the file."""

@@ -50,19 +50,19 @@ def prune(step: Step, store: Store) -> int:
 
 def needed_again(steps: Iterable[Step], store: Store) -> list[Step]:
     """Pruned steps that a missing step needs, or another such step; inputs first."""
-    found: dict[str, Step] = {}
+    by_folder: dict[str, Step] = {}
     for step in reversed(list(steps)):  # what needs a step comes after it
-        if store.complete(step) and step.folder not in found:
+        if store.complete(step) and step.folder not in by_folder:
             continue
         for source in step.inputs.values():
             if store.complete(source) and is_pruned(source, store):
-                found[source.folder] = source
-    return list(reversed(found.values()))
+                by_folder[source.folder] = source
+    return list(reversed(by_folder.values()))
 
 
 def renew(steps: Iterable[Step], store: Store) -> list[Step]:
     """Have pruned steps that are needed again built anew; returns them."""
-    found = needed_again(steps, store)
-    for step in found:
+    to_build = needed_again(steps, store)
+    for step in to_build:
         discard(store.path(step))
-    return found
+    return to_build

@@ -259,7 +259,7 @@ def _build(spec: Mapping[str, Any], final: Path, cluster: ClusterConfig, termina
     clear_trash(final.parent)
     part.mkdir(parents=True, exist_ok=True)
     if twin is not None:
-        print(f"{spec['label']}: as {twin}, whose inputs hold the same", flush=True)
+        say(f"{spec['label']}: as {twin}, whose inputs hold the same")
         again = twins.give_second_name(root / twin, part)
         return publish(part, final, {**again, **_named(spec), "same_as": again.get("same_as", twin)}, again["files"])
     function, params = _load(spec)

@@ -122,21 +122,21 @@ def missing_for(steps: Iterable[Step], cache: Path) -> list[str]:
 
 def _together(problems: Iterable[str]) -> list[str]:
     """Lines of data sets that aren't here as one line, in the place of the first; others as they are."""
-    found: list[str] = []
+    texts: list[str] = []
     reads: dict[str, list[re.Match[str]]] = {}
     for problem in problems:
         if match := _READS.fullmatch(problem):
             reads.setdefault(match["rest"], []).append(match)
             if len(reads[match["rest"]]) == 1:
-                found.append(problem)
+                texts.append(problem)
         else:
-            found.append(problem)
+            texts.append(problem)
     for rest, matches in reads.items():
         if len(matches) > 1:
             named = ", ".join(f"{match['task']} ({match['what']})" for match in matches)
             text = f"evaluation.tasks: {len(matches)} benchmarks read the hub: {named}; {rest}"
-            found[found.index(matches[0].string)] = text.replace("doesn't hold it", "doesn't hold them")
-    return found
+            texts[texts.index(matches[0].string)] = text.replace("doesn't hold it", "doesn't hold them")
+    return texts
 
 
 def _short_budgets(steps: Iterable[Step]) -> list[str]:

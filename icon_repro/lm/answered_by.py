@@ -1,4 +1,4 @@
-"""Who answered: the server that was asked, and the model that its replies name.
+"""Note who answered: the server that was asked, and the model that its replies name.
 
 In: settings of an endpoint, stored replies.  Out: ``AnsweredBy``, kept with the step and shown beside its verdicts.
 A stub, another version or a cheaper model behind the same address would give verdicts that pass for the asked model's.
@@ -67,8 +67,8 @@ def together(found: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
 
 def joined(folders: Iterable[Path]) -> dict[str, Any] | None:
     """What several steps noted, together; None if none of them did, or if they asked different endpoints."""
-    found = together([read_json(folder / FILE) for folder in folders if (folder / FILE).is_file()])
-    return found[0] if len(found) == 1 else None
+    answering = together([read_json(folder / FILE) for folder in folders if (folder / FILE).is_file()])
+    return answering[0] if len(answering) == 1 else None
 
 
 def told(found: Iterable[Mapping[str, Any]]) -> str:

@@ -101,9 +101,9 @@ def note_answered_by(folder: Path, endpoint: EndpointConfig) -> dict[str, Any]:
     """Who gave the replies stored in ``folder``, written to a file of it; refusals without a text name nobody."""
     replies = Replies(folder / "replies.jsonl")
     replies.close()
-    found = answered_by(endpoint, replies.models)
-    write_answered_by(folder, found)
-    return found
+    note = answered_by(endpoint, replies.models)
+    write_answered_by(folder, note)
+    return note
 
 
 def _nothing(done: int) -> None:

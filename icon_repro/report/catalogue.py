@@ -34,7 +34,7 @@ def methods(config: Config, conf: Path) -> list[str]:
 
     ``x tuning`` is in operations of a tuning on all rows.
     """
-    found = []
+    entries = []
     tuning = _tuning(config)
     for path in sorted((conf / "method").glob("*.yaml")):
         settings = _read(path)
@@ -47,9 +47,9 @@ def methods(config: Config, conf: Path) -> list[str]:
             needs.append(f"a GPU ({taken} H100 hours)")
         ratio = f"{flops / tuning:.2g} x tuning" if flops else "asked"
         cost = "?" if steps is None else f"{si(tokens).strip()} tokens, {ratio}" if tokens else "nothing"
-        found.append((flops if steps is not None else float("inf"), path.stem, cost, _joined(needs), about(path)))
+        entries.append((flops if steps is not None else float("inf"), path.stem, cost, _joined(needs), about(path)))
     lines = [f"Costs are those in {config.name}, with {config.model.name}. Choose: methods=[random,icon]", ""]
-    return lines + _aligned([one[1:] for one in sorted(found)])
+    return lines + _aligned([one[1:] for one in sorted(entries)])
 
 
 def models(conf: Path) -> list[str]:
@@ -110,12 +110,12 @@ def _tuning(config: Config) -> float:
 
 def _read(path: Path) -> dict[str, Any]:
     """A file of conf/ with the files of its folder that it builds on."""
-    found = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
-    made: dict[str, Any] = {}
-    for one in found.pop("defaults", []):
+    content = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+    inherited: dict[str, Any] = {}
+    for one in content.pop("defaults", []):
         if isinstance(one, str) and one != "_self_":
-            made = _merged(made, _read(path.with_name(f"{one}.yaml")))
-    return _merged(made, found)
+            inherited = _merged(inherited, _read(path.with_name(f"{one}.yaml")))
+    return _merged(inherited, content)
 
 
 def _merged(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:

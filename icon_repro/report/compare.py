@@ -142,12 +142,12 @@ def _method(
     store: Store,
 ) -> dict[str, Any]:
     """Scored rows, correlation with length, mean length of each selection, and cost of a method."""
-    own = select.inputs["scores"]
-    given = own.inputs.get("selection")  # of a matched control: another method's, whose cost is told there
+    scored = select.inputs["scores"]
+    given = scored.inputs.get("selection")  # of a matched control: another method's, whose cost is told there
     others = {step.folder for step in ancestors(given)} if given is not None else set()
     scoring = [step for step in ancestors(select) if step.stage == "score" and step.folder not in others]
     records = [store.record(step) for step in scoring]
-    chosen = given is not None or isinstance(own.params, IdsConfig)  # rows that aren't in it didn't fail
+    chosen = given is not None or isinstance(scored.params, IdsConfig)  # rows that aren't in it didn't fail
     row: dict[str, Any] = {
         "method": name,
         "scored": len(scores),

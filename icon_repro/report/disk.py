@@ -1,4 +1,4 @@
-"""How much disk a plan's results take, and what is free: weights and gradients, which are nearly all of it.
+"""Estimate how much disk a plan's results take, and say what is free; weights and gradients are nearly all of it.
 
 In: the steps of a plan.  Out: bytes, expected from numbers of parameters alone.
 Known gap: small files (rows, scores, matrices of ICon, records of benchmarks) and the trainer's checkpoints aren't

@@ -164,9 +164,9 @@ def hub_licence(licence: str) -> dict[str, str]:
     """
     if licence == NOT_STATED:
         return {"license": "unknown"}
-    found = [identifier for name, identifier in _HUB_LICENCES.items() if re.search(name, licence)]
-    alone = len(found) == 1 and not re.search(r"[;+]|, (?!not for commercial use|as its hub page says)", licence)
-    return {"license": found[0]} if alone else {"license": "other", "license_name": licence}
+    identifiers = [identifier for name, identifier in _HUB_LICENCES.items() if re.search(name, licence)]
+    alone = len(identifiers) == 1 and not re.search(r"[;+]|, (?!not for commercial use|as its hub page says)", licence)
+    return {"license": identifiers[0]} if alone else {"license": "other", "license_name": licence}
 
 
 def _licence(source: SourceConfig | ModelConfig) -> str:

@@ -57,7 +57,7 @@ MISSES: list[tuple[str, dict[str, Any], str]] = [
     ("icon", {"methods.icon.epsilon": 0.1}, f"{DTYPE} score/icon"),
     ("noise", {"methods.icon.seed": 1}, "score/icon-control-* score/icon"),
     ("noise", {"methods.icon.noise_unit": "characters"}, "score/icon-control-* score/icon"),
-    ("pool", {"methods.icon.selector": {"epochs": 2.0}}, "score/icon-start score/icon-selector-s0"),
+    ("pool", {"methods.icon.selector": {"kind": "lora", "epochs": 2.0}}, "score/icon-start score/icon-selector-s0"),
     ("adaptive", {"methods.icon.adaptive": {"first_rows": 4, "error": 0.1}}, "score/icon-round?? score/icon"),
     ("pool", {"methods.icon.auto": {"cost_ratio": 0.9}}, "score/icon-start"),
     # other methods

@@ -14,7 +14,7 @@ from icon_repro.engine.artifact import Step
 from icon_repro.experiment import Experiment, plan
 from icon_repro.methods.icon.options import IconRound, IconShard, SelectorShard, round_ends
 
-POOL = {"select_from": "pool", "methods.icon.selector": {}}
+POOL = {"select_from": "pool", "methods.icon.selector": {"kind": "lora"}}
 
 
 def icon(work: Path, changes: Mapping[str, Any] | None = None) -> Experiment:
@@ -62,7 +62,7 @@ def prints(found: Mapping[str, Step]) -> dict[str, str]:
         {"auto": {"rows": 40, "least_candidates": 9}},
         {"fractions": [0.1, 0.5]},
         POOL,
-        {**POOL, "methods.icon.selector": {"epochs": 2, "target": "top_fraction", "repeats": 2}},
+        {**POOL, "methods.icon.selector": {"kind": "lora", "epochs": 2, "target": "top_fraction", "repeats": 2}},
     ],
     ids=str,
 )
@@ -297,7 +297,14 @@ def test_auto_with_a_selection_model_expects_no_more_than_it_may_spend(tmp_path:
 @pytest.mark.parametrize("target", ["rank", "top_fraction"])
 def test_selection_model_is_one_for_all_fractions_or_one_for_each(tmp_path: Path, repeats: int, target: str) -> None:
     fractions = [0.1, 0.25, 0.5]
-    options = {"target": target, "repeats": repeats, "seed": 3, "shard_rows": 30, "tested_fractions": fractions}
+    options = {
+        "kind": "lora",
+        "target": target,
+        "repeats": repeats,
+        "seed": 3,
+        "shard_rows": 30,
+        "tested_fractions": fractions,
+    }
     changes = {**POOL, "methods.icon.selector": options}
     experiment = icon(tmp_path, {**changes, "fractions": fractions})
     found = steps(experiment)
@@ -329,7 +336,7 @@ def test_selection_model_is_one_for_all_fractions_or_one_for_each(tmp_path: Path
 def test_selection_model_scores_all_of_the_pool_whatever_is_expected(
     tmp_path: Path, changes: dict[str, Any], stops: list[int | None]
 ) -> None:
-    found = steps(icon(tmp_path, {**POOL, "methods.icon.selector": {"shard_rows": 20}, **changes}))
+    found = steps(icon(tmp_path, {**POOL, "methods.icon.selector": {"kind": "lora", "shard_rows": 20}, **changes}))
     ranges = [(s.params.start, s.params.stop) for s in found.values() if isinstance(s.params, SelectorShard)]
     assert ranges == list(zip([0, *stops[:-1]], stops, strict=True))
 
@@ -342,7 +349,7 @@ def test_candidates_that_are_scored_stay_bounded_when_the_pool_is_selected_from(
 
 @pytest.mark.parametrize("budget", ["full", "adaptive"])
 def test_fewer_scored_candidates_are_the_first_and_the_selection_model_ranks_all(tmp_path: Path, budget: str) -> None:
-    few = {"candidates": 16, "selector": {"shard_rows": 20}, "budget": budget}
+    few = {"candidates": 16, "selector": {"kind": "lora", "shard_rows": 20}, "budget": budget}
     every, found = (steps(icon(tmp_path, {"data.candidates.size": 50, **more})) for more in ({"budget": budget}, few))
     name = "shard" if budget == "full" else "round00"
     scored, pairs = part(found, name), part(every, name)

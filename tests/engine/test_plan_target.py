@@ -16,7 +16,7 @@ TARGET = {"source": {"kind": "file", "format": "alpaca", "name": "other", "path"
 def planned(tmp_path: Path, **changes: Any) -> Experiment:
     (tmp_path / "other.jsonl").write_text('{"instruction": "a", "input": "", "output": "b"}\n', encoding="utf-8")
     target = {**TARGET, "source": {**TARGET["source"], "path": str(tmp_path / "other.jsonl")}, "expected_rows": 7}
-    settings = {"select_from": "pool", "methods.icon.selector": {}, "data.target": target, **changes}
+    settings = {"select_from": "pool", "methods.icon.selector": {"kind": "lora"}, "data.target": target, **changes}
     return plan(small(tmp_path / "work", settings))
 
 

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from icon_repro.data.options import Dtype
 from icon_repro.data.rows import Example, Score
 from icon_repro.engine.records import read_lines, read_rows, write_rows
 from icon_repro.engine.runtime import Runtime
@@ -22,7 +23,8 @@ from icon_repro.methods.icon.options import (
 from icon_repro.methods.icon.options import SelectorTarget as Target
 from icon_repro.methods.icon.ridge import PENALTIES, RidgeError, fit
 
-PROBE = SelectorConfig(kind=SelectorKind.probe, target=Target.rank, held_out=0.25, probe=ProbeConfig([0.5, 1.0]))
+READ = ProbeConfig([0.5, 1.0], Dtype.float32)  # slices of bfloat16 differ by its rounding
+PROBE = SelectorConfig(kind=SelectorKind.probe, target=Target.rank, held_out=0.25, probe=READ)
 
 
 def data(rows: int = 60, width: int = 20, noise: float = 0.5, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:

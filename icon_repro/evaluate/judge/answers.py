@@ -74,13 +74,13 @@ def run(cfg: GenerationConfig, inputs: Mapping[str, Path], out: Path, runtime: R
         progress.advance(sum(name in known for name in names))
 
         def done(batch: Mapping[int, Continuation]) -> None:
-            made = []
+            fresh = []
             for index, found in batch.items():
                 text = str(tokenizer.decode(found.ids, skip_special_tokens=True))
-                made.append(ModelAnswer(names[index], text, len(found.ids), found.stop))
-            _keep(out / "parts", made)
-            known.update({answer.id: answer for answer in made})
-            progress.advance(len(made), sum(len(prompts[a.id]) + (a.tokens or 0) for a in made))
+                fresh.append(ModelAnswer(names[index], text, len(found.ids), found.stop))
+            _keep(out / "parts", fresh)
+            known.update({answer.id: answer for answer in fresh})
+            progress.advance(len(fresh), sum(len(prompts[a.id]) + (a.tokens or 0) for a in fresh))
 
         # batches are made of all prompts, finished or not, so that a prompt has the same neighbours in every attempt
         greedy(
@@ -150,10 +150,10 @@ def _keep(folder: Path, answers: Sequence[ModelAnswer]) -> None:
 
 def _finished(folder: Path) -> dict[str, ModelAnswer]:
     """Answers that earlier attempts have stored; a damaged file is named, and its prompts are answered again."""
-    found: dict[str, ModelAnswer] = {}
+    stored: dict[str, ModelAnswer] = {}
     for file in sorted(folder.glob("*.json")) if folder.is_dir() else []:
         try:
-            found |= {row["id"]: ModelAnswer(**row) for row in read_sealed(file)}
+            stored |= {row["id"]: ModelAnswer(**row) for row in read_sealed(file)}
         except RecordError as error:
             say(f"{error} Its prompts are answered again.")
-    return found
+    return stored

@@ -80,14 +80,14 @@ def pairs(inputs: Mapping[str, Path]) -> tuple[list[Pair], list[Failure]]:
                 f"model {side.upper()} ({folder.name}) has answers to {len(unknown)} prompts that aren't in the set "
                 f"(first: {unknown[0]!r}). Delete that folder and run again."
             )
-    made, failed = [], []
+    answered, failed = [], []
     for name, row in sorted(rows.items()):
         reasons = [f"no answer of {s.upper()}: {failures[s][name]}" for s in ("a", "b") if name in failures[s]]
         if reasons:
             failed.append(Failure(name, "; ".join(reasons)))
         else:
-            made.append(Pair(name, row, answers["a"][name], answers["b"][name]))
-    return made, failed
+            answered.append(Pair(name, row, answers["a"][name], answers["b"][name]))
+    return answered, failed
 
 
 def endpoint(cfg: EndpointJudge, inputs: Mapping[str, Path], out: Path, runtime: Runtime) -> dict[str, Any]:

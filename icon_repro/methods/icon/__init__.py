@@ -1,13 +1,16 @@
 """ICon, in-context contribution (arXiv 2505.05327): zero-shot baseline, shards of the pair matrices, aggregation."""
 
 from icon_repro.data.options import Dtype, SelectFrom
+from icon_repro.engine.schema import plain
 from icon_repro.methods.base import Method, Setting, reseed_by
 from icon_repro.methods.icon.options import (
+    LORA_ONLY,
     Budget,
     Control,
     EmptyPair,
     IconConfig,
     NoiseUnit,
+    SelectorConfig,
     SelectorKind,
     SelectorTarget,
     resolved,
@@ -43,6 +46,11 @@ def problems(where: str, options: IconConfig, setting: Setting) -> list[str]:
     if icon.selector is not None and icon.selector.kind is SelectorKind.probe:
         if icon.selector.repeats > 1:
             texts.append(f"{where}.selector.repeats={icon.selector.repeats}: a probe has no seed; set 1.")
+        if unused := [name for name in LORA_ONLY if getattr(icon.selector, name) != getattr(SelectorConfig(), name)]:
+            texts.append(
+                f"{where}.selector.{unused[0]}={plain(getattr(icon.selector, unused[0]))!r}: is of kind=lora; a probe "
+                f"isn't trained. Set {where}.selector.kind=lora, or leave it out."
+            )
         if icon.selector.target is SelectorTarget.top_fraction:
             texts.append(f"{where}.selector.target=top_fraction: a probe learns ranks; set rank, or kind=lora.")
         if icon.selector.probe.dtype is Dtype.float16:

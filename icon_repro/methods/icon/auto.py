@@ -1,4 +1,4 @@
-"""The steps of ``budget=auto``: few rows for each candidate, its own ones, and a probe.
+"""Run the steps of ``budget=auto``: few rows for each candidate, its own ones, and a probe.
 
 ``features``.  In: model, order.  Out: alike.npy, (c, c) float32: inner products of the candidates' hidden states.
 ``rows``, ``pilot``, ``start``, ``decide``.  Out: sequence.json, what is scored next: ``rows`` in use, or ``own``, by
@@ -94,9 +94,14 @@ def decide(cfg: IconRound, inputs: Mapping[str, Path], out: Path, runtime: Runti
     """What the next round scores. Needs inputs rows, start, features, baseline, bank, and all shards so far."""
     search, candidates, used = _replayed(cfg, inputs)
     asked = {} if search.over else search.asked()
-    own = {candidates[i]: [used[place] for place in places] for i, places in asked.items()}
-    write_json(out / "sequence.json", {"own": own})
-    return {"active": len(own), "pairs": sum(map(len, own.values())), "settled": len(candidates) - len(own), **_FREE}
+    rows_of = {candidates[i]: [used[place] for place in places] for i, places in asked.items()}
+    write_json(out / "sequence.json", {"own": rows_of})
+    return {
+        "active": len(rows_of),
+        "pairs": sum(map(len, rows_of.values())),
+        "settled": len(candidates) - len(rows_of),
+        **_FREE,
+    }
 
 
 def scores(cfg: IconRound, inputs: Mapping[str, Path], out: Path, runtime: Runtime) -> dict[str, Any]:
@@ -106,34 +111,34 @@ def scores(cfg: IconRound, inputs: Mapping[str, Path], out: Path, runtime: Runti
     ``predicted`` (what the other candidates say), ``standard_error`` of a mean over all rows as a sample.
     """
     search, candidates, used = _replayed(cfg, inputs)
-    found = search.posterior
-    if found is None or not search.over:
+    posterior = search.posterior
+    if posterior is None or not search.over:
         raise IconScoreError("candidates are still to be scored: the last round isn't among the inputs.")
-    sampling = math.sqrt(found.row_noise / search.total)
+    sampling = math.sqrt(posterior.row_noise / search.total)
     write_rows(
         out / "scores.jsonl",
         (
             Score(
                 identifier,
-                float(found.mean[i]),
+                float(posterior.mean[i]),
                 {
-                    "rows": float(found.rows[i]),
-                    "estimate_error": float(found.error[i]),
-                    "predicted": float(found.predicted[i]),
+                    "rows": float(posterior.rows[i]),
+                    "estimate_error": float(posterior.error[i]),
+                    "predicted": float(posterior.predicted[i]),
                     "standard_error": sampling,
                 },
             )
             for i, identifier in enumerate(candidates)
         ),
     )
-    pairs = int(found.rows.sum())
+    pairs = int(posterior.rows.sum())
     metrics = {
         "rows": len(candidates),
         "assessment": search.total,
         "assessment_in_use": len(used),
         "pairs": pairs,
         "share_scored": pairs / (len(candidates) * search.total),
-        "weight_of_probe": found.weight,
+        "weight_of_probe": posterior.weight,
     }
     for fraction, values in search.disagreement().items():
         metrics[f"disagreement_expected@{fraction:g}"] = values["expected"]
@@ -152,8 +157,8 @@ def _first_round(inputs: Mapping[str, Path], candidates: list[str], first_rows: 
 
 
 def _ids(shard: Path) -> list[str]:
-    found: list[str] = read_json(shard / "ids.json")["candidates"]
-    return found
+    ids: list[str] = read_json(shard / "ids.json")["candidates"]
+    return ids
 
 
 def _replayed(cfg: IconRound, inputs: Mapping[str, Path]) -> tuple[Search, list[str], list[str]]:
@@ -174,13 +179,13 @@ def _replayed(cfg: IconRound, inputs: Mapping[str, Path]) -> tuple[Search, list[
         shards = [inputs[name] for name in sorted(inputs) if name.startswith(prefixes)]
         if search.over or not shards:
             break
-        found = {i: pairs for shard in shards for i, pairs in matrices.own(shard).items()}
+        scored = {i: pairs for shard in shards for i, pairs in matrices.own(shard).items()}
         asked = {candidates[i]: (i, [used[p] for p in places]) for i, places in search.asked().items()}
-        if found.keys() != asked.keys() or any(found[i][0] != rows for i, (_, rows) in asked.items()):
+        if scored.keys() != asked.keys() or any(scored[i][0] != rows for i, (_, rows) in asked.items()):
             raise IconScoreError(
                 f"round {number}: the shards hold other pairs than were asked for; delete them and run again."
             )
-        search.advance({place: found[i][1].tolist() for i, (place, _) in asked.items()})
+        search.advance({place: scored[i][1].tolist() for i, (place, _) in asked.items()})
     return search, candidates, used
 
 

@@ -147,16 +147,16 @@ def estimate(cells: Matrix, alike: Matrix, total: int) -> Posterior:
     for iteration in range(_ITERATIONS):
         effects = _row_effects(cells, scores)
         rest = np.where(known, cells - effects, 0.0)
-        own = rest.sum(axis=1) / rows
-        squares = (np.where(known, rest - own[:, None], 0.0) ** 2).sum(axis=1)
+        means = rest.sum(axis=1) / rows
+        squares = (np.where(known, rest - means[:, None], 0.0) ** 2).sum(axis=1)
         noise = float(squares.sum()) / free
         each = squares / np.maximum(rows - 1, 1)
         each *= noise / max(float(each.mean()), 1e-300)
         pooled = (_PRIOR * noise + (rows - 1) * each) / (_PRIOR + rows - 1)
-        middle, unit = float(np.median(own)), _SCALE * _spread(own)
+        middle, unit = float(np.median(means)), _SCALE * _spread(means)
         if unit <= 1e-12 * max(1.0, abs(middle)):
             raise FewRowsError(f"all {count} candidates have the same score: there is nothing to select by.")
-        place = (own - middle) / unit
+        place = (means - middle) / unit
         goals = np.arcsinh(place)
         variance = pooled / rows / (1 + place**2) / unit**2
         weights = 1 / (spread_of_goals + variance) if iteration and variance.min() > 0 else np.ones(count)
@@ -171,7 +171,7 @@ def estimate(cells: Matrix, alike: Matrix, total: int) -> Posterior:
     left = 1 - rows / total
     error = left * np.sqrt(weight * variance * bend**2 + pooled / np.maximum(total - rows, 1))
     return Posterior(
-        mean=level + (1 - left) * own + left * scores,
+        mean=level + (1 - left) * means + left * scores,
         error=error,
         predicted=level + middle + unit * np.sinh(predicted),
         rows=rows,
@@ -252,7 +252,7 @@ class Search:
         assert self.posterior is not None
         generator = np.random.default_rng(seed)
         mean, error = self.posterior.mean, _CAUTION * self.posterior.error
-        found = {}
+        by_fraction = {}
         for fraction, cut in self._cuts.items():
             chosen = np.zeros(self.count, dtype=bool)
             chosen[np.argsort(-mean, kind="stable")[:cut]] = True
@@ -261,8 +261,8 @@ class Search:
                 for place in range(_DRAWS):
                     drawn = mean + error * generator.standard_t(_TAILS, self.count)
                     shares[place] = 1 - chosen[np.argpartition(-drawn, cut - 1)[:cut]].mean()
-            found[fraction] = {"expected": float(shares.mean()), "bound": float(np.quantile(shares, 0.95))}
-        return found
+            by_fraction[fraction] = {"expected": float(shares.mean()), "bound": float(np.quantile(shares, 0.95))}
+        return by_fraction
 
 
 @dataclass(frozen=True)

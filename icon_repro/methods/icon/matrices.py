@@ -117,10 +117,10 @@ class Matrices:
         ids = read_json(control / "ids.json")
         if ids["candidates"] != list(candidates) or ids["assessment"] != [self.assessment[i] for i in columns]:
             raise IconScoreError(f"{control}: its ids differ from the candidates' shard; delete both and run again.")
-        found = np.load(control / "control.npy", allow_pickle=False)
-        if found.shape != candidate.shape:
-            raise IconScoreError(f"{control}: {found.shape} values for {len(candidates)} x {len(columns)} ids.")
-        return np.asarray(found)
+        values = np.load(control / "control.npy", allow_pickle=False)
+        if values.shape != candidate.shape:
+            raise IconScoreError(f"{control}: {values.shape} values for {len(candidates)} x {len(columns)} ids.")
+        return np.asarray(values)
 
     def blocks(self, inputs: Mapping[str, Path], prefix: str) -> Iterator[Block]:
         """The shards named ``<prefix>-NNNN`` in their order, one after the other."""
@@ -139,7 +139,7 @@ class Matrices:
             raise IconScoreError(
                 f"{shard}: {values.shape} values for {sum(map(len, ids['assessment']))} pairs; delete it."
             )
-        found, first = dict[str, tuple[list[str], NDArray[np.float64]]](), 0
+        by_candidate, first = dict[str, tuple[list[str], NDArray[np.float64]]](), 0
         for candidate, rows in zip(ids["candidates"], ids["assessment"], strict=True):
             if unknown := [i for i in rows if i not in self._column]:
                 raise IconScoreError(
@@ -156,8 +156,8 @@ class Matrices:
                     f"{shard}: the pair of candidate {candidate} and assessment row {bad} isn't finite; it is never "
                     "averaged in. Score in float32 or bfloat16."
                 )
-            found[candidate] = rows, task
-        return found
+            by_candidate[candidate] = rows, task
+        return by_candidate
 
     def joined(self, inputs: Mapping[str, Path], prefix: str) -> Block:
         """The shards named ``<prefix>-NNNN`` as one block."""

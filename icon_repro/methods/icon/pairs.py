@@ -236,10 +236,10 @@ def own_shard(cfg: IconShard, inputs: Mapping[str, Path], out: Path, runtime: Ru
             for row, (context, _) in zip(candidates, contexts, strict=True):
                 each = [rows[i] for i in asked[row.id]]
                 try:
-                    found = engine.mean_nll(context + engine.layout.separator(), each, progress)
+                    values = engine.mean_nll(context + engine.layout.separator(), each, progress)
                 except NonFiniteError as error:
                     raise NonFiniteError(f"context of {row.id}: {error}") from error
-                nll[first : first + len(each)] = found
+                nll[first : first + len(each)] = values
                 first += len(each)
         cuts = [cut for _, cut in contexts]
         metrics |= {"contexts_cut": sum(cut > 0 for cut in cuts), "tokens_cut": sum(cuts)}

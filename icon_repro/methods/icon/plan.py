@@ -58,8 +58,9 @@ _STEPS = {
     "few_scores": ("icon_repro.methods.icon.auto:scores", 1),
     "selector": ("icon_repro.methods.icon.selector:train", 1),
     "selector_pool": ("icon_repro.methods.icon.selector:pool", 1),
-    "probe": ("icon_repro.methods.icon.probe:train", 1),
-    "probe_pool": ("icon_repro.methods.icon.probe:pool", 1),
+    # 2: hidden states in bfloat16 by default
+    "probe": ("icon_repro.methods.icon.probe:train", 2),
+    "probe_pool": ("icon_repro.methods.icon.probe:pool", 2),
     "selector_scores": ("icon_repro.methods.icon.selector:run", 1),
 }
 _LAYOUT = (

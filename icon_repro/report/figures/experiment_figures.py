@@ -60,21 +60,21 @@ def differences(rows: Sequence[ResultRow], primary: Mapping[str, Any] | None = N
     """Each method's difference from its controls, a panel a measure, a line a pair; held-out rows by tokens."""
     others = variants(rows)
     every = [one for one in adjusted(comparisons(rows), primary) if one.comparison.measure not in others]
-    found = [(one, one.comparison.found) for one in every if one.comparison.found is not None]
-    found = [(one, estimate) for one, estimate in found if math.isfinite(estimate.half_width())]
-    if not found:
+    estimated = [(one, one.comparison.found) for one in every if one.comparison.found is not None]
+    estimated = [(one, estimate) for one, estimate in estimated if math.isfinite(estimate.half_width())]
+    if not estimated:
         raise NotMade("no method beside random or longest of the same size has results with an interval")
-    pairs = list(dict.fromkeys(_pair(one.comparison) for one, _ in found))
-    baselines = list(dict.fromkeys(one.comparison.baseline.method for one, _ in found))
+    pairs = list(dict.fromkeys(_pair(one.comparison) for one, _ in estimated))
+    baselines = list(dict.fromkeys(one.comparison.baseline.method for one, _ in estimated))
     pairs = sorted(pairs, key=lambda pair: baselines.index(pair[1]))
     shown = pairs[:_COMPARED]
     names = [f"{method} − {baseline}" for method, baseline in shown]
     panels, held = list[Panel](), list[str]()
-    for measure in dict.fromkeys(one.comparison.measure for one, _ in found):
-        own = [(one, estimate) for one, estimate in found if one.comparison.measure == measure]
+    for measure in dict.fromkeys(one.comparison.measure for one, _ in estimated):
+        of_measure = [(one, estimate) for one, estimate in estimated if one.comparison.measure == measure]
         series = list[Series]()
         for baseline in baselines:
-            part = [(one, e) for one, e in own if _pair(one.comparison) in shown]
+            part = [(one, e) for one, e in of_measure if _pair(one.comparison) in shown]
             part = [(one, e) for one, e in part if one.comparison.baseline.method == baseline]
             if not part:
                 continue
@@ -86,16 +86,25 @@ def differences(rows: Sequence[ResultRow], primary: Mapping[str, Any] | None = N
                     f"minus {baseline}",
                     [shown.index(_pair(one.comparison)) for one, _ in part],
                     [scale * e.value for _, e in part],
-                    [f"{_pair(one.comparison)[0]}{' *' * kept}" for (one, _), kept in zip(part, survive, strict=True)],
+                    [
+                        f"{_pair(one.comparison)[0]}{' *' * surviving}"
+                        for (one, _), surviving in zip(part, survive, strict=True)
+                    ],
                     low=[scale * low for low, _ in ends],
                     high=[scale * high for _, high in ends],
                     methods=[one.comparison.method.method for one, _ in part],
-                    hollow=[not kept for kept in survive],
+                    hollow=[not surviving for surviving in survive],
                 )
             )
-            kept = [f"{_pair(one.comparison)[0]} − {baseline}" for (one, _), k in zip(part, survive, strict=True) if k]
-            held += [f"{name} ({measure})" for name in kept]
-        unit = "points; higher is better" if own[0][0].comparison.scale == 100 else _lower_unit(own[0][0].comparison)
+            surviving = [
+                f"{_pair(one.comparison)[0]} − {baseline}" for (one, _), k in zip(part, survive, strict=True) if k
+            ]
+            held += [f"{name} ({measure})" for name in surviving]
+        unit = (
+            "points; higher is better"
+            if of_measure[0][0].comparison.scale == 100
+            else _lower_unit(of_measure[0][0].comparison)
+        )
         panels.append(Panel(unit, "", series, names_x=names, title=measure, lying=True, y_as_left=True))
     left = f" {len(pairs) - len(shown)} more pairs aren't shown." if len(pairs) > len(shown) else ""
     said = f"After correction hold: {', '.join(held)}." if held else "After correction none holds."
@@ -181,9 +190,11 @@ def position(rows: Sequence[ResultRow]) -> Figure:
                 [one.high for one in same],
             )
         ]
-        told = [[one.first_preferred for one in cells if one.first_preferred is not None] for _, cells in known]
-        if all(told):
-            both.append(Bars("the answer shown first (0.5: no bias)", labels, [fmean(values) for values in told]))
+        preferences = [[one.first_preferred for one in cells if one.first_preferred is not None] for _, cells in known]
+        if all(preferences):
+            both.append(
+                Bars("the answer shown first (0.5: no bias)", labels, [fmean(values) for values in preferences])
+            )
         panels.append(Panel("", "share of judged prompts", both, y_range=(0, 1.25), title=name))
     if not panels:
         raise NotMade("the judge doesn't see two answers in an order")
@@ -200,24 +211,24 @@ def position(rows: Sequence[ResultRow]) -> Figure:
 
 def scale(rows: Sequence[ResultRow], paper: PaperFigures) -> Figure:
     """Average of the benchmarks and FLOPs by the share of rows that is tuned on; the paper's average beside ours."""
-    made, names = lines(rows), _names(rows)
-    sizes = {line.fraction for line in made if line.fraction is not None and line.has(names)}
+    all_lines, names = lines(rows), _names(rows)
+    sizes = {line.fraction for line in all_lines if line.fraction is not None and line.has(names)}
     if len(sizes) < 2:
         raise NotMade(f"results at {len(sizes)} fraction{'' if len(sizes) == 1 else 's'}; two are needed")
     low, high = (100 * end(f for f in sizes) for end in (min, max))
     left: list[Curve] = []
     right: list[Curve] = []  # the same series in the same order, for it has the legend of both
     base: list[Point] = []
-    for method in dict.fromkeys(line.method for line in made):
-        own = sorted((line for line in made if line.method == method and line.has(names)), key=_fraction)
-        points = [average(line, names) for line in own]
+    for method in dict.fromkeys(line.method for line in all_lines):
+        of_method = sorted((line for line in all_lines if line.method == method and line.has(names)), key=_fraction)
+        points = [average(line, names) for line in of_method]
         if method == "base":
             base = points
-        elif own:
-            x = [100 * _fraction(line) for line in own]
+        elif of_method:
+            x = [100 * _fraction(line) for line in of_method]
             value, below, above = (list(part) for part in zip(*points, strict=True))
             left.append(Curve(method, x, value, below, above, whiskers=True, method=method))
-            costs = [(size, total) for size, line in zip(x, own, strict=True) if (total := flops(line))]
+            costs = [(size, total) for size, line in zip(x, of_method, strict=True) if (total := flops(line))]
             right.append(Curve(method, [size for size, _ in costs], [total for _, total in costs], method=method))
     for untuned, *_ in base:
         left.append(Curve("base (not tuned)", [low, high], [untuned] * 2, marked=False, faint=True))
@@ -260,12 +271,12 @@ def pareto(rows: Sequence[ResultRow]) -> Figure:
         corners = _steps([(paid[id(line)], points[id(line)][0]) for line in front])
         series.append(Curve("better for more, beyond its interval", *corners, marked=False))
     for method in dict.fromkeys(line.method for line in known):
-        own = [line for line in known if line.method == method and id(line) in paid]
-        if not own:
+        of_method = [line for line in known if line.method == method and id(line) in paid]
+        if not of_method:
             continue
-        value, low, high = (list(part) for part in zip(*(points[id(line)] for line in own), strict=True))
-        labels = [f"{100 * _fraction(line):g} %" for line in own]
-        costs = [paid[id(line)] for line in own]
+        value, low, high = (list(part) for part in zip(*(points[id(line)] for line in of_method), strict=True))
+        labels = [f"{100 * _fraction(line):g} %" for line in of_method]
+        costs = [paid[id(line)] for line in of_method]
         series.append(Scatter(method, costs, value, labels, low=low, high=high, named=named, method=method))
     ends = [min(paid.values()), max(paid.values())]
     for line in known:
@@ -291,11 +302,11 @@ def pareto(rows: Sequence[ResultRow]) -> Figure:
 
 def average(line: Line, names: Sequence[str]) -> Point:
     """The average of the benchmarks in percent with its interval."""
-    own = sample(line, names)
-    if own is None:
+    its_sample = sample(line, names)
+    if its_sample is None:
         value = 100 * fmean(line.mean(name) for name in names)
         return value, value, value
-    estimate = mean(own)
+    estimate = mean(its_sample)
     low, high = estimate.interval()
     return 100 * estimate.value, 100 * low, 100 * high
 
@@ -316,14 +327,14 @@ def _names(rows: Sequence[ResultRow]) -> list[str]:
 
 def _judged_sets(rows: Sequence[ResultRow]) -> dict[str, list[tuple[Line, list[JudgedResult]]]]:
     """By set of prompts the lines whose runs all have a comparison, with these."""
-    found: dict[str, list[tuple[Line, list[JudgedResult]]]] = {}
+    by_set: dict[str, list[tuple[Line, list[JudgedResult]]]] = {}
     for line in lines(rows):
         for name in line.rows[0].judged:
             if all(name in row.judged for row in line.rows):
-                found.setdefault(name, []).append((line, [row.judged[name] for row in line.rows]))
-    if not found:
+                by_set.setdefault(name, []).append((line, [row.judged[name] for row in line.rows]))
+    if not by_set:
         raise NotMade("no comparison by a judge")
-    return found
+    return by_set
 
 
 def _shares(cells: Sequence[JudgedResult]) -> list[float]:

@@ -64,7 +64,7 @@ def draw(
     position = makers.pop("position")
     makers |= {name: partial(make, material) for name, make in _OF_MATERIAL.items()}
     makers["position"] = position
-    made, without = [], []
+    drawn, without = [], []
     with ThreadPoolExecutor(1) as beside:
         makers |= {name: beside.submit(makers[name]).result for name in _SLOW}  # while the others are drawn
         for name, make in makers.items():
@@ -75,9 +75,9 @@ def draw(
                 without.append({"name": name, "reason": str(reason)})
                 continue
             texts = {"name": figure.name, "title": figure.title, "caption": figure.caption, "alt": figure.alt}
-            made.append({**texts, "wide": len(figure.panels) > 1})
+            drawn.append({**texts, "wide": len(figure.panels) > 1})
     without += [{"name": name, "reason": why} for name, why in material.absent.items() if name not in makers]
-    return {"figures": made, "not_made": without}
+    return {"figures": drawn, "not_made": without}
 
 
 def gathered(
@@ -138,7 +138,7 @@ def _ranked(method: str, seed: int | None, selects: Sequence[Step], store: Store
 
 def _ifd(step: Step, store: Store) -> dict[str, float]:
     """Of all rows that have one, those above 1 too: from the losses, as the scores may leave rows out."""
-    found: dict[str, float] = {}
+    ifd_of: dict[str, float] = {}
     by_perplexity = step.params.ratio.value == "perplexity"
     for name in sorted(name for name in step.inputs if name.startswith("shard-")):
         folder = store.path(step.inputs[name])
@@ -148,8 +148,8 @@ def _ifd(step: Step, store: Store) -> dict[str, float]:
         )
         with np.errstate(divide="ignore", invalid="ignore"):
             values = np.exp(conditioned - direct) if by_perplexity else conditioned / direct
-        found |= {i: float(v) for i, v in zip(ids, values, strict=True) if np.isfinite(v)}
-    return found
+        ifd_of |= {i: float(v) for i, v in zip(ids, values, strict=True) if np.isfinite(v)}
+    return ifd_of
 
 
 def _vectors(step: Step, store: Store) -> tuple[list[str], NDArray[np.float32]]:
@@ -159,10 +159,10 @@ def _vectors(step: Step, store: Store) -> tuple[list[str], NDArray[np.float32]]:
     for name in sorted(name for name in step.inputs if name.startswith("shard-")):
         folder = store.path(step.inputs[name])
         described, vectors = read_json(folder / "ids.json"), np.load(folder / "vectors.npy", allow_pickle=False)
-        kept = [i for i, identifier in enumerate(described["rows"]) if identifier not in described["reasons"]]
-        ids += [described["rows"][i] for i in kept]
-        if kept:  # a shard without rows doesn't know how long a vector is: fewer rows came than were expected
-            parts.append(vectors[kept])
+        with_vector = [i for i, identifier in enumerate(described["rows"]) if identifier not in described["reasons"]]
+        ids += [described["rows"][i] for i in with_vector]
+        if with_vector:  # a shard without rows doesn't know how long a vector is: fewer rows came than were expected
+            parts.append(vectors[with_vector])
     if not ids:
         raise NotMade("no row has an embedding")
     return ids, np.concatenate(parts)

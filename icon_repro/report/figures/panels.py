@@ -145,13 +145,22 @@ def _draw_forest(axes: "Axes", panel: Panel, methods: Sequence[str]) -> None:
             raise FigureError("a lying panel holds points with intervals only.")
         for place in range(len(series.x)):
             method = series.methods[place] if series.methods is not None else series.method
-            own = style_of(method, methods, len(methods) + index)
+            look_of_method = style_of(method, methods, len(methods) + index)
             hollow = series.hollow is not None and series.hollow[place]
             axes.hlines(
-                series.x[place], series.low[place], series.high[place], own.colour, linewidth=1 if hollow else 2
+                series.x[place],
+                series.low[place],
+                series.high[place],
+                look_of_method.colour,
+                linewidth=1 if hollow else 2,
             )
-            face = "white" if hollow else own.colour
-            look: dict[str, Any] = {"s": 30, "marker": own.marker, "facecolors": face, "edgecolors": own.colour}
+            face = "white" if hollow else look_of_method.colour
+            look: dict[str, Any] = {
+                "s": 30,
+                "marker": look_of_method.marker,
+                "facecolors": face,
+                "edgecolors": look_of_method.colour,
+            }
             axes.scatter([series.y[place]], [series.x[place]], zorder=3, **look)
     names = list(panel.names_x or ())
     axes.set_yticks(range(len(names)), names, fontsize=8)
@@ -203,10 +212,10 @@ def _decades(axis: "Axis", scale: Callable[[str], None], limits: Callable[[], tu
 
 def _beside(series: Curve, panel: Panel) -> list[float]:
     """The places of points, those that several series have a little apart: error bars would hide each other."""
-    made = []
+    places = []
     for x in series.x:
         here = [other for other in panel.series if isinstance(other, Curve) and other.whiskers and x in other.x]
         step = (here.index(series) - (len(here) - 1) / 2) * min(1, _BESIDE / len(here))
         log = panel.log_x or panel.decades_x
-        made.append(x * 1.025**step if log else x + 0.008 * (max(series.x) - min(series.x) or 1) * step)
-    return made
+        places.append(x * 1.025**step if log else x + 0.008 * (max(series.x) - min(series.x) or 1) * step)
+    return places

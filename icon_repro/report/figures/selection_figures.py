@@ -65,7 +65,7 @@ def length(material: Material) -> Figure:
         panels.append(Panel("", label, bars, y_range=(0, 1.2), ticks_y=ticks, title=title, legend=several))
     left = len(methods) - _PANELS + 1
     more = f" {left} more methods are in the panel of AUCs only." if left > 0 else ""
-    told = "; ".join(f"{name} {own.value:.2f}" for name, own in next(iter(aucs.values()), {}).items())
+    aucs_of_length = "; ".join(f"{name} {own.value:.2f}" for name, own in next(iter(aucs.values()), {}).items())
     return Figure(
         "length",
         "Score against response length",
@@ -73,7 +73,7 @@ def length(material: Material) -> Figure:
         "selected: at the largest fraction. AUC: the probability that a selected row's response is longer than "
         "another row's, which is what a selector that knows nothing but length would be tested against; 0.5 is no "
         f"difference. 95 % intervals: DeLong, rows taken as independent.{more}",
-        f"Scatter plots of score rank by length for {', '.join(names)}. Length-only AUC: {told}.",
+        f"Scatter plots of score rank by length for {', '.join(names)}. Length-only AUC: {aucs_of_length}.",
         panels,
     )
 
@@ -95,12 +95,12 @@ def _length_panel(ranked: Ranked, characters: dict[str, float], aucs: dict[float
         x = [max(1.0, characters[ids[place]]) for place in places]
         y = [float(ranks[place]) for place in places]
         if places:
-            own = ranked.method if inside else ""
-            series.append(Scatter(name, x, y, [ids[place] for place in places], faint=not inside, method=own))
-    found = aucs.get(fraction, {}).get(ranked.label)
-    said = "" if found is None else f": AUC {found.value:.2f}"
-    if found is not None and not math.isnan(found.low):
-        said += f" [{found.low:.2f}, {found.high:.2f}]"
+            method = ranked.method if inside else ""
+            series.append(Scatter(name, x, y, [ids[place] for place in places], faint=not inside, method=method))
+    auc_of_length = aucs.get(fraction, {}).get(ranked.label)
+    said = "" if auc_of_length is None else f": AUC {auc_of_length.value:.2f}"
+    if auc_of_length is not None and not math.isnan(auc_of_length.low):
+        said += f" [{auc_of_length.low:.2f}, {auc_of_length.high:.2f}]"
     title, ranks_of_all = f"{ranked.label}{said}", (-0.04, 1.04)
     labels = "response (characters)", "rank of the score"
     return Panel(*labels, series, decades_x=True, title=title, y_range=ranks_of_all, y_as_left=True)
@@ -171,11 +171,11 @@ def ifd(material: Material) -> Figure:
         series: list[Series] = [replace(_histogram(f"all {everything.size:,}", everything, edges), faint=True)]
         for ranked in _with_selection(material)[: _PANELS - 1]:
             fraction = max(ranked.selected)
-            own = np.array([values[i] for i in ranked.selected[fraction] if i in values])
-            if own.size:
+            selected = np.array([values[i] for i in ranked.selected[fraction] if i in values])
+            if selected.size:
                 named = f"{ranked.label} {100 * fraction:g} %"
-                series.append(replace(_histogram(named, own, edges), method=ranked.method))
-                medians.append(f"{ranked.label} {float(np.median(own)):.2f}")
+                series.append(replace(_histogram(named, selected, edges), method=ranked.method))
+                medians.append(f"{ranked.label} {float(np.median(selected)):.2f}")
         medians.insert(0, f"all {float(np.median(everything)):.2f}")
         title = f"IFD by {source}" if len(material.ifd) > 1 else ""
         panels.append(Panel("IFD (ratio of losses)", "share of rows in a bin", series, title=title, wide_legend=True))
@@ -217,11 +217,13 @@ def embedded(material: Material) -> Figure:
         chosen = set(ranked.selected[fraction])
         series: list[Series] = []
         for name, inside in (("rest", False), (f"best {100 * fraction:g} %", True)):
-            own = [i for i, place in enumerate(order) if (ids[place] in chosen) == inside]
-            if own:
-                x, y = places[own, 0].tolist(), places[own, 1].tolist()
+            inside_places = [i for i, place in enumerate(order) if (ids[place] in chosen) == inside]
+            if inside_places:
+                x, y = places[inside_places, 0].tolist(), places[inside_places, 1].tolist()
                 whose = ranked.method if inside else ""
-                series.append(Scatter(name, x, y, [ids[order[i]] for i in own], faint=not inside, method=whose))
+                series.append(
+                    Scatter(name, x, y, [ids[order[i]] for i in inside_places], faint=not inside, method=whose)
+                )
         panels.append(_explained_once(Panel("", "", series, title=ranked.label, ticks_x=(), ticks_y=()), panels))
     left = len(methods) - len(panels)
     more = f" {left} more methods aren't shown." if left else ""
@@ -242,7 +244,7 @@ def reliable(material: Material) -> Figure:
         raise NotMade(material.absent.get("reliability", "no method scores pairs of candidates and assessment rows"))
     generator = np.random.default_rng(_SEED)
     series: list[Series] = []
-    told = []
+    texts = []
     for name, task in material.contributions.items():
         candidates, rows = task.shape
         if candidates < 2 or rows < 4:
@@ -254,7 +256,7 @@ def reliable(material: Material) -> Figure:
         observed = [agreement(task, count, generator, _SPLITS) for count in halves]
         series.append(Scatter(f"{name}, of disjoint rows", halves, observed, method=name))
         needed = columns_for(task, 0.9)
-        told.append(f"{name} {expected[-1]:.2f} with {rows} rows, 0.9 needs {needed if needed else 'more than any'}")
+        texts.append(f"{name} {expected[-1]:.2f} with {rows} rows, 0.9 needs {needed if needed else 'more than any'}")
     if not series:
         raise NotMade("fewer than two candidates or four assessment rows")
     return Figure(
@@ -262,8 +264,8 @@ def reliable(material: Material) -> Figure:
         "Reliability of ICon's score",
         "Share of the score's variance that would come back with other assessment rows, by their number: expected "
         "from the variance components of the pairs, and the correlation of scores from two disjoint sets of rows "
-        f"(mean of {_SPLITS} pairs of sets). {'; '.join(told)}.",
-        f"Lines of reliability by assessment rows. {'; '.join(told)}.",
+        f"(mean of {_SPLITS} pairs of sets). {'; '.join(texts)}.",
+        f"Lines of reliability by assessment rows. {'; '.join(texts)}.",
         [Panel("assessment rows", "reliability (0 to 1)", series, log_x=True, y_range=(-0.1, 1.02))],
     )
 
