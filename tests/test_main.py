@@ -78,7 +78,7 @@ def test_no_argument_at_all_runs_the_default_experiment(
     inside: Callable[..., Done], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked: list[Config] = []
-    monkeypatch.setattr(command_line, "_run", lambda raw: asked.append(command_line.typed(raw)) or 0)
+    monkeypatch.setattr(command_line, "_run", lambda raw, given: asked.append(command_line.typed(raw)) or 0)
     assert inside().code == 0
     (config,) = asked
     assert (config.name, config.action.value) == ("smoke", "run")
@@ -100,7 +100,7 @@ def test_examples_of_the_help_are_valid(inside: Callable[..., Done]) -> None:
     examples = re.findall(r"^  +python -m icon_repro (.+?)(?:  |$)", inside("--help").out, re.MULTILINE)
     assert len(examples) >= 6
     for example in examples:
-        arguments = example.replace("NAME", "smoke_tiny").split()
+        arguments = example.partition(" > ")[0].replace("NAME", "smoke_tiny").split()
         if "llama" in example or "action=diff" in example:  # released data; two folders (report/test_diff.py)
             continue
         done = inside(*arguments, "action=plan")
@@ -256,7 +256,7 @@ def test_work_folder_that_cant_be_written_is_refused_before_any_step(
 def test_report_that_meets_a_full_disk_is_one_message(
     tmp_path: Path, inside: Callable[..., Done], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def full(*_: Any) -> None:
+    def full(*_: Any, **__: Any) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(command_line, "report", full)
