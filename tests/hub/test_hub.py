@@ -100,7 +100,7 @@ def test_the_experiment_runs_whole_from_the_hub(experiment: str, hub: HubServer,
 
 def selection(folder: Path, *more: str) -> list[str]:
     """Rows and a model of the hub, without training."""
-    return [*overrides(folder, "llama31_8b", "[random]"), "until=select", *more]
+    return [*overrides(folder, "llama31_8b", "[random,longest]"), "until=select", *more]
 
 
 @pytest.mark.parametrize(("token", "status"), [("", 401), ("hf_other", 403)])
