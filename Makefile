@@ -10,7 +10,7 @@ STAMP := $(VENV)/.installed
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-slurm test-faults bench lint format clean
+.PHONY: help install demo test test-hub test-slurm test-faults bench lint format clean
 
 help:  ## show this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/make \1|\2/p' $(firstword $(MAKEFILE_LIST)) | awk -F'|' '{printf "%-14s %s\n", $$1, $$2}'
@@ -29,6 +29,11 @@ test: lint  ## lint, then run the tests
 test-slurm: install  ## run a real one-node Slurm and submit to it; as root it installs Debian's packages
 	OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 DS_ACCELERATOR=cpu WANDB_MODE=offline TOKENIZERS_PARALLELISM=false \
 		$(BIN)/python -m pytest -m slurm tests/slurm
+
+# HUB_TESTS chooses among them, as pytest's -k does.
+test-hub: install  ## run the paper's experiments from a small model hub on this machine
+	OMP_NUM_THREADS=1 DS_ACCELERATOR=cpu WANDB_MODE=offline TOKENIZERS_PARALLELISM=false \
+		$(BIN)/python -m pytest -n 2 -m hub -k "$(HUB_TESTS)" tests/hub
 
 # KILLS=6 for one case of each fault, SEED=1 for other moments, RECORD=file to keep the counts; mounts small file
 # systems if it may.

@@ -98,6 +98,13 @@ def test_methods_by_name_are_those_of_the_plan(tmp_path: Path, inside: Callable[
     assert "shard_candidates: 8" in done.out and re.search(r"^    epochs: 1$", done.out, re.MULTILINE)
 
 
+def test_a_method_that_is_left_out_takes_its_settings_elsewhere_with_it() -> None:
+    found = open_overrides(["experiment=qwen25_3b", "methods=[less]"], conf_dir())
+    assert "~methods.icon" in found and "~judge.references_at.icon" in found
+    with_icon = open_overrides(["experiment=qwen25_3b", "methods=[icon]"], conf_dir())
+    assert "~judge.references_at.icon" not in with_icon and "~methods.random" in with_icon
+
+
 def test_version_is_ours(tmp_path: Path) -> None:
     done = icon_repro(tmp_path, "--version")
     assert done.code == 0 and re.fullmatch(r"icon_repro \d+\.\d+\.\d+( \([0-9a-f]{12}(, changed)?\))?\n", done.out)

@@ -21,8 +21,8 @@ data-selection methods.
   python -m icon_repro action=diff A B                 what changed between two results folders, or a folder and a
                                                        commit of it (A=HEAD~1): settings, numbers, selections
   python -m icon_repro action=methods                  a line each with needs and cost; so models, data, benchmarks
-  python -m icon_repro action=schema > schema.json     all keys for an editor; a YAML file of yours then begins with
-                                                       # yaml-language-server: $schema=schema.json
+  python -m icon_repro action=schema                   a JSON schema of all keys: an editor that has it in schema.json
+                                                       checks files with # yaml-language-server: $schema=schema.json
   python -m icon_repro experiment=NAME action=prune    weights that nothing needs any more (keep=selected, keep=none)
   python -m icon_repro experiment=NAME action=compare  how the methods agree, with each other and with length; cost
   python -m icon_repro experiment=NAME action=export   selections and scores as data sets for a hub, and as Alpaca JSON

@@ -8,7 +8,7 @@ once more, if an argument is about methods at all.
 
 import difflib
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -16,11 +16,12 @@ from hydra import compose, initialize_config_dir
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import ChoiceSweep, Override
 from hydra.errors import HydraException
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from icon_repro.engine.schema import nearest
 
+_BY_METHOD = ("more_fractions", "judge.opponents", "judge.references_at")  # mappings by names of methods
 _PACKAGE = re.compile(r"method@methods\.(?P<name>[^.=]+)")
 _ONE = re.compile(r"methods\.(?P<name>[^.=]+)")
 
@@ -31,6 +32,7 @@ class _Methods:
 
     chosen: Mapping[str, str | None]  # name -> its file in conf/method; None: the experiment spells it out
     options: set[str]  # files in conf/method
+    beside: Mapping[str, Sequence[str]]  # name -> keys of the experiment, besides methods, that are settings of it
     problems: list[str] = field(default_factory=list)
 
     def named(self, argument: str, override: Override) -> list[str]:
@@ -60,7 +62,8 @@ class _Methods:
             once = ",".join(dict.fromkeys(map(str, names)))
             self.problems.append(f"{argument}: a method is named twice; methods=[{once}] names each once.")
         added = [f"+method@methods.{name}={name}" for name in names if name in self.options - set(self.chosen)]
-        return [*added, *(f"~methods.{name}" for name in self.chosen if name not in names)]
+        gone = [name for name in self.chosen if name not in names]
+        return [*added, *(removed for name in gone for removed in self._removed(name))]
 
     def placed(self, argument: str, override: Override, name: str) -> list[str]:
         """``method@methods.NAME=OPTION``, with ``+``, ``~`` or nothing before it."""
@@ -81,7 +84,12 @@ class _Methods:
     def deleted(self, argument: str, name: str) -> list[str]:
         if name not in self.chosen:
             self.problems.append(f"{argument}: the experiment has no method {name!r}.{nearest(name, self.chosen)}")
-        return [f"~methods.{name}"]  # settings of the experiment's file too, where ~method@ leaves them
+            return []
+        return self._removed(name)
+
+    def _removed(self, name: str) -> list[str]:
+        """A method goes with all settings of it, which ``~method@`` leaves."""
+        return [f"~methods.{name}", *(f"~{key}" for key in self.beside.get(name, ()))]
 
     def group(self, argument: str, override: Override) -> None:
         """``method=OPTION``, which says neither which methods stay nor what the new one is called."""
@@ -180,7 +188,16 @@ def _of_experiment(
     named = {_PACKAGE.fullmatch(key): option for key, option in found.hydra.runtime.choices.items()}
     chosen = {match["name"]: option for match, option in named.items() if match}
     every = found.methods if isinstance(found.get("methods"), DictConfig) else {}
-    return _Methods({str(name): chosen.get(str(name)) for name in every}, options)
+    beside = {str(name): list(_keys_of(str(name), found)) for name in every}
+    return _Methods({str(name): chosen.get(str(name)) for name in every}, options, beside)
+
+
+def _keys_of(name: str, node: DictConfig) -> Iterator[str]:
+    """Keys that are a method's name, among those that hold a setting for each of several methods."""
+    for key in _BY_METHOD:
+        part = OmegaConf.select(node, key)
+        if isinstance(part, DictConfig) and name in part:
+            yield f"{key}.{name}"
 
 
 def _folders(arguments: Sequence[str]) -> list[Path]:

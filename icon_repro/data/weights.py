@@ -55,7 +55,8 @@ def _download(hub_id: str, commit: str) -> None:
     except Exception as error:  # the hub raises a dozen kinds; each means that the model isn't here
         raise WeightsError(
             f"model.hub_id={hub_id!r} at {commit}: can't be downloaded ({type(error).__name__}: {error}). Check the "
-            "network, HF_HUB_OFFLINE, the id, and for gated models that you have accepted the licence and logged in."
+            "network, HF_HUB_OFFLINE and the id; of a gated model, accept the licence on its page, and log in: "
+            "hf auth login."
         ) from error
     if not list(folder.glob("*.safetensors")):
         raise WeightsError(f"model.hub_id={hub_id!r} at {commit}: holds no safetensors; other formats aren't loaded.")

@@ -26,7 +26,7 @@ from icon_repro.report.rows import FILE, ResultRow, read_result_rows
 from icon_repro.report.versions import separated
 from icon_repro.report.weighting import variants
 
-_VERSION = 2  # of what a page looks like, beside its template, style and script
+_VERSION = 3  # of what a page looks like, beside its template, style and script
 _ASSETS = ("page.html", "page.css", "page.js")
 _FIRST = (
     *("table", "paper_table1", "paper_table2", "paper_table3", "paper_table4"),

@@ -131,7 +131,8 @@ def finding(pairs: Sequence[Pair]) -> list[str]:
             "methods are equal."
         )
         return said
-    said.append(f"{len(held)} of {len(pairs)} comparisons hold after correction for their number:")
+    holds = "holds" if len(held) == 1 else "hold"
+    said.append(f"{len(held)} of {len(pairs)} comparisons {holds} after correction for their number:")
     return said
 
 

@@ -161,8 +161,9 @@ def _selection(experiment: Experiment) -> list[str]:
     """What selecting costs by each method, in tunings that it saves; a range where fractions differ."""
     ratios: dict[str, list[float]] = {}
     for name, (cost, ratio) in cost_ratios(experiment).items():
-        if cost.flops:
-            ratios.setdefault(name.rpartition("-f")[0], []).append(ratio)
+        method = name.rpartition("-f")[0]
+        if cost.flops and getattr(experiment.config.methods[method], "matched_to", None) is None:  # told of the other
+            ratios.setdefault(method, []).append(ratio)
     if not ratios:
         return []
     parts = []

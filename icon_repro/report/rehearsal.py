@@ -20,6 +20,7 @@ from icon_repro.engine.artifact import ArtifactError, Step, Store
 from icon_repro.engine.records import RecordError
 from icon_repro.experiment import Experiment, plan
 from icon_repro.lm.options import Asking
+from icon_repro.report.disk import expected_bytes, size
 from icon_repro.report.pace import spelled
 from icon_repro.report.paper.claims import Checked, ClaimVerdict
 from icon_repro.report.promised import silence
@@ -57,6 +58,8 @@ class _Counted:
 
     kinds: dict[str, _Kind] = field(default_factory=dict)
     megabytes: float = 0.0
+    expected_bytes: float = 0.0  # of weights and gradients, by the plan
+    weight_bytes: float = 0.0  # of the same steps
     calls: int = 0  # requests that were asked at least once
     again: int = 0  # replies beyond the first
     unreadable: int = 0  # records
@@ -100,6 +103,10 @@ def closing(experiment: Experiment, store: Store, real: Experiment | str) -> lis
     if planned := sum(step.params.expected_calls for step in experiment.steps if isinstance(step.params, Asking)):
         again = f", {counted.again:,} asked again" if counted.again else ""
         lines.append(f"calls of endpoints: {planned:,} planned, {counted.calls:,} counted{again}")
+    if counted.expected_bytes:
+        lines.append(
+            f"weights and gradients: {size(counted.expected_bytes)} planned, {size(counted.weight_bytes)} on the disk"
+        )
     if isinstance(real, Experiment):
         _add_real(counted.kinds, real.steps)
     lines += _table(counted.kinds)
@@ -170,7 +177,10 @@ def _counted(steps: Iterable[Step], store: Store) -> _Counted:
         kind.peak_mb = max(kind.peak_mb, float(record.get("peak_rss_mb") or 0.0))
         kind.planned += step.cost.tokens
         kind.counted += float(record.get("metrics", {}).get("tokens") or 0.0)
-        counts.megabytes += sum(file["bytes"] for file in record["files"].values()) / 1e6
+        taken = 0.0 if "same_as" in record else sum(file["bytes"] for file in record["files"].values())
+        counts.megabytes += taken / 1e6
+        if taken and (expected := expected_bytes(step)):
+            counts.expected_bytes, counts.weight_bytes = counts.expected_bytes + expected, counts.weight_bytes + taken
         if isinstance(step.params, Asking):
             lines = (store.path(step) / "replies.jsonl").read_text(encoding="utf-8").splitlines()
             keys = {json.loads(line)["key"] for line in lines}

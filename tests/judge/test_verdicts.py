@@ -171,6 +171,13 @@ def test_parse_scores_reasons_after_them_change_nothing(later: str) -> None:
     assert parse_scores(f"8 9\nThe second says more.\n{later}") == (8, 9)
 
 
+def test_parse_scores_two_lines_of_ten_are_two_scores() -> None:
+    assert parse_scores("8/10\n9/10") == parse_scores("**8 / 10**\n9 out of 10.\nBecause") == (8, 9)
+    for text in ("8/10\n9/10\n7/10", "8/10\nBecause it is short", "8/10\n12"):
+        with pytest.raises(VerdictError):
+            parse_scores(text)
+
+
 def test_parse_scores_out_of_scale_names_score_and_scale() -> None:
     with pytest.raises(VerdictError, match=r"score 11 in the reply '11 8 .*1-10"):
         parse_scores("11 8 " + "Because " * 50)

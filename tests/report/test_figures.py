@@ -134,3 +134,25 @@ def test_write_figure_points_of_series_at_one_place_stand_beside_each_other(tmp_
     assert _beside(series[0], Panel("x", "y", series[:1], decades_x=True)) == [10, 100]
     write_figure(tmp_path, "some", "Title", [panel])
     assert "a,,10.0,1.0,0.0,2.0" in (tmp_path / "some.csv").read_text()  # the csv has the true place
+
+
+def test_grid_keeps_what_chance_gives_in_its_csv_and_draws_it(tmp_path: Path) -> None:
+    names, values = ["a", "b"], [[1.0, 0.2], [0.2, 1.0]]
+    plain, marked = (Grid(names, names, values, *ends) for ends in ((), ([[0.1] * 2] * 2, [[0.3] * 2] * 2)))
+    for name, grid in (("plain", plain), ("marked", marked)):
+        write_figure(tmp_path, name, "T", [Panel("", "", [grid])])
+    with (tmp_path / "marked.csv").open(newline="") as file:
+        rows = list(csv.reader(file))[1:]
+    assert [row[3:] for row in rows[:2]] == [["0", "1.0", "0.1", "0.3"], ["1", "0.2", "0.1", "0.3"]]
+    assert (tmp_path / "plain.png").read_bytes() != (tmp_path / "marked.png").read_bytes()
+
+
+def test_forest_draws_outlines_and_full_marks_and_refuses_other_series(tmp_path: Path) -> None:
+    ends = {"low": [-1.0, 0.5], "high": [1.0, 2.0], "methods": ["icon", "rds"]}
+    for name, hollow in (("outlines", [True, True]), ("one", [True, False])):
+        points = Scatter("minus random", [0, 1], [0.0, 1.0], ["icon", "rds"], hollow=hollow, **ends)
+        panel = Panel("points", "", [points], names_x=["icon", "rds"], lying=True)
+        write_figure(tmp_path, name, "T", [panel], methods=["random", "icon", "rds"])
+    assert (tmp_path / "outlines.png").read_bytes() != (tmp_path / "one.png").read_bytes()
+    with pytest.raises(FigureError, match="lying panel"):
+        write_figure(tmp_path, "bad", "T", [Panel("", "", [CURVE], lying=True)])

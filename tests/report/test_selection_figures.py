@@ -55,6 +55,23 @@ def test_overlap_is_the_shared_part_of_the_smaller_selection() -> None:
         assert grid.values[i][j] == pytest.approx(sum(name in b for name in a) / min(len(a), len(b)))
 
 
+def test_overlap_has_what_two_random_selections_share() -> None:
+    figure = overlaps(MATERIAL)
+    (grid,) = figure.panels[0].series
+    assert isinstance(grid, Grid) and grid.low is not None and grid.high is not None and "60 rows" in figure.caption
+    sizes = [6 if name.endswith(" 10 %") else 15 for name in grid.rows]
+    generator = np.random.default_rng(0)
+    for i, j in ((0, 0), (0, 1), (1, 1)):  # slow: by drawing
+        least = min(sizes[i], sizes[j])
+        drawn = [
+            len(set(generator.permutation(60)[: sizes[i]]) & set(generator.permutation(60)[: sizes[j]])) / least
+            for _ in range(4000)
+        ]
+        inside = np.mean([grid.low[i][j] <= share <= grid.high[i][j] for share in drawn])
+        assert inside > 0.94 and np.mean(np.array(drawn) > grid.high[i][j]) < 0.035
+    assert grid.high[0][0] < 1  # a selection shares with itself more than by chance
+
+
 def test_overlap_of_too_many_selections_says_how_many_are_left_out() -> None:
     figure = overlaps(Material(ROWS, [ranked("random", seed) for seed in range(20)]))
     (grid,) = figure.panels[0].series

@@ -31,6 +31,7 @@ _PLAIN_PAIR = re.compile(rf"(?P<first>{_SCORE}){_POINTS}(?P<between>{_BETWEEN})(
 _PAIR_OF_TEN = re.compile(
     rf"(?P<first>{_SCORE}){_TEN}{_POINTS}(?P<between>{_BETWEEN})(?P<second>{_SCORE}){_TEN}{_POINTS}", re.I
 )
+_OF_TEN = re.compile(rf"{_SCORE}{_TEN}{_POINTS}", re.I)
 _LONE = re.compile(rf"(?P<score>{_SCORE})(?:{_TEN})?{_POINTS}", re.I)
 
 _WHO = r"(?:assistant|model|response|answer|chatbot|system)\s*#?\s*(?:1|2|[AB]\b)(?!\d|\.\d)"
@@ -82,7 +83,8 @@ def parse_scores(text: str) -> tuple[float, float]:
     at = next((place for place, line in enumerate(lines) if _numbered(line)), None)
     if at is None:
         raise VerdictError(f"no score in the reply {_shown(text)}; two numbers from 1 to 10 are needed.")
-    scores = _pair(lines[at], announced=False)
+    each_of_ten = len(lines) > at + 1 and all(_OF_TEN.fullmatch(line.strip(" .,")) for line in lines[at : at + 2])
+    scores = None if each_of_ten else _pair(lines[at], announced=False)
     if scores is None:
         scores = _two_lines(lines[at : at + 3]) or _named(lines)
     elif at > 0 or not re.match(rf"\W*{_SCORE}", lines[at]):  # after other words, it may be one of several pairs
