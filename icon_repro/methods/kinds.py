@@ -95,6 +95,9 @@ def imported(path: Path) -> ModuleType:
         raise MethodError(f"{path.name}: isn't a Python file; give one whose name ends with .py.")
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module  # dataclasses and pickle look a module up by its name
+    for folder in (path.absolute().parent, Path.cwd()):  # for what it imports from there
+        if str(folder) not in sys.path:
+            sys.path.append(str(folder))  # last: no module there stands for a library
     try:
         spec.loader.exec_module(module)
     except Exception as error:

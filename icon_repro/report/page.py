@@ -26,7 +26,7 @@ from icon_repro.report.rows import FILE, ResultRow, read_result_rows
 from icon_repro.report.versions import separated
 from icon_repro.report.weighting import variants
 
-_VERSION = 3  # of what a page looks like, beside its template, style and script
+_VERSION = 4  # of what a page looks like, beside its template, style and script
 _ASSETS = ("page.html", "page.css", "page.js")
 _FIRST = (
     *("table", "paper_table1", "paper_table2", "paper_table3", "paper_table4"),
@@ -114,8 +114,8 @@ def render(folder: Path, made_of: str = "", rows: Mapping[str, Example] | None =
     shown, left_out = _figures(folder, place.parent if place is not None else folder, described["figures"])
     texts = {path.stem: path.read_text(encoding="utf-8") for path in folder.glob("*.md")}
     order = [*(name for name in _FIRST if name in texts), *sorted(set(texts) - {*_FIRST, _CLAIMS})]
-    pairs = page_forest.read_pairs(folder)
-    told, more = page_forest.held(pairs)
+    pairs, beside = page_forest.read_pairs(folder), sorted(variants(runs))
+    told, more = page_forest.held(pairs, beside)
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     config = run.get("config", {})
     return environment.from_string(template).render(
@@ -132,10 +132,10 @@ def render(folder: Path, made_of: str = "", rows: Mapping[str, Example] | None =
             for name in order
         ],
         opening=Markup(_html(_opening(texts))) if config.get("primary") is not None else None,
-        finding=page_forest.finding(pairs),
+        finding=page_forest.finding(pairs, beside),
         held=told,
         held_more=more,
-        forest=page_forest.forest(pairs, list(dict.fromkeys(row.method for row in runs)), sorted(variants(runs))),
+        forest=page_forest.forest(pairs, list(dict.fromkeys(row.method for row in runs)), beside),
         compared=len(pairs),
         progress=page_forest.progress(runs),
         claims=Markup(_html(texts[_CLAIMS])) if _CLAIMS in texts else None,

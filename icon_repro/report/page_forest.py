@@ -112,15 +112,19 @@ def _numbers(folder: Path, lines: Sequence[Mapping[str, str]]) -> list[str]:
     return made
 
 
-def finding(pairs: Sequence[Pair]) -> list[str]:
-    """What the comparisons say together, in sentences; none without comparisons."""
+def finding(pairs: Sequence[Pair], beside: Sequence[str] = ()) -> list[str]:
+    """What the comparisons say together, in sentences; none without comparisons.
+
+    Args:
+        beside: measures that weigh the same rows otherwise than another one does.
+    """
     if not pairs:
         return []
     held = [pair for pair in pairs if pair.holds]
     above = dict.fromkeys(
         f"{pair.name} ({pair.measure})"
         for pair in held
-        if pair.against == RANDOM and pair.verdict == TestVerdict.better.value
+        if pair.against == RANDOM and pair.verdict == TestVerdict.better.value and pair.measure not in beside
     )
     said = []
     if any(pair.against == RANDOM for pair in pairs):
@@ -132,13 +136,16 @@ def finding(pairs: Sequence[Pair]) -> list[str]:
         )
         return said
     holds = "holds" if len(held) == 1 else "hold"
-    said.append(f"{len(held)} of {len(pairs)} comparisons {holds} after correction for their number:")
+    others = sum(pair.measure in beside for pair in held)
+    part = "all" if others == len(held) else str(others)
+    aside = f", {part} of them of held-out rows weighed otherwise than by their tokens" if others else ""
+    said.append(f"{len(held)} of {len(pairs)} comparisons {holds} after correction for their number{aside}:")
     return said
 
 
-def held(pairs: Sequence[Pair]) -> tuple[list[str], int]:
-    """The comparisons that hold, in words, and how many more there are."""
-    found = [pair for pair in pairs if pair.holds]
+def held(pairs: Sequence[Pair], beside: Sequence[str] = ()) -> tuple[list[str], int]:
+    """The comparisons that hold, in words, and how many more there are; those of ``beside`` come last."""
+    found = sorted((pair for pair in pairs if pair.holds), key=lambda pair: pair.measure in beside)
     texts = [
         f"{pair.name} is {pair.verdict} than {pair.against} on {pair.measure}: {pair.numbers} {pair.unit}, "
         f"{pair.p_text}{f' ({pair.about} only)' if pair.about else ''}"

@@ -40,6 +40,7 @@ def test_python_warnings_count_but_those_of_later_versions() -> None:
 def test_what_is_meant_is_left_out_and_many_kinds_are_bounded() -> None:
     with collected() as notices:
         logging.getLogger("lm_eval").warning("Passed an already-initialized model through `pretrained`, assuming")
+        logging.getLogger("DeepSpeed").warning("Setting accelerator to CPU. If you have GPU or other accelerator, ..")
         for number in range(50):
             logging.getLogger("peft").warning("kind " + "x" * number)
     rows = notices.rows()

@@ -1,5 +1,6 @@
 """A method in a file of one's own: what its function is given, what becomes of its scores, what is refused."""
 
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -267,6 +268,18 @@ def score(rows, options, inputs, runtime):
     write_rows(tmp_path / "rows.jsonl", ROWS)
     external.run(ExternalConfig(), {"candidates": tmp_path}, tmp_path, runtime)
     assert {row.score for row in read_rows(tmp_path / "scores.jsonl", Score)} == {2.0}
+
+
+def test_external_file_may_import_what_lies_beside_it_and_no_library_is_replaced(
+    tmp_path: Path, runtime: Runtime, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sys.path", list(sys.path))
+    file(tmp_path, "def of(row):\n    return len(row.response)\n", "beside_the_method.py")
+    file(tmp_path, "raise SystemExit(9)", "fractions.py")
+    found = scores(
+        tmp_path, runtime, "import beside_the_method, fractions; return {r.id: beside_the_method.of(r) for r in rows}"
+    )
+    assert found == {row.id: len(row.response) for row in ROWS}
 
 
 def test_external_options_arent_shared_with_the_config(tmp_path: Path, runtime: Runtime) -> None:

@@ -19,7 +19,16 @@ from icon_repro.lm.load import load_model
 from icon_repro.lm.nll import NonFiniteError
 from icon_repro.methods.icon import fidelity, pairs
 from icon_repro.methods.icon.fidelity import Trials, compared
-from icon_repro.methods.icon.options import Control, EmptyPair, FidelityConfig, IconConfig, IconShard, ScoreDtype
+from icon_repro.methods.icon.options import (
+    AutoConfig,
+    Budget,
+    Control,
+    EmptyPair,
+    FidelityConfig,
+    IconConfig,
+    IconShard,
+    ScoreDtype,
+)
 
 CFG = FidelityConfig()
 CANDIDATES = [
@@ -282,3 +291,26 @@ def test_auto_pairs_are_scored_in_the_dtype_that_was_chosen(
         pairs.shard(IconShard(icon, 0, 1), {**inputs, **more}, out, runtime)
         matrices.append(np.load(out / "candidate.npy"))
     assert np.array_equal(*matrices)
+
+
+def test_auto_a_busy_moment_decides_nothing_and_all_turns_are_kept(
+    inputs: dict[str, Path], tmp_path: Path, runtime: Runtime, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    faked(monkeypatch, {"float32": 10.0, "bfloat16": 8.0}, {"bfloat16": 0.1})
+    turns = {Dtype.float32: iter([10.0, 9.0, 11.0]), Dtype.bfloat16: iter([8.0, 24.0, 20.0])}  # first one under load
+    monkeypatch.setattr(Trials, "speed", lambda self, dtype: next(turns[dtype]))
+    said, _ = check(inputs, tmp_path, runtime, ScoreDtype.auto)
+    assert said["dtype"] == "bfloat16"
+    assert said["tried"]["bfloat16"]["turns"] == [8.0, 24.0, 20.0] and said["tried"]["bfloat16"]["tokens_per_s"] == 24
+    assert said["tried"]["float32"]["turns"] == [10.0, 9.0, 11.0] and said["tried"]["float32"]["tokens_per_s"] == 11
+
+
+@pytest.mark.parametrize(
+    ("few", "rows"), [(None, 8), (AutoConfig(rows=7), 7), (AutoConfig(first_rows=4, rows=4), 4)], ids=str
+)
+def test_check_is_at_the_number_of_rows_that_a_candidate_can_meet(
+    inputs: dict[str, Path], tmp_path: Path, runtime: Runtime, few: AutoConfig | None, rows: int
+) -> None:
+    more = {"budget": Budget.auto, "auto": few} if few else {}
+    said, _ = check(inputs, tmp_path, runtime, ScoreDtype.bfloat16, **more)
+    assert said["rows_in_use"] == rows

@@ -41,8 +41,8 @@ def test_plan_of_the_papers_experiment_is_short_and_narrow(shared: Path, tmp_pat
     assert stages == ["stage", "model", "prepare", "score", "select", "train", "evaluate", "judge", "all"]
     cells = {line.split()[0]: line.split() for line in table}
     trained = [step for step in experiment.steps if step.stage == "train"]
-    assert cells["train"][1] == str(len(trained)) and "1.04 TB" in table[5]
-    assert pytest.approx(1.04, abs=0.005) == 65 * 2 * 8_030_261_248 / 1e12 and len(trained) == 65
+    assert cells["train"][1] == str(len(trained)) and len(trained) > 60
+    assert disk.size(len(trained) * 2 * 8_030_261_248) in table[5]  # bfloat16
 
 
 def test_plan_rates_are_those_of_the_committed_measurement(shared: Path) -> None:

@@ -138,6 +138,10 @@ class _Icon:
             tokens = 4 * sizes.pairs(sample.candidates, sample.rows)
             checked = _only(icon, *_LAYOUT, "fidelity", "epsilon", "noise_unit", "seed")
             with_control = Control.none if icon.control is Control.none else Control.per_candidate
+            if icon.budget is Budget.auto:  # how many rows decide about a candidate, the first alone before a model
+                first, more = icon.auto.first_rows, icon.auto.rows
+                few = AutoConfig(first_rows=first, rows=first if icon.selector else more)
+                checked = replace(checked, budget=Budget.auto, auto=few)
             params = IconShard(replace(checked, control=with_control), 0, self.stop)
             self.inputs["dtype"] = self.step("dtype", "icon-dtype", params, self.data, tokens)
             if icon.dtype is ScoreDtype.auto:
