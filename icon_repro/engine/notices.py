@@ -22,8 +22,11 @@ _LOGGERS = (
 )
 _LATER = (DeprecationWarning, PendingDeprecationWarning, FutureWarning, ImportWarning, ResourceWarning)
 # what lm-eval says of being given a model that is loaded already, and DeepSpeed of a machine without a GPU
-_MEANT = ("`pretrained` model kwarg is not of type `str`", "Passed an already-initialized model through `pretrained`")
-_MEANT += ("Setting accelerator to CPU. If you have GPU",)
+_MEANT = (
+    "`pretrained` model kwarg is not of type `str`",
+    "Passed an already-initialized model through `pretrained`",
+    "Setting accelerator to CPU. If you have GPU",
+)
 _MOST, _CHARACTERS = 20, 400  # notices of a step, characters of each
 
 
