@@ -49,7 +49,7 @@ from icon_repro.report.collect import estimate
 from icon_repro.report.disk import too_little
 from icon_repro.report.pace import pace, told
 from icon_repro.report.remaining import Remaining
-from icon_repro.report.results import ResultsError, check, note_selections, place_of, public, report
+from icon_repro.report.results import ResultsError, check, note_selections, place_of, public, report, writing
 from icon_repro.report.wandb_runs import log_experiment
 
 
@@ -358,7 +358,8 @@ def _action_report(given: Sequence[str], experiment: Experiment, store: Store) -
 def _action_publish(experiment: Experiment, store: Store) -> int:
     from icon_repro.report.publish import publish  # scipy and jinja2 take a second to import
 
-    publish(experiment, say)
+    with writing(store, experiment.config.name):
+        publish(experiment, say)
     return 0
 
 

@@ -143,28 +143,40 @@ def soft_locks() -> None:
 
 
 def find_home(environment: MutableMapping[str, str] = os.environ) -> str:
-    """Have libraries find a user's name and a home that can be written; returns what was changed, in a sentence.
+    """Have libraries find a user's name and folders that can be written; returns what was changed, in sentences.
 
-    Containers run as a user id that has no entry, some without HOME, some with one that can't be written.
+    Containers run as a user id that has no entry, some without HOME, some with one that can't be written; clusters
+    share a read-only HF_HOME.
     """
     _name_user(environment)
     home = _home(environment)
-    if home is not None and _writable(home):
+    at_home = home is not None and _writable(home)
+    place = environment.get("HF_DATASETS_CACHE") or (
+        f"{environment['HF_HOME']}/datasets" if "HF_HOME" in environment else ""
+    )
+    datasets = not place or _can_be_filled(Path(place).expanduser())
+    if at_home and datasets:
         return ""
     instead = Path(tempfile.gettempdir()) / f"icon_repro-{os.getuid()}"
     instead.mkdir(mode=0o700, exist_ok=True)
     if instead.stat().st_uid != os.getuid():
-        return (
-            f"the home folder can't be written, and {instead} belongs to another user: set HOME to a folder of yours."
-        )
+        what = f"{place}" if at_home else "the home folder"
+        name = "HF_DATASETS_CACHE" if at_home else "HOME"
+        return f"{what} can't be written, and {instead} belongs to another user: set {name} to a folder of yours."
+    texts = []
+    if not at_home:
+        texts.append(_replace_home(environment, home, instead))
+    if not datasets:
+        environment["HF_DATASETS_CACHE"] = str(instead / "datasets")
+        texts.append(f"{place} can't be written: data sets are cached in {instead / 'datasets'} (HF_DATASETS_CACHE).")
+    return " ".join(filter(None, texts))
+
+
+def _replace_home(environment: MutableMapping[str, str], home: Path | None, instead: Path) -> str:
     changed = []
     for name, folder in (("ICON_REPRO_CACHE", "cache"), ("HF_DATASETS_CACHE", "datasets"), ("XDG_CACHE_HOME", "cache")):
-        set_by_parent = name == "HF_DATASETS_CACHE" and "HF_HOME" in environment
-        if (
-            name not in environment
-            and not set_by_parent
-            and not (name == "ICON_REPRO_CACHE" and "XDG_CACHE_HOME" in environment)
-        ):
+        own = name == "HF_DATASETS_CACHE" and "HF_HOME" in environment
+        if name not in environment and not own and not (name == "ICON_REPRO_CACHE" and "XDG_CACHE_HOME" in environment):
             environment[name] = str(instead / folder)
             changed.append(name)
     if home is None:
@@ -172,6 +184,16 @@ def find_home(environment: MutableMapping[str, str] = os.environ) -> str:
         changed.append("HOME")
     why = "there is no home folder" if home is None else f"the home folder {home} can't be written"
     return f"{why}: {instead} is used in its place ({', '.join(changed)})." if changed else ""
+
+
+def _can_be_filled(folder: Path) -> bool:
+    """Whether files can be made in the folder, which is made if it isn't there."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            return True
+    except OSError:
+        return False
 
 
 def _name_user(environment: MutableMapping[str, str]) -> None:

@@ -25,13 +25,15 @@ TARGETS = {
     "evaluate": ("icon_repro.evaluate:run", 1),
     "shared_text": ("icon_repro.shared_text:run", 1),
     "judge_answers": ("icon_repro.judge.answers:run", 1),
-    "judge_served": ("icon_repro.judge.answers:served", 1),
+    # 2: a reply that others than the model ended is no answer
+    "judge_served": ("icon_repro.judge.answers:served", 2),
     "judge_reference": ("icon_repro.judge.answers:reference", 1),
     # 2: numbers after other words and a colon aren't scores; a reason or sentence may follow them
     # 3: thoughts are taken away before a reply is read, a reply that was cut isn't read, nor are decimal commas
-    # endpoint 4: scores that a later line takes back, denied verdicts, and replies that others than the model ended
+    # 4: scores that a later line takes back, denied verdicts; endpoint: replies that others than the model ended;
+    # local: control tokens in what is judged are letters, and templates write the same date on every day
     "judge_endpoint": ("icon_repro.judge.pairwise:endpoint", 4),
-    "judge_local": ("icon_repro.judge.local:run", 3),
+    "judge_local": ("icon_repro.judge.local:run", 4),
     "judge_nll": ("icon_repro.judge.likelihood:run", 1),
     "judge_pooled": ("icon_repro.judge.pairwise:pooled", 1),
     "held_out": ("icon_repro.held_out:run", 1),

@@ -84,7 +84,8 @@ def plan(build: Build, name: str, options: AlpagasusConfig) -> Step:
             f"{name}-ratings",
             AlpagasusRatings(options.endpoint, build.rows, asked, reply_tokens),
             dict(inputs),
-            version=2,  # thoughts are taken away before a reply is read, a reply that was cut isn't read
+            # 2: thoughts are taken away before a reply is read, a reply that was cut isn't read
+            version=3,  # more marks of thoughts are known, and a reply that others than the model ended isn't read
             cost=Cost(asked + reply_tokens, 0.0),  # at most; what the endpoint computes isn't known
             resumable=True,
         )

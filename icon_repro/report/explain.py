@@ -20,7 +20,7 @@ from icon_repro.engine.records import RecordError, read_json
 from icon_repro.engine.schema import nearest
 from icon_repro.lm.answered_by import KEY, told
 from icon_repro.report.outputs import PROBLEMS, beside_the_paper
-from icon_repro.report.paper.measures import Results, results_of
+from icon_repro.report.paper.measures import StoredResults, results_of
 from icon_repro.report.paper.paper_tables import PaperCell
 from icon_repro.report.paper.paper_text import tidy
 from icon_repro.report.rows import ResultRow, read_result_rows
@@ -77,7 +77,7 @@ def _near(name: str, cells: Mapping[str, Any]) -> list[str]:
     return same or [cell for cell in cells if cell.rpartition("/")[2] == column] or list(cells)
 
 
-def _cells(results: Results, run: Mapping[str, Any], experiments: Path) -> dict[str, Callable[[], Explained]]:
+def _cells(results: StoredResults, run: Mapping[str, Any], experiments: Path) -> dict[str, Callable[[], Explained]]:
     """Every cell by name."""
     explained_by_name: dict[str, Callable[[], Explained]] = {}
     header, body = table(results.rows)
@@ -110,7 +110,9 @@ def _general(name: str, line: Line, column: str, text: str, names: Sequence[str]
     return made
 
 
-def _beside(cell: PaperCell, line: Line | None, tidied: Sequence[str], results: Results) -> Callable[[], Explained]:
+def _beside(
+    cell: PaperCell, line: Line | None, tidied: Sequence[str], results: StoredResults
+) -> Callable[[], Explained]:
     def made() -> Explained:
         _, _, _, label, column, ours, low, high, runs, paper, version, difference, missing, _ = tidied
         shown = [f"ours: {ours or 'missing'}" + (f" [{low}, {high}]" if low else "") + f", {runs} runs"]

@@ -13,7 +13,7 @@ from typing import Any
 
 from icon_repro.report import tables, verdicts
 from icon_repro.report.paper.claims import ClaimsError, check_claims, compared_lines, read_claims, write_claims
-from icon_repro.report.paper.measures import Results, results_of
+from icon_repro.report.paper.measures import StoredResults, results_of
 from icon_repro.report.paper.paper_tables import PaperTable, paper_tables
 from icon_repro.report.paper.paper_text import write_paper_tables
 from icon_repro.report.paper.published import PublishedError, published_folder, read_published
@@ -69,7 +69,7 @@ def write_all(rows: Sequence[ResultRow], run: Mapping[str, Any], experiments: Pa
     return Written(text, table, notes, compared)
 
 
-def beside_the_paper(results: Results, run: Mapping[str, Any], experiments: Path) -> list[PaperTable]:
+def beside_the_paper(results: StoredResults, run: Mapping[str, Any], experiments: Path) -> list[PaperTable]:
     """The tables beside the paper's, not written."""
     source = published_folder(run["config"], experiments)
     return paper_tables(results, read_published(source)) if source else []

@@ -32,7 +32,7 @@ _ARM = 0.34  # half its width
 
 
 @dataclass(frozen=True)
-class Pair:
+class Compared:
     """A comparison with a result, as verdicts.csv has it; numbers are in its unit."""
 
     role: str
@@ -67,7 +67,7 @@ class Pair:
         return "p < 0.001" if self.p < 0.001 else f"p {self.p:.3f}"
 
 
-def read_pairs(folder: Path) -> list[Pair]:
+def read_pairs(folder: Path) -> list[Compared]:
     """The comparisons of a folder that have an interval, the primary ones first; none if there is no verdicts.csv."""
     path = folder / "verdicts.csv"
     if not path.is_file():
@@ -75,7 +75,7 @@ def read_pairs(folder: Path) -> list[Pair]:
     with path.open(encoding="utf-8", newline="") as file:
         lines = list(csv.DictReader(file))
     return [
-        Pair(
+        Compared(
             role=line["role"],
             measure=line["measure"],
             unit=line["unit"],
@@ -112,7 +112,7 @@ def _numbers(folder: Path, lines: Sequence[Mapping[str, str]]) -> list[str]:
     return made
 
 
-def finding(pairs: Sequence[Pair], beside: Sequence[str] = ()) -> list[str]:
+def finding(pairs: Sequence[Compared], beside: Sequence[str] = ()) -> list[str]:
     """What the comparisons say together, in sentences; none without comparisons.
 
     Args:
@@ -143,7 +143,7 @@ def finding(pairs: Sequence[Pair], beside: Sequence[str] = ()) -> list[str]:
     return said
 
 
-def held(pairs: Sequence[Pair], beside: Sequence[str] = ()) -> tuple[list[str], int]:
+def held(pairs: Sequence[Compared], beside: Sequence[str] = ()) -> tuple[list[str], int]:
     """The comparisons that hold, in words, and how many more there are; those of ``beside`` come last."""
     found = sorted((pair for pair in pairs if pair.holds), key=lambda pair: pair.measure in beside)
     texts = [
@@ -173,7 +173,7 @@ def progress(rows: Sequence[ResultRow]) -> dict[str, object] | None:
     }
 
 
-def forest(pairs: Sequence[Pair], methods: Sequence[str], beside: Sequence[str] = ()) -> list[dict[str, object]]:
+def forest(pairs: Sequence[Compared], methods: Sequence[str], beside: Sequence[str] = ()) -> list[dict[str, object]]:
     """The differences by measure, each with its drawing.
 
     Args:
@@ -219,7 +219,7 @@ def colours() -> str:
     return f"{light}\n@media (prefers-color-scheme: dark) {{ {dark} }}\n"
 
 
-def _line(pair: Pair, axis: tuple[float, float], methods: Sequence[str]) -> dict[str, object]:
+def _line(pair: Compared, axis: tuple[float, float], methods: Sequence[str]) -> dict[str, object]:
     place = methods.index(pair.method) if pair.method in methods else len(methods)
     drawing = Markup("".join(_drawing(pair, axis, place)))  # of numbers and of our own names and corners
     said = f"{pair.name} minus {pair.against}: {pair.numbers} {pair.unit}, {pair.verdict}"
@@ -230,7 +230,7 @@ def _place(value: float, axis: tuple[float, float]) -> str:
     return f"{100 * (value - axis[0]) / (axis[1] - axis[0]):.2f}%"
 
 
-def _drawing(pair: Pair, axis: tuple[float, float], place: int) -> Iterator[str]:
+def _drawing(pair: Compared, axis: tuple[float, float], place: int) -> Iterator[str]:
     """What is inside the line's svg: zero, the interval, the difference; filled where it holds."""
     zero, low, high, value = (_place(number, axis) for number in (0.0, pair.low, pair.high, pair.difference))
     own = f"m{place % len(COLOURS)}{' full' if pair.holds else ''}"

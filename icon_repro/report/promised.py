@@ -19,7 +19,7 @@ from icon_repro.evaluate.options import TaskConfig, TaskKind
 from icon_repro.experiment import Arm, Experiment
 from icon_repro.report.collect import LEFT_OUT
 from icon_repro.report.paper.claims import Claim, ClaimsError, ClaimVerdict, check_claims, read_claims
-from icon_repro.report.paper.measures import Results, results_of
+from icon_repro.report.paper.measures import StoredResults, results_of
 from icon_repro.report.paper.paper_tables import paper_tables
 from icon_repro.report.paper.published import PublishedError, published_folder, read_published
 from icon_repro.report.rows import (
@@ -100,7 +100,7 @@ def unsaid_lines(experiment: Experiment) -> list[str]:
     return [f"{head}; not:" if undecided or unsaid.cells else head, *(f"  {line}" for line in unsaid.lines())]
 
 
-def _undecided(claims: list[Claim], found: Results) -> tuple[dict[str, list[str]], dict[str, list[str]]]:
+def _undecided(claims: list[Claim], found: StoredResults) -> tuple[dict[str, list[str]], dict[str, list[str]]]:
     reasons: dict[str, list[str]] = {}
     untestable: dict[str, list[str]] = {}
     for one in check_claims(claims, found):

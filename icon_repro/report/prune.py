@@ -35,7 +35,8 @@ def lines(experiment: Experiment, store: Store) -> list[str]:
             f"would free {total}: the weights of {len(steps)} steps that nothing in this experiment needs any more",
             *named,
             *more,
-            "Their records and results stay. confirm=true removes the weights.",
+            "Their records and results stay. Another experiment in this work folder that needs such weights trains "
+            "them again. confirm=true removes the weights.",
         ]
     for step in steps:
         prune(step, store)

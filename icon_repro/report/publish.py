@@ -4,8 +4,8 @@ In: paths.results/<name>, as run, report or compare wrote it.  Out: paths.publis
 Runs write to a folder that git ignores, so that a checkout stays clean; what is committed gets there by this alone.
 Every table is made again first (``report.verify``), before the copy and in what will be there after it: nothing is
 published that differs, and what was there stays until the new folder is whole. Files there that no report makes
-(a study's own) are kept.
-Known gap: a process that is killed between the two renames leaves the old folder as .publishing/old.
+(a study's own) are kept. If a process is killed between the two renames, the next publish puts the old folder back.
+Known gap: two that publish the same experiment at the same time aren't kept apart here, but by the command line.
 """
 
 import shutil
@@ -18,7 +18,8 @@ from icon_repro.experiment import Experiment
 from icon_repro.report.results import ResultsError, check
 from icon_repro.report.verify import made_by_report, verify
 
-_PLACE = ".publishing"  # beside the published folders, while one is made
+_PLACE = ".publishing-"  # and the name: a folder beside the published ones, while one is made
+_OLD = "old"  # in it: what was published before
 _NOT = ("selected.json",)  # of one's own work folder
 
 
@@ -27,7 +28,7 @@ def publish(experiment: Experiment, say: Callable[[str], None]) -> Path:
 
     Raises:
         ResultsError: there is nothing to publish, it can't be made again, or the folder belongs to another
-            configuration.
+            configuration, or the results do.
     """
     paths, name = experiment.config.paths, experiment.config.name
     source, target = Path(paths.results) / name, Path(paths.published) / name
@@ -39,22 +40,30 @@ def publish(experiment: Experiment, say: Callable[[str], None]) -> Path:
     kind = next((kind for kind in kinds if (source / kind).is_file()), None)
     if kind is None:
         raise ResultsError(f"{source}: has no results to publish. Run the experiment first, or action=report.")
+    whole = Path(paths.published) / f"{_PLACE}{name}" / name
+    _tidy(whole.parent, target)
+    check(experiment)  # the results may be of an earlier command with the same name
     check(experiment, folder=target)
     _refuse_differences(source, Path(paths.experiments))
-    whole = Path(paths.published) / _PLACE / name
-    shutil.rmtree(whole.parent, ignore_errors=True)
     try:
         _put_together(source, target, whole, complete=kind != "incomplete/run.json")
         _refuse_differences(whole, Path(paths.experiments))
         if target.is_dir():
-            target.rename(whole.parent / "old")
+            target.rename(whole.parent / _OLD)
         whole.rename(target)
     finally:
-        shutil.rmtree(whole.parent, ignore_errors=True)
+        _tidy(whole.parent, target)
     for line in _made_from(source / kind):
         say(f"warning: {line}")
     say(f"{target}: published from {source}, verified. Commit it: git add {target}")
     return target
+
+
+def _tidy(place: Path, target: Path) -> None:
+    """Remove the folder that a publish works in; what it had moved away goes back if nothing took its place."""
+    if (place / _OLD).exists() and not target.exists():
+        (place / _OLD).rename(target)
+    shutil.rmtree(place, ignore_errors=True)
 
 
 def _refuse_differences(folder: Path, experiments: Path) -> None:

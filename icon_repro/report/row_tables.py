@@ -41,7 +41,7 @@ PART = "part."  # before the name of a score's part, in the name of its column
 
 
 @dataclass(frozen=True)
-class Selection:
+class SelectionRows:
     """The rows that one selection holds, best first."""
 
     method: str
@@ -58,7 +58,7 @@ def write(experiment: Experiment, store: Store, folder: Path) -> None:
     _write(folder / SCORES, SCORE_COLUMNS, _scores(experiment, store))
 
 
-def write_selections(folder: Path, selections: Sequence[Selection]) -> None:
+def write_selections(folder: Path, selections: Sequence[SelectionRows]) -> None:
     """Write selections.parquet."""
     columns: dict[str, list[Any]] = {name: [] for name in SELECTION_COLUMNS}
     for one in selections:
@@ -69,12 +69,12 @@ def write_selections(folder: Path, selections: Sequence[Selection]) -> None:
     _write(folder / SELECTIONS, SELECTION_COLUMNS, columns)
 
 
-def _selections(experiment: Experiment, store: Store) -> Iterator[Selection]:
+def _selections(experiment: Experiment, store: Store) -> Iterator[SelectionRows]:
     for arm in _arms(experiment, store):
         assert arm.select is not None, "of ``_arms``"
         if (path := store.path(arm.select) / "ids.json").is_file():
             ids = read_json(path)
-            yield Selection(arm.method, arm.fraction, arm.selection_seed, arm.pool, arm.select.folder, ids)
+            yield SelectionRows(arm.method, arm.fraction, arm.selection_seed, arm.pool, arm.select.folder, ids)
 
 
 def _arms(experiment: Experiment, store: Store) -> list[Arm]:

@@ -91,13 +91,27 @@ def test_find_home_that_is_not_there_is_replaced_and_named(tmp_path: Path, tempo
     assert temporary.stat().st_mode & 0o777 == 0o700
 
 
-def test_find_home_user_without_a_name_or_home_gets_both(temporary: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("name", ["HF_HOME", "HF_DATASETS_CACHE"])
+def test_find_home_caches_data_sets_where_that_can_be_done(tmp_path: Path, temporary: Path, name: str) -> None:
+    (tmp_path / "file").touch()
+    environment = {"HOME": str(tmp_path), "USER": "u", name: str(tmp_path / "file" / "shared")}
+    said = find_home(environment)
+    assert f"can't be written: data sets are cached in {temporary / 'datasets'}" in said
+    assert environment["HF_DATASETS_CACHE"] == str(temporary / "datasets")
+    environment = {"HOME": str(tmp_path), "USER": "u", name: str(tmp_path / "mine")}
+    before = dict(environment)
+    assert find_home(environment) == "" and environment == before
+
+
+def test_find_home_user_without_a_name_or_home_gets_both(
+    tmp_path: Path, temporary: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def unknown(number: int) -> None:
         raise KeyError(number)
 
     monkeypatch.setattr("pwd.getpwuid", unknown)
     monkeypatch.delenv("HOME", raising=False)
-    environment: dict[str, str] = {"HF_HOME": "/data/hub"}
+    environment: dict[str, str] = {"HF_HOME": str(tmp_path / "hub")}
     assert "there is no home folder" in find_home(environment)
     assert environment["HOME"] == str(temporary)
     assert environment["USER"] == f"uid{os.getuid()}"

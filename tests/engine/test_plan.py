@@ -95,7 +95,8 @@ def test_experiment_of_conf_is_composed_loaded_and_planned_offline(
     tuned = config.until is Until.evaluate
     seeds = config.seeds if tuned else [None]
     repeats = {name: getattr(method, "repeats", 1) * config.data.pools for name, method in config.methods.items()}
-    selected = [(m, f, s) for m in config.methods for _ in range(repeats[m]) for f in config.fractions for s in seeds]
+    of = {name: [*config.fractions, *config.more_fractions.get(name, [])] for name in config.methods}
+    selected = [(m, f, s) for m in config.methods for _ in range(repeats[m]) for f in of[m] for s in seeds]
     untuned = [("base", None, None)] * (config.base and tuned)
     full = [("full", 1.0, seed) for seed in config.seeds] * (config.full and tuned)
     assert arms == [*untuned, *full, *selected]

@@ -14,7 +14,7 @@ from icon_repro.engine.records import write_json
 from icon_repro.report.diff import Difference, compared, main, text
 from icon_repro.report.frames import open_results
 from icon_repro.report.outputs import write_all
-from icon_repro.report.row_tables import Selection, write_selections
+from icon_repro.report.row_tables import SelectionRows, write_selections
 from icon_repro.report.rows import ResultRow
 
 ITEMS = 400
@@ -31,7 +31,7 @@ def folder(place: Path, rows: Sequence[ResultRow], chosen: Sequence[str] | None 
     write_json(place / "run.json", run)
     if chosen is not None:
         step = str(rows[-1].steps.select)
-        write_selections(place, [Selection("icon", 0.25, None, None, step, chosen)])
+        write_selections(place, [SelectionRows("icon", 0.25, None, None, step, chosen)])
     return place
 
 

@@ -58,7 +58,7 @@ def test_finding_names_what_holds_and_says_so_if_nothing_does(tmp_path: Path) ->
     assert first == "No method is shown to beat random."
     assert second.startswith("None of the 1 comparisons holds after correction") and "equal" in second
     assert page_forest.finding([]) == []
-    other = [page_forest.Pair(**{**vars(pair), "measure": "other"}) for pair in pairs]
+    other = [page_forest.Compared(**{**vars(pair), "measure": "other"}) for pair in pairs]
     (first, second) = page_forest.finding(other, ["other"])
     assert first == "No method is shown to beat random."  # on the measure that counts
     assert second.startswith("2 of 5 comparisons hold after correction for their number, all of them of held-out rows")
@@ -89,7 +89,7 @@ def test_forest_draws_each_interval_where_its_axis_has_it(tmp_path: Path) -> Non
 
 def test_measures_beside_the_first_are_folded_and_last(tmp_path: Path) -> None:
     pairs = page_forest.read_pairs(folder(tmp_path, ROWS))
-    other = [page_forest.Pair(**{**vars(pair), "measure": "other"}) for pair in pairs]
+    other = [page_forest.Compared(**{**vars(pair), "measure": "other"}) for pair in pairs]
     groups = page_forest.forest([*other, *pairs], ["icon"], beside=["other"])
     assert [(group["measure"], group["folded"]) for group in groups] == [("average", False), ("other", True)]
 

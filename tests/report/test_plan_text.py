@@ -145,6 +145,7 @@ def test_run_with_keep_none_leaves_no_weights_and_builds_them_again_for_a_new_be
         listed = inside(*TINY, "action=prune", f"keep={keep}")
         assert listed.out.startswith("would free ") and f"the weights of {count} steps" in listed.out
     assert "keep=none would free" in inside(*TINY, "action=prune").out and set(weights()) == set(there)
+    assert "Another experiment in this work folder" in listed.out
     assert inside(*TINY, "action=prune", "keep=none", "confirm=true").out.startswith("freed ")
     assert weights() == []
     again = inside(*TINY, "tracking=none", "keep=none")

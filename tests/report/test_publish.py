@@ -104,3 +104,49 @@ def test_publish_says_what_uncommitted_code_made(run: Callable[..., Any], folder
     lines: list[str] = []
     publish(experiment, lines.append)
     assert "uncommitted changes of commit c0ffee" in lines[0]
+
+
+def test_publish_of_results_of_another_configuration_than_the_command_is_refused(
+    run: Callable[..., Any], tmp_path: Path, committed: Path
+) -> None:
+    run()
+    other = planned(tmp_path, {"paths.published": str(tmp_path / "results"), "model.random": {"seed": 7}})
+    with pytest.raises(ResultsError, match=r"results of another configuration(.|\n)*model\.random\.seed: 0 -> 7"):
+        publish(other, lambda line: None)
+    assert not committed.exists()
+
+
+def test_what_a_publish_moved_away_comes_back(
+    run: Callable[..., Any], committed: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    experiment = run()
+    publish(experiment, lambda line: None)
+    (committed / "length.csv").write_text("a study's own\n")  # it exists nowhere else
+    before, rename = contents(committed), Path.rename
+
+    def full(path: Path, target: Path) -> Path:
+        if target == committed and path.name == committed.name:
+            raise OSError("no space left")
+        return rename(path, target)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Path, "rename", full)
+        with pytest.raises(OSError, match="no space left"):
+            publish(experiment, lambda line: None)
+    assert contents(committed) == before
+
+    place = committed.with_name(".publishing-smoke_tiny")  # as a process leaves it that is killed between the renames
+    place.mkdir()
+    committed.rename(place / "old")
+    publish(experiment, lambda line: None)
+    assert contents(committed) == before
+    assert [path.name for path in committed.parent.iterdir()] == ["smoke_tiny"]
+
+
+def test_publishes_of_two_experiments_leave_each_other_alone(run: Callable[..., Any], committed: Path) -> None:
+    experiment = run()
+    other = committed.with_name(".publishing-other") / "old" / "table.md"
+    other.parent.mkdir(parents=True)
+    other.write_text("x")
+    publish(experiment, lambda line: None)
+    assert other.read_text() == "x"

@@ -27,7 +27,7 @@ from icon_repro.lm.answered_by import KEY, told
 from icon_repro.report.estimates import ALPHA, Estimate
 from icon_repro.report.paper.measures import (
     NotRunError,
-    Results,
+    StoredResults,
     benchmark_sample,
     line_of,
     score_sample,
@@ -168,7 +168,7 @@ def _arm(name: str) -> tuple[str, float | None]:
     return match[1], float(match[2])
 
 
-def check_claims(claims: Sequence[Claim], results: Results) -> list[Checked]:
+def check_claims(claims: Sequence[Claim], results: StoredResults) -> list[Checked]:
     """A verdict for each claim.
 
     Raises:
@@ -178,7 +178,7 @@ def check_claims(claims: Sequence[Claim], results: Results) -> list[Checked]:
     return [_checked(claim, results) for claim in claims]
 
 
-def _checked(claim: Claim, results: Results) -> Checked:
+def _checked(claim: Claim, results: StoredResults) -> Checked:
     if claim.untestable is not None:
         return Checked(claim, ClaimVerdict.not_run, [], claim.untestable)
     if claim.model is not None and claim.model != results.model:
@@ -212,7 +212,7 @@ def _joined(says: Sequence[ClaimVerdict]) -> ClaimVerdict:
     return ClaimVerdict.reproduced
 
 
-def _finding(claim: Claim, results: Results, other: str) -> tuple[Finding, Estimate | None]:
+def _finding(claim: Claim, results: StoredResults, other: str) -> tuple[Finding, Estimate | None]:
     """The number of a claim against ``other`` with its interval; its scale is the claim's."""
     assert claim.measure is not None and claim.arm is not None
     try:
@@ -247,7 +247,9 @@ def _finding(claim: Claim, results: Results, other: str) -> tuple[Finding, Estim
     return replace(found_here, nats=scale == 1, judges=asked), estimate.scaled(scale)
 
 
-def _score(claim: Claim, results: Results, method: str, fraction: float | None, other: str) -> tuple[Finding, Estimate]:
+def _score(
+    claim: Claim, results: StoredResults, method: str, fraction: float | None, other: str
+) -> tuple[Finding, Estimate]:
     if fraction is None or method == "full":
         raise ClaimsError(f"{claim.id}: a winning score needs an arm that is a selection, not {claim.arm}.")
     opponent, at = _arm(other)
@@ -264,7 +266,7 @@ def _estimated(other: str, estimate: Estimate, scale: float, runs: str) -> Findi
     return Finding(other, scale * float(estimate.value), low, high, runs, estimate.limits)
 
 
-def _benchmarks(claim: Claim, results: Results) -> Sequence[str]:
+def _benchmarks(claim: Claim, results: StoredResults) -> Sequence[str]:
     assert claim.measure is not None
     if claim.measure == "average":
         return [name for name in results.tasks if _higher(results, name)]
@@ -278,12 +280,12 @@ def _benchmarks(claim: Claim, results: Results) -> Sequence[str]:
     return [claim.measure]
 
 
-def _higher(results: Results, name: str) -> bool:
+def _higher(results: StoredResults, name: str) -> bool:
     """Whether more of a benchmark is better; the paper's are all of that kind."""
     return name not in results.tasks or results.tasks[name].higher_is_better
 
 
-def compared_lines(found: Sequence[Checked], results: Results) -> list[tuple[Line, Line, Sequence[str]]]:
+def compared_lines(found: Sequence[Checked], results: StoredResults) -> list[tuple[Line, Line, Sequence[str]]]:
     """The lines that claims about benchmarks compare, and the benchmarks; those with a number only."""
     pairs = []
     for one in found:

@@ -22,7 +22,7 @@ class NotRunError(LookupError):
 
 
 @dataclass(frozen=True)
-class Results:
+class StoredResults:
     """All lines of an experiment."""
 
     rows: Sequence[ResultRow]
@@ -35,7 +35,7 @@ class Results:
         return self.rows[0].model
 
 
-def results_of(rows: Sequence[ResultRow], config: Mapping[str, Any] | None = None) -> Results:
+def results_of(rows: Sequence[ResultRow], config: Mapping[str, Any] | None = None) -> StoredResults:
     """The rows by line.
 
     Args:
@@ -47,10 +47,10 @@ def results_of(rows: Sequence[ResultRow], config: Mapping[str, Any] | None = Non
     judge = config.get("judge") if config is not None else None  # results of a first version have no judge
     compared = [judge["against"], *judge.get("opponents", {}).values()] if judge is not None and judge["sets"] else []
     against = list(dict.fromkeys(map(str, compared)))
-    return Results(rows, {(line.method, line.fraction): line for line in lines(rows)}, facts(rows), against)
+    return StoredResults(rows, {(line.method, line.fraction): line for line in lines(rows)}, facts(rows), against)
 
 
-def line_of(results: Results, method: str, fraction: float | None) -> Line:
+def line_of(results: StoredResults, method: str, fraction: float | None) -> Line:
     """The runs of ``method`` at ``fraction``, which is 1 for full and None for base.
 
     Raises:
@@ -64,7 +64,7 @@ def line_of(results: Results, method: str, fraction: float | None) -> Line:
     raise NotRunError(f"{method} isn't run at fraction {fraction:g}" if fraction is not None else f"no {method!r}")
 
 
-def benchmark_sample(results: Results, line: Line, names: Sequence[str]) -> Sample | None:
+def benchmark_sample(results: StoredResults, line: Line, names: Sequence[str]) -> Sample | None:
     """Outcomes of the mean of benchmarks; None if one of them has no known error.
 
     Raises:
@@ -75,7 +75,7 @@ def benchmark_sample(results: Results, line: Line, names: Sequence[str]) -> Samp
     return sample(line, names)
 
 
-def _lacking(results: Results, line: Line, names: Sequence[str]) -> str:
+def _lacking(results: StoredResults, line: Line, names: Sequence[str]) -> str:
     """Which of ``names`` runs of ``line`` lack, by reason; empty if none."""
     reasons: dict[str, list[str]] = {}
     for name in names:
@@ -91,7 +91,7 @@ def _lacking(results: Results, line: Line, names: Sequence[str]) -> str:
     return "; ".join(f"{', '.join(found)}: {why}" for why, found in reasons.items())
 
 
-def score_sample(results: Results, method: str, fraction: float, opponent: str, name: str) -> tuple[Line, Sample]:
+def score_sample(results: StoredResults, method: str, fraction: float, opponent: str, name: str) -> tuple[Line, Sample]:
     """What each prompt of a set gives to the winning score of ``method`` against ``opponent``: 0, 1 or 2.
 
     The opponent may have been judged against the method: that is the same comparison from the other side.
@@ -123,7 +123,7 @@ def _is_against(judged: JudgedResult | None, opponent: str) -> bool:
     return judged is not None and judged.against == opponent
 
 
-def _unjudged(results: Results, both: Sequence[Line], name: str) -> str:
+def _unjudged(results: StoredResults, both: Sequence[Line], name: str) -> str:
     against = {one.against for row in results.rows for one in row.judged.values()} - {"reference"}
     against = (against | set(results.against)) - {line.method for line in both}
     missing = {row.unjudged[name] for line in both for row in line.rows if name in row.unjudged}

@@ -16,7 +16,7 @@ from statistics import fmean
 from icon_repro.report.estimates import Estimate
 from icon_repro.report.paper.measures import (
     NotRunError,
-    Results,
+    StoredResults,
     benchmark_sample,
     cost_steps,
     evaluation_steps,
@@ -96,7 +96,7 @@ class PaperTable:
     lines: Sequence[PaperLine] = field(default_factory=list)
 
 
-def paper_tables(results: Results, published: Mapping[str, Sequence[PublishedLine]]) -> list[PaperTable]:
+def paper_tables(results: StoredResults, published: Mapping[str, Sequence[PublishedLine]]) -> list[PaperTable]:
     """A table for each published one, in their order.
 
     Raises:
@@ -105,7 +105,7 @@ def paper_tables(results: Results, published: Mapping[str, Sequence[PublishedLin
     return [_table(name, results, lines) for name, lines in published.items()]
 
 
-def _table(name: str, results: Results, lines: Sequence[PublishedLine]) -> PaperTable:
+def _table(name: str, results: StoredResults, lines: Sequence[PublishedLine]) -> PaperTable:
     columns = _columns(name)
     full = {line.model: line.values.get("flops_e12") for line in lines if line.method == "full"}
     table_lines = []
@@ -131,7 +131,7 @@ def _columns(name: str) -> list[str]:
     return [*(benchmark for own in GROUPS.values() for benchmark in own if name == "table1"), *means, *_COSTS]
 
 
-def _others(name: str, results: Results, fractions: set[float]) -> list[tuple[str, float]]:
+def _others(name: str, results: StoredResults, fractions: set[float]) -> list[tuple[str, float]]:
     """Our lines at the table's fractions that may stand in it."""
     others = []
     for (method, fraction), line in results.lines.items():
@@ -145,7 +145,7 @@ def _others(name: str, results: Results, fractions: set[float]) -> list[tuple[st
 
 def _line(
     table: str,
-    results: Results,
+    results: StoredResults,
     model: str,
     method: str,
     fraction: float,
@@ -174,7 +174,7 @@ def _line(
     return PaperLine(model, method, title, fraction, version, cells)
 
 
-def _mean_cell(name: str, results: Results, line: Line, column: str, paper: float | None) -> PaperCell:
+def _mean_cell(name: str, results: StoredResults, line: Line, column: str, paper: float | None) -> PaperCell:
     names = list(benchmarks_of(column))
     its_sample = benchmark_sample(results, line, names)
     steps = evaluation_steps(line, names)
@@ -185,7 +185,7 @@ def _mean_cell(name: str, results: Results, line: Line, column: str, paper: floa
 
 
 def _score_cell(
-    name: str, results: Results, opponent: str, fraction: float, column: str, paper: float | None
+    name: str, results: StoredResults, opponent: str, fraction: float, column: str, paper: float | None
 ) -> PaperCell:
     line, own = score_sample(results, HERO, fraction, opponent, column)
     return _estimated(name, column, 4, mean(own), 1.0, line.runs, paper, judge_steps(line, column))
@@ -205,7 +205,7 @@ def _estimated(
     return PaperCell(name, column, digits, value, half, runs, paper, steps=steps)
 
 
-def _cost_cell(name: str, results: Results, line: Line, column: str, paper: float | None) -> PaperCell:
+def _cost_cell(name: str, results: StoredResults, line: Line, column: str, paper: float | None) -> PaperCell:
     value = tuning_flops(line) if column.startswith("flops") else total_flops(line)
     if column.endswith("_share"):
         value /= tuning_flops(line_of(results, "full", 1.0))
