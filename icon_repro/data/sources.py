@@ -11,11 +11,13 @@ Differs: nothing known.  Known gap: messages with content other than text (image
 
 import difflib
 from collections.abc import Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from icon_repro.data.files import RowError, SourceError, file_rows, files_read
 from icon_repro.data.options import Fields, RowFormat, SourceConfig, SourceKind
+from icon_repro.data.patience import patiently
 from icon_repro.data.registry import fetch
 from icon_repro.data.rows import Example, content_id
 from icon_repro.data.stand_ins import stand_in_rows
@@ -103,13 +105,15 @@ def _hub_rows(source: SourceConfig, runtime: Runtime) -> Iterator[tuple[str, dic
         )
     where = f"{source.hub_id}@{commit}, subset {source.subset}, split {source.split}"
     try:
-        table = datasets.load_dataset(
+        read = partial(
+            datasets.load_dataset,
             source.hub_id,
             source.subset,
             split=source.split,
             revision=commit,
             download_config=datasets.DownloadConfig(max_retries=0),
         )
+        table = patiently(read, where)
     except (OSError, ValueError, RuntimeError, datasets.exceptions.DatasetsError) as error:
         raise HubError(
             f"{where}: can't be loaded from the hub ({type(error).__name__}: {str(error)[:300]}). Check the names and "

@@ -8,13 +8,14 @@ Known gap: a GGUF file is a quantized copy; its perplexities differ slightly fro
 
 import shutil
 from collections.abc import Mapping
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
 from icon_repro.data.model_files import folder_problem
 from icon_repro.data.options import ModelConfig, ModelKind, RegistryFile
+from icon_repro.data.patience import patiently
 from icon_repro.data.random_models import make_random
 from icon_repro.data.registry import fetch
 from icon_repro.engine.records import write_json
@@ -51,7 +52,8 @@ def _download(hub_id: str, commit: str) -> None:
 
     patterns = ["*.json", "*.safetensors", "*.model", "*.jinja", "merges.txt", "vocab.txt"]
     try:
-        folder = Path(snapshot_download(hub_id, revision=commit, allow_patterns=patterns))
+        read = partial(snapshot_download, hub_id, revision=commit, allow_patterns=patterns)
+        folder = Path(patiently(read, f"{hub_id} at {commit}"))
     except Exception as error:  # the hub raises a dozen kinds; each means that the model isn't here
         raise WeightsError(
             f"model.hub_id={hub_id!r} at {commit}: can't be downloaded ({type(error).__name__}: {error}). Check the "

@@ -17,6 +17,7 @@ import datasets
 import yaml
 from lm_eval.tasks import TaskManager
 
+from icon_repro.data.patience import patiently
 from icon_repro.engine.records import RecordError, read_lines
 from icon_repro.engine.runtime import Runtime
 from icon_repro.engine.schema import nearest
@@ -82,8 +83,12 @@ def load(cfg: EvaluationJob, inputs: Mapping[str, Path], runtime: Runtime) -> tu
             manager = TaskManager(include_path=folder, include_defaults=False)
         try:
             with _data(cfg, runtime) as read:
-                random.seed(cfg.seed)  # some tasks shuffle their examples while they are loaded
-                tasks = dict(manager.load([name])["tasks"])
+
+                def read_tasks() -> dict[str, Any]:
+                    random.seed(cfg.seed)  # some tasks shuffle their examples while they are loaded
+                    return dict(manager.load([name])["tasks"])
+
+                tasks = patiently(read_tasks, where)
         except EvaluationError:
             raise
         except (OSError, RuntimeError, ValueError, ImportError) as error:  # the hub's errors are of all these kinds

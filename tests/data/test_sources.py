@@ -3,6 +3,7 @@ import json
 
 import pytest
 
+from icon_repro.data import patience
 from icon_repro.data.files import files_of
 from icon_repro.data.options import RowFormat, SourceConfig, SourceKind
 from icon_repro.data.rows import content_id
@@ -347,3 +348,47 @@ def test_hub_branch_that_stayed_unresolved_is_refused(runtime):
     runtime.extra["commit"] = "unresolved:main"
     with pytest.raises(HubError, match=r"someone/rows: revision 'main'.*set the commit"):
         list(read_examples(hub("main"), runtime))
+
+
+class AnswerError(Exception):
+    """An error of the hub with the status of its response."""
+
+    def __init__(self, status: int) -> None:
+        super().__init__(f"status {status}")
+        self.response = type("Response", (), {"status_code": status})()
+
+
+@pytest.mark.parametrize(("status", "tries"), [(503, 3), (429, 3), (404, 1), (403, 1)])
+def test_what_may_pass_is_tried_again_and_the_rest_not(status, tries, monkeypatch):
+    pauses, asked = [], []
+    monkeypatch.setattr(patience.time, "sleep", pauses.append)
+
+    def read():
+        asked.append(status)
+        if len(asked) < 3:
+            try:
+                raise AnswerError(status)
+            except AnswerError as error:
+                raise OSError("wrapped, as datasets does") from error
+        return "rows"
+
+    if tries == 1:
+        with pytest.raises(OSError, match="wrapped"):
+            patience.patiently(read, "org/rows")
+    else:
+        assert patience.patiently(read, "org/rows") == "rows"
+    assert len(asked) == tries and pauses == list(patience.PAUSES_S[: tries - 1])
+
+
+def test_a_hub_that_never_comes_back_is_an_error_in_the_end(monkeypatch):
+    monkeypatch.setattr(patience.time, "sleep", lambda _: None)
+    asked = []
+
+    def read():
+        asked.append(1)
+        raise AnswerError(503)
+
+    with pytest.raises(AnswerError):
+        patience.patiently(read, "org/rows")
+    assert len(asked) == 1 + len(patience.PAUSES_S)
+    assert not patience.passing(ConnectionError("no network"))

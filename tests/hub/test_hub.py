@@ -113,7 +113,7 @@ def test_a_gated_model_says_how_access_is_had(token: str, status: int, hub: HubS
 
 
 def test_a_hub_that_fails_now_and_then_and_is_slow_is_waited_for(hub: HubServer, tmp_path: Path) -> None:
-    hub.fail_every, hub.lag_s = (6, 503), 0.05
+    hub.fail_every, hub.lag_s = (9, 503), 0.05
     done = run(hub, tmp_path, selection(tmp_path))
     assert done.code == 0, done.out[-3000:] + done.error[-3000:]
     assert hub.statuses[503] > 0
