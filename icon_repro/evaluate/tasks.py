@@ -14,6 +14,7 @@ from typing import Any
 from unittest.mock import patch
 
 import datasets
+import lm_eval.tasks
 import yaml
 from lm_eval.tasks import TaskManager
 
@@ -22,7 +23,7 @@ from icon_repro.engine.records import RecordError, read_lines
 from icon_repro.engine.runtime import Runtime
 from icon_repro.engine.schema import nearest
 from icon_repro.evaluate.options import EvaluationJob, TaskKind
-from icon_repro.evaluate.requirements import code_allowed, code_refusal
+from icon_repro.evaluate.requirements import code_allowed, code_refusal, task_files
 
 _SPLITS = ("train", "validation", "test")
 _LOGIQA_LINES = 7  # label, context, question, four options
@@ -67,7 +68,8 @@ def load(cfg: EvaluationJob, inputs: Mapping[str, Path], runtime: Runtime) -> tu
     with tempfile.TemporaryDirectory() as folder:
         if cfg.task.kind is TaskKind.lm_eval:
             assert cfg.task.task is not None
-            manager, name = TaskManager(), cfg.task.task
+            name = cfg.task.task
+            manager = _manager(name, runtime.cache)
             if name not in manager.task_index:
                 raise EvaluationError(
                     f"{where}.task={name!r}: lm-eval has no task, group or tag of this name."
@@ -115,20 +117,49 @@ def load(cfg: EvaluationJob, inputs: Mapping[str, Path], runtime: Runtime) -> tu
     return tasks, read
 
 
+def _manager(name: str, cache: Path) -> TaskManager:
+    """lm-eval's index of the folders that hold a task: reading all 14,000 files took most of a small step's time.
+
+    It is that of all folders where a member of the task, group or tag lies elsewhere.
+
+    Args:
+        cache: folder with an index of names, made by ``requirements``.
+    """
+    root = Path(lm_eval.tasks.__file__).parent
+    files = task_files(cache.expanduser() / "lm_eval_tasks.json").get(name, [])
+    if folders := sorted({str(root / Path(file).relative_to(root).parts[0]) for file in files}):
+        manager = TaskManager(include_path=folders, include_defaults=False)
+        if not _absent(manager.task_index, name):
+            return manager
+    return TaskManager()
+
+
+def _members(entry: Any) -> list[str]:
+    """Names of what a group or tag stands for; empty for a task."""
+    if entry.kind.name == "TAG":
+        return sorted(entry.tags)
+    if entry.kind.name != "GROUP":
+        return []
+    listed = entry.cfg["task"]
+    listed = listed if isinstance(listed, list) else [listed]
+    return [one if isinstance(one, str) else one.get("group") or one["task"] for one in listed]
+
+
+def _absent(index: Mapping[str, Any], name: str) -> list[str]:
+    """What ``name`` stands for and ``index`` lacks."""
+    if name not in index:
+        return [name]
+    return [lacking for member in _members(index[name]) if member != name for lacking in _absent(index, member)]
+
+
 def _code_tasks(index: Mapping[str, Any], name: str) -> list[str]:
     """Which of the tasks that ``name`` stands for say that they run what the model wrote."""
     entry = index.get(name)
     if entry is None:
         return []
-    if entry.kind.name == "TAG":
-        members = sorted(entry.tags)
-    elif entry.kind.name == "GROUP":
-        listed = entry.cfg["task"]
-        listed = listed if isinstance(listed, list) else [listed]
-        members = [m if isinstance(m, str) else m.get("group") or m["task"] for m in listed]
-    else:
+    if entry.kind.name not in ("TAG", "GROUP"):
         return [name] if entry.cfg.get("unsafe_code") else []
-    return [task for member in members if member != name for task in _code_tasks(index, member)]
+    return [task for member in _members(entry) if member != name for task in _code_tasks(index, member)]
 
 
 @contextlib.contextmanager

@@ -290,6 +290,28 @@ def test_run_group_weighted_by_items_equals_lm_evals_own_number(
     )
 
 
+PAPERS = ("leaderboard_ifeval", "glue", "gpqa_diamond_zeroshot", "mmlu", "truthfulqa_mc2", "arc_challenge")
+PAPERS += ("leaderboard_bbh", "hellaswag", "logiqa", "leaderboard_musr", "winogrande")
+
+
+def test_a_tasks_own_folder_is_indexed_and_holds_all_of_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """lm-eval's index of all tasks takes seconds, in every step."""
+    whole = TaskManager()
+
+    def everything(index: Any, name: str) -> Any:
+        members = [one for one in tasks._members(index[name]) if one != name]
+        return (index[name].cfg, [everything(index, one) for one in members])
+
+    for name in PAPERS:
+        own = tasks._manager(name, tmp_path)
+        assert len(own.task_index) < 1000 < len(whole.task_index)
+        assert everything(own.task_index, name) == everything(whole.task_index, name), name
+    # a member lies elsewhere: all folders are read
+    (arc,) = requirements.task_files()["arc_challenge"]
+    monkeypatch.setattr(tasks, "task_files", lambda index: {"mmlu": [arc]})
+    assert tasks._manager("mmlu", tmp_path).task_index.keys() == whole.task_index.keys()
+
+
 def test_load_mmlu_is_57_subjects_at_one_commit(hub: Asked, tmp_path: Path) -> None:
     dataset = PAPER12["mmlu"].dataset
     assert dataset is not None
