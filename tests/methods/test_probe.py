@@ -160,3 +160,21 @@ def test_probe_test_never_sees_held_out_scores(tmp_path: Path, model_step: Path,
 def test_layers_are_shares_of_the_depth() -> None:
     assert probe.layer_numbers([0.25, 0.5, 0.75, 1.0], 30) == [8, 15, 22, 30]
     assert probe.layer_numbers([0.01, 0.5, 1.0], 1) == [1]
+
+
+def test_pool_that_the_candidates_are_no_sample_of_is_said(
+    tmp_path: Path, model_step: Path, runtime: Runtime, caplog: pytest.LogCaptureFixture
+) -> None:
+    inputs, _ = fitted(tmp_path / "one", model_step, runtime, SCORES)
+    found = {}
+    for name in ("same", "other"):
+        folder = tmp_path / name
+        folder.mkdir()
+        other = [Example(f"x{i}", "Say it.", "", "sky " * 60 + "!" * i) for i in range(60)]
+        write_rows(folder / "rows.jsonl", ROWS if name == "same" else other)
+        caplog.clear()
+        (folder / "out").mkdir()
+        metrics = probe.pool(SelectorShard(PROBE, 0, None), {**inputs, "order": folder}, folder / "out", runtime)
+        found[name] = metrics["unlike_candidates"], "unlike the scored candidates" in caplog.text
+    assert found["same"][0] < 0.3 and not found["same"][1]
+    assert found["other"][0] > 0.9 and found["other"][1]
