@@ -56,6 +56,7 @@ _LARGE_SVG = 200_000  # bytes; the png of such a figure is shown instead
 _TEXT = 4_000  # characters of each text of a sample
 _TABLES = {".md", ".csv", ".tex", ".json", ".jsonl", ".html"}
 _PICTURES = {".png", ".svg", ".csv"}
+OWN = ("selected.json",)  # of one's own work folder: neither shown nor published
 # the page has them anyhow
 _PICTURES_OF_TEXT = re.compile(r"(?:^## Figures\n+)?(?:^!\[[^\]]*\]\([^)]*\)[ \t]*(?:\n|\Z))+", re.MULTILINE)
 
@@ -163,7 +164,7 @@ def _made_of(folder: Path, page: Path, *, whole: bool) -> str:
     for name in _ASSETS:
         digest.update(_asset(name).encode())
     for path in published(folder):
-        if path != page and path.suffix != ".html":
+        if path != page and path.suffix != ".html" and path.name not in OWN:
             digest.update(f"{path.relative_to(folder)} {hashlib.sha256(path.read_bytes()).hexdigest()}\n".encode())
     if (folder / "figures" / "figures.json").is_file():
         digest.update((folder / "figures" / "figures.json").read_bytes())

@@ -15,12 +15,12 @@ from pathlib import Path
 from icon_repro.config.load import Rehearse
 from icon_repro.engine.records import read_json
 from icon_repro.experiment import Experiment
+from icon_repro.report.page import OWN
 from icon_repro.report.results import ResultsError, check
 from icon_repro.report.verify import made_by_report, verify
 
 _PLACE = ".publishing-"  # and the name: a folder beside the published ones, while one is made
 _OLD = "old"  # in it: what was published before
-_NOT = ("selected.json",)  # of one's own work folder
 
 
 def publish(experiment: Experiment, say: Callable[[str], None]) -> Path:
@@ -84,7 +84,7 @@ def _put_together(source: Path, target: Path, whole: Path, *, complete: bool) ->
             if not complete or not made_by_report(path):
                 _copy(path, whole / path.name)
     for path in source.iterdir():
-        if path.name not in _NOT and (complete != (path.name == "incomplete")):
+        if path.name not in OWN and (complete != (path.name == "incomplete")):
             shutil.rmtree(whole / path.name, ignore_errors=True)
             _copy(path, whole / path.name)
 

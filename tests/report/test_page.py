@@ -162,6 +162,8 @@ def test_write_makes_a_page_again_only_if_a_file_has_changed(folder: Path) -> No
     assert page.write(folder, out) and out.read_bytes() != first
     (folder / "claims.md").write_text("| claim | verdict |\n|---|---|\n| longer | not run here |\n")
     assert page.write(folder, out) and out.read_bytes() == first  # the same files, the same bytes
+    write_json(folder / "selected.json", {"results": []})  # whose selections a work folder holds: not published
+    assert not page.write(folder, out)
     assert page.write(folder, folder.parent / "whole.html", dict) and not page.write(folder, out)
 
 
