@@ -575,7 +575,7 @@ def test_run_vllm_gets_the_merged_weights_and_the_settings(
     module = ModuleType("lm_eval.models.vllm_causallms")
     module.VLLM = FakeVLLM  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, module.__name__, module)
-    with pytest.raises(EvaluationError, match=r"evaluation\.backend='vllm'.*icon-repro\[vllm\]"):
+    with pytest.raises(EvaluationError, match=r"evaluation\.backend='vllm'.*Set evaluation\.backend=hf"):
         measure(job("arc", backend=Backend.vllm))
     monkeypatch.setattr(evaluate, "missing", lambda *_: [])
     out, metrics = measure(job("arc", backend=Backend.vllm))
