@@ -262,9 +262,12 @@ def next_commands(arguments: Sequence[str], found: Sequence[Told], *, complete: 
             ("what is left to do, and about what it costs", f"{own} action=plan"),
             ("go on from here", own),
         ]
-    cell = next((one for one in reversed(found) if one.value is not None), found[0])
+    told = [one for one in reversed(found) if one.value is not None] or list(found[:1])  # none of selections alone
     return [
-        ("steps, commits and data that a number is made of", f"{own} action=report explain={cell.cell}"),
+        *(
+            ("steps, commits and data that a number is made of", f"{own} action=report explain={one.cell}")
+            for one in told[:1]
+        ),
         ("which rows the methods chose, and how far they agree", f"{own} action=compare"),
         ("three trainings of each, so that intervals hold for other seeds too", f"{others} seeds=[0,1,2]"),
     ]
