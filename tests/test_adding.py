@@ -111,7 +111,7 @@ def test_added_model_of_another_family_is_scored_tuned_and_evaluated(finished: P
 
 
 def test_added_benchmark_is_a_column_of_the_table(finished: Path) -> None:
-    with (finished / "outputs" / "my_experiment" / "table.csv").open(encoding="utf-8", newline="") as file:
+    with (finished / "results" / "my_experiment" / "table.csv").open(encoding="utf-8", newline="") as file:
         values = {line["method"]: line["value"] for line in csv.DictReader(file) if line["measure"] == "trivia"}
     assert list(values) == ["random", "shortest", "icon"]
     assert all(0 <= float(value) <= 100 for value in values.values())

@@ -62,7 +62,7 @@ def table(folder: Path) -> dict[str, dict[str, str]]:
 
 
 def results(folder: Path) -> dict[str, bytes]:
-    return {p.name: p.read_bytes() for p in (folder / "outputs" / "smoke_tiny").iterdir() if p.is_file()}
+    return {p.name: p.read_bytes() for p in (folder / "results" / "smoke_tiny").iterdir() if p.is_file()}
 
 
 def matrices(folder: Path) -> dict[str, bytes]:
@@ -84,7 +84,7 @@ def test_first_run_builds_all_and_writes_the_table(finished: tuple[Path, Done]) 
     shown = results(folder)
     frames = ("selections.parquet", "scores.parquet")
     assert set(shown) == {*tables, "metrics.jsonl", "run.json", "samples.jsonl", "index.html", *frames}
-    rows = table(folder / "outputs" / "smoke_tiny")
+    rows = table(folder / "results" / "smoke_tiny")
     assert list(rows) == ["base", "full", "random", "longest", "icon"]
     text = b"".join(shown[name] for name in shown if name not in ("index.html", "samples.jsonl", *frames)).decode()
     assert "missing" not in text.replace('"missing": {}', "")
@@ -129,7 +129,7 @@ def test_changed_value_is_named_by_plan(finished: tuple[Path, Done]) -> None:
         lines[label].startswith("cached ") for label in ("score/icon", "select/icon-f0.25", "evaluate/base-tiny")
     )
     assert f"{steps(finished)} steps: {steps(finished) - 8} cached, 8 to do" in done.out
-    assert "\nwarning: outputs/smoke_tiny holds results of another configuration; 4 of 5 would be lost" in done.out
+    assert "\nwarning: results/smoke_tiny holds results of another configuration; 4 of 5 would be lost" in done.out
     assert "\n  training.learning_rate: 0.0002 -> 0.001" in done.out
 
 
@@ -159,7 +159,7 @@ def test_failing_method_leaves_the_others_and_names_the_reason(
     assert re.search(r"[34] failed, 4 blocked", done.out) and "Traceback" not in done.out + done.error
     assert {path.name for path in (folder / "failed" / "smoke_tiny").iterdir()} == {"incomplete"}
     assert "cells are missing" in done.out
-    good = table(finished[0] / "outputs" / "smoke_tiny")
+    good = table(finished[0] / "results" / "smoke_tiny")
     found = table(folder / "failed" / "smoke_tiny" / "incomplete")
     assert list(found) == list(good)
     for method in ("base", "full", "random", "longest"):

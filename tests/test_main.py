@@ -48,15 +48,15 @@ def test_preflight_of_run_submit_and_plan_says_the_same(
     monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "hub"))
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     (tmp_path / "file").touch()
-    (tmp_path / "outputs" / "smoke_tiny").mkdir(parents=True)
-    (tmp_path / "outputs" / "smoke_tiny" / "run.json").write_text("{}", encoding="utf-8")
+    (tmp_path / "results" / "smoke_tiny").mkdir(parents=True)
+    (tmp_path / "results" / "smoke_tiny" / "run.json").write_text("{}", encoding="utf-8")
     code = "evaluation.tasks.code={kind:lm_eval,metric:acc,task:humaneval}"
     judge = ["judge.kind=endpoint", "judge.endpoint={model:toy}"]
     branch = ["model=llama2_7b", "model.hub_id=org/m", "model.revision=main"]
     wrong = [code, *judge, *branch, "paths.work=file/work", "paths.cache=file/cache"]
     starts = (
         "model.revision",
-        "outputs/smoke_tiny",
+        "results/smoke_tiny",
         "evaluation.tasks.code",
         "judge: toy",
         "paths.work",
@@ -71,7 +71,7 @@ def test_preflight_of_run_submit_and_plan_says_the_same(
         said[action] = [text for text in texts if text.startswith(starts)]
         assert [text.split("=")[0].startswith(starts) for text in said[action]] == [True] * len(starts), lines
     assert said["run"] == said["submit"] == said["plan"]
-    assert {path.name for path in tmp_path.iterdir()} == {"file", "outputs"}
+    assert {path.name for path in tmp_path.iterdir()} == {"file", "results"}
 
 
 def test_no_argument_at_all_runs_the_default_experiment(
@@ -183,14 +183,14 @@ def test_plan_and_status_of_an_empty_folder(tmp_path: Path) -> None:
     assert total.startswith(f"{len(lines)} steps: 0 cached, {len(lines)} to do, about ")
     status = icon_repro(tmp_path, TINY, "action=status")
     assert (status.code, status.out) == (0, f"{len(lines)} missing\n")
-    assert not (tmp_path / "outputs").exists()
+    assert not (tmp_path / "results").exists()
 
 
 def test_report_of_an_empty_folder_is_a_table_of_missing_cells(tmp_path: Path, inside: Callable[..., Done]) -> None:
     done = inside(TINY, "action=report")
     assert done.code == 0
     assert "warning: cells are missing" in done.out and "smoke_tiny/incomplete" in done.out
-    folder = tmp_path / "outputs" / "smoke_tiny"
+    folder = tmp_path / "results" / "smoke_tiny"
     assert [path.name for path in folder.iterdir()] == ["incomplete"]
     with (folder / "incomplete" / "table.csv").open(encoding="utf-8", newline="") as file:
         lines = [line for line in csv.DictReader(file) if line["measure"] in ("tiny", "average")]
@@ -210,16 +210,16 @@ def test_results_of_another_configuration_are_refused_before_any_work(
 ) -> None:
     planned = inside(TINY, "action=report")
     assert planned.code == 0
-    folder = tmp_path / "outputs" / "smoke_tiny"
+    folder = tmp_path / "results" / "smoke_tiny"
     stored = read_json(folder / "incomplete" / "run.json")
     write_json(folder / "run.json", {**stored, "results": ["evaluate/base-tiny-0123456789ab"]})
     before = sorted(tmp_path.rglob("*"))
     for asked in (["action=run"], ["action=report"], ["action=compare"], ["action=report", "until=select"]):
         text = refused(inside(TINY, *asked, "model.random.seed=7"))
-        for part in ("outputs/smoke_tiny", "model.random.seed: 0 -> 7", "name=", "delete", "evaluate/base-tiny"):
+        for part in ("results/smoke_tiny", "model.random.seed: 0 -> 7", "name=", "delete", "evaluate/base-tiny"):
             assert part in text
     planned = inside(TINY, "action=plan", "model.random.seed=7")
-    assert planned.code == 0 and "\nwarning: outputs/smoke_tiny holds results of another" in planned.out
+    assert planned.code == 0 and "\nwarning: results/smoke_tiny holds results of another" in planned.out
     assert sorted(tmp_path.rglob("*")) == before
     assert inside(TINY, "action=report", "model.random.seed=7", "name=other").code == 0
     same = inside(TINY, "action=plan")  # another version of the code, the same settings
@@ -227,9 +227,9 @@ def test_results_of_another_configuration_are_refused_before_any_work(
 
 
 def test_publish_without_results_says_what_to_do(tmp_path: Path, inside: Callable[..., Done]) -> None:
-    done = inside("experiment=smoke_tiny", "action=publish")
+    done = inside("experiment=smoke_tiny", "action=publish", "paths.results=outputs")
     assert done.code == 1 and "has no results to publish. Run the experiment first" in done.error
-    rehearsed = inside("experiment=smoke_tiny", "action=publish", "rehearse=stand_ins")
+    rehearsed = inside("experiment=smoke_tiny", "action=publish", "paths.results=outputs", "rehearse=stand_ins")
     assert rehearsed.code == 1 and "rehearsal" in rehearsed.error
     same = inside("experiment=smoke_tiny", "action=publish", "paths.results=results")
     assert same.code == 1 and "is paths.published too" in same.error

@@ -98,7 +98,7 @@ def test_keys_full_run_uses_them_and_a_failing_one_says_why(runs: tuple[Path, li
     assert failed.code == 1 and "failed: score/asked-ratings: " in failed.out
     (log,) = ((folder / "work" / ".attempts" / "score").glob("asked-ratings-*/log.txt"),)
     assert any("Traceback" in path.read_text() for path in log)
-    for part in ("work/.wandb/wandb", "outputs/smoke_tiny/run.json", "outputs/failing/incomplete/run.json"):
+    for part in ("work/.wandb/wandb", "results/smoke_tiny/run.json", "results/failing/incomplete/run.json"):
         assert (folder / part).exists()
 
 

@@ -152,7 +152,7 @@ def test_study_runs_on_tiny_stand_ins(tmp_path: Path) -> None:
     assert re.search(r"built, 0 cached, 0 failed, 0 blocked", done.out)
     rows = [
         json.loads(line)
-        for line in (tmp_path / "outputs" / "study" / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+        for line in (tmp_path / "results" / "study" / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
     ]
     runs = [(row["method"], row["pool"], row["matched_to"]) for row in rows if row["method"] != "base"]
     assert runs == [(m, pool, "icon" if m == "random_icon" else None) for m in METHODS for pool in (0, 1)]
@@ -162,7 +162,7 @@ def test_study_runs_on_tiny_stand_ins(tmp_path: Path) -> None:
         assert row["benchmarks"]["alpaca"]["items"] >= 30
     compared = icon_repro(tmp_path, *TINY.split(), "action=compare")
     assert compared.code == 0, compared.out + compared.error
-    with (tmp_path / "outputs" / "study" / "methods.csv").open(encoding="utf-8", newline="") as file:
+    with (tmp_path / "results" / "study" / "methods.csv").open(encoding="utf-8", newline="") as file:
         scored = {row["method"]: (row["scored"], row["without score"]) for row in csv.DictReader(file)}
     of_pool = {"random_icon": ("3", "9")}  # a quarter of a pool is drawn
     assert scored == {f"{m}-r{pool}": of_pool.get(m, ("12", "0")) for m in METHODS for pool in (0, 1)}

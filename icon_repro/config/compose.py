@@ -18,14 +18,20 @@ from icon_repro.engine.schema import plain
 
 
 def register_resolvers() -> None:
-    """What conf/ may use besides OmegaConf's own: ``${package_dir:}`` and ``${user_cache:}``."""
+    """What conf/ may use besides OmegaConf's own: ``${package_dir:}``, ``${user_cache:}`` and ``${runs_folder:}``."""
     OmegaConf.register_new_resolver("package_dir", lambda: str(Path(icon_repro.__file__).parent), replace=True)
     OmegaConf.register_new_resolver("user_cache", _user_cache, replace=True)
+    OmegaConf.register_new_resolver("runs_folder", _runs_folder, replace=True)
 
 
 def _user_cache() -> str:
     named = os.environ.get("ICON_REPRO_CACHE")
     return named or str(Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")) / "icon_repro")
+
+
+def _runs_folder() -> str:
+    """``results``; in a checkout of this project, whose results/ is committed, ``outputs``, which git ignores."""
+    return "outputs" if Path("pyproject.toml").is_file() and Path("icon_repro", "__init__.py").is_file() else "results"
 
 
 def typed(raw: DictConfig, *, real: bool = False) -> Config:

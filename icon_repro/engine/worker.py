@@ -350,12 +350,12 @@ def follow_parent() -> None:
 
 def child(spec: Mapping[str, Any], report: Connection) -> typing.NoReturn:
     """Entry of a worker process: output goes to the attempt's log; ``report`` gets the outcome and the error."""
+    signal.pthread_sigmask(signal.SIG_BLOCK, STOPS)  # until there is a log for what a stop says
     threading.Thread(target=follow_parent, daemon=True).start()
     stop = Stop()
     try:
         for request in STOPS:
             signal.signal(request, stop.handle)
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, STOPS)
         log = Path(spec["root"]) / ".attempts" / spec["folder"] / "log.txt"
         log.parent.mkdir(parents=True, exist_ok=True)
         terminal = os.fdopen(os.dup(2), "w", buffering=1)
@@ -365,6 +365,7 @@ def child(spec: Mapping[str, Any], report: Connection) -> typing.NoReturn:
             os.dup2(descriptor, number)
             if isinstance(stream, io.TextIOWrapper):
                 stream.reconfigure(line_buffering=True)  # a killed step leaves all of its lines
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, STOPS)
         faulthandler.enable()  # a crash in native code leaves its stack in the log
         outcome = Outcome(work(spec, terminal, stop))
     except BaseException as problem:

@@ -64,7 +64,7 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory, campaign: Counts) -> P
 
 def tables(folder: Path) -> dict[str, bytes]:
     """The results' files; of run.json all but the state of the checkout, in which somebody may work."""
-    results = folder / "outputs" / "smoke_tiny"
+    results = folder / "results" / "smoke_tiny"
     found = {path.relative_to(results).as_posix(): path.read_bytes() for path in results.rglob("*") if path.is_file()}
     made = json.loads(found.pop("run.json"))
     return {**found, "run.json": json.dumps({**made, "git": None}).encode()}
@@ -468,8 +468,8 @@ def test_damaged_notes_and_results_are_written_anew(undisturbed: Path, tmp_path:
         if path.is_file():
             rng.choice((flip, cut))(path, rng)
     for name in ("table.csv", "metrics.jsonl", "verdicts.md", "samples.jsonl", "index.html"):
-        cut(folder / "outputs" / "smoke_tiny" / name, rng)
-    for path in sorted((folder / "outputs" / "smoke_tiny" / "figures").iterdir()):
+        cut(folder / "results" / "smoke_tiny" / name, rng)
+    for path in sorted((folder / "results" / "smoke_tiny" / "figures").iterdir()):
         rng.choice((flip, cut))(path, rng)
     completed(folder, undisturbed)
 

@@ -138,7 +138,7 @@ def test_run_with_keep_none_leaves_no_weights_and_builds_them_again_for_a_new_be
 
     kept = inside(*TINY, "tracking=none")
     assert kept.code == 0, kept.error
-    table = (tmp_path / "outputs" / "smoke_tiny" / "table.md").read_bytes()
+    table = (tmp_path / "results" / "smoke_tiny" / "table.md").read_bytes()
     there = {path: path.read_bytes() for path in weights()}
     assert len(there) == 2
     for keep, count in (("selected", 1), ("none", 2)):
@@ -150,7 +150,7 @@ def test_run_with_keep_none_leaves_no_weights_and_builds_them_again_for_a_new_be
     assert weights() == []
     again = inside(*TINY, "tracking=none", "keep=none")
     assert " 0 failed" in again.out and again.out.find("0 built") > 0
-    assert (tmp_path / "outputs" / "smoke_tiny" / "table.md").read_bytes() == table
+    assert (tmp_path / "results" / "smoke_tiny" / "table.md").read_bytes() == table
     more = [*TINY, "tracking=none", "keep=none", "++evaluation.tasks.more=${evaluation.tasks.tiny}", "name=more"]
     more.append("evaluation.tasks.tiny.limit=7")
     planned = inside(*more, "action=plan")

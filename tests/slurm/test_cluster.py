@@ -95,8 +95,8 @@ def test_experiment_with_a_killed_and_a_preempted_task_gives_the_tables_of_an_in
     command(here)
     names = ["table.csv", "table.md", "metrics.jsonl"]
     for name in names:
-        made = (there / "outputs" / "smoke_tiny" / name).read_bytes()
-        assert made == (here / "outputs" / "smoke_tiny" / name).read_bytes(), name
+        made = (there / "results" / "smoke_tiny" / name).read_bytes()
+        assert made == (here / "results" / "smoke_tiny" / name).read_bytes(), name
 
 
 def parent(pid: int) -> int:
@@ -217,7 +217,7 @@ def test_sweep_over_seeds_by_the_launcher_is_an_experiment_a_seed(cluster: Path,
     ended = icon_repro(tmp_path, "-m", *TINY, *only, "seed=1,2", *launcher, PYTHONPATH=PATHS)
     assert ended.code == 0, ended.out + ended.error
     for seed in (1, 2):
-        table = (tmp_path / "outputs" / f"smoke_tiny_s{seed}" / "table.md").read_text()
+        table = (tmp_path / "results" / f"smoke_tiny_s{seed}" / "table.md").read_text()
         assert "random" in table and "missing" not in table, table
     assert len(list((tmp_path / "work" / "train").glob("random-f0.25-s[12]-*"))) == 2
     assert len(list((tmp_path / "work" / "select").glob("random-*"))) == 1  # selected once for both
