@@ -154,7 +154,7 @@ class Outside:
     """A file outside the package whose method is planned."""
 
     module: str  # name in sys.modules
-    file: SourceFile
+    files: Mapping[str, SourceFile]  # itself as ``method``, and what it imports beside it
 
 
 class Build:
@@ -226,7 +226,7 @@ class Build:
         else:
             check_step(function)
             if self.outside is not None and function.__module__ == self.outside.module:
-                target, files["method"] = OUTSIDE, self.outside.file
+                target, files = OUTSIDE, {**files, **self.outside.files}
                 params = OutsideStep(function.__name__, params)
             else:
                 try:

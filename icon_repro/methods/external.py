@@ -12,8 +12,8 @@ without a score in failures.jsonl.
 
 ``inputs`` has the folders of the steps ``model``, ``candidates`` and ``assessment``; ``runtime`` device and progress.
 Only the file knows what scoring costs: ``return scores, {"tokens": .., "flops": ..}`` says it, else it counts as 0.
-The file's content is part of each step's fingerprint; modules that it imports from elsewhere are not: after a change
-there, change the file too, e.g. a version in its options.
+The file's content is part of each step's fingerprint, and so is that of the modules beside it, or in the working
+folder, that it imports by name. Modules from elsewhere are not: after a change there, change the file too.
 Known gap: a plan executes a file with METHOD; one with ``score`` alone is executed when it scores.
 """
 
@@ -36,7 +36,16 @@ from icon_repro.engine.runtime import Runtime
 from icon_repro.engine.schema import SchemaError, build, plain, unhashed
 from icon_repro.methods.base import Build, Method, Outside, OutsideStep, Setting
 from icon_repro.methods.common.outcome import NoScoreError, write_scores
-from icon_repro.methods.kinds import MethodError, checked, defines_method, described, imported, place, typed_options
+from icon_repro.methods.kinds import (
+    MethodError,
+    beside,
+    checked,
+    defines_method,
+    described,
+    imported,
+    place,
+    typed_options,
+)
 
 
 @dataclass
@@ -99,12 +108,14 @@ def _inside(where: str, options: ExternalConfig) -> tuple[Method, Any]:
 def plan(builder: Build, name: str, options: ExternalConfig) -> Step | dict[float, Step]:
     """The file's own plan; or one step, which calls the file's function."""
     files = {"method": builder.planner.file(f"methods.{name}.path", options.path)}
+    for key, path in beside(Path(options.path).expanduser()).items():
+        files[f"beside.{key}"] = builder.planner.file(f"methods.{name}.path: {key}", str(path))
     if not _has_method(options.path):
         inputs = {"model": builder.model, "candidates": builder.universe, "assessment": builder.assessment}
         return builder.step(run, name, options, inputs, files=files)
     module = _loaded(options.path)[0]
     method, own = _inside(f"methods.{name}", options)
-    builder.outside = Outside(module.__name__, files["method"])
+    builder.outside = Outside(module.__name__, files)
     try:
         scores = method.plan(builder, name, own)
     except PlanError:

@@ -5,6 +5,7 @@ with the file: file and line, what is expected, an example.
 Known gap: a file is executed when it is read, so a plan with ``kind: external`` runs the top level of that file.
 """
 
+import ast
 import dataclasses
 import importlib
 import importlib.util
@@ -103,6 +104,38 @@ def imported(path: Path) -> ModuleType:
     except Exception as error:
         raise MethodError(f"{place(error, path)}: can't be imported ({described(error)}).") from error
     return module
+
+
+def beside(path: Path) -> dict[str, Path]:
+    """The files of one's own that a file imports by name, and those that they import: name -> path.
+
+    They lie in the folder of the file, or in the working folder; of a package all files count. Nothing is executed.
+    """
+    folders = [path.absolute().parent, Path.cwd()]
+    known: dict[str, Path] = {}
+    waiting = [path]
+    while waiting:
+        for name in _imports(waiting.pop()) - sys.stdlib_module_names - {_PACKAGE.partition(".")[0]}:
+            for folder in folders:
+                package = sorted((folder / name).rglob("*.py")) if (folder / name).is_dir() else []
+                for file in [folder / f"{name}.py", *package]:
+                    key = file.relative_to(folder).as_posix()
+                    if file.is_file() and key not in known and file != path.absolute():
+                        known[key] = file
+                        waiting.append(file)
+    return dict(sorted(known.items()))
+
+
+def _imports(path: Path) -> set[str]:
+    """First names of the modules that a file's text imports; none if it isn't Python, which is said elsewhere."""
+    try:
+        tree = ast.parse(path.read_bytes())
+    except (SyntaxError, ValueError):
+        return set()
+    nodes = list(ast.walk(tree))
+    named = {alias.name for node in nodes if isinstance(node, ast.Import) for alias in node.names}
+    named |= {node.module for node in nodes if isinstance(node, ast.ImportFrom) and node.module and not node.level}
+    return {name.partition(".")[0] for name in named}
 
 
 def described(error: BaseException) -> str:

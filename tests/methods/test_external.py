@@ -11,7 +11,7 @@ from small import composed, small
 from icon_repro.config.load import ConfigError, load
 from icon_repro.data.planner import PlanError
 from icon_repro.data.rows import Example, Score
-from icon_repro.engine.artifact import Store, ordered
+from icon_repro.engine.artifact import Step, Store, ordered
 from icon_repro.engine.options import ClusterConfig, Executor
 from icon_repro.engine.records import read_rows, write_rows
 from icon_repro.engine.run import run
@@ -158,6 +158,22 @@ def test_external_content_and_options_are_hashed_and_the_path_isnt(tmp_path: Pat
     changed = fingerprint(file(tmp_path / "here", LENGTH + "# another line\n"), sign=1)
     assert changed != first
     assert fingerprint(file(tmp_path / "here", LENGTH), sign=1) == first
+
+
+def test_external_modules_beside_the_file_are_hashed_and_no_others(tmp_path: Path) -> None:
+    def made() -> Step:
+        return step_of(planned(tmp_path / "work", {"mine": {"kind": "external", "path": str(path)}}))
+
+    path = file(tmp_path, f"from helper import sign\nfrom icon_repro.data.rows import Example\nimport math\n{LENGTH}")
+    alone = made()
+    assert list(alone.files) == ["method"]
+    file(tmp_path, "import parts.inner\nsign = 1\n", "helper.py")
+    file(tmp_path / "parts", "value = 1\n", "inner.py")
+    file(tmp_path, "nobody = 'imports this'\n", "math.py")  # nor this: it has the name of a library
+    first = made()
+    assert sorted(first.files) == ["beside.helper.py", "beside.parts/inner.py", "method"]
+    file(tmp_path / "parts", "value = 2\n", "inner.py")
+    assert len({alone.fingerprint, first.fingerprint, made().fingerprint}) == 3
 
 
 @pytest.mark.parametrize("path", ["nowhere.py", "."])
