@@ -241,8 +241,7 @@ def _action_run(given: Sequence[str], experiment: Experiment, store: Store) -> i
     remaining = Remaining(experiment.steps, store, config.cluster)
     for line in [*filter(None, [remaining.first()]), *expected_calls(missing), *_licences(missing), *experiment.notes]:
         say(line)
-    for step in renew(experiment.steps, store):
-        say(f"{step.label}: its weights were removed and are needed: built again")
+    _renew(experiment, store)
     intact, remove = Intact(store), prune.Remover(experiment, store)
 
     def said(line: str) -> None:
@@ -305,11 +304,16 @@ def _action_export(experiment: Experiment, store: Store) -> int:
     return 0
 
 
+def _renew(experiment: Experiment, store: Store) -> None:
+    for step in renew(experiment.steps, store):
+        say(f"{step.label}: its weights were removed and are needed: built again")
+
+
 def _action_submit(experiment: Experiment, store: Store) -> int:
     config = experiment.config
     missing = missing_steps(experiment, store)
     _refuse(preflight(experiment, store))
-    renew(experiment.steps, store)
+    _renew(experiment, store)
     if submit(experiment.steps, store, config.cluster, Path(config.paths.cache), say):
         for line in _licences(missing):
             say(line)

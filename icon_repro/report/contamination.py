@@ -14,13 +14,14 @@ from icon_repro.report.runs import lines
 _CAPTION = """\
 Contamination: items of each benchmark of which a text (question, passage, choice, ..) shares a run of words with a row
 that the model was tuned on; mean over runs. A run is as long as `data.candidates.order.ngram` says (13); a shorter text
-has to stand in a row whole and have 8 words. Runs that stand in more than 10 rows are phrases and don't count. Reworded
-items aren't found; prompts of judged sets aren't compared. Which items and rows they are: `shared.json` in the steps
-`prepare/shared-...`.
+has to stand in a row whole and have 8 words. Runs that stand in more than 10 rows, or in more than 10 held-out rows,
+are phrases and don't count. Reworded items aren't found; prompts of judged sets aren't compared. Which items and rows
+they are: `shared.json` in the steps `prepare/shared-...`.
 """
 _SELECTING = """\
 by selecting rows: items that share text with the rows by which the method selects (assessment set, or a method's own
-target for this benchmark; rows of them that a filter left out count too); -: no rows decide what it selects.
+target for this benchmark; rows of them that a filter left out count too, except for held-out rows, which may be of the
+same file on purpose); -: no rows decide what it selects.
 """
 
 

@@ -127,7 +127,7 @@ class ProbeConfig:
     """What the probe reads: hidden states after layers at these shares of the depth."""
 
     depths: list[float] = number([0.25, 0.5, 0.75, 1.0], above=0, at_most=1)
-    dtype: Dtype = Dtype.bfloat16  # ranks as float32 does: left out, Spearman 0.788 and 0.787 on the pilot
+    dtype: Dtype = Dtype.bfloat16  # ranked the pilot's rows as float32 did, when tried once
 
 
 @dataclass
