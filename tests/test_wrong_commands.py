@@ -43,6 +43,7 @@ def word(wrong: str, advice: str) -> list[str]:
         (["method=less"], r"(methods=\S+) for it and those", replaced),
         (["methods=[random,icno]"], MEANT, word),
         (["methods=random,icon"], r"brackets: (\S+)\.", replaced),
+        (["methods=[random,icon]", "methods=[icon]"], r"such as (\S+)\.$", replaced),
         (["methods={}"], r"(methods=\S+) has all", replaced),
         (["+method@methods.longest=random"], r"adds one: (\S+)\.", replaced),
         (["+method@methods.m=random_matched"], r"Set (\S+)\.$", appended),
@@ -96,6 +97,11 @@ def test_methods_by_name_are_those_of_the_plan(tmp_path: Path, inside: Callable[
     methods = re.findall(r"^  (\w+):\n    kind: (\w+)", done.out.partition("\nmethods:\n")[2], re.MULTILINE)
     assert done.code == 0 and methods == [("icon", "icon"), ("less", "less")]
     assert "shard_candidates: 8" in done.out and re.search(r"^    epochs: 1$", done.out, re.MULTILINE)
+
+
+def test_methods_by_name_may_be_spelled_out_in_the_same_command(tmp_path: Path, inside: Callable[..., Done]) -> None:
+    done = inside(*BASE, "methods=[mine,longest]", "methods.mine={kind: random, seed: 3}", "plan=full")
+    assert done.code == 0 and set(re.findall(r"score/(\w+)", done.out)) == {"mine", "longest"}
 
 
 def test_a_method_that_is_left_out_takes_its_settings_elsewhere_with_it() -> None:

@@ -33,6 +33,7 @@ class _Methods:
     chosen: Mapping[str, str | None]  # name -> its file in conf/method; None: the experiment spells it out
     options: set[str]  # files in conf/method
     beside: Mapping[str, Sequence[str]]  # name -> keys of the experiment, besides methods, that are settings of it
+    spelled_out: set[str]  # by other arguments: methods.NAME={kind: ...}
     problems: list[str] = field(default_factory=list)
 
     def named(self, argument: str, override: Override) -> list[str]:
@@ -54,14 +55,15 @@ class _Methods:
                 "this experiment."
             )
             return []
-        known = self.options | set(self.chosen)
+        known = self.options | set(self.chosen) | self.spelled_out
         for name in names:
             if name not in known:
                 self.problems.append(f"{argument}: no method {name!r}.{nearest(str(name), known)}")
         if len(set(map(str, names))) < len(names):
             once = ",".join(dict.fromkeys(map(str, names)))
             self.problems.append(f"{argument}: a method is named twice; methods=[{once}] names each once.")
-        added = [f"+method@methods.{name}={name}" for name in names if name in self.options - set(self.chosen)]
+        new = self.options - set(self.chosen) - self.spelled_out
+        added = [f"+method@methods.{name}={name}" for name in names if name in new]
         gone = [name for name in self.chosen if name not in names]
         return [*added, *(removed for name in gone for removed in self._removed(name))]
 
@@ -126,6 +128,9 @@ def name_methods(arguments: Sequence[str], conf: Path) -> tuple[list[str], list[
     methods = _of_experiment(parsed, arguments, conf)
     if methods is None:
         return list(arguments), []  # Hydra says what is wrong
+    lists = [a for a, o in parsed if o is not None and o.key_or_group == "methods" and isinstance(o.value(), list)]
+    if len(lists) > 1:
+        return [], [f"{' '.join(lists)}: give one list of methods, such as {lists[-1]}."]
     result: list[str] = []
     for argument, override in parsed:
         if override is None or not _about_methods(override):
@@ -189,7 +194,9 @@ def _of_experiment(
     chosen = {match["name"]: option for match, option in named.items() if match}
     every = found.methods if isinstance(found.get("methods"), DictConfig) else {}
     beside = {str(name): list(_keys_of(str(name), found)) for name in every}
-    return _Methods({str(name): chosen.get(str(name)) for name in every}, options, beside)
+    keys = [_ONE.fullmatch(one.key_or_group) for _, one in parsed if one is not None and not one.is_delete()]
+    spelled_out = {match["name"] for match in keys if match}
+    return _Methods({str(name): chosen.get(str(name)) for name in every}, options, beside, spelled_out)
 
 
 def _keys_of(name: str, node: DictConfig) -> Iterator[str]:
