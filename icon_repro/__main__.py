@@ -22,7 +22,7 @@ from omegaconf.errors import OmegaConfBaseException
 from icon_repro.config.actions import Action
 from icon_repro.config.arguments import open_overrides
 from icon_repro.config.compose import register_resolvers, typed
-from icon_repro.config.help import help_text, version_text
+from icon_repro.config.help import FETCHED, help_text, version_text
 from icon_repro.config.json_schema import json_schema
 from icon_repro.config.load import Config, ConfigError, Rehearse, Until, conf_dir
 from icon_repro.config.unsafe import unsafe_files
@@ -41,7 +41,7 @@ from icon_repro.engine.task import requeue, stoppable
 from icon_repro.engine.tracking import TrackingError, wandb_mode
 from icon_repro.evaluate.judge.plan import expected_calls
 from icon_repro.evaluate.requirements import has_key, missing_for
-from icon_repro.experiment import Experiment, plan
+from icon_repro.experiment import Experiment, only_read, plan
 from icon_repro.lm.options import EndpointConfig
 from icon_repro.report import plan_text, prune
 from icon_repro.report.checksums import Intact
@@ -119,6 +119,7 @@ def _run(raw: DictConfig, given: Sequence[str]) -> int:
         Action.compare: _action_compare,
         Action.export: _action_export,
         Action.publish: _action_publish,
+        Action.fetch: partial(_action_run, given),
         Action.prune: _action_prune,
     }
     problems = (
@@ -230,6 +231,8 @@ def _refuse(problems: Sequence[str]) -> None:
 
 def _action_run(given: Sequence[str], experiment: Experiment, store: Store) -> int:
     config = experiment.config
+    fetching = config.action is Action.fetch
+    experiment = only_read(experiment) if fetching else experiment
     _refuse(preflight(experiment, store))
     say(f"{config.name}: {config.description.strip()}")
     missing = missing_steps(experiment, store)
@@ -264,7 +267,9 @@ def _action_run(given: Sequence[str], experiment: Experiment, store: Store) -> i
         f"{len(summary.built)} built, {len(summary.cached)} cached, {len(summary.failed)} failed, "
         f"{len(summary.blocked)} blocked"
     )
-    finished = _action_report(given, experiment, store)
+    if fetching and not summary.failed:
+        say(FETCHED.format(work=store.root, cache=config.paths.cache))
+    finished = 0 if fetching else _action_report(given, experiment, store)
     return 1 if summary.failed else finished
 
 

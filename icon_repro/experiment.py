@@ -29,7 +29,7 @@ from icon_repro.methods.base import Inputs
 from icon_repro.methods.plan_selections import Selection, Selections, over_pools
 from icon_repro.train.options import TrainJob, Tuning
 
-_ASKING = (Action.run, Action.plan, Action.submit)  # what only reads results never depends on a network
+_ASKING = (Action.run, Action.plan, Action.submit, Action.fetch)  # what only reads results never depends on a network
 _CHOICES = 4  # of an item, that each go through the model with the question
 
 
@@ -64,6 +64,16 @@ class Experiment:
     shared_selecting: dict[str, list[Step]] = field(
         default_factory=dict
     )  # by benchmark: with rows that selections go by
+
+
+def only_read(experiment: Experiment) -> Experiment:
+    """The part of a plan that reads models and rows from elsewhere, benchmarks too: all that asks a network.
+
+    It needs no accelerator and none of the steps after it, so that a machine with a network can do it for others.
+    """
+    stages = ("model", "prepare")
+    steps = [step for step in experiment.steps if all(one.stage in stages for one in (step, *ancestors(step)))]
+    return replace(experiment, steps=steps)
 
 
 def _contestant(arm: Arm) -> Contestant:

@@ -139,7 +139,12 @@ def pythons() -> list[str]:
     folders = [Path(folder) for folder in os.environ.get("PATH", "").split(os.pathsep)]
     folders += sorted(Path("~/.pyenv/versions").expanduser().glob("*/bin"))
     found = {name: str(folder / name) for folder in folders for name in PYTHONS if (folder / name).is_file()}
-    return [found[name] for name in PYTHONS if name in found]
+    return [found[name] for name in PYTHONS if name in found and _answers(found[name])]
+
+
+def _answers(python: str) -> bool:
+    """A shim of a version manager may stand for a Python that isn't chosen."""
+    return subprocess.run([python, "--version"], capture_output=True).returncode == 0
 
 
 PYTHONS = [f"python3.{minor}" for minor in range(11, 15)]

@@ -13,6 +13,7 @@ class Action(enum.Enum):
     export = "export"
     verify = "verify"
     publish = "publish"
+    fetch = "fetch"  # models, data sets and benchmarks, on a machine with a network
     prune = "prune"
     methods = "methods"
     models = "models"

@@ -12,6 +12,7 @@ data-selection methods.
   python -m icon_repro                                 run the small experiment (experiment=smoke)
   python -m icon_repro experiment=llama31_8b           the paper's main setting
   python -m icon_repro experiment=NAME action=plan     what would run, what is cached, and about what it costs
+  python -m icon_repro experiment=NAME action=fetch    models, data sets and benchmarks, for machines without a network
   python -m icon_repro experiment=NAME action=submit   send what is missing to Slurm (slurm/README.md)
   python -m icon_repro experiment=NAME action=status   what is running or failed, and where its log is
   python -m icon_repro experiment=NAME action=report   tables again, from stored results; explain=icon-0.15/piqa says
@@ -42,6 +43,11 @@ Groups and their options:
 {groups}
 Show the composed configuration: --cfg job. Meaning and range of every key: conf/README.md
 """
+
+
+FETCHED = """\
+All that this experiment reads from elsewhere is in {work}, in {cache} and in the hub's cache (HF_HOME, else
+~/.cache/huggingface). A machine that sees these folders, or has copies of them, runs it with HF_HUB_OFFLINE=1."""
 
 
 def version_text() -> str:

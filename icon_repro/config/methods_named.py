@@ -38,6 +38,8 @@ class _Methods:
 
     def named(self, argument: str, override: Override) -> list[str]:
         """``methods=[...]`` as additions and deletions."""
+        if override.is_delete() and self.spelled_out:  # ~methods: all of them, in place of which others are spelled out
+            return [argument]
         value = override.value()
         if isinstance(value, ChoiceSweep):
             text = argument.partition("=")[2]

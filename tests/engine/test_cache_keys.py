@@ -163,7 +163,10 @@ FILES = [
 def test_cache_changed_byte_is_a_miss_there_and_downstream_only(world: World, file: str, roots: str) -> None:
     path = world.folder / "data" / file
     content = bytearray(path.read_bytes())
-    content[-3] ^= 1
+    if path.suffix == ".py":  # its syntax is looked at before any work
+        content += b"#"
+    else:
+        content[-3] ^= 1
     path.write_bytes(bytes(content))
     world.check({}, roots)
 

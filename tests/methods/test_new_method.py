@@ -60,7 +60,7 @@ def test_one_file_and_one_yaml_add_a_method(checkout: Path) -> None:
     said("action=compare")
     said("action=report")
     said("action=export")
-    page = (checkout / "outputs" / "mine" / "table.md").read_text(encoding="utf-8")
+    page = (checkout / "results" / "mine" / "table.md").read_text(encoding="utf-8")
     assert "shortest" in page
     cards = [path.read_text(encoding="utf-8") for path in checkout.glob("work/export/mine/shortest-*/README.md")]
     assert len(cards) >= 2 and all("characters of the response; higher" in card for card in cards)
