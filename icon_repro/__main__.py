@@ -12,6 +12,7 @@ import sys
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
+from textwrap import wrap
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
@@ -46,6 +47,7 @@ from icon_repro.lm.options import EndpointConfig
 from icon_repro.report import plan_text, prune
 from icon_repro.report.checksums import Intact
 from icon_repro.report.collect import estimate
+from icon_repro.report.console_tables import terminal_width
 from icon_repro.report.disk import too_little
 from icon_repro.report.pace import pace, told
 from icon_repro.report.remaining import Remaining
@@ -180,9 +182,12 @@ def _list(config: Config) -> int:
         Action.models: lambda: catalogue.models(conf_dir()),
         Action.data: lambda: catalogue.data(conf_dir()),
         Action.benchmarks: lambda: catalogue.benchmarks(conf_dir()),
-        Action.schema: lambda: [json.dumps(json_schema(), indent=1)],
     }
-    print(*listed[config.action](), sep="\n")
+    if config.action is Action.schema:
+        print(json.dumps(json_schema(), indent=1))
+        return 0
+    for line in listed[config.action]():
+        print(*wrap(line, terminal_width(), subsequent_indent=" " * 4) or [""], sep="\n")
     return 0
 
 

@@ -157,7 +157,7 @@ def _required(name: str, settings: Mapping[str, Any]) -> list[str]:
 
 
 def _joined(needs: list[str] | Iterator[str]) -> str:
-    return ", ".join(needs) or "-"
+    return ", ".join(needs)
 
 
 def about(path: Path) -> str:
@@ -170,4 +170,5 @@ def about(path: Path) -> str:
 def _aligned(rows: Sequence[tuple[str, ...]]) -> list[str]:
     """Columns, the last two as wide as they are."""
     widths = [max(len(row[column]) for row in rows) for column in (0, 1)]
-    return [f"{row[0]:<{widths[0]}}  {row[1]:<{widths[1]}}  needs {row[2]}; {row[3]}" for row in rows]
+    needs = [f"needs {row[2]}; " if row[2] else "" for row in rows]
+    return [f"{r[0]:<{widths[0]}}  {r[1]:<{widths[1]}}  {n}{r[3]}" for r, n in zip(rows, needs, strict=True)]
