@@ -24,7 +24,7 @@ from fault_server import BABBLE, LINE_FAULTS, REPLY_FAULTS, Body, FaultServer, c
 from icon_repro.data.options import TokensField
 from icon_repro.engine.records import read_json
 from icon_repro.engine.schema import plain
-from icon_repro.lm.answered_by import same_model
+from icon_repro.lm.answered_by import is_asked, same_model
 from icon_repro.lm.endpoint import Answer, BudgetError, Request, ask, estimate, note_answered_by, spent
 from icon_repro.lm.endpoint_http import EndpointError, retry_after, unreachable
 from icon_repro.lm.options import EndpointConfig, endpoint_problems
@@ -520,6 +520,20 @@ def test_endpoint_problems_are_found_without_repeating_a_key(
 )
 def test_dated_names_are_of_the_same_model_and_others_arent(asked: str, named: str, same: bool) -> None:
     assert same_model(asked, named) is same
+
+
+@pytest.mark.parametrize(
+    ("url", "named", "taken"),
+    [
+        ("http://127.0.0.1:8000/v1", "llama3", True),
+        ("http://127.0.0.1:8000/v1", "llama", False),
+        ("http://127.0.0.1:8000/v1", "llama3:8b-stub", False),
+        ("http://127.0.0.1:8000/v1", "", False),
+        ("https://models.example.org/v1", "llama3", False),
+    ],
+)
+def test_a_server_on_this_machine_may_leave_out_the_variant(url: str, named: str, taken: bool) -> None:
+    assert is_asked(EndpointConfig("llama3:8b", base_url=url), named) is taken
 
 
 def test_reply_of_another_model_is_refused_and_not_stored(tmp_path: Path) -> None:

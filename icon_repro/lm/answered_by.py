@@ -4,7 +4,8 @@ In: settings of an endpoint, stored replies.  Out: ``AnsweredBy``, kept with the
 A stub, another version or a cheaper model behind the same address would give verdicts that pass for the asked model's.
 So a reply that names another model than was asked is an error. Names of the same model, by rule: other case, an
 organisation before it ("openai/gpt-4") or not, a date or a build of four digits after it ("gpt-4-0613",
-"gpt-4o-2024-08-06", of "x-latest" too), a revision after "@". Any other name is accepted if ``served_as`` gives it.
+"gpt-4o-2024-08-06", of "x-latest" too), a revision after "@"; of a server on this machine, which runs what its owner
+started, also what the asked name begins with ("llama3" for "llama3:8b"). Any other is taken if ``served_as`` gives it.
 Known gap: a server may name any model it likes; one that names none is believed, and noted as "not named".
 """
 
@@ -30,7 +31,13 @@ def is_asked(endpoint: EndpointConfig, named: str | None) -> bool:
         return True
     if endpoint.served_as is not None:
         return named == endpoint.served_as
-    return same_model(endpoint.model, named)
+    return same_model(endpoint.model, named) or (endpoint.local and _begins(endpoint.model, named))
+
+
+def _begins(asked: str, named: str) -> bool:
+    """Whether ``asked`` is ``named`` with a variant after it."""
+    asked, named = asked.casefold(), named.casefold()
+    return named != "" and asked.startswith(named) and asked[len(named)] in "-_:@"
 
 
 def same_model(asked: str, named: str) -> bool:
