@@ -16,11 +16,13 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
+from icon_repro.report import judged
 from icon_repro.report.cells import MISSING, NOT_APPLICABLE, lower_unit
 from icon_repro.report.console_tables import fitted
 from icon_repro.report.rows import ResultRow
 from icon_repro.report.runs import AS_IT_IS, RANDOM, Contrasts, Line, averaged, lines, lower
 from icon_repro.report.statistics import TestVerdict
+from icon_repro.report.tables import markdown
 from icon_repro.report.verdicts import Adjusted, Comparison, adjusted, corrected, opening, verdict_of
 from icon_repro.report.weighting import variants
 
@@ -37,6 +39,7 @@ _SAYS: Mapping[TestVerdict | None, str] = {
     TestVerdict.lacking: "without enough data for a verdict",
     None: "not compared, as results are missing",
 }
+_JUDGED = ["method", "prompts of", "against", "prompts", "failed", "winning score", "95 % interval"]
 _HEADER = ["method", "measure", "value", "difference from random [95 %]", "verdict", "cost"]
 
 
@@ -144,6 +147,17 @@ def table(found: Sequence[Told], width: int) -> list[str]:
         for one in found
     ]
     return fitted(_HEADER, cells, width, names=2)
+
+
+def _judged(rows: Sequence[ResultRow], width: int) -> list[str]:
+    """A short table of the comparisons by a judge, if there are some."""
+    if not any(row.judged or row.unjudged for row in rows):
+        return []
+    header, cells, _ = judged.table(rows)
+    shown = [header.index(name) for name in _JUDGED]
+    chosen = [[row[column] for column in shown] for row in cells]
+    lines = markdown(_JUDGED, chosen).splitlines()
+    return ["", *(lines if max(map(len, lines)) <= width else fitted(_JUDGED, chosen, width))]
 
 
 def _difference(one: Told) -> str:
@@ -303,6 +317,7 @@ def closing(
         text += textwrap.wrap(sentence, width, initial_indent="- ", subsequent_indent="  ")
     text += ["", *table(found, width), ""]
     text += textwrap.wrap(CAPTION, width)
+    text += _judged(rows, width)
     page = [f"Page:   {folder / 'index.html'} (open it in a browser)"] if (folder / "index.html").is_file() else []
     text += ["", *page, f"Tables: {folder / 'table.md'}, verdicts.md", "", "Next:"]
     for purpose, command in next_commands(arguments, found, complete=complete):

@@ -3,10 +3,12 @@
 import shlex
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from made_up_runs import result, row, task
+from paper_runs import judged
 
 from icon_repro.config.compose import composed
 from icon_repro.report import statistics
@@ -18,7 +20,7 @@ ITEMS = np.random.default_rng(0).uniform(1.0, 3.0, 60)
 
 
 def likelihood(
-    method: str, shift: float, fraction: float | None = 0.25, flops: float = 2e9, seed: int = 0
+    method: str, shift: float, fraction: float | None = 0.25, flops: float = 2e9, seed: int = 0, **more: Any
 ) -> ResultRow:
     """A run whose NLL is that of 60 items, moved by ``shift`` and a little noise of its own."""
     noise = np.random.default_rng(list(method.encode())).normal(0, 0.01, ITEMS.size)
@@ -30,6 +32,7 @@ def likelihood(
         {"arc": result("0101" * 5), "held": cell},
         tasks={"arc": task(), "held": task(higher=False)},
         selection={"tokens": 0, "flops": flops - 2e9},
+        **more,
     )
 
 
@@ -148,3 +151,13 @@ def test_next_commands_keep_what_was_given_and_can_be_planned() -> None:
         assert config.name == "mine"
     assert commands[2][-1] == "seeds=[0,1,2]" and "seeds=[3]" not in commands[2]
     assert "explain=longest-0.25/held" in commands[0]
+
+
+@pytest.mark.parametrize("width", [100, 60])
+def test_what_a_judge_says_is_a_short_table(width: int) -> None:
+    verdicts = judged("w" * 6 + "t" * 2 + "l" * 2, "full", ["vicuna"])
+    rows = [*ROWS[:-2], likelihood("icon", -0.1, judged=verdicts)]
+    lines = text(rows, width)
+    (found,) = [line for line in lines if "vicuna" in line]
+    assert "1.400" in (found if width == 100 else "\n".join(lines)) and ("| icon " in found) == (width == 100)
+    assert not any("vicuna" in line for line in text(ROWS, width))
