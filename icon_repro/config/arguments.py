@@ -20,7 +20,7 @@ from hydra.errors import HydraException
 
 from icon_repro.config.actions import Action
 from icon_repro.config.load import Config, ConfigError
-from icon_repro.config.methods_named import name_methods
+from icon_repro.config.methods_named import name_methods, parsed_argument
 from icon_repro.engine.schema import nearest
 
 _FLAGS = "--help --hydra-help --version --cfg --resolve --package --run --multirun --shell-completion --config-path"
@@ -46,7 +46,7 @@ def open_overrides(arguments: Sequence[str], conf: Path) -> list[str]:
     own_conf = any(a.startswith(("--config-dir", "-cd", "--config-path", "-cp")) for a in arguments)
     sweep = any(argument in ("-m", "--multirun") for argument in arguments)
     for argument in arguments:
-        override = _parsed(argument)
+        override = parsed_argument(argument)
         if override is None:
             others.append(argument)
             continue
@@ -63,14 +63,6 @@ def open_overrides(arguments: Sequence[str], conf: Path) -> list[str]:
     if problems:
         raise ConfigError("\n".join(dict.fromkeys(problems)))
     return [*opened, *others]
-
-
-def _parsed(argument: str) -> Override | None:
-    """None for a flag, its value, and what Hydra can't read."""
-    try:
-        return None if argument.startswith("-") else OverridesParser.create().parse_override(argument)
-    except HydraException:
-        return None
 
 
 def _unknown_flags(arguments: Sequence[str]) -> Iterator[str]:
@@ -95,13 +87,13 @@ def _unreadable(arguments: Sequence[str], conf: Path) -> Iterator[str]:
         argument = left.pop(0)
         if argument in values and left and "=" not in left[0]:
             left.pop(0)
-        if argument.startswith("-") or _parsed(argument) is not None:
+        if argument.startswith("-") or parsed_argument(argument) is not None:
             continue
         whole = [argument]
         while left and _is_open(" ".join(whole)) and "=" not in left[0]:  # the shell has cut a list at its spaces
             whole.append(left.pop(0))
         joined = " ".join(whole)
-        if len(whole) > 1 and _parsed(joined) is not None:
+        if len(whole) > 1 and parsed_argument(joined) is not None:
             yield f"{joined}: a value with spaces is quoted: {shlex.quote(joined)}"
         elif quoted := _quoted(argument):
             yield f"{argument}: can't be read. A value with such signs is quoted: {quoted}"

@@ -120,7 +120,7 @@ def name_methods(arguments: Sequence[str], conf: Path) -> tuple[list[str], list[
     Returns:
         The arguments, and problems.
     """
-    parsed = [(argument, _parsed(argument)) for argument in arguments]
+    parsed = [(argument, parsed_argument(argument)) for argument in arguments]
     about = [override for _, override in parsed if override is not None and _about_methods(override)]
     if not about:
         return list(arguments), []
@@ -154,7 +154,8 @@ def name_methods(arguments: Sequence[str], conf: Path) -> tuple[list[str], list[
     return result, methods.problems
 
 
-def _parsed(argument: str) -> Override | None:
+def parsed_argument(argument: str) -> Override | None:
+    """None for a flag, its value, and what Hydra can't read."""
     try:
         return None if argument.startswith("-") else OverridesParser.create().parse_override(argument)
     except HydraException:

@@ -89,6 +89,6 @@ class TrackingConfig:
 class PathsConfig:
     work: str = "work"  # steps, logs, claims: large
     cache: str = "~/.cache/icon_repro"  # downloads
-    results: str = "outputs"  # tables of runs: small, not committed
+    results: str = "outputs"  # tables of runs: small, not committed; "results" outside a checkout of this project
     published: str = "results"  # tables that are committed: action=publish puts them there
     experiments: str = "experiments"  # a folder an experiment: published numbers and claims

@@ -15,6 +15,7 @@ from collections.abc import Iterable, Sequence
 from functools import cache
 from pathlib import Path
 
+from icon_repro.data.revisions import offline
 from icon_repro.engine.artifact import Step
 from icon_repro.engine.records import RecordError, read_json, write_json
 from icon_repro.engine.schema import nearest
@@ -213,7 +214,7 @@ def _has_punkt() -> bool:
 
 def _offline(hub_id: str, commit: str | None) -> str | None:
     """Why the hub's data set can't be read, if the environment says that there is no network."""
-    if os.environ.get("HF_HUB_OFFLINE", "0").upper() not in {"1", "TRUE", "YES", "ON"}:
+    if not offline():
         return None
     from huggingface_hub import constants
 

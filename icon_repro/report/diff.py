@@ -17,9 +17,8 @@ import tarfile
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from icon_repro.engine.artifact import differences
 from icon_repro.engine.records import RecordError
@@ -149,12 +148,8 @@ def _numbers(
                     )
     paired = [number for number in numbers if number.p is not None]
     corrected = iter(holm([number.p for number in paired if number.p is not None]))
-    numbers = [number if number.p is None else _with(number, p=next(corrected)) for number in numbers]
+    numbers = [number if number.p is None else replace(number, p=next(corrected)) for number in numbers]
     return sorted(numbers, key=lambda number: (not number.beyond, number.line, number.measure)), count
-
-
-def _with(number: Number, **values: Any) -> Number:
-    return Number(**{**vars(number), **values})
 
 
 def _number(one: Line, two: Line, names: Sequence[str], number: Number) -> Number:
@@ -166,11 +161,11 @@ def _number(one: Line, two: Line, names: Sequence[str], number: Number) -> Numbe
         change = difference(samples[1], samples[0])
     except StatsError:  # other items: each has an interval of its own
         ends = [mean(own).interval() for own in samples if own is not None]
-        return _with(number, apart=bool(ends[0][1] < ends[1][0] or ends[1][1] < ends[0][0]))
+        return replace(number, apart=bool(ends[0][1] < ends[1][0] or ends[1][1] < ends[0][0]))
     if not math.isfinite(change.half_width()):
         return number
     low, high = change.interval()
-    return _with(number, low=float(low), high=float(high), p=change.p_value())
+    return replace(number, low=float(low), high=float(high), p=change.p_value())
 
 
 def _verdicts(old: Results, new: Results) -> list[str]:

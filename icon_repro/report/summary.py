@@ -84,12 +84,13 @@ def told(
     """
     made = lines(rows)
     found: list[Told] = []
+    every = adjusted(compared, primary)
     for measure in measures(rows):
         names = averaged(rows) if measure == AVERAGE else [measure]
         scale, digits = (100, 2) if measure == AVERAGE else (1, 4)
         own = {
             (one.comparison.method.method, one.comparison.method.fraction): one
-            for one in adjusted(compared, primary)
+            for one in every
             if one.comparison.measure == measure and one.comparison.baseline.method == RANDOM
         }
         of_others = _references(made, measure, scale, names)
