@@ -5,6 +5,8 @@ KILLS ?= 50
 SEED ?= 0
 VENV := .venv
 BIN := $(VENV)/bin
+# AGAIN=1: only the tests that failed last time, one after the other.
+FAILED := $(if $(AGAIN),--last-failed --last-failed-no-failures none -n 0)
 STAMP := $(VENV)/.installed
 
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
@@ -23,17 +25,17 @@ demo: install  ## run the default configuration
 # One thread a process: with two tests at a time, OpenMP threads wait for each other. The rest keeps tests offline.
 test: lint  ## lint, then run the tests
 	OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 DS_ACCELERATOR=cpu WANDB_MODE=offline TOKENIZERS_PARALLELISM=false \
-		$(BIN)/python -m pytest -n 2
+		$(BIN)/python -m pytest -n 2 $(FAILED)
 
 # Stops what it starts; skipped, with the reason, where Slurm can't be installed.
 test-slurm: install  ## run a real one-node Slurm and submit to it; as root it installs Debian's packages
 	OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 DS_ACCELERATOR=cpu WANDB_MODE=offline TOKENIZERS_PARALLELISM=false \
-		$(BIN)/python -m pytest -m slurm tests/slurm
+		$(BIN)/python -m pytest -m slurm tests/slurm $(FAILED)
 
 # HUB_TESTS chooses among them, as pytest's -k does.
 test-hub: install  ## run the paper's experiments from a small model hub on this machine
 	OMP_NUM_THREADS=1 DS_ACCELERATOR=cpu WANDB_MODE=offline TOKENIZERS_PARALLELISM=false \
-		$(BIN)/python -m pytest -n 2 -m hub -k "$(HUB_TESTS)" tests/hub
+		$(BIN)/python -m pytest -n 2 -m hub -k "$(HUB_TESTS)" tests/hub $(FAILED)
 
 # KILLS=6 for one case of each fault, SEED=1 for other moments, RECORD=file to keep the counts; mounts small file
 # systems if it may.
