@@ -1,6 +1,6 @@
 """Give the page its beginning: what was found, in words, and a forest of the differences from the controls.
 
-In: verdicts.csv and verdicts.md of a results folder, the rows of results.  Out: sentences, and groups of lines with
+In: verdicts.csv of a results folder, the rows of results.  Out: sentences, and groups of lines with
 their drawings (SVG, without styles of their own: the page's policy allows none).
 Known gap: none.
 """
@@ -19,6 +19,7 @@ from icon_repro.report.figures.styles import COLOURS, ON_DARK, style
 from icon_repro.report.rows import ResultRow
 from icon_repro.report.runs import RANDOM
 from icon_repro.report.statistics import TestVerdict
+from icon_repro.report.verdicts import POINTS, signed
 
 _TOLD = 8  # comparisons that the words name
 _REASONS = 4  # of missing results
@@ -47,11 +48,15 @@ class Compared:
     p: float  # after Holm's correction, of a primary comparison its own
     verdict: str
     about: str  # what the verdict is about only
-    numbers: str  # the difference and its interval, as verdicts.md has them
 
     @property
     def name(self) -> str:
         return f"{self.method} {100 * self.fraction:g} %"
+
+    @property
+    def numbers(self) -> str:
+        """The difference and its interval, as verdicts.md has them."""
+        return " ".join(signed(self.unit, self.difference, self.low, self.high))
 
     @property
     def holds(self) -> bool:
@@ -60,7 +65,7 @@ class Compared:
     @property
     def better(self) -> str:
         """Which way is better, in words."""
-        return "higher is better" if self.unit == "points" else "lower is better"
+        return "higher is better" if self.unit == POINTS else "lower is better"
 
     @property
     def p_text(self) -> str:
@@ -88,28 +93,10 @@ def read_pairs(folder: Path) -> list[Compared]:
             p=float(line["p holm"]),
             verdict=line["verdict"],
             about=line["only about"],
-            numbers=numbers,
         )
-        for line, numbers in zip(lines, _numbers(folder, lines), strict=True)
+        for line in lines
         if line["low"] and line["p holm"]
     ]
-
-
-def _numbers(folder: Path, lines: Sequence[Mapping[str, str]]) -> list[str]:
-    """Difference and interval of each line: of verdicts.md, that both say the same; else of the csv."""
-    path = folder / "verdicts.md"
-    text = path.read_text(encoding="utf-8") if path.is_file() else ""
-    cells = [[cell.strip() for cell in one.strip("|").split("|")] for one in text.splitlines() if one.startswith("| ")]
-    head = next((row for row in cells if "difference" in row and "95 % interval" in row), None)
-    rows = [dict(zip(head, row, strict=True)) for row in cells if row != head and len(row) == len(head)] if head else []
-    if len(rows) == len(lines):
-        return [f"{row['difference']} {row['95 % interval']}" for row in rows]
-    made = []
-    for line in lines:
-        digits = 2 if line["unit"] == "points" else 4
-        values = [f"{float(line[key]):+.{digits}f}" if line[key] else "-" for key in ("difference", "low", "high")]
-        made.append(f"{values[0]} [{values[1]}, {values[2]}]")
-    return made
 
 
 def finding(pairs: Sequence[Compared], beside: Sequence[str] = ()) -> list[str]:

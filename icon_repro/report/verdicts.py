@@ -17,7 +17,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from icon_repro.report.cells import MISSING, Field, about, lower_unit
+from icon_repro.report.cells import MISSING, Field, about, lower_unit, number_text
 from icon_repro.report.estimates import ALPHA, POWER, Estimate
 from icon_repro.report.rows import ResultRow
 from icon_repro.report.runs import (
@@ -34,6 +34,7 @@ from icon_repro.report.runs import (
 from icon_repro.report.statistics import TestVerdict, holm, verdict
 
 BASELINES = (RANDOM, "longest")
+POINTS = "points"  # the unit of what is shown in percent
 
 HEADER = ["role", "measure", "method", "fraction", "runs", "against", "its runs", "difference", "95 % interval"]
 HEADER += ["p (Holm)", "verdict", "detectable", "p by benchmark (Holm)"]
@@ -146,7 +147,7 @@ def tidy(found: Sequence[Comparison], primary: Mapping[str, Any] | None = None) 
 
 
 def _unit(one: Comparison) -> str:
-    return "points" if one.scale == 100 else lower_unit(one.method, one.measure)
+    return POINTS if one.scale == 100 else lower_unit(one.method, one.measure)
 
 
 def _numbered(one: Adjusted) -> dict[str, Field]:
@@ -193,20 +194,26 @@ def _cells(one: Adjusted) -> list[str]:
     cell += [baseline.method, str(baseline.runs)]
     if estimate is None or one.p is None:
         return [*cell, *[MISSING] * (len(HEADER) - len(cell))]
-    scale, digits = comparison.scale, 2 if comparison.scale == 100 else 4
-    low, high = (scale * float(end) for end in estimate.interval())
-    cell.append(f"{scale * estimate.value:+.{digits}f}")
+    scale, unit = comparison.scale, _unit(comparison)
+    value, interval = signed(unit, *(scale * float(one) for one in (estimate.value, *estimate.interval())))
     if not math.isfinite(estimate.half_width()):
-        return [*cell, "not enough", "-", TestVerdict.lacking.value, "-", "-"]
-    cell += [f"[{low:+.{digits}f}, {high:+.{digits}f}]", _p(one.p), said(one)]
+        return [*cell, value, "not enough", "-", TestVerdict.lacking.value, "-", "-"]
     least = estimate.detectable(ALPHA / one.count)
-    cell.append(" ".join(_numbers(scale, digits, least.value, least.low, least.high)))
+    found, low, high = (f"{scale * one:.{_digits(unit)}f}" for one in (least.value, least.low, least.high))
+    cell += [value, interval, _p(one.p), said(one), f"{found} ({low} to {high})"]
     known = comparison.across is not None and math.isfinite(comparison.across.half_width())
     return [*cell, "-" if one.p_across is None else _p(one.p_across) if known else "not enough"]
 
 
-def _numbers(scale: int, digits: int, value: float, low: float, high: float) -> list[str]:
-    return [f"{scale * value:.{digits}f}", f"({scale * low:.{digits}f} to {scale * high:.{digits}f})"]
+def signed(unit: str, value: float, low: float, high: float) -> tuple[str, str]:
+    """A difference and its interval, in ``unit``, as tables and pages print them: of the digits that a csv has."""
+    value, low, high = (float(number_text(one) or one) for one in (value, low, high))
+    digits = _digits(unit)
+    return f"{value:+.{digits}f}", f"[{low:+.{digits}f}, {high:+.{digits}f}]"
+
+
+def _digits(unit: str) -> int:
+    return 2 if unit == POINTS else 4
 
 
 def said(one: Adjusted) -> str:
