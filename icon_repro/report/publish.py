@@ -43,10 +43,11 @@ def publish(experiment: Experiment, say: Callable[[str], None]) -> Path:
     whole = Path(paths.published) / f"{_PLACE}{name}" / name
     _tidy(whole.parent, target)
     check(experiment)  # the results may be of an earlier command with the same name
-    check(experiment, folder=target)
+    for place in (target, target / "incomplete"):
+        check(experiment, folder=place)
     _refuse_differences(source, Path(paths.experiments))
     try:
-        _put_together(source, target, whole, complete=kind != "incomplete/run.json")
+        _put_together(source, target, whole, kind)
         _refuse_differences(whole, Path(paths.experiments))
         if target.is_dir():
             target.rename(whole.parent / _OLD)
@@ -76,15 +77,20 @@ def _refuse_differences(folder: Path, experiments: Path) -> None:
         )
 
 
-def _put_together(source: Path, target: Path, whole: Path, *, complete: bool) -> None:
-    """Make ``whole``: the published folder as it will be."""
+def _put_together(source: Path, target: Path, whole: Path, kind: str) -> None:
+    """Make ``whole``: the published folder as it will be.
+
+    Args:
+        kind: the file of ``source`` that says what it holds; selections alone keep the note of whose they are.
+    """
     whole.mkdir(parents=True)
+    complete, left = kind != "incomplete/run.json", () if kind == "methods.csv" else OWN
     if target.is_dir():
         for path in target.iterdir():
             if not complete or not made_by_report(path):
                 _copy(path, whole / path.name)
     for path in source.iterdir():
-        if path.name not in OWN and (complete != (path.name == "incomplete")):
+        if path.name not in left and (complete != (path.name == "incomplete")):
             shutil.rmtree(whole / path.name, ignore_errors=True)
             _copy(path, whole / path.name)
 

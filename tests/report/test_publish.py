@@ -12,7 +12,9 @@ from test_results import contents, finish, planned, written
 from icon_repro.engine.artifact import Store
 from icon_repro.engine.records import read_json, write_json
 from icon_repro.report.publish import publish
-from icon_repro.report.results import ResultsError, place_of
+from icon_repro.report.results import ResultsError, note_selections, place_of
+
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture
@@ -94,6 +96,29 @@ def test_publish_beside_another_configuration_is_refused(
     shutil.rmtree(folder)
     other = run(model_random={"seed": 7})
     with pytest.raises(ResultsError, match=r"results of another configuration(.|\n)*model\.random\.seed: 0 -> 7"):
+        publish(other, lambda line: None)
+
+
+@pytest.mark.parametrize("part", ["incomplete", "selections"])
+def test_publish_beside_incomplete_results_or_selections_of_another_configuration_is_refused(
+    run: Callable[..., Any], folder: Path, committed: Path, part: str
+) -> None:
+    def one(**changes: Any) -> Any:
+        if part == "incomplete":
+            return run(seeds=[0, 1], without="evaluate/icon", **changes)
+        experiment = run(**changes)
+        shutil.rmtree(folder)
+        folder.mkdir()
+        for path in (ROOT / "results" / "methods_cpu").glob("methods*.*"):
+            shutil.copy(path, folder)
+        note_selections(experiment)
+        return experiment
+
+    publish(one(), lambda line: None)
+    assert "selected.json" in contents(committed) or part == "incomplete"
+    shutil.rmtree(folder)
+    other = one(model_random={"seed": 7})
+    with pytest.raises(ResultsError, match=r"results of another configuration(.|\n)*seed: 0 -> 7"):
         publish(other, lambda line: None)
 
 
