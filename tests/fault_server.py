@@ -47,7 +47,7 @@ class FaultServer:
         reply: text for a request, or a whole ``message`` object.
         rate: share of the tries that fail.
         kinds: faults, drawn evenly.
-        status: answer every request with this status and ``error``, if given.
+        status: answer every request with this status and ``error``, or with ``whole`` as the body, if given.
         hang_s: how long a hanging request is held.
         wait: Retry-After of kind limit_wait.
         token: the key that requests must bear, if given.
@@ -65,6 +65,7 @@ class FaultServer:
         key: Callable[[Body], str] = last_content,
         status: int | None = None,
         error: Body | None = None,
+        whole: Any = None,
         headers: dict[str, str] | None = None,
         hang_s: float = 5.0,
         delay_s: float = 0.0,
@@ -74,7 +75,8 @@ class FaultServer:
         count_tokens: bool = True,
     ) -> None:
         self.reply, self.rate, self.kinds, self.seed, self.key = reply, rate, kinds, seed, key
-        self.status, self.error, self.headers = status, error or {}, headers or {}
+        self.status, self.headers = status, headers or {}
+        self.whole = {"error": error or {}} if whole is None else whole
         self.hang_s, self.delay_s, self.wait, self.token = hang_s, delay_s, wait, token
         self.count_tokens, self.named = count_tokens, named
         self.asked: Counter[str] = Counter()  # tries, by key
@@ -168,7 +170,8 @@ def _handler(server: FaultServer) -> type[BaseHTTPRequestHandler]:
                 given = self.headers["Authorization"]  # some servers repeat what they were given
                 self.send(response(401, json.dumps({"error": {"message": f"wrong key: {given}"}}).encode()))
             elif server.status is not None:
-                self.send(response(server.status, json.dumps({"error": server.error}).encode(), server.headers))
+                body = server.whole if isinstance(server.whole, str) else json.dumps(server.whole)
+                self.send(response(server.status, body.encode(), server.headers))
             elif kind in LINE_FAULTS:
                 self.fail(kind, body)
             else:

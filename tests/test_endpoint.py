@@ -293,6 +293,11 @@ def test_retry_after_seconds_and_dates() -> None:
             r"judge\.endpoint\.max_tokens_field=max_completion_tokens ",
         ),
         (422, {"detail": [{"loc": ["body", "max_tokens"]}]}, r"endpoint\.max_tokens_field=max_completion_tokens"),
+        (
+            400,
+            {"message": "max_tokens is too large: 512. This model supports at most 64 completion tokens."},
+            r"Lower judge\.endpoint\.max_tokens=512",
+        ),
         (400, {"message": "a system text isn't"}, r"endpoint\.temperature=null and .*endpoint\.extra"),
         (400, {"message": "temperature isn't known here"}, "HTTP 400: .*temperature isn't known here"),
         (401, {"message": "who are you"}, "HTTP 401: the key in OPENAI_API_KEY is missing or wrong"),
@@ -310,22 +315,124 @@ def test_ask_refusal_of_all_requests_ends_at_once(tmp_path: Path, status: int, e
     assert stored(tmp_path) == []
 
 
+# FastAPI has no envelope: a text, a list of what isn't valid and where, or whatever the server puts there
 @pytest.mark.parametrize(
-    "error",
+    ("status", "detail", "message"),
     [
-        {"code": "context_length_exceeded", "message": "too long"},
-        {"code": 400, "message": "This model's maximum context length is 9 tokens."},
-        {"code": "content_filter"},
+        (
+            404,
+            "Not Found",
+            r"HTTP 404: there is no model 'toy', or no such path \(Not Found\); base_url mostly ends with",
+        ),
+        (401, "Invalid API key", r"HTTP 401: the key in OPENAI_API_KEY is missing or wrong \(Invalid API key\)"),
+        (
+            422,
+            [
+                {
+                    "type": "extra_forbidden",
+                    "loc": ["body", "seed"],
+                    "msg": "Extra inputs are not permitted",
+                    "input": 1,
+                },
+                {"type": "missing", "loc": ["body", "messages", 0, "name"], "msg": "Field required"},
+            ],
+            r"\(seed: Extra inputs are not permitted; messages.0.name: Field required\)\. "
+            r"Set judge\.endpoint\.seed=null",
+        ),
+        (400, {"message": "temperature must be 1", "code": 7}, r"\(temperature must be 1\)\. Set .*temperature=null"),
+        (400, {"error": {"message": "unknown role", "param": "messages"}}, r"\(unknown role\)\. Fields are left out"),
+        (418, "teapot", r"HTTP 418: not understood \(teapot\)"),
     ],
     ids=str,
 )
-def test_ask_refusal_of_one_request_is_its_answer_and_isnt_asked_again(tmp_path: Path, error: Body) -> None:
-    with FaultServer(status=400, error=error) as server:
+def test_ask_error_in_detail_is_read(tmp_path: Path, status: int, detail: Any, message: str) -> None:
+    with FaultServer(status=status, whole={"detail": detail}) as server, pytest.raises(EndpointError, match=message):
+        ask(questions(30), settings(server.url, seed=1), tmp_path, number)
+    assert sum(server.asked.values()) <= 2 * 16 and stored(tmp_path) == []
+
+
+def test_ask_request_that_a_filter_refuses_has_that_answer_and_isnt_asked_again(tmp_path: Path) -> None:
+    with FaultServer(status=400, error={"code": "content_filter"}) as server:
         answers = ask(questions(3), settings(server.url), tmp_path, number)
         assert ask(questions(3), settings(server.url), tmp_path, number) == answers
         assert sum(server.asked.values()) == 3
-    code = "content_filter" if error["code"] == "content_filter" else "context_length_exceeded"
-    assert {a.reason for a in answers} == {f"the endpoint refuses the request ({code})"}
+    assert {a.reason for a in answers} == {"the endpoint refuses the request (content_filter)"}
+
+
+# as servers send them: OpenAI, vLLM (two versions), SGLang, TGI, llama.cpp, Ollama, Gemini (in a list), FastAPI
+TOO_LONG = [
+    (400, {"error": {"code": "context_length_exceeded", "message": "too long"}}),
+    (400, {"error": {"code": 400, "message": "This model's maximum context length is 9 tokens."}}),
+    (
+        400,
+        {"object": "error", "message": "The decoder prompt (length 12) is longer than the maximum model length of 9."},
+    ),
+    (
+        400,
+        {"object": "error", "message": "The input (12 tokens) is longer than the model's context length (9 tokens)."},
+    ),
+    (
+        422,
+        {
+            "error": "Input validation error: `inputs` tokens + `max_new_tokens` must be <= 9.",
+            "error_type": "validation",
+        },
+    ),
+    (
+        400,
+        {
+            "error": {
+                "code": 400,
+                "message": "request (12 tokens) exceeds the available context size (9 tokens), try increasing it",
+                "type": "exceed_context_size_error",
+                "n_ctx": 9,
+            }
+        },
+    ),
+    (400, {"error": "the input length exceeds the context length"}),
+    (
+        400,
+        [
+            {
+                "error": {
+                    "code": 400,
+                    "message": "The input token count (12) exceeds the maximum number of tokens allowed",
+                }
+            }
+        ],
+    ),
+    (400, {"detail": "The prompt is too long: 12 tokens."}),
+    (413, {"detail": "Payload Too Large"}),
+    (413, "<html>no JSON</html>"),
+]
+
+
+@pytest.mark.parametrize(("status", "whole"), TOO_LONG, ids=str)
+def test_ask_request_that_is_longer_than_the_context_says_so_once_and_can_be_asked_of_a_longer_one(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, status: int, whole: Any
+) -> None:
+    with FaultServer(status=status, whole=whole) as server:
+        paid = settings(server.url, price_in=1.0, price_out=1.0)
+        answers = ask(questions(3), paid, tmp_path, number)
+        assert server.asked == {f"say {i}": 1 for i in range(3)}  # waiting or asking again mends nothing
+        assert spent(tmp_path, paid).cost == 0
+        remedy = "start the server with a longer context, lower endpoint.max_tokens=512, or leave out long rows"
+        assert {a.reason for a in answers} == {
+            f"the endpoint refuses the request (context_length_exceeded): {remedy}"  # no numbers: it is counted
+        }
+        assert f"3 of 3 requests are longer than the context of toy at {server.url}" in caplog.text
+        assert ("(it says: " in caplog.text) is not isinstance(whole, str)
+        server.status = None  # started anew with a longer one
+        assert [a.value for a in ask(questions(3), paid, tmp_path, number)] == [0, 1, 2]
+
+
+def test_ask_reply_that_the_servers_context_ends_says_so_and_not_to_raise_max_tokens(tmp_path: Path) -> None:
+    with FaultServer(lambda body: {"content": "7 8 and so", "finish_reason": "length"}) as server:  # 7 tokens
+        (answer,) = ask(questions(1), settings(server.url, reasks=0), tmp_path, str)
+        assert str(answer.reason).startswith("cut short (finish reason length) before max_tokens=512: start the server")
+        server.reply = lambda body: "9"
+        (again,) = ask(questions(1), settings(server.url, reasks=0), tmp_path, str)
+    assert again.value == "9"
 
 
 def test_ask_endpoint_that_cant_be_reached_ends_early(tmp_path: Path) -> None:
@@ -609,10 +716,10 @@ def test_ask_reply_that_is_cut_is_asked_again_then_counted(tmp_path: Path) -> No
         return {"content": "7 8 and so", "finish_reason": "length"}
 
     with FaultServer(cut) as server:
-        (answer,) = ask(questions(1), settings(server.url, reasks=1), tmp_path, str)
-        (read,) = ask(questions(1), settings(server.url, reasks=1), tmp_path, str, cut_is_read=True)
+        (answer,) = ask(questions(1), settings(server.url, reasks=1, max_tokens=7), tmp_path, str)
+        (read,) = ask(questions(1), settings(server.url, reasks=1, max_tokens=7), tmp_path, str, cut_is_read=True)
     assert (answer.value, answer.asked) == (None, 2)
-    assert answer.reason == "cut short (finish reason length); raise max_tokens=512"
+    assert answer.reason == "cut short (finish reason length); raise max_tokens=7"
     assert read.value == "7 8 and so"
 
 

@@ -25,6 +25,7 @@ from icon_repro.data.cost import tokens_of
 from icon_repro.engine.console import LOG, say
 from icon_repro.lm.answered_by import answered_by, is_asked, write_answered_by
 from icon_repro.lm.endpoint_http import Completion, Connection, EndpointError, Fault, Key, connections
+from icon_repro.lm.endpoint_refusals import TOO_LONG, longer_context, told_too_long
 from icon_repro.lm.options import EndpointConfig, endpoint_problems
 from icon_repro.lm.replies import Replies, Reply
 from icon_repro.lm.stand_in_endpoint import stand_ins
@@ -165,6 +166,8 @@ def ask(
                     "max_tokens, or raise max_cost."
                 )
             asyncio.run(_Client(endpoint, store, key, advance).run(missing))
+            if said := [one.last for one in missing if one.too_long]:
+                LOG.warning("%s", told_too_long(endpoint, said, len(requests)))
             unanswered = [one.answer for one in missing if one.answer is not None and one.unanswered]
             if len(unanswered) > endpoint.max_unanswered * len(requests):
                 causes = ", ".join(f"{text}: {n}" for text, n in Counter(a.reason for a in unanswered).most_common(5))
@@ -207,10 +210,18 @@ class _Asked(Generic[T]):
         self.digest = hashlib.sha256(_json(sent, sort_keys=True)).hexdigest()[:32]
         self.count, self.last = 0, ""
         self.answer: Answer[T] | None = None
-        self.unanswered = False
+        self.unanswered = self.too_long = False
         for reply in store.of(request.key, self.digest, endpoint.server_name):
-            if self.answer is None and is_asked(endpoint, reply.model):
+            # the server may have a longer context by now: what was too long is asked again, once a call
+            if self.answer is None and is_asked(endpoint, reply.model) and not self._short_context(reply):
                 self.take(reply)
+
+    def _short_context(self, reply: Reply) -> bool:
+        """Whether the server's context was too short for the request, or for the reply."""
+        if reply.refused:
+            return reply.finish == TOO_LONG
+        ended = (reply.finish or "").lower() in _CUT and not self._cut_is_read
+        return ended and reply.counted and 0 < reply.tokens_out < self._endpoint.max_tokens
 
     def body(self) -> bytes:
         """What to send next."""
@@ -242,12 +253,16 @@ class _Asked(Generic[T]):
         finish = "" if reply.finish is None else reply.finish.lower()
         if reply.refused:
             reason = f"the endpoint refuses the request ({reply.finish})"
+            reason += f": {longer_context(self._endpoint)}" if reply.finish == TOO_LONG else ""
         elif reply.finish == "refusal":
             reason = "the model refused"
         elif finish not in (*_CUT, *_WHOLE):
             reason = f"the model was stopped (finish reason {reply.finish})"
         elif finish in _CUT and not self._cut_is_read:
             reason = f"cut short (finish reason {reply.finish}); raise max_tokens={self._endpoint.max_tokens}"
+            if self._short_context(reply):
+                most = f"max_tokens={self._endpoint.max_tokens}"
+                reason = f"cut short (finish reason {reply.finish}) before {most}: {longer_context(self._endpoint)}"
         elif not reply.text.strip():
             reason = f"the model gave no text (finish reason {reply.finish})"
         elif not (text := without_thoughts(reply.text)):
@@ -257,6 +272,7 @@ class _Asked(Generic[T]):
                 value = self._parse(text)
             except ValueError as error:
                 reason = str(error)
+        self.too_long = reply.refused and reply.finish == TOO_LONG
         if reason is None or reply.refused or self.count > self._endpoint.reasks:
             self.answer = Answer(self.request.key, reply.text, value, reason, self.count)
 

@@ -8,7 +8,6 @@ import asyncio
 import contextlib
 import json
 import os
-import re
 import ssl
 from collections.abc import Generator, Iterable, Iterator
 from dataclasses import dataclass
@@ -18,19 +17,11 @@ from typing import Any
 
 import httpx
 
-from icon_repro.data.options import TokensField
+from icon_repro.lm.endpoint_refusals import QUOTA, TOO_LONG, explain, read_refusal, refused_for, too_long
 from icon_repro.lm.options import EndpointConfig
 
-_WHERE = "judge.served, methods.<name>.endpoint"  # other endpoints of a configuration
 _CONNECT_S = 10.0
 _TRIED_AGAIN = frozenset({408, 409, 425, 429, *range(500, 600)})
-_QUOTA = "insufficient_quota"  # a 429 that no waiting mends
-# of status 400, 413 and 422: this request is at fault, others may pass
-_REFUSED = {
-    "content_filter": "content_filter",
-    "context_length_exceeded": "context_length_exceeded",
-    "maximum context length": "context_length_exceeded",  # in the message of servers that send no code
-}
 
 
 class EndpointError(RuntimeError):
@@ -41,7 +32,7 @@ class EndpointError(RuntimeError):
 class Completion:
     """A reply, with the tokens that the endpoint counted."""
 
-    text: str
+    text: str  # of a refused request what the endpoint says of it
     finish: str | None  # "refusal": the text is one
     model: str | None
     tokens_in: int | None = None
@@ -146,19 +137,21 @@ class Connection:
         status = response.status_code
         if status == 200 and (isinstance(content, dict) and content.get("choices")):
             return self._read(content)
-        code, message, field = _error(content)
+        refusal = read_refusal(content)
         if status == 200:  # of some servers, errors of those behind them
-            status = int(code) if code.isdecimal() and 400 <= int(code) < 600 else 429 if code == _QUOTA else 200
+            code = refusal.code
+            status = int(code) if code.isdecimal() and 400 <= int(code) < 600 else 429 if code == QUOTA else 200
             if status == 200:
-                said = " ".join(message.split())[:100] or code
+                said = refusal.short or code
                 return Fault(f"HTTP 200 with an error: {said}" if said else "damaged reply")
-        if status in _TRIED_AGAIN and code != _QUOTA:
-            return Fault(f"HTTP {status}", retry_after(response.headers.get("Retry-After")))
-        if status in (400, 413, 422):
-            for sign, name in _REFUSED.items():
-                if sign == code or sign in message:
-                    return Completion("", name, None, refused=True)
-        raise EndpointError(self._explain(status, code, message, field))
+        if status in _TRIED_AGAIN and refusal.code != QUOTA:
+            said = ": the server's context is full" if too_long(refusal) else ""  # of all its slots together
+            return Fault(f"HTTP {status}{said}", retry_after(response.headers.get("Retry-After")))
+        if why := refused_for(status, refusal):
+            return Completion(refusal.short, why, None, 0 if why == TOO_LONG else None, 0, refused=True)
+        raise EndpointError(
+            f"{self._endpoint.base_url}: {explain(self._endpoint, status, refusal)} The replies so far are stored."
+        )
 
     def _read(self, content: Any) -> Completion | Fault:
         """The reply in the JSON of a response with status 200."""
@@ -180,42 +173,6 @@ class Connection:
             _count(usage, "prompt_tokens"),
             _count(usage, "completion_tokens"),
         )
-
-    def _remedy(self, about: str) -> str:
-        """Which key of the endpoint's settings mends a request that isn't taken.
-
-        Args:
-            about: the field that the server names, or its whole message.
-        """
-        name = self._endpoint.max_tokens_field.value
-        other = next(one.value for one in TokensField if one.value != name)
-        if re.search(rf"\b{name}\b", about):
-            return f"Set judge.endpoint.max_tokens_field={other} (or of the endpoint that is asked: {_WHERE})."
-        if "temperature" in about and self._endpoint.temperature is not None:
-            return f"Set judge.endpoint.temperature=null: it is then not sent (or of: {_WHERE})."
-        if re.search(r"\bseed\b", about) and self._endpoint.seed is not None:
-            return f"Set judge.endpoint.seed=null: it is then not sent (or of: {_WHERE})."
-        for field in self._endpoint.extra:
-            if field in about:
-                return f"Remove {field!r} from endpoint.extra, or give it another value."
-        return (
-            "Fields are left out with endpoint.temperature=null and endpoint.seed=null, renamed with "
-            "endpoint.max_tokens_field, and added with endpoint.extra."
-        )
-
-    def _explain(self, status: int, code: str, message: str, field: str) -> str:
-        endpoint = self._endpoint
-        said = " ".join(message.split())[:300]
-        remedy = {
-            400: f"the request isn't what it takes ({said}). {self._remedy(field or message)}",
-            422: f"the request isn't what it takes ({said}). {self._remedy(field or message)}",
-            401: f"the key in {endpoint.api_key_env} is missing or wrong. Set the environment variable.",
-            403: f"the key in {endpoint.api_key_env} may not use {endpoint.model!r}.",
-            404: f"there is no model {endpoint.model!r}, or no such path; base_url mostly ends with /v1.",
-            429: "the account has nothing left to spend.",
-        }
-        text = remedy.get(status, f"not understood ({said}).")
-        return f"{endpoint.base_url}: HTTP {status}: {text} The replies so far are stored."
 
 
 def _content(content: Any) -> Any:
@@ -290,20 +247,6 @@ def connections(endpoint: EndpointConfig, key: Key, count: int) -> list[Connecti
 def _count(usage: Any, name: str) -> int | None:
     value = usage.get(name) if isinstance(usage, dict) else None
     return value if isinstance(value, int) and value >= 0 else None
-
-
-def _error(content: Any) -> tuple[str, str, str]:
-    """Code and message of an error's JSON, and the field of the request that it is about; empty where there is none."""
-    error = content.get("error") if isinstance(content, dict) else None
-    if error is None and isinstance(content, dict):
-        error = content  # some servers have no envelope
-    if isinstance(error, str):
-        return "", error, ""
-    if not isinstance(error, dict):
-        return "", "", ""
-    message = error.get("message") or error.get("detail") or ""
-    text = message if isinstance(message, str) else json.dumps(message)
-    return str(error.get("code") or ""), text, str(error.get("param") or "")
 
 
 def retry_after(value: str | None) -> float | None:
