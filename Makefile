@@ -12,7 +12,7 @@ STAMP := $(VENV)/.installed
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-hub test-slurm test-faults bench lint format clean
+.PHONY: help install demo test test-hub test-judge test-slurm test-faults bench lint format clean
 
 help:  ## show this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/make \1|\2/p' $(firstword $(MAKEFILE_LIST)) | awk -F'|' '{printf "%-14s %s\n", $$1, $$2}'
@@ -36,6 +36,11 @@ test-slurm: install  ## run a real one-node Slurm and submit to it; as root it i
 test-hub: install  ## run the paper's experiments from a small model hub on this machine
 	OMP_NUM_THREADS=1 DS_ACCELERATOR=cpu WANDB_MODE=offline TOKENIZERS_PARALLELISM=false \
 		$(BIN)/python -m pytest -n 2 -m hub -k "$(HUB_TESTS)" tests/hub $(FAILED)
+
+# Its server goes to a folder of its own in .venv; skipped, with the reason, where that or the model can't be had.
+test-judge: install  ## judge with a real server (llama.cpp's, from PyPI) and the embedded model
+	OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 DS_ACCELERATOR=cpu WANDB_MODE=offline TOKENIZERS_PARALLELISM=false \
+		$(BIN)/python -m pytest -m judge tests/judge
 
 # KILLS=6 for one case of each fault, SEED=1 for other moments, RECORD=file to keep the counts; mounts small file
 # systems if it may.
