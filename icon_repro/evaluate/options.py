@@ -67,9 +67,11 @@ class TaskConfig:
 
 @dataclass
 class EvaluationConfig:
-    name: str = unhashed()
-    tasks: dict[str, TaskConfig] = field(default_factory=dict)
-    dtype: Dtype = Dtype.float32
+    """What every tuned model is measured by."""
+
+    name: str = unhashed()  # in labels of steps
+    tasks: dict[str, TaskConfig] = field(default_factory=dict)  # name of a column of the table -> benchmark
+    dtype: Dtype = Dtype.float32  # of the weights
     max_length: int = number(2048, at_least=16)
     seed: int = number(1234, at_least=0)
     backend: Backend = field(default=Backend.hf, metadata={"legacy": Backend.hf})

@@ -12,9 +12,12 @@ from icon_repro.engine.schema import number, unhashed
 
 @dataclass
 class LoraConfig:
+    """A low-rank adapter beside the weights (LoRA: arXiv 2106.09685)."""
+
     r: int = number(8, at_least=1)
     alpha: int = number(16, at_least=1)
     dropout: float = number(0.05, at_least=0, below=1)
+    # names of the linear layers that get one
     targets: list[str] = field(default_factory=lambda: ["q_proj", "k_proj", "v_proj", "o_proj"])
 
 
@@ -25,7 +28,7 @@ OPENAI = "https://api.openai.com/v1"
 class EndpointConfig:
     """An OpenAI-compatible chat endpoint. What it charges is in any one currency, for a million tokens."""
 
-    model: str
+    model: str  # as the server names it
     temperature: float | None = number(0.0, at_least=0)  # None: not sent, for models that take none
     max_tokens: int = number(512, at_least=1)  # of a reply
     max_tokens_field: TokensField = field(default=TokensField.max_tokens, metadata={"legacy": TokensField.max_tokens})
@@ -35,7 +38,7 @@ class EndpointConfig:
     # nobody is asked: ``icon_repro.lm.stand_in_endpoint`` answers, for a rehearsal
     stand_in: bool = field(default=False, metadata={"legacy": False})
     served_as: str | None = field(default=None, metadata={"legacy": None})  # the model that replies name, if another
-    base_url: str = field(default=OPENAI, metadata={"legacy": OPENAI})
+    base_url: str = field(default=OPENAI, metadata={"legacy": OPENAI})  # up to /v1
     # who answers at base_url, for a server of yours whose address changes; hashed in its place
     server: str | None = unhashed(None)
     api_key_env: str = unhashed("OPENAI_API_KEY")  # environment variable that holds the key; never the key itself

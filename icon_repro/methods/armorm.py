@@ -69,7 +69,7 @@ class ArmormConfig:
     """A reward model's score of prompt and response, as a chat (ArmoRM: arXiv 2406.12845)."""
 
     kind: str = "armorm"
-    reward: ModelConfig = field(kw_only=True)
+    reward: ModelConfig = field(kw_only=True)  # the reward model
     architecture: RewardArchitecture = RewardArchitecture.armorm
     # of the chat template, before a response; armorm weights its attributes by the state where it last starts
     prompt_end: str = "<|eot_id|><|start_header_id|>assistant<|end_header_id|>\n\n"

@@ -49,13 +49,13 @@ class DeitaConfig:
     """DEITA (arXiv 2312.15685): complexity times quality by two scorers, without rows too near to a better one."""
 
     kind: str = "deita"
-    complexity: ModelConfig = field(kw_only=True)
-    quality: ModelConfig = field(kw_only=True)
+    complexity: ModelConfig = field(kw_only=True)  # scorer of the prompt
+    quality: ModelConfig = field(kw_only=True)  # scorer of prompt and response
     embedding: ModelConfig | None = None  # None: the model that is tuned; the paper takes Mistral-7B
     threshold: float = number(0.9, at_least=-1, at_most=1)  # largest cosine to a better row that is kept
     template: Template = Template.alpaca  # of the embedded text
     max_length: int = number(2048, at_least=8)  # tokens; longer questions aren't scored, longer embedded texts are cut
-    dtype: Dtype = Dtype.float32
+    dtype: Dtype = Dtype.float32  # of the weights
     shard_rows: int = number(512, at_least=1)
 
 

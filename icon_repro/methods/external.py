@@ -54,7 +54,7 @@ class ExternalConfig:
 
     kind: str = "external"
     path: str = unhashed("")  # hashed by content
-    options: dict[str, Any] = field(default_factory=dict)
+    options: dict[str, Any] = field(default_factory=dict)  # what the file's function gets
 
     @property
     def repeats(self) -> int:

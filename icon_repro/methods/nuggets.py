@@ -86,7 +86,7 @@ class NuggetsConfig:
     template: Template = Template.labelled
     anchor_tokens: int = number(200, at_least=8)  # longer anchors are cut
     max_length: int = number(512, at_least=8)  # of the embedded prompt and response
-    dtype: Dtype = Dtype.float32
+    dtype: Dtype = Dtype.float32  # of the weights
     shard_rows: int = number(64, at_least=1)
 
 

@@ -35,11 +35,11 @@ class PerplexityConfig:
     """Rows by the perplexity that the model has on their response (or on the whole text)."""
 
     kind: str = "perplexity"
-    best: Best = Best.lowest
+    best: Best = Best.lowest  # which perplexity is selected
     text: AnswerPart = AnswerPart.conditioned
     template: Template = Template.alpaca
     max_length: int = number(2048, at_least=8)
-    dtype: Dtype = Dtype.float32
+    dtype: Dtype = Dtype.float32  # of the weights
     shard_rows: int = number(2048, at_least=1)
 
 

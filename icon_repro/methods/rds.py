@@ -64,7 +64,7 @@ class RdsConfig:
     query_template: Template | None = field(default=None, metadata={"hash": False})  # in the queries' embeddings
     template: Template = Template.alpaca
     max_length: int = number(2048, at_least=8)
-    dtype: Dtype = Dtype.float32
+    dtype: Dtype = Dtype.float32  # of the weights
     shard_rows: int = number(2048, at_least=1)
 
 

@@ -53,7 +53,7 @@ class SelectitConfig:
     max_length: int | None = number(None, at_least=0)  # tokens; longer rows aren't rated; 0: no limit. Ours: 2048
     questions: str | None = unhashed(None)  # a file of five lines; None: ours. Hashed by content
     alpha: float = number(0.2, at_least=0)  # weight of the spread over the wordings
-    dtype: Dtype = Dtype.float32
+    dtype: Dtype = Dtype.float32  # of the weights
     shard_rows: int = number(512, at_least=1)
 
 

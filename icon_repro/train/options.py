@@ -31,7 +31,9 @@ class DeepspeedConfig:
 
 @dataclass
 class TrainConfig:
-    tuning: Tuning
+    """How a model is tuned on rows."""
+
+    tuning: Tuning  # an adapter, or all weights
     learning_rate: float = number(above=0)
     epochs: float = number(3.0, above=0)
     schedule: Schedule = Schedule.linear  # of the learning rate, after the warm-up; linear and cosine fall to 0

@@ -34,7 +34,7 @@ class GenerationConfig:
 
     max_new_tokens: int = number(512, at_least=1)
     max_length: int = number(2048, at_least=8)  # prompt and answer; a longer prompt has no answer and is counted
-    dtype: Dtype = Dtype.float32
+    dtype: Dtype = Dtype.float32  # of the weights
     expected_tokens: int = field(default=200, metadata={"hash": False, "at_least": 1})  # of an answer
 
 
@@ -85,6 +85,8 @@ class PooledSets:
 
 @dataclass
 class JudgeConfig:
+    """Whose answers are compared with whose, on which prompts, and by whom."""
+
     kind: JudgeKind = JudgeKind.none
     protocol: Protocol = Protocol.vicuna10  # of endpoint and local
     # name -> prompts, answered by each arm and by what it is compared with; no responses (fields.response: null)

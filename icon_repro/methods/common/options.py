@@ -54,7 +54,7 @@ class AnswersConfig:
     template: Template = Template.alpaca
     direct: str = ""  # stands before the response in the direct part
     max_length: int = number(2048, at_least=8)  # tokens; for longer rows see long_rows, a longer prompt alone is cut
-    dtype: Dtype = Dtype.float32
+    dtype: Dtype = Dtype.float32  # of the weights
     long_rows: LongRows = field(default=LongRows.drop, metadata={"legacy": LongRows.drop})
     tokenise: Tokenise = field(default=Tokenise.separate, metadata={"legacy": Tokenise.separate})
     # tokens of a direct text besides those that the prompt leaves of max_length; None: as many as stand before its
@@ -92,7 +92,7 @@ class EmbeddingConfig:
     template: Template = Template.alpaca
     normalise: bool = True
     max_length: int = number(2048, at_least=1)  # tokens; longer texts are cut and counted
-    dtype: Dtype = Dtype.float32
+    dtype: Dtype = Dtype.float32  # of the weights
     encoder: bool = field(default=False, metadata={"legacy": False})  # the model reads in both directions
     wrap: bool = field(default=False, metadata={"legacy": False})  # ready prompts go through the template too
     strip: bool = field(default=False, metadata={"legacy": False})  # texts lose the spaces around them

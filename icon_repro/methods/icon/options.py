@@ -197,7 +197,7 @@ class IconConfig:
     selector: SelectorConfig | None = field(default=None, metadata={"legacy": None})
     # how many of ``data.candidates`` are scored, the first of the order; the selection model ranks the rest. None: all
     candidates: int | None = number(None, at_least=1, legacy=None)
-    separator: str = "\n\n\n"
+    separator: str = "\n\n\n"  # between context and assessment row
     max_context_tokens: int = number(2040, at_least=1)
     max_prompt_tokens: int = number(1024, at_least=1)
     max_response_tokens: int = number(1024, at_least=1)

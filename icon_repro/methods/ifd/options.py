@@ -33,7 +33,7 @@ class PreExperiencedConfig:
 
     choice: ChoiceConfig = field(default_factory=ChoiceConfig)
     prompt_tokens: int = number(512, at_least=8)  # longer prompts are cut where they are embedded and scored alone
-    tuning: Tuning = Tuning.full
+    tuning: Tuning = Tuning.full  # of the model that is tuned first
     learning_rate: float = number(2e-5, above=0)
     epochs: float = number(1.0, above=0)
     global_batch_size: int = number(128, at_least=1)
@@ -84,9 +84,9 @@ class IfdConfig:
     ratio: Ratio = Ratio.loss
     drop_above_one: bool = True  # rows whose prompt makes the response less likely; drop_one: those at exactly 1 too
     template: Template = Template.alpaca
-    direct: str = "### Response:"
+    direct: str = "### Response:"  # stands before the response where it has no prompt
     max_length: int = number(1024, at_least=8)  # tokens
-    dtype: Dtype = Dtype.float32
+    dtype: Dtype = Dtype.float32  # of the weights
     proxy: ModelConfig | None = None  # None: the model that is tuned; Superfiltering (arXiv 2402.00530) takes GPT-2
     pre_experienced: PreExperiencedConfig | None = field(default=None, metadata={"legacy": None})
     diversity: DiversityConfig | None = field(default=None, metadata={"legacy": None})

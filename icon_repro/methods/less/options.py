@@ -63,7 +63,7 @@ class LessConfig:
     projection_seed: int = number(0, at_least=0)
     # of memory for the tasks' mean gradients with projection=exact: tasks x LoRA weights x 4 bytes
     max_gib: float = field(default=8.0, metadata={"hash": False, "above": 0})
-    dtype: Dtype = Dtype.float32
+    dtype: Dtype = Dtype.float32  # of the weights
     shard_rows: int = number(256, at_least=1)
 
 
