@@ -117,6 +117,7 @@ def test_key_reference_is_what_the_schemas_say() -> None:
 
 def test_key_reference_has_every_key_with_its_range_and_comment() -> None:
     page = reference()
+    assert [line for line in page.splitlines() if re.fullmatch(r"\| `.* \|  \|", line)] == []  # without a meaning
     for schema, key, parts in (
         ("### Experiment", "fractions", ["list of number", "required", "> 0 and <= 1", "selected by each method"]),
         ("### data: DataConfig", "pool", ["[RowsConfig](#rowsconfig)", "rows to select from"]),
