@@ -24,6 +24,7 @@ from icon_repro.evaluate.options import (
     SharedTextJob,
     TaskConfig,
     TaskKind,
+    rows_job,
 )
 from icon_repro.methods.base import Inputs
 from icon_repro.methods.plan_selections import Selection, Selections, over_pools
@@ -113,6 +114,7 @@ class _Plan:
         )
         tasks = config.evaluation.tasks
         self.benchmarks = {name: self._benchmark(name, source) for name, source in _sources(tasks).items()}
+        self.kept = {name: self._kept(name, task) for name, task in tasks.items() if _reads_hub(task)}
         self.held_out = {
             name: planner.rows(f"evaluation.tasks.{name}.rows", f"bench-{name}", task.rows)
             for name, task in tasks.items()
@@ -171,6 +173,11 @@ class _Plan:
     def _benchmark(self, name: str, source: SourceConfig) -> Step:
         read = self.planner.source(f"evaluation.tasks.{name}.source", source)
         return self.planner.step("benchmark", "prepare", f"bench-{name}", source, **read)
+
+    def _kept(self, name: str, task: TaskConfig) -> Step:
+        """The data sets of one of lm-eval's tasks, read once for all models."""
+        job = rows_job(self._job(name, task))
+        return self.planner.step("benchmark_rows", "prepare", f"bench-{name}", job, **self._task_data(name, task))
 
     def _selections(self) -> list[Selection]:
         read = Inputs(self.model, self.order, self.assessment, self.selected_from)
@@ -243,7 +250,7 @@ class _Plan:
         return self.planner.step("held_out", "evaluate", f"{label}-{name}", job, inputs=inputs, cost=cost)
 
     def _evaluated(self, label: str, name: str, task: TaskConfig, train: Step | None) -> Step:
-        inputs = {"model": self.model, "tuned": train, "rows": self.benchmarks.get(name)}
+        inputs = {"model": self.model, "tuned": train, "rows": self.benchmarks.get(name) or self.kept.get(name)}
         return self.planner.step(
             "evaluate",
             "evaluate",
@@ -252,6 +259,7 @@ class _Plan:
             inputs={key: step for key, step in inputs.items() if step is not None},
             cost=self._evaluation_cost(task),
             resumable=True,
+            carried=("rows",) if name in self.kept else (),
             **self._task_data(name, task),
         )
 
@@ -290,8 +298,9 @@ class _Plan:
 
     def _shared_text(self, name: str, task: TaskConfig, selecting: Step | None = None) -> Step:
         """What a benchmark has in common with the rows to select from, or with rows that ``selecting`` holds."""
-        own = self.benchmarks.get(name) or self.held_out.get(name)
+        own, kept = self.benchmarks.get(name) or self.held_out.get(name), self.kept.get(name)
         known = {"assessment": self.universe if selecting else self.assessment} if name in self.held_out else {}
+        rows = own or kept
         # what decides how the model is run doesn't decide which items there are
         read = replace(self._job(name, task), dtype=Dtype.float32, max_length=16, backend=Backend.hf)
         return self.planner.step(
@@ -299,7 +308,8 @@ class _Plan:
             "prepare",
             f"shared-{name}-{selecting.name}" if selecting else f"shared-{name}",
             SharedTextJob(name, self.config.data.candidates.order.ngram, task.limit, None if own else read),
-            inputs={"candidates": selecting or self.universe, **({"rows": own, **known} if own else {})},
+            inputs={"candidates": selecting or self.universe, **({"rows": rows} if rows else {}), **known},
+            carried=("rows",) if kept else (),
             **({} if own else self._task_data(name, task)),
         )
 
@@ -307,6 +317,11 @@ class _Plan:
 def _sources(tasks: Mapping[str, TaskConfig]) -> dict[str, SourceConfig]:
     """Where the rows of benchmarks come from, of those that don't read them by lm-eval."""
     return {name: task.source for name, task in tasks.items() if task.source is not None}
+
+
+def _reads_hub(task: TaskConfig) -> bool:
+    """Whether a task's rows are data sets that lm-eval reads from a hub."""
+    return task.kind is TaskKind.lm_eval and not task.files
 
 
 def going_by(selects: Iterable[Step], target: str) -> list[Step]:

@@ -86,6 +86,7 @@ def test_missing_hub_data_offline(
             assert part in found[0]
     if holds:
         assert missing(wanted, [], "d" * 40)  # at another commit
+    assert missing(wanted, [], commit, kept=True) == []  # a step holds the rows
 
 
 def test_missing_hub_data_offline_is_looked_for_in_hf_home(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -134,7 +135,8 @@ def test_missing_for_steps_says_each_thing_once(tmp_path: Path) -> None:
     assert sum(step.label.endswith("-code") for step in experiment.steps) > 1
     (text,) = missing_for(experiment.steps, tmp_path)
     assert text.startswith("evaluation.tasks.code")
-    assert missing_for((step for step in experiment.steps if step.stage != "evaluate"), tmp_path) == []
+    others = [step for step in experiment.steps if not isinstance(step.params, EvaluationJob)]
+    assert missing_for(others, tmp_path) == []
 
 
 JUDGE = {

@@ -1,7 +1,7 @@
 """A rehearsal: the same plan on stand-ins (``rehearse=stand_ins``), or on the real weights and data, cut short (real).
 
 In: a checked Config.  Out: another one, whose plan has the same steps by label, but for numbered shards (two at most)
-and the rows of lm-eval's own tasks, which are steps here. Nothing is read from a network, and no GPU is needed.
+and rows that lm-eval reads from files, which are steps here. Nothing is read from a network, and no GPU is needed.
 Settings are found by their type wherever they stand, in a method's options too: models become random ones of the same
 kind, sources rows of ours, lm-eval's tasks multiple choice, endpoints a stand-in; samples, limits, epochs and lengths
 are cut. Methods, their options, seeds, DeepSpeed, processes, Slurm and ``published`` stay as they are.

@@ -83,6 +83,7 @@ class Step:
     cost: Cost = field(default_factory=Cost)
     resumable: bool = False  # what an attempt left in .part is of use to the next
     as_sets: tuple[str, ...] = ()  # inputs of whose lists the order means nothing to the step; see ``engine.twins``
+    carried: tuple[str, ...] = ()  # inputs that the fingerprint leaves out: it holds what their content comes from
 
     @property
     def hashed(self) -> dict[str, Any]:
@@ -92,7 +93,7 @@ class Step:
             "target": self.target,
             "version": self.version,
             "params": plain(self.params, hashed_only=True),
-            "inputs": {name: step.fingerprint for name, step in self.inputs.items()},
+            "inputs": {name: step.fingerprint for name, step in self.inputs.items() if name not in self.carried},
             "files": {name: file.sha256 for name, file in self.files.items()},
             "extra": dict(self.extra),
         }

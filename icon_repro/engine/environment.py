@@ -68,7 +68,7 @@ class UnfitProcessError(RuntimeError):
 
 
 def stand_up() -> None:
-    """Give this process what it needs to run at all: standard streams, and a short path for its sockets.
+    """Give this process what it needs to run at all: standard streams, a short path for its sockets, no telemetry.
 
     Raises:
         UnfitProcessError: its folder is gone, no folder for temporary files is there, or Python leaves out checks.
@@ -80,6 +80,8 @@ def stand_up() -> None:
             os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)
         if getattr(sys, name) is None:
             setattr(sys, name, os.fdopen(number, "w" if number else "r", encoding="utf-8", closefd=False))
+    # nobody is told of a run; libraries of a hub would send word of each training
+    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     if sys.flags.optimize:
         raise UnfitProcessError(
             "Python was started without its checks (-O or PYTHONOPTIMIZE), on which results and libraries rely. Unset "

@@ -19,6 +19,7 @@ TARGETS = {
     "order": ("icon_repro.data.candidates:run", 1),
     "candidates": ("icon_repro.data.candidates:head", 1),
     "benchmark": ("icon_repro.data.benchmark:run", 1),
+    "benchmark_rows": ("icon_repro.evaluate.benchmark_rows:run", 1),
     "select": ("icon_repro.select:run", 2),  # 2: the fraction is of all rows, not of those that have a score
     "row_tokens": ("icon_repro.row_tokens:run", 1),
     "train": ("icon_repro.train:run", 1),

@@ -170,6 +170,19 @@ class EvaluationJob:
     allow_code_execution: bool = field(default=False, kw_only=True, metadata={"hash": False})
 
 
+def rows_job(job: EvaluationJob) -> EvaluationJob:
+    """Of an evaluation by one of lm-eval's tasks, only what decides which data sets it reads."""
+    task = TaskConfig(TaskKind.lm_eval, "", task=job.task.task, dataset=job.task.dataset, aggregate=Aggregate.mean)
+    return EvaluationJob(
+        job.name,
+        task=task,
+        dtype=Dtype.float32,
+        max_length=16,
+        seed=0,
+        allow_code_execution=job.allow_code_execution,
+    )
+
+
 @dataclass
 class SharedTextJob:
     """Which items of a benchmark share text with the rows that are selected from."""

@@ -46,13 +46,16 @@ def code_refusal(job: EvaluationJob, tasks: Iterable[str]) -> str:
     )
 
 
-def missing(job: EvaluationJob, files: Sequence[str], commit: str | None, index: Path | None = None) -> list[str]:
+def missing(
+    job: EvaluationJob, files: Sequence[str], commit: str | None, index: Path | None = None, *, kept: bool = False
+) -> list[str]:
     """All that the task needs and this machine lacks.
 
     Args:
         files: splits of ``task.files`` whose file is there.
         commit: of the hub data set that the task reads, if the plan knows it.
         index: see ``task_files``.
+        kept: a step keeps the rows, so that the hub isn't read.
     """
     task, where = job.task, f"evaluation.tasks.{job.name}"
     problems = []
@@ -88,7 +91,7 @@ def missing(job: EvaluationJob, files: Sequence[str], commit: str | None, index:
         for split, path in task.files.items()
         if split not in files
     ]
-    if task.dataset is not None and not task.files and (why := _offline(task.dataset.hub_id, commit)):
+    if task.dataset is not None and not task.files and not kept and (why := _offline(task.dataset.hub_id, commit)):
         problems.append(f"{where}: {why}")
     return problems
 
@@ -114,10 +117,13 @@ def missing_for(steps: Iterable[Step], cache: Path) -> list[str]:
                 f"{step.stage}: {endpoint.model} at {endpoint.base_url} needs a key: set the environment variable "
                 f"{endpoint.api_key_env}, or leave out what asks it (judge=none, ~methods.alpagasus)."
             ] = None
-        if isinstance(step.params, EvaluationJob) and (step.params.name, step.params.task.task) not in seen:
-            seen.add((step.params.name, step.params.task.task))
+        if isinstance(step.params, EvaluationJob):
+            kept = "rows" in step.inputs
+            if (key := (step.params.name, step.params.task.task, kept)) in seen:
+                continue
+            seen.add(key)
             files = [name.removeprefix("rows.") for name in step.files]
-            problems |= dict.fromkeys(missing(step.params, files, step.extra.get("commit"), index))
+            problems |= dict.fromkeys(missing(step.params, files, step.extra.get("commit"), index, kept=kept))
     return [*_together(problems), *_short_budgets(steps)]
 
 
@@ -226,6 +232,7 @@ def _offline(hub_id: str, commit: str | None) -> str | None:
     at = f" at {commit}" if commit else ""
     return (
         f"reads {hub_id}{at} from the hub; HF_HUB_OFFLINE is set, and datasets' cache ({cache}) doesn't hold it. Run "
-        "the benchmark once where there is a network (a gated set asks for its terms to be accepted and for a login), "
-        "copy that cache here and let HF_DATASETS_CACHE name it; or choose another evaluation."
+        "the experiment with action=fetch where there is a network (a gated set asks for its terms to be accepted and "
+        "for a login) and copy paths.work here, or copy that cache and let HF_DATASETS_CACHE name it; or choose "
+        "another evaluation."
     )

@@ -32,7 +32,7 @@ _COMMON = 10
 
 
 def run(cfg: SharedTextJob, inputs: Mapping[str, Path], out: Path, runtime: Runtime) -> dict[str, Any]:
-    """Compare. Needs inputs["candidates"], for rows of ours or held-out ones ["rows"], for these ["assessment"]."""
+    """Compare. Needs inputs["candidates"], ["rows"] (a benchmark's or held-out), for held-out ones ["assessment"]."""
     rows = read_rows(inputs["candidates"] / "rows.jsonl", Example)
     if (left_out := inputs["candidates"] / LEFT_OUT).is_file() and "assessment" not in inputs:
         rows += read_rows(left_out, Example)
@@ -109,7 +109,7 @@ def _items(
     if cfg.evaluation is not None:
         from icon_repro.evaluate.tasks import load  # with lm-eval seconds to import
 
-        for name, task in load(cfg.evaluation, inputs, runtime)[0].items():
+        for name, task in load(cfg.evaluation, inputs, runtime).tasks.items():
             for number, document in enumerate(list(task.eval_docs)[: cfg.limit]):
                 yield f"{name}:{number}", list(_texts(document))
     elif "assessment" in inputs:

@@ -41,18 +41,20 @@ _DRAWS = 1000  # of lm-eval's bootstrap, for the error of metrics that aren't me
 
 
 def run(cfg: EvaluationJob, inputs: Mapping[str, Path], out: Path, runtime: Runtime) -> dict[str, Any]:
-    """Evaluate. Needs inputs["model"]; inputs["tuned"] is a train step, inputs["rows"] the rows of a task of ours.
+    """Evaluate. Needs inputs["model"]; inputs["tuned"] is a train step, inputs["rows"] the rows of the benchmark.
 
-    ``extra["commit"]`` is that of the hub data set, files["rows.<split>"] the rows of ``task.files``.
+    ``extra["commit"]`` is that of the hub data set, files["rows.<split>"] the rows of ``task.files``. Without
+    inputs["rows"] and files, lm-eval's task reads the hub.
     """
     files = [name.removeprefix("rows.") for name in runtime.files]
-    if problems := missing(cfg, files, runtime.extra.get("commit")):
+    if problems := missing(cfg, files, runtime.extra.get("commit"), kept="rows" in inputs):
         raise EvaluationError("\n".join(problems))
     # what is finished is whole on disk at any moment
     runtime.stop.deferred = False
     if runtime.stop_requested():
         raise Interrupted("stopped before the evaluation began")
-    tasks, read = load(cfg, inputs, runtime)
+    benchmark = load(cfg, inputs, runtime)
+    tasks = benchmark.tasks
     finished = out / "finished"
     finished.mkdir(exist_ok=True)
     with ExitStack() as stack, runtime.progress(len(tasks), "task") as progress:
@@ -78,7 +80,7 @@ def run(cfg: EvaluationJob, inputs: Mapping[str, Path], out: Path, runtime: Runt
         **{key: value for key, value in combined(cfg.task, facts).items() if key != "weights" or len(tasks) > 1},
         "chance": cfg.task.chance,
         "group": cfg.task.group,
-        "datasets": read,
+        "datasets": benchmark.origins,
         "items_cut": sum(entry.get("cut", 0) for entry in entries.values()),  # absent: of an older, interrupted attempt
         "backend": cfg.backend.value,
     }

@@ -1,6 +1,6 @@
 """Load the lm-eval tasks of a benchmark with their data: rows of ours, the hub's at a commit, or rows from files.
 
-In: an EvaluationJob.  Out: lm-eval's task objects by name, and where their data are from.
+In: an EvaluationJob, the hub's rows as a step has kept them.  Out: lm-eval's task objects by name, with their data.
 Source: lm-eval 0.4.13. It takes no revision; ``datasets.load_dataset`` is wrapped while tasks are loaded.
 Known gap: none.
 """
@@ -9,6 +9,7 @@ import contextlib
 import random
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -24,6 +25,7 @@ from icon_repro.engine.runtime import Runtime
 from icon_repro.engine.schema import nearest
 from icon_repro.evaluate.options import EvaluationJob, TaskKind
 from icon_repro.evaluate.requirements import code_allowed, code_refusal, task_files
+from icon_repro.evaluate.row_sets import RowSetError, read_set, set_key
 
 _SPLITS = ("train", "validation", "test")
 _LOGIQA_LINES = 7  # label, context, question, four options
@@ -31,6 +33,15 @@ _LOGIQA_LINES = 7  # label, context, question, four options
 
 class EvaluationError(ValueError):
     """The benchmark can't be run, or its results lack the metric."""
+
+
+@dataclass
+class Benchmark:
+    """lm-eval's tasks and their data."""
+
+    tasks: dict[str, Any] = field(default_factory=dict)  # by name, in lm-eval's order
+    origins: dict[str, str] = field(default_factory=dict)  # hub id -> commit, or "files", "current"
+    sets: dict[str, Any] = field(default_factory=dict)  # data sets that were read from a hub, by ``row_sets.set_key``
 
 
 def task_yaml(name: str, rows: Path, num_fewshot: int) -> dict[str, Any]:
@@ -54,11 +65,11 @@ def task_yaml(name: str, rows: Path, num_fewshot: int) -> dict[str, Any]:
     }
 
 
-def load(cfg: EvaluationJob, inputs: Mapping[str, Path], runtime: Runtime) -> tuple[dict[str, Any], dict[str, str]]:
-    """lm-eval's tasks of the benchmark by name, in lm-eval's order, with their data.
+def load(cfg: EvaluationJob, inputs: Mapping[str, Path], runtime: Runtime) -> Benchmark:
+    """lm-eval's tasks of the benchmark, with their data.
 
-    Returns:
-        The tasks, and hub id -> commit (or "files", "current") of the data that they read.
+    Args:
+        inputs: "rows" are those of a task of ours, or the data sets of lm-eval's, which are read from a hub otherwise.
 
     Raises:
         EvaluationError: there is no such task, its data can't be had, it runs code and that isn't confirmed, or it is
@@ -84,13 +95,13 @@ def load(cfg: EvaluationJob, inputs: Mapping[str, Path], runtime: Runtime) -> tu
             (Path(folder) / f"{name}.yaml").write_text(yaml.safe_dump(definition), encoding="utf-8")
             manager = TaskManager(include_path=folder, include_defaults=False)
         try:
-            with _data(cfg, runtime) as read:
+            with _data(cfg, inputs.get("rows"), runtime) as benchmark:
 
                 def read_tasks() -> dict[str, Any]:
                     random.seed(cfg.seed)  # some tasks shuffle their examples while they are loaded
                     return dict(manager.load([name])["tasks"])
 
-                tasks = patiently(read_tasks, where)
+                tasks = benchmark.tasks = patiently(read_tasks, where)
         except EvaluationError:
             raise
         except (OSError, RuntimeError, ValueError, ImportError) as error:  # the hub's errors are of all these kinds
@@ -114,7 +125,7 @@ def load(cfg: EvaluationJob, inputs: Mapping[str, Path], runtime: Runtime) -> tu
             )
         if callable(task.config.process_docs):
             task.config.process_docs = _once(task.config.process_docs, cfg.seed)
-    return tasks, read
+    return benchmark
 
 
 def _manager(name: str, cache: Path) -> TaskManager:
@@ -163,8 +174,11 @@ def _code_tasks(index: Mapping[str, Any], name: str) -> list[str]:
 
 
 @contextlib.contextmanager
-def _data(cfg: EvaluationJob, runtime: Runtime) -> Iterator[dict[str, str]]:
-    """While open, lm-eval's data sets are read at the configured commit or from files; notes which were read.
+def _data(cfg: EvaluationJob, kept: Path | None, runtime: Runtime) -> Iterator[Benchmark]:
+    """While open, lm-eval's data sets are those of ``kept``, or the hub's at the configured commit, or from files.
+
+    Yields:
+        A benchmark without tasks, which notes what was read.
 
     Nothing that an earlier run made of them is reused: GPQA's shuffled choices would be those of another seed.
     """
@@ -174,31 +188,41 @@ def _data(cfg: EvaluationJob, runtime: Runtime) -> Iterator[dict[str, str]]:
             f"evaluation.tasks.{cfg.name}.dataset.revision={commit.removeprefix('unresolved:')!r}: is a branch or tag, "
             "and which commit it is isn't known. Connect to the network and plan again, or set the commit itself."
         )
-    real, read = datasets.load_dataset, dict[str, str]()
+    real, benchmark = datasets.load_dataset, Benchmark()
 
     def load_dataset(path: str, name: str | None = None, **more: Any) -> Any:
         if cfg.task.files:
-            read[path] = "files"
+            benchmark.origins[path] = "files"
             return _from_files(cfg, runtime)
         if wanted is not None and path != wanted.hub_id:
             raise EvaluationError(
                 f"evaluation.tasks.{cfg.name}.dataset.hub_id={wanted.hub_id!r}: lm-eval's {cfg.task.task} reads "
                 f"{path!r}."
             )
+        if cfg.task.kind is not TaskKind.lm_eval:
+            return real(path=path, name=name, **more)
+        key = set_key(path, name, more)
+        if kept is not None:
+            try:
+                loaded, origins = read_set(kept, key)
+            except RowSetError as error:
+                raise EvaluationError(f"evaluation.tasks.{cfg.name}: {error}") from error
+            benchmark.origins |= origins
+            return loaded
         if commit is not None:
             more["revision"] = commit
-        if cfg.task.kind is TaskKind.lm_eval:
-            read[path] = more.get("revision") or "current"
+        benchmark.origins[path] = more.get("revision") or "current"
         loaded = real(path=path, name=name, **more)
         if commit is not None and datasets.config.HF_HUB_OFFLINE:
             _check_commit(cfg, path, commit, loaded)
+        benchmark.sets[key] = dict(loaded) if isinstance(loaded, dict) else loaded  # tasks may change the former
         return loaded
 
     cached = datasets.is_caching_enabled()
     datasets.disable_caching()
     try:
         with patch.object(datasets, "load_dataset", load_dataset):
-            yield read
+            yield benchmark
     finally:
         if cached:
             datasets.enable_caching()

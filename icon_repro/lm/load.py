@@ -186,6 +186,7 @@ def load_weights(
             use_safetensors=True,
             ignore_mismatched_sizes=True,  # so that the shapes can be named; refused below
             output_loading_info=True,
+            adapter_kwargs={"local_files_only": True},  # an adapter was looked for; without this the hub is asked
         )
     except (ImportError, ValueError) as error:
         if attention in (None, "sdpa", "eager"):

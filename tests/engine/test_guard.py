@@ -100,7 +100,7 @@ def digest(texts: Iterable[str]) -> str:
 
 def without_inputs(step: Step) -> str:
     """What a step is hashed by, except for its inputs' fingerprints."""
-    return json.dumps({**step.hashed, "inputs": sorted(step.inputs), "name": step.name}, sort_keys=True)
+    return json.dumps({**step.hashed, "inputs": sorted(step.hashed["inputs"]), "name": step.name}, sort_keys=True)
 
 
 def changes(before: dict[str, Any], now: dict[str, Any]) -> list[str]:

@@ -29,9 +29,10 @@ from icon_repro.data.rows import Example
 from icon_repro.engine.options import ClusterConfig
 from icon_repro.engine.records import RecordError, read_json, read_lines, write_json, write_rows
 from icon_repro.engine.runtime import Interrupted, Runtime
-from icon_repro.evaluate import backends, parts, requirements, shared_text, tasks
+from icon_repro.evaluate import backends, parts, requirements, row_sets, shared_text, tasks
+from icon_repro.evaluate import benchmark_rows as benchmark_rows_step
 from icon_repro.evaluate import step as evaluate
-from icon_repro.evaluate.options import Aggregate, Backend, EvaluationJob, SharedTextJob, TaskConfig, TaskKind
+from icon_repro.evaluate.options import Aggregate, Backend, EvaluationJob, SharedTextJob, TaskConfig, TaskKind, rows_job
 from icon_repro.evaluate.step import EvaluationError
 from icon_repro.lm.load import load_model, load_tokenizer
 
@@ -316,7 +317,8 @@ def test_load_mmlu_is_57_subjects_at_one_commit(hub: Asked, tmp_path: Path) -> N
     dataset = PAPER12["mmlu"].dataset
     assert dataset is not None
     runtime = Runtime(ClusterConfig(device="cpu"), tmp_path, extra={"commit": dataset.revision}, terminal=None)
-    made, read = tasks.load(job("mmlu"), {}, runtime)
+    benchmark = tasks.load(job("mmlu"), {}, runtime)
+    made, read = benchmark.tasks, benchmark.origins
     assert len(made) == 57 and read == {dataset.hub_id: dataset.revision}
     assert {revision for _, _, revision in hub} == {dataset.revision}
 
@@ -577,7 +579,7 @@ def test_run_vllm_gets_the_merged_weights_and_the_settings(
     monkeypatch.setitem(sys.modules, module.__name__, module)
     with pytest.raises(EvaluationError, match=r"evaluation\.backend='vllm'.*Set evaluation\.backend=hf"):
         measure(job("arc", backend=Backend.vllm))
-    monkeypatch.setattr(evaluate, "missing", lambda *_: [])
+    monkeypatch.setattr(evaluate, "missing", lambda *_, **__: [])
     out, metrics = measure(job("arc", backend=Backend.vllm))
     reference, other = measure(job("arc"))
     torch.testing.assert_close(likelihoods(out), likelihoods(reference), rtol=0, atol=1e-4)
@@ -684,7 +686,7 @@ def test_load_offline_another_commit_in_the_cache_is_refused(
     )
     monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", True)
     right = Runtime(ClusterConfig(device="cpu"), tmp_path, extra={"commit": "b" * 40}, terminal=None)
-    assert list(tasks.load(job("winogrande"), {}, right)[0]) == ["winogrande"]
+    assert list(tasks.load(job("winogrande"), {}, right).tasks) == ["winogrande"]
     wrong = Runtime(ClusterConfig(device="cpu"), tmp_path, extra={"commit": "a" * 40}, terminal=None)
     with pytest.raises(EvaluationError, match=rf"dataset\.revision='{'a' * 40}'.*{'b' * 40}"):
         tasks.load(job("winogrande"), {}, wrong)
@@ -700,7 +702,8 @@ def test_load_rows_of_a_file_in_the_sets_own_columns(hub: Asked, tmp_path: Path)
     path = tmp_path / "rows.jsonl"
     path.write_text("".join(json.dumps(row) + "\n" for row in benchmark_rows.ARC))
     runtime = Runtime(ClusterConfig(device="cpu"), tmp_path, files={"rows.test": path}, terminal=None)
-    made, read = tasks.load(job("arc", files={"test": str(path)}), {}, runtime)
+    benchmark = tasks.load(job("arc", files={"test": str(path)}), {}, runtime)
+    made, read = benchmark.tasks, benchmark.origins
     assert list(made["arc_challenge"].eval_docs) == benchmark_rows.ARC
     assert read == {"allenai/ai2_arc": "files"} and hub == []
 
@@ -794,3 +797,64 @@ def test_in_parts_items_that_do_not_fit_are_named_also_from_kept_parts(tmp_path:
         assert model.cut == {("t", 1), ("t", 2)}
         model.generate_until(requests("generate_until", {"max_gen_toks": 5}, "x" * 6))
         assert model.cut == {("t", 0), ("t", 1), ("t", 2)}
+
+
+# ---------------------------------------------------------------- rows that a step keeps
+
+
+def keep(folder: Path, wanted: EvaluationJob) -> tuple[Path, dict[str, Any]]:
+    """The step that reads a benchmark's data sets; returns its folder and metrics."""
+    out = folder / f"kept-{wanted.name}"
+    out.mkdir()
+    extra = {"commit": wanted.task.dataset.revision} if wanted.task.dataset else {}
+    runtime = Runtime(ClusterConfig(device="cpu"), folder / "cache", files={}, extra=extra, terminal=None)
+    return out, benchmark_rows_step.run(rows_job(wanted), {}, out, runtime)
+
+
+@pytest.mark.parametrize("name", ["truthfulqa", "gpqa", "glue", "musr", "arc"])
+def test_kept_rows_give_the_same_numbers_and_ask_no_hub(
+    name: str, measure: Measure, hub: Asked, tmp_path: Path
+) -> None:
+    wanted = job(name)
+    out, online = measure(wanted)
+    assert hub
+    hub.clear()
+    kept, made = keep(tmp_path, wanted)
+    assert made["sets"] == len({(path, subset) for path, subset, _ in hub}) and made["rows"] > 1
+    hub.clear()
+    from_kept, offline = measure(wanted, rows=kept)
+    assert hub == [] and offline == online
+    assert (from_kept / "samples.jsonl").read_bytes() == (out / "samples.jsonl").read_bytes()
+
+
+def test_kept_rows_of_another_task_are_refused_by_name(measure: Measure, tmp_path: Path) -> None:
+    kept, _ = keep(tmp_path, job("musr"))
+    with pytest.raises(EvaluationError, match=r"evaluation.tasks.hellaswag: .*kept-musr doesn't hold .*hellaswag.*Del"):
+        measure(job("hellaswag"), rows=kept)
+
+
+def test_kept_rows_have_the_types_that_the_hub_gave_them(tmp_path: Path) -> None:
+    features = datasets.Features(
+        {
+            "label": datasets.ClassLabel(names=["no", "yes"]),
+            "choices": {
+                "text": datasets.List(datasets.Value("string")),
+                "label": datasets.List(datasets.Value("int8")),
+            },
+            "size": datasets.Value("float32"),
+        }
+    )
+    rows = [{"label": 1, "choices": {"text": ["a", "b"], "label": [3, 4]}, "size": 0.5}]
+    whole = datasets.Dataset.from_list(rows, features=features)
+    key, single = row_sets.set_key("x", None, {"revision": "r"}), row_sets.set_key("x", "y", {"split": "test"})
+    empty = whole.select([])
+    sets = {key: {"train": whole, "test": empty}, single: whole}
+    assert row_sets.write_sets(tmp_path, sets, {"x": "r"}) == 2
+    data, origins = row_sets.read_set(tmp_path, row_sets.set_key("x", None, {"token": "secret"}))
+    assert origins == {"x": "r"} and list(data) == ["train", "test"]
+    assert all(one.features == features for one in data.values())
+    assert data["train"].to_list() == rows and len(data["test"]) == 0
+    alone, _ = row_sets.read_set(tmp_path, single)
+    assert isinstance(alone, datasets.Dataset) and alone.to_list() == rows
+    with pytest.raises(row_sets.RowSetError, match="IterableDataset, whose rows can't be kept"):
+        row_sets.write_sets(tmp_path, {key: {"train": whole.to_iterable_dataset()}}, {})
