@@ -36,6 +36,19 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Done]:
     return folder, icon_repro(folder, *COMMAND)
 
 
+def test_pilot_chooses_the_rows_that_a_selection_model_learns_from(tmp_path: Path) -> None:
+    options = f"{OPTIONS}, budget: auto, selector: {{}}"
+    small = "auto: {pilot_candidates: 8, least_candidates: 16, first_rows: 3}"
+    kept = [word for word in COMMAND if not word.startswith("methods.") and word != "~methods.random"]
+    done = icon_repro(tmp_path, *kept, f"methods.icon={{{options}, {small}}}", "select_from=pool", "until=select")
+    assert done.code == 0, done.out + done.error
+    metrics = read_json(one(tmp_path, "score/icon-????????????/record.json"))["metrics"]
+    assert metrics["assessment_chosen"] == 3 and metrics["pairs"] == 8 * 12 + 8 * 3
+    chosen = read_json(one(tmp_path, "score/icon-start-*/sequence.json"))["chosen"]
+    assert {row["parts"]["rows"] for row in scores(tmp_path, "icon").values()} == {12.0, 3.0} and len(chosen) == 3
+    assert read_json(one(tmp_path, "score/icon-pool-????????????/record.json"))["metrics"]["rows"] == 64
+
+
 def one(folder: Path, pattern: str) -> Path:
     (found,) = (folder / "work").glob(pattern)
     return found

@@ -4,6 +4,8 @@ Run: ``python experiments/pilot/pilot_matrices.py`` in a checkout.
 In: the experiment ``pilot`` and its work folder.  Out: the npy and json files that ``pilot`` describes.
 Missing steps are run first: all candidates with the noise bank; the first ``--own`` candidates with random contexts of
 their own; the first ``--bfloat16`` candidates in bfloat16. Several of these commands may share the work.
+With ``--after N`` the first N candidates of the order are left out everywhere: another folder holds them; ``--count``
+says how many are then scored.
 """
 
 import argparse
@@ -26,19 +28,32 @@ class MatricesError(ValueError):
     """The pairs couldn't be scored."""
 
 
-def needed(config: Config, own: int, bfloat16: int) -> dict[str, dict[str, Step]]:
-    """By method of the experiment the steps whose pairs are stored."""
+def needed(
+    config: Config, own: int, bfloat16: int, after: int = 0, count: int | None = None
+) -> dict[str, dict[str, Step]]:
+    """By method of the experiment the steps whose pairs are stored.
+
+    Raises:
+        MatricesError: ``after`` isn't a whole number of shards.
+    """
     scores = {arm.method: arm.select.inputs["scores"] for arm in plan(config).arms if arm.select is not None}
     size = config.methods["icon"].shard_candidates
+    if after % size or not 0 <= after < (config.data.candidates.size or after + 1):
+        raise MatricesError(
+            f"--after {after}: must be a multiple of methods.icon.shard_candidates={size}, below "
+            f"data.candidates.size={config.data.candidates.size}."
+        )
 
     def first(steps: dict[str, Step], prefix: str, candidates: int) -> dict[str, Step]:
-        names = sorted(name for name in steps if name.startswith(prefix))
+        names = sorted(name for name in steps if name.startswith(prefix))[after // size :]
         return {name: steps[name] for name in names[: -(-candidates // size)]}
 
     own_steps, low = dict(scores["own"].inputs), dict(scores["bfloat16"].inputs)
     low_shards = first(low, "shard-", bfloat16)
+    icon_steps = dict(scores["icon"].inputs)
+    read = {name: step for name, step in icon_steps.items() if not name.startswith("shard-")}
     return {
-        "icon": dict(scores["icon"].inputs),
+        "icon": {**read, **first(icon_steps, "shard-", len(icon_steps) * size if count is None else count)},
         "own": first(own_steps, "control-", own),
         "bfloat16": {**low_shards, "baseline": low["baseline"]} if low_shards else {},
     }
@@ -51,7 +66,7 @@ def export(steps: dict[str, dict[str, Step]], store: Store, out: Path) -> dict[s
     candidates = [i for shard in shards for i in read_json(shard / "ids.json")["candidates"]]
     described = read_json(icon["baseline"] / "ids.json")
     bank = read_json(icon["bank"] / "bank.json")
-    order = store.path(steps["icon"]["shard-0000"].inputs["order"])
+    order = store.path(steps["icon"][min(n for n in steps["icon"] if n.startswith("shard-"))].inputs["order"])
     examples = {row.id: row for row in read_rows(order / "rows.jsonl", Example)}
     place = {identifier: i for i, identifier in enumerate(candidates)}
     arrays = {
@@ -96,12 +111,14 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("overrides", nargs="*", help="of the experiment pilot, key=value")
     parser.add_argument("--own", type=int, default=48, help="candidates with random contexts of their own")
     parser.add_argument("--bfloat16", type=int, default=8, help="candidates that are scored in bfloat16 as well")
+    parser.add_argument("--after", type=int, default=0, help="candidates of the order that are left out")
+    parser.add_argument("--count", type=int, help="candidates that are scored; all by default")
     parser.add_argument("--out", type=Path, default=Path("results/pilot"))
     given = parser.parse_args(arguments)
     try:
         config = composed("pilot", given.overrides)
         store = Store(Path(config.paths.work))
-        steps = needed(config, given.own, given.bfloat16)
+        steps = needed(config, given.own, given.bfloat16, given.after, given.count)
         wanted = ordered(step for parts in steps.values() for step in parts.values())
         summary = run(wanted, store, config.cluster, Path(config.paths.cache), print)
         if summary.failed:

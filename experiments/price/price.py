@@ -1,14 +1,16 @@
 """What a ranking costs and what it is worth, for each way to it.
 
 Run: ``python experiments/price/price.py results/price`` in a checkout.
-In: the pilot's matrix (results/pilot); alike.npy, tokens.json (``inputs``) and lora.json (``lora``) in the folder.
+In: the pilot's matrix (results/pilot), or another of the same form; alike.npy, tokens.json (``inputs``) and, if it was
+made, lora.json (``lora``) in the folder.
 Out, in the folder: price.csv with a line for each way, price.md, figure.png and figure.csv, figures.json.
-Each way ranks the pilot's candidates; the truth is the mean over all assessment rows. Scoring is replayed ``REPLAYS``
+Each way ranks the matrix' candidates; the truth is the mean over all assessment rows. Scoring is replayed ``REPLAYS``
 times with rows and candidates in a random order; selection models rank the half (or tenth) of the candidates that they
-haven't seen. Intervals: 95 %, bootstrap over candidates of the mean over replays; the replays aren't units.
+haven't seen. Where a pilot chooses rows, the candidates after it are ranked. Intervals: 95 %, bootstrap over candidates
+of the mean over replays; the replays aren't units.
 Costs are forward passes in tokens: of full scoring, contexts, rows, noise bank and baseline all counted.
-Known gap: one matrix of one small model, responses cut at 16 tokens; the truth is the pilot's own score, whose rows the
-replays draw from, as budget auto knows; a selection model's cost is that of a row that it ranks, its training apart.
+Known gap: one small model and one set of rows, responses cut at 16 tokens; the truth is the score itself, whose rows
+the replays draw from, as budget auto knows; a selection model costs what a row that it ranks does, its training apart.
 """
 
 import argparse
@@ -26,8 +28,8 @@ from experiments.pilot.pilot_findings import Pilot, tasks_of
 from icon_repro.data.rows import selected_count
 from icon_repro.engine.records import read_json
 from icon_repro.methods.agreement import auc, spearman
-from icon_repro.methods.icon import adaptive, few
-from icon_repro.methods.icon.options import AdaptiveConfig, AutoConfig, round_ends, rows_in_use
+from icon_repro.methods.icon import adaptive, chosen, few
+from icon_repro.methods.icon.options import POOL_ROWS, AdaptiveConfig, AutoConfig, round_ends, rows_in_use
 from icon_repro.methods.icon.ridge import fit
 from icon_repro.report.figures.draw import write_described, write_figure, write_points
 from icon_repro.report.figures.series import Curve, Panel, Scatter, Series
@@ -35,10 +37,12 @@ from icon_repro.report.tables import markdown
 
 Matrix = NDArray[np.float64]
 SHARE = 0.15
+MANY = 5000  # the paper's candidates, over whom a pilot's cost is spread
 REPLAYS, BOOTSTRAPS = 20, 100
 COUNTS = (2, 4, 8, 16)
 PAPER = {"row": 296.0, "context": 78.0, "text": 78.0, "bank": 545.0}  # mean tokens with Llama 3: shared/spec/paper.md
 ROWS, OWN, ADAPTIVE, AUTO, PROBE = "rows only", "few rows and probe", "adaptive", "budget=auto", "probe"
+CHOSEN = "rows that a pilot chose"
 
 
 class PriceError(ValueError):
@@ -56,6 +60,7 @@ class Way:
     reads: bool  # a forward pass of each candidate's own text
     scores: list[Matrix]  # (c,) of each replay
     bounds: list[float] | None = None  # of each replay: share of the selection that may differ
+    ranked: list[NDArray[np.bool_]] | None = None  # of each replay: (c,) who is ranked; None: all
 
 
 def share_of_full(way: Way, count: int, rows: int, tokens: dict[str, float], bank: int) -> float:
@@ -70,7 +75,9 @@ def share_of_full(way: Way, count: int, rows: int, tokens: dict[str, float], ban
     return (scoring(way.pairs, way.used) + way.reads * count * tokens["text"]) / scoring(rows, rows)
 
 
-def models(pilot: Pilot, truth: Matrix, alike: Matrix, lora: dict[str, float], halves: list[list[int]]) -> list[Way]:
+def models(
+    pilot: Pilot, truth: Matrix, alike: Matrix, lora: dict[str, float] | None, halves: list[list[int]]
+) -> list[Way]:
     """Selection models on candidates that they haven't seen, and length."""
     values, axes = np.linalg.eigh(alike)
     features = axes * np.sqrt(np.maximum(values, 0))  # any features with these inner products give the same ridge
@@ -86,11 +93,11 @@ def models(pilot: Pilot, truth: Matrix, alike: Matrix, lora: dict[str, float], h
         return found
 
     tenths = [part.tolist() for part in np.array_split(np.random.default_rng(1).permutation(len(truth)), 10)]
-    taught = np.array([lora[i] for i in pilot.candidates])
+    trained = [np.array([lora[i] for i in pilot.candidates])] if lora else []
     return [
         Way("length", "length: response characters", 0, 0, False, [pilot.response_chars]),
         Way("length", "length: context tokens", 0, 0, False, [pilot.context_tokens]),
-        Way("LoRA", "LoRA, from the other half", 0, 0, True, [by_part(taught, halves)]),
+        *(Way("LoRA", "LoRA, from the other half", 0, 0, True, [by_part(one, halves)]) for one in trained),
         Way(PROBE, "probe, from the other half", 0, 0, True, [by_part(probe(halves), halves)]),
         Way(PROBE, "probe, from the other nine tenths", 0, 0, True, [by_part(probe(tenths), tenths)]),
     ]
@@ -110,6 +117,28 @@ def taught(task: Matrix, alike: Matrix, rows: int, own: bool) -> list[Matrix]:
         predicted[order] = few.estimate(cells, alike[np.ix_(order, order)], total).predicted
         found.append(predicted)
     return found
+
+
+def piloted(task: Matrix, alike: Matrix) -> list[Way]:
+    """Rows that a pilot chooses, the same for all further candidates; what the probe learns from these."""
+    count, pilot = len(task), AutoConfig().pilot_candidates
+    ways: list[Way] = []
+    for each in COUNTS[:3]:
+        generator = np.random.default_rng(3000 + each)
+        rows = min(POOL_ROWS, task.shape[1])
+        found = [chosen.replay(task, [SHARE], generator, rows=rows, pilot=pilot, each=each) for _ in range(REPLAYS)]
+        ranked = [one.met < rows for one in found]
+        bounds = [one.disagreement[SHARE]["bound"] for one in found]
+        of_many = each + pilot * (rows - each) / MANY
+        name = f"{each} rows that a pilot chose ({of_many:.1f} of {MANY:,})"
+        scores = [one.mean for one in found]
+        ways.append(Way(CHOSEN, name, found[0].pairs / count, rows, False, scores, bounds, ranked))
+        if each < COUNTS[2]:
+            goals = [np.argsort(np.argsort(one)) / count for one in scores]
+            predicted = [few.left_out(alike, one, np.ones(count))[0] for one in goals]
+            name = f"probe, from {each} rows of the others that a pilot chose"
+            ways.append(Way(PROBE, name, 0, 0, True, predicted, None, ranked))
+    return ways
 
 
 def by_part(scores: Matrix, parts: Sequence[Sequence[int]]) -> Matrix:
@@ -169,6 +198,8 @@ def line(
     way: Way, truth: Matrix, shares: tuple[float, float], units: NDArray[np.intp]
 ) -> dict[str, float | str | None]:
     """The numbers of one way; intervals over ``units``, (draws, c) resampled candidates."""
+    masks = way.ranked or [np.ones(len(truth), dtype=bool)] * len(way.scores)
+    replays = list(zip(way.scores, masks, strict=True))
     found: dict[str, float | str | None] = {
         "kind": way.kind,
         "way": way.name,
@@ -177,8 +208,11 @@ def line(
         "share at the paper's lengths": round(shares[1], 4),
     }
     for name, measure in MEASURES.items():
-        found[name] = round(float(np.mean([measure(scores, truth) for scores in way.scores])), 3)
-        drawn = [np.mean([measure(scores[unit], truth[unit]) for scores in way.scores]) for unit in units]
+        found[name] = round(float(np.mean([measure(scores[some], truth[some]) for scores, some in replays])), 3)
+        drawn = []
+        for unit in units:
+            parts = [(scores, unit[some[unit]]) for scores, some in replays]
+            drawn.append(np.mean([measure(scores[part], truth[part]) for scores, part in parts]))
         low, high = np.quantile(drawn, [0.025, 0.975])
         found |= {f"{name} low": round(float(low), 3), f"{name} high": round(float(high), 3)}
     held = bound = None
@@ -195,15 +229,15 @@ def analyse(folder: Path, matrices: Path, *, pictures: bool = True) -> str:
     Raises:
         PriceError: a file is missing or belongs to other candidates.
     """
-    for name in ("alike.npy", "tokens.json", "lora.json"):
+    for name in ("alike.npy", "tokens.json"):
         if not (folder / name).is_file():
-            raise PriceError(f"{folder / name}: no such file; inputs.py and lora.py beside this script make them.")
+            raise PriceError(f"{folder / name}: no such file; inputs.py beside this script makes it.")
     pilot = load(matrices)
     task = tasks_of(pilot).bank
     count, total = task.shape
     alike = np.load(folder / "alike.npy", allow_pickle=False).astype(np.float64)
-    lora = read_json(folder / "lora.json")
-    if alike.shape != (count, count) or lora["predicted"].keys() != set(pilot.candidates):
+    lora = read_json(folder / "lora.json") if (folder / "lora.json").is_file() else None
+    if alike.shape != (count, count) or (lora and lora["predicted"].keys() != set(pilot.candidates)):
         raise PriceError(
             f"{folder}: alike.npy or lora.json isn't of the {count} candidates of {matrices}; make it again."
         )
@@ -211,7 +245,9 @@ def analyse(folder: Path, matrices: Path, *, pictures: bool = True) -> str:
     bank = pilot.bank.shape[0] * pilot.bank.shape[1]
     truth = task.mean(axis=1)
     units = np.random.default_rng(7).integers(count, size=(BOOTSTRAPS, count))
-    parts = [p.tolist() for p in np.array_split(np.random.default_rng(0).permutation(count), lora["folds"])]
+    parts = [
+        p.tolist() for p in np.array_split(np.random.default_rng(0).permutation(count), lora["folds"] if lora else 2)
+    ]
     lines = [
         line(
             way,
@@ -219,7 +255,11 @@ def analyse(folder: Path, matrices: Path, *, pictures: bool = True) -> str:
             (share_of_full(way, count, total, tokens, bank), share_of_full(way, count, total, PAPER, bank)),
             units,
         )
-        for way in [*models(pilot, truth, alike, lora["predicted"], parts), *scored(task, alike)]
+        for way in [
+            *models(pilot, truth, alike, lora and lora["predicted"], parts),
+            *scored(task, alike),
+            *piloted(task, alike),
+        ]
     ]
     with (folder / "price.csv").open("w", encoding="utf-8", newline="") as file:
         writer = csv.DictWriter(file, list(lines[0]), lineterminator="\n")
@@ -245,13 +285,13 @@ def panels(lines: Sequence[dict[str, float | str | None]]) -> list[Panel]:
         ("overlap", f"share of the best {SHARE:.0%} found"),
     ):
         series: list[Series] = []
-        for kind in (ROWS, OWN, AUTO, ADAPTIVE, PROBE, "LoRA", "length"):
+        for kind in (ROWS, OWN, CHOSEN, AUTO, ADAPTIVE, PROBE, "LoRA", "length"):
             some = sorted((one for one in lines if one["kind"] == kind), key=lambda one: float(one["share"] or 0))
             x = [max(float(one["share at the paper's lengths"] or 0), 5e-4) for one in some]  # length costs nothing
             y, low, high = (
                 [float(one[key] or 0) for one in some] for key in (measure, f"{measure} low", f"{measure} high")
             )
-            if kind in (ROWS, OWN, AUTO):
+            if kind in (ROWS, OWN, CHOSEN, AUTO):
                 series.append(Curve(kind, x, y, low, high, whiskers=True))
             else:
                 series.append(Scatter(kind, x, y, [str(one["way"]) for one in some], low=low, high=high))
@@ -282,7 +322,8 @@ def as_text(lines: Sequence[dict[str, float | str | None]], count: int, total: i
         f"# The price of a ranking: {count} candidates x {total} assessment rows\n\n"
         f"Made by `python experiments/price/price.py`; means of {REPLAYS} replays. Intervals: 95 %, bootstrap over "
         "candidates. Bound held: the share of the best that is surely found by the method's own 95 % bound, and in how "
-        "many replays that was true.\n\n" + markdown(header, rows) + "\n"
+        "many replays that was true. A pilot's pairs are counted; in brackets the rows a candidate if there were "
+        f"{MANY:,}: its own and its share of the pilot's.\n\n" + markdown(header, rows) + "\n"
     )
 
 

@@ -13,7 +13,7 @@ from icon_repro.data.rows import Example, Score
 from icon_repro.engine.records import read_json, read_rows, write_json
 from icon_repro.engine.runtime import Runtime
 from icon_repro.methods.agreement import spearman
-from icon_repro.methods.icon import auto
+from icon_repro.methods.icon import auto, auto_pool, chosen
 from icon_repro.methods.icon.adaptive import row_sequence
 from icon_repro.methods.icon.few import FewRowsError, Search, estimate, left_out, likeness, replay
 from icon_repro.methods.icon.matrices import IconScoreError, Matrices, task_scores
@@ -24,6 +24,7 @@ from icon_repro.methods.icon.options import (
     IconConfig,
     IconRound,
     SelectorConfig,
+    SelectorKind,
     TuningSaved,
     resolved,
     round_ends,
@@ -164,6 +165,67 @@ def test_rows_in_use_keep_the_banks_share_small() -> None:
     assert rows_in_use(30, 5000, AutoConfig()) == 30 and rows_in_use(1020, 5000, AutoConfig(rows=64)) == 64
 
 
+def graded(seed: int, c: int = 160, n: int = 100) -> tuple[Matrix, Matrix]:
+    """As ``simulated``, but a quarter of the rows hold little noise, and another says the opposite of the rest."""
+    draw = np.random.default_rng(seed)
+    hidden = draw.standard_normal((c, 12))
+    scores = 0.05 * (hidden @ draw.standard_normal(12) / np.sqrt(12) + 0.7 * draw.standard_normal(c))
+    noise = np.repeat([0.03, 0.12, 0.12, 0.06], n // 4)
+    slope = np.repeat([1.2, 1.2, 1.2, -0.2], n // 4)
+    return scores[:, None] * slope + noise * draw.standard_normal((c, n)) + draw.standard_normal(n), likeness(
+        hidden, [12]
+    )
+
+
+def test_rows_that_go_with_the_others_are_chosen() -> None:
+    task, _ = graded(0)
+    rows = chosen.choose(task[:24], 16)
+    assert len(set(rows)) == 16 and np.mean(np.array(rows) < 25) > 0.8
+    slow = [np.corrcoef(task[:24, j], np.delete(task[:24], j, axis=1).mean(axis=1))[0, 1] for j in range(100)]
+    assert rows == np.argsort(slow)[::-1][:16].tolist()
+    flat = np.where(np.arange(100) == rows[0], 1.0, task[:24])
+    assert rows[0] not in chosen.choose(flat, 99)  # says nothing: it is the last
+
+
+def test_chosen_rows_rank_better_than_as_many_of_each_candidates_own() -> None:
+    ranks, held = [], []
+    for seed in range(8):
+        task, alike = graded(seed)
+        truth, draw = task.mean(axis=1), np.random.default_rng(seed)
+        own = replay(task, alike, [0.15], [4], draw, rows=64)
+        found = chosen.replay(task, [0.15], draw, rows=64, pilot=16, each=4)
+        assert found.pairs == found.met.sum() == 16 * 64 + 144 * 4
+        ranks.append([spearman(one.mean, truth) for one in (found, own)])
+        held.append(1 - found.overlap[0.15] <= found.disagreement[0.15]["bound"] + 1e-9)
+    better, usual = np.mean(ranks, axis=0)
+    assert better > usual + 0.05 and np.mean(held) >= 0.85
+
+
+def test_error_of_a_score_by_chosen_rows_isnt_the_choices_own() -> None:
+    ratios = []
+    for seed in range(12):
+        task, _ = graded(seed)
+        choice = chosen.learned(task[:20, :80], 4, 100)
+        apart = (choice.score(task[20:, choice.places].mean(axis=1)) - task[20:].mean(axis=1)).std()
+        ratios.append(apart / choice.error)
+        means = task[:20, choice.places].mean(axis=1)
+        slope, level = np.polyfit(means, task[:20, :80].mean(axis=1), 1)
+        assert choice.slope == pytest.approx(slope) and choice.level == pytest.approx(level)
+    assert 0.7 < np.mean(ratios) < 1.3
+
+
+@pytest.mark.parametrize(
+    ("pilot", "message"),
+    [
+        (np.arange(28.0).reshape(7, 4), "7 candidates in the pilot: at least 8"),
+        (np.tile(np.arange(4.0), (9, 1)), "all 9 candidates of the pilot have the same score"),
+    ],
+)
+def test_pilot_that_says_nothing_is_refused(pilot: Matrix, message: str) -> None:
+    with pytest.raises(FewRowsError, match=message):
+        chosen.learned(pilot, 2, 4)
+
+
 # ---------------------------------------------------------------- steps
 
 COUNT, N = 60, 40
@@ -224,21 +286,23 @@ class Job:
             ]
             np.save(folder / "candidate.npy", np.array([x for each in values for x in each], np.float32))
             write_json(folder / "ids.json", {"candidates": wanted, "assessment": [own[i] for i in wanted]})
-            metrics = {"tokens": 50 * len(wanted), "pairs": sum(map(len, values)), "candidates": len(wanted)}
+            pairs = sum(map(len, values))
+            tokens = sum(self.contexts[i] for i in wanted) + 7 * pairs
+            metrics = {"tokens": tokens, "pairs": pairs, "candidates": len(wanted)}
             write_json(folder / "record.json", {"metrics": metrics})
             self.inputs[folder.name] = folder
 
     def run(self) -> dict[str, Any]:
         """All steps; returns the metrics of the scores."""
         if self.job.saved is not None:
-            self.step("pilot", auto.pilot)
+            self.step("pilot", auto_pool.pilot)
             self.score("pilot", self.sequence("pilot")["own"])
-        self.started = self.step("start", auto.start)
+        self.started = self.step("start", auto_pool.start if self.job.saved else auto.start)
         self.score("round00", self.sequence("start")["own"])
         for number in range(1, self.job.rounds):
             self.step(f"decide{number}", auto.decide)
             self.score(f"round{number:02d}", self.sequence(f"decide{number}")["own"])
-        return self.step("scores", auto.scores)
+        return self.step("scores", auto_pool.scores if self.job.saved else auto.scores)
 
     def found(self) -> list[Score]:
         return read_rows(self.root / "scores" / "scores.jsonl", Score)
@@ -278,7 +342,7 @@ def test_steps_do_what_the_search_says(tmp_path: Path, runtime: Runtime) -> None
 
 
 SAVED = TuningSaved(epochs=60.0, max_length=16, frozen=False, fraction=0.3)
-SELECTOR = SelectorConfig(epochs=2.0, repeats=3, pool_max_length=10)
+SELECTOR = SelectorConfig(kind=SelectorKind.lora, epochs=2.0, repeats=3, pool_max_length=10)
 
 
 @pytest.mark.parametrize("frozen", [False, True])
@@ -291,13 +355,42 @@ def test_candidates_are_as_many_as_the_saved_tuning_pays_for(tmp_path: Path, run
     lengths = [sum(job.contexts.values()) / sum(chars) * c for c in chars]
     mean = sum(lengths) / COUNT
     tuned = 0.7 * 60 * (FROZEN_TRAINING if frozen else FULL_TRAINING) * sum(min(length, 16) for length in lengths)
-    spent = 1000 + 6000 + 3 * sum(min(length, 10) for length in lengths) + COUNT * mean
-    each = 50 + mean * 3 * 2 * FROZEN_TRAINING
-    assert job.started["candidates_affordable"] == int((0.5 * tuned - spent) / each) > 8
+    learned = mean * 3 * 2 * FROZEN_TRAINING
+    pilot = sum(job.contexts[i] for i in job.candidates[:8]) + 8 * 32 * 7 + 8 * learned
+    spent = 1000 + 6000 + 3 * sum(min(length, 10) for length in lengths) + pilot
+    each = sum(job.contexts.values()) / COUNT + 4 * 7 + learned
+    assert job.started["candidates_affordable"] == 8 + int((0.5 * tuned - spent) / each) > 8
     found = job.found()
     assert len(found) == min(COUNT, job.started["candidates_affordable"]) == job.started["candidates"]
-    assert {row.parts["rows"] for row in found} == {4.0}  # the first round only
+    assert [row.parts["rows"] for row in found] == [32.0] * 8 + [4.0] * (len(found) - 8)
     assert job.started["pairs"] == 4 * (len(found) - 8)  # the pilot's are there
+
+
+def test_candidates_meet_the_rows_that_the_pilot_chose(tmp_path: Path, runtime: Runtime) -> None:
+    icon = replace(AUTO, selector=SELECTOR, auto=replace(AUTO.auto, cost_ratio=100.0))
+    job = Job(tmp_path, runtime, icon, SAVED)
+    metrics = job.run()
+    task, used = job.task(), job.sequence("rows")["rows"]
+    assert job.sequence("pilot")["own"] == dict.fromkeys(job.candidates[:8], used)
+    choice, begun = chosen.learned(task[:8], 4, N), job.sequence("start")
+    assert begun["chosen"] == [used[place] for place in choice.places] and metrics["assessment_chosen"] == 4
+    assert begun["own"] == dict.fromkeys(job.candidates[8:], begun["chosen"])
+    wanted = choice.level + choice.slope * task[:, choice.places].mean(axis=1)
+    wanted[:8] = task[:8].mean(axis=1)
+    found = job.found()
+    np.testing.assert_allclose([row.score for row in found], wanted, rtol=0, atol=1e-7)
+    errors = [choice.pilot_error] * 8 + [choice.error] * (COUNT - 8)
+    np.testing.assert_allclose([row.parts["estimate_error"] for row in found], errors, atol=1e-7)
+    assert metrics["pairs"] == 8 * 32 + (COUNT - 8) * 4
+
+
+def test_pilots_shards_of_other_rows_are_refused(tmp_path: Path, runtime: Runtime) -> None:
+    job = Job(tmp_path, runtime, replace(AUTO, selector=SELECTOR), SAVED)
+    job.step("pilot", auto_pool.pilot)
+    asked = job.sequence("pilot")["own"]
+    job.score("pilot", {i: rows[::-1] for i, rows in asked.items()})
+    with pytest.raises(IconScoreError, match=r"pilot-\*: the shards hold other pairs"):
+        job.step("start", auto_pool.start)
 
 
 def test_fewer_candidates_than_the_least_are_never_taken(tmp_path: Path, runtime: Runtime) -> None:

@@ -1,12 +1,10 @@
-"""Run the steps of ``budget=auto``: few rows for each candidate, its own ones, and a probe.
+"""Run the steps of ``budget=auto``: few rows for each candidate, its own ones, and a probe; more near a cut.
 
 ``features``.  In: model, order.  Out: alike.npy, (c, c) float32: inner products of the candidates' hidden states.
-``rows``, ``pilot``, ``start``, ``decide``.  Out: sequence.json, what is scored next: ``rows`` in use, or ``own``, by
-candidate the assessment rows that it meets; ``candidates``, all that are in use.
+``rows``, ``start``, ``decide``.  Out: sequence.json, what is scored next: ``rows`` in use, or ``own``, by candidate the
+assessment rows that it meets; ``candidates``, all that are in use.
 ``scores``.  Out: scores.jsonl, as ``score.adaptive``.
-Source: own; ``few`` has the method.
-With a selection model the number of candidates is what the FLOPs of the tuning that selection saves pay for; what a
-candidate costs is measured on the first ones, the pilot, whose pairs are part of the first round.
+Source: own; ``few`` has the method. ``auto_pool`` has the steps with a selection model.
 """
 
 import math
@@ -16,22 +14,13 @@ from typing import Any
 
 import numpy as np
 
-from icon_repro.data.cost import FROZEN_TRAINING, FULL_TRAINING
 from icon_repro.data.rows import Example, Score
 from icon_repro.engine.records import read_json, read_rows, write_json, write_rows
 from icon_repro.engine.runtime import Runtime
 from icon_repro.methods.icon.adaptive import row_sequence
-from icon_repro.methods.icon.few import Search, likeness
+from icon_repro.methods.icon.few import Search, likeness, own_places
 from icon_repro.methods.icon.matrices import IconScoreError, Matrices
-from icon_repro.methods.icon.options import (
-    Features,
-    IconConfig,
-    IconRound,
-    TuningSaved,
-    resolved,
-    round_ends,
-    rows_in_use,
-)
+from icon_repro.methods.icon.options import Features, IconRound, resolved, round_ends, rows_in_use
 from icon_repro.methods.icon.score import checked
 
 _FREE = {"tokens": 0, "flops": 0}
@@ -59,35 +48,14 @@ def rows(cfg: IconRound, inputs: Mapping[str, Path], out: Path, runtime: Runtime
     return {"rows": used, "assessment": len(sequence), **_FREE}
 
 
-def pilot(cfg: IconRound, inputs: Mapping[str, Path], out: Path, runtime: Runtime) -> dict[str, Any]:
-    """The first round of the first candidates. Needs inputs order, rows."""
-    auto = resolved(cfg.icon).auto
-    candidates = [row.id for row in read_rows(inputs["order"] / "rows.jsonl", Example)[: cfg.stop]]
-    asked = _first_round(inputs, candidates[: auto.pilot_candidates], auto.first_rows)
-    write_json(out / "sequence.json", {"own": asked})
-    return {"candidates": len(asked), **_FREE}
-
-
 def start(cfg: IconRound, inputs: Mapping[str, Path], out: Path, runtime: Runtime) -> dict[str, Any]:
-    """The first round of all candidates but the pilot's. Needs inputs order, rows.
-
-    With a selection model (``saved``) it chooses how many candidates there are, and also needs baseline, bank, dtype
-    where it was checked, and the pilot's shards.
-    """
-    auto = resolved(cfg.icon).auto
-    pool = read_rows(inputs["order"] / "rows.jsonl", Example)
-    candidates = [row.id for row in pool[: cfg.stop]]
-    metrics: dict[str, Any] = dict(_FREE)
-    scored = set[str]()
-    if cfg.saved is not None:
-        affordable = _affordable(cfg.icon, cfg.saved, inputs, pool, len(candidates))
-        metrics["candidates_affordable"] = affordable
-        scored = {i for name in inputs if name.startswith("pilot-") for i in _ids(inputs[name])}
-        candidates = candidates[: max(affordable, auto.least_candidates, len(scored))]
-    asked = _first_round(inputs, candidates, auto.first_rows)
-    rest = {i: own for i, own in asked.items() if i not in scored}
-    write_json(out / "sequence.json", {"own": rest, "candidates": candidates})
-    return {"candidates": len(candidates), "pairs": sum(map(len, rest.values())), **metrics}
+    """The first round of all candidates. Needs inputs order, rows."""
+    candidates = [row.id for row in read_rows(inputs["order"] / "rows.jsonl", Example)[: cfg.stop]]
+    used: list[str] = read_json(inputs["rows"] / "sequence.json")["rows"]
+    first_rows = resolved(cfg.icon).auto.first_rows
+    asked = {i: [used[k] for k in own_places(place, first_rows, len(used))] for place, i in enumerate(candidates)}
+    write_json(out / "sequence.json", {"own": asked, "candidates": candidates})
+    return {"candidates": len(candidates), "pairs": sum(map(len, asked.values())), **_FREE}
 
 
 def decide(cfg: IconRound, inputs: Mapping[str, Path], out: Path, runtime: Runtime) -> dict[str, Any]:
@@ -146,21 +114,6 @@ def scores(cfg: IconRound, inputs: Mapping[str, Path], out: Path, runtime: Runti
     return {**metrics, **_FREE, **checked(inputs)}
 
 
-def _first_round(inputs: Mapping[str, Path], candidates: list[str], first_rows: int) -> dict[str, list[str]]:
-    """By candidate its first rows; the same as ``few.Search`` asks for."""
-    used: list[str] = read_json(inputs["rows"] / "sequence.json")["rows"]
-    step = min(first_rows, len(used))
-    return {
-        identifier: [used[(number * step + k) % len(used)] for k in range(step)]
-        for number, identifier in enumerate(candidates)
-    }
-
-
-def _ids(shard: Path) -> list[str]:
-    ids: list[str] = read_json(shard / "ids.json")["candidates"]
-    return ids
-
-
 def _replayed(cfg: IconRound, inputs: Mapping[str, Path]) -> tuple[Search, list[str], list[str]]:
     """The search up to now, and the ids of its candidates and rows."""
     icon = resolved(cfg.icon)
@@ -175,8 +128,7 @@ def _replayed(cfg: IconRound, inputs: Mapping[str, Path]) -> tuple[Search, list[
     ends = round_ends(len(used), icon.auto)[: cfg.rounds]
     search = Search(alike.astype(np.float64), len(used), described["total"], cfg.fractions, ends, icon.adaptive.error)
     for number in range(cfg.rounds):
-        prefixes = ("pilot-", "round00-") if number == 0 else (f"round{number:02d}-",)
-        shards = [inputs[name] for name in sorted(inputs) if name.startswith(prefixes)]
+        shards = [inputs[name] for name in sorted(inputs) if name.startswith(f"round{number:02d}-")]
         if search.over or not shards:
             break
         scored = {i: pairs for shard in shards for i, pairs in matrices.own(shard).items()}
@@ -187,33 +139,3 @@ def _replayed(cfg: IconRound, inputs: Mapping[str, Path]) -> tuple[Search, list[
             )
         search.advance({place: scored[i][1].tolist() for i, (place, _) in asked.items()})
     return search, candidates, used
-
-
-def _affordable(
-    icon: IconConfig, saved: TuningSaved, inputs: Mapping[str, Path], pool: list[Example], known: int
-) -> int:
-    """Candidates whose scoring, with the selection model's work, costs ``cost_ratio`` of the tuning that it saves.
-
-    In tokens of a forward pass, from the records of what has been scored and the lengths of texts in characters.
-    """
-    selector = icon.selector
-    assert selector is not None
-    pilots = [read_json(path / "record.json")["metrics"] for name, path in inputs.items() if name.startswith("pilot-")]
-    each = sum(m["tokens"] for m in pilots) / sum(m["candidates"] for m in pilots)
-    spent = float(
-        sum(
-            read_json(inputs[name] / "record.json")["metrics"]["tokens"]
-            for name in ("baseline", "bank", "dtype")
-            if name in inputs
-        )
-    )
-    contexts = read_json(inputs["bank"] / "bank.json")["contexts"]
-    chars = {row.id: len(row.instruction + row.input + row.response) for row in pool}
-    per_char = sum(contexts.values()) / sum(count for identifier, count in chars.items() if identifier in contexts)
-    lengths = [per_char * chars[row.id] for row in pool[: saved.rows]]
-    mean = sum(lengths) / len(lengths)
-    training = FROZEN_TRAINING if saved.frozen else FULL_TRAINING
-    tuned = sum(min(length, saved.max_length) for length in lengths) * saved.epochs * training * (1 - saved.fraction)
-    spent += sum(min(length, selector.pool_max_length) for length in lengths) * selector.repeats
-    spent += known * mean  # features
-    return max(0, int((icon.auto.cost_ratio * tuned - spent) / (each + mean * selector.learning_passes)))

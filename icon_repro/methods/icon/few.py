@@ -17,7 +17,7 @@ hidden states explain much of it (simulated). They count 1.4 times in what is sa
 bound held in 95 % and more of the replays of results/price from 4 rows on, in 90 % with 2.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -180,6 +180,12 @@ def estimate(cells: Matrix, alike: Matrix, total: int) -> Posterior:
     )
 
 
+def own_places(number: int, count: int, rows: int) -> list[int]:
+    """Which of ``rows`` rows candidate ``number`` meets first, ``count`` at most."""
+    step = min(count, rows)
+    return [(number * step + k) % rows for k in range(step)]
+
+
 class Search:
     """Candidates that get more rows until they are settled; the same contributions give the same course.
 
@@ -244,25 +250,36 @@ class Search:
         error = np.maximum(self.posterior.error, 1e-300)
         return np.asarray(stats.t.sf(np.abs(mean - border) / error, _TAILS))
 
-    def disagreement(self, seed: int = 0) -> dict[float, dict[str, float]]:
-        """By fraction: expected share of the selection that full scoring would choose otherwise, and a 95 % bound.
-
-        Both from seeded draws of all candidates' true scores.
-        """
+    def disagreement(self) -> dict[float, dict[str, float]]:
+        """As the function of that name."""
         assert self.posterior is not None
-        generator = np.random.default_rng(seed)
-        mean, error = self.posterior.mean, _CAUTION * self.posterior.error
-        by_fraction = {}
-        for fraction, cut in self._cuts.items():
-            chosen = np.zeros(self.count, dtype=bool)
-            chosen[np.argsort(-mean, kind="stable")[:cut]] = True
-            shares = np.zeros(_DRAWS)
-            if cut < self.count and error.any():
-                for place in range(_DRAWS):
-                    drawn = mean + error * generator.standard_t(_TAILS, self.count)
-                    shares[place] = 1 - chosen[np.argpartition(-drawn, cut - 1)[:cut]].mean()
-            by_fraction[fraction] = {"expected": float(shares.mean()), "bound": float(np.quantile(shares, 0.95))}
-        return by_fraction
+        return disagreement(self.posterior.mean, self.posterior.error, self._cuts)
+
+
+def disagreement(
+    mean: Matrix, error: Matrix, cuts: Mapping[float, int], seed: int = 0
+) -> dict[float, dict[str, float]]:
+    """By fraction: expected share of the selection that full scoring would choose otherwise, and a 95 % bound.
+
+    Both from seeded draws of all candidates' true scores.
+
+    Args:
+        mean, error: (c,) estimates and their standard errors, which count 1.4 times.
+        cuts: by fraction how many candidates are selected.
+    """
+    generator = np.random.default_rng(seed)
+    error = _CAUTION * error
+    count, by_fraction = len(mean), {}
+    for fraction, cut in cuts.items():
+        chosen = np.zeros(count, dtype=bool)
+        chosen[np.argsort(-mean, kind="stable")[:cut]] = True
+        shares = np.zeros(_DRAWS)
+        if cut < count and error.any():
+            for place in range(_DRAWS):
+                drawn = mean + error * generator.standard_t(_TAILS, count)
+                shares[place] = 1 - chosen[np.argpartition(-drawn, cut - 1)[:cut]].mean()
+        by_fraction[fraction] = {"expected": float(shares.mean()), "bound": float(np.quantile(shares, 0.95))}
+    return by_fraction
 
 
 @dataclass(frozen=True)
@@ -274,6 +291,7 @@ class FewOutcome:
     rows: int  # in use
     overlap: dict[float, float]  # by fraction, with the selection of full scoring
     disagreement: dict[float, dict[str, float]]
+    met: NDArray[np.int64]  # (c,) rows scored
 
 
 def replay(
@@ -294,9 +312,10 @@ def replay(
     assert search.posterior is not None
     mean, full = np.empty(count), task.mean(axis=1)
     mean[order] = search.posterior.mean
+    met = search.posterior.rows[np.argsort(order)]
     overlaps = {}
     for fraction in fractions:
         cut = selected_count(fraction, count)
         chosen, right = (set(np.argsort(-values, kind="stable")[:cut].tolist()) for values in (mean, full))
         overlaps[fraction] = len(chosen & right) / cut
-    return FewOutcome(mean, int(search.posterior.rows.sum()), rows, overlaps, search.disagreement())
+    return FewOutcome(mean, int(met.sum()), rows, overlaps, search.disagreement(), met)

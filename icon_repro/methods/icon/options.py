@@ -78,17 +78,22 @@ class AdaptiveConfig:
 class AutoConfig:
     """How ``budget=auto`` spends its pairs: few rows for each candidate, its own ones, and a probe.
 
-    Without a selection model, candidates near a cut get more rows, in rounds; with one, the candidates are as many as
-    the saved tuning pays for, and get the first rows only: the selection model learns better from more of them.
+    Without a selection model, candidates near a cut get more rows, in rounds. With one there is no probe here: the
+    first candidates meet all rows in use, a pilot that says which few rows rank as all do; the others meet these, and
+    they are as many as the saved tuning pays for, as the selection model learns better from more of them.
     """
 
     first_rows: int = number(4, at_least=2)  # that each candidate meets
     growth: float = number(2.0, above=1)  # rows scored after a round over those before
-    rows: int | None = number(None, at_least=16)  # in use at all; None: as many as keep the bank's share small
-    pilot_candidates: int = number(48, at_least=8)  # from which the cost of a candidate is measured
+    # in use at all; None: as many as keep the bank's share small, 64 with a selection model
+    rows: int | None = number(None, at_least=16)
+    pilot_candidates: int = number(16, at_least=8)  # that meet all rows in use, before a selection model
     cost_ratio: float = number(0.3, above=0)  # FLOPs of selection over FLOPs of tuning that it saves, at most
     least_candidates: int = number(64, at_least=8)  # however little the saved tuning pays for
     depths: list[float] = number([0.25, 0.5, 0.75, 1.0], above=0, at_most=1)  # of the layers that the probe reads
+
+
+POOL_ROWS = 64  # in use before a selection model: the pilot and the bank meet all of them
 
 
 def round_ends(rows: int, cfg: AdaptiveConfig | AutoConfig, rounds: int | None = None) -> list[int]:

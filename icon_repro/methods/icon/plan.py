@@ -14,6 +14,7 @@ from icon_repro.data.cost import FROZEN_TRAINING, FULL_TRAINING, tokens_of, trai
 from icon_repro.engine.artifact import Cost, Step
 from icon_repro.methods.base import Build
 from icon_repro.methods.icon.options import (
+    POOL_ROWS,
     AdaptiveConfig,
     AutoConfig,
     Budget,
@@ -52,10 +53,12 @@ _STEPS = {
     "own": ("icon_repro.methods.icon.pairs:own_shard", 1),
     "features": ("icon_repro.methods.icon.auto:features", 1),
     "few_rows": ("icon_repro.methods.icon.auto:rows", 1),
-    "few_pilot": ("icon_repro.methods.icon.auto:pilot", 1),
     "few_start": ("icon_repro.methods.icon.auto:start", 1),
     "few_round": ("icon_repro.methods.icon.auto:decide", 1),
     "few_scores": ("icon_repro.methods.icon.auto:scores", 1),
+    "pool_pilot": ("icon_repro.methods.icon.auto_pool:pilot", 1),
+    "pool_start": ("icon_repro.methods.icon.auto_pool:start", 1),
+    "pool_scores": ("icon_repro.methods.icon.auto_pool:scores", 1),
     "selector": ("icon_repro.methods.icon.selector:train", 1),
     "selector_pool": ("icon_repro.methods.icon.selector:pool", 1),
     # 2: hidden states in bfloat16 by default
@@ -77,9 +80,9 @@ _BANK_LENGTHS = 4  # of the grid that the plan expects to be scored
 _STILL_ACTIVE = 0.75  # share of the candidates that a round leaves, as the plan expects it
 _LEAST_ACTIVE = 0.12
 _NEAR_A_CUT = 0.5  # share of the candidates that a round of budget auto scores further; 0.48 in results/price
-
-
-_FEW = ("first_rows", "growth", "rows")  # of AutoConfig: what scoring without a selection model uses
+# of AutoConfig: what scoring without a selection model uses, and before one
+_FEW = ("first_rows", "growth", "rows")
+_POOL = ("first_rows", "rows", "pilot_candidates", "cost_ratio", "least_candidates")
 
 
 def _only(icon: IconConfig, *names: str) -> IconConfig:
@@ -107,6 +110,8 @@ class _Icon:
     def __init__(self, build: Build, name: str, icon: IconConfig) -> None:
         planner = build.planner
         self.build, self.planner, self.name, self.icon = build, planner, name, resolved(icon)
+        if icon.budget is Budget.auto and icon.selector is not None and icon.auto.rows is None:
+            self.icon = replace(self.icon, auto=replace(icon.auto, rows=POOL_ROWS))
         self.order, self.selected_from = build.order, build.selected_from
         self.data = {"model": build.model, "order": build.order, "assessment": build.assessment}
         data = planner.config.data
@@ -149,10 +154,8 @@ class _Icon:
         rows = self.rows_in_use()
         only: dict[str, Step] = {}
         if icon.budget is Budget.auto:
-            _, order = self._few_job([], None)
-            order.icon.auto.pilot_candidates = AutoConfig().pilot_candidates
             texts = {"order": self.order, "assessment": self.data["assessment"]}
-            self.few = self.step("few_rows", "icon-rows", order, texts)
+            self.few = self.step("few_rows", "icon-rows", self._order_job("rows"), texts)
             only = {"sequence": self.few}
         alone = _only(icon, "empty_pairs", "drop_first_token", "max_prompt_tokens", "max_response_tokens", "dtype")
         shared = {key: step for key, step in self.data.items() if key != "order"}
@@ -232,71 +235,64 @@ class _Icon:
             known |= self.shards(part, "shard", width, share=active, sequence=sequence)
         return self.step("adaptive", self.name, job, {**known, **self._checked()})
 
-    def auto(self, fractions: Sequence[float], saved: TuningSaved | None) -> Step:
-        """Few rows for each candidate, in rounds; with a selection model the first one only, after a pilot."""
+    def auto(self, fractions: Sequence[float]) -> Step:
+        """Few rows of its own for each candidate, in rounds."""
         icon, sizes = self.icon, self.sizes
-        saved = saved if icon.selector is not None else None
-        job, order = self._few_job(sorted(fractions), saved)
-        ends = round_ends(self.rows_in_use(), icon.auto)[: job.rounds]
-        begin_inputs: dict[str, Step] = {"order": self.order, "rows": self.few}
-        first: dict[str, Step] = {}
-        if saved is not None:
-            block = self.step("few_pilot", "icon-pilot", order, {"order": self.order, "rows": self.few})
-            first = self.shards("pilot", "own", ends[0], first=icon.auto.pilot_candidates, sequence=block)
-            begin_inputs |= {**self._read(), **self._checked(), **first}
-            self.learned = self._affordable(saved)
-            begun = IconRound(job.icon, self.scored, [], 1, saved)
-        else:
-            begun = order
-        begin = self.step("few_start", "icon-start", begun, begin_inputs)
-        parameters = ProbeConfig(depths=icon.auto.depths)
-        length = icon.selector.pool_max_length if icon.selector else SelectorConfig().pool_max_length
+        ends = round_ends(self.rows_in_use(), icon.auto)
+        begin = self.step("few_start", "icon-start", self._order_job("rows"), {"order": self.order, "rows": self.few})
         features = self.step(
             "features",
             "icon-features",
-            Features(parameters, length, self.scored),
+            Features(ProbeConfig(depths=icon.auto.depths), SelectorConfig().pool_max_length, self.scored),
             {"model": self.data["model"], "order": self.order},
-            sizes.candidates * min(sizes.context, length),
+            sizes.candidates * min(sizes.context, SelectorConfig().pool_max_length),
         )
-        known = {"rows": self.few, "start": begin, "features": features, **self._read(), **first}
-        share = (self.learned - (icon.auto.pilot_candidates if first else 0)) / sizes.candidates
-        for number in range(job.rounds):
+        known = {"rows": self.few, "start": begin, "features": features, **self._read()}
+        job = self._few_job(fractions, _FEW, len(ends))
+        for number, end in enumerate(ends):
             part = f"round{number:02d}"
             sequence = self.step("few_round", f"icon-{part}", job, known) if number else begin
-            width = ends[number] - (ends[number - 1] if number else 0)
-            known |= self.shards(
-                part, "own", width, share=_NEAR_A_CUT if number else max(0.0, share), sequence=sequence
-            )
+            width = end - (ends[number - 1] if number else 0)
+            known |= self.shards(part, "own", width, share=_NEAR_A_CUT if number else 1.0, sequence=sequence)
         return self.step("few_scores", self.name, job, {**known, **self._checked()})
 
-    def _few_job(self, fractions: list[float], saved: TuningSaved | None) -> tuple[IconRound, IconRound]:
-        """What all rounds of budget auto know, and what the choice of rows and the pilot need of it."""
+    def pooled(self, fractions: Sequence[float], saved: TuningSaved) -> Step:
+        """Before a selection model: a pilot meets all rows in use and chooses those that the others meet."""
         icon = self.icon
-        order = AdaptiveConfig(seed=icon.adaptive.seed)
-        rounds = 1 if saved is not None else len(round_ends(self.rows_in_use(), icon.auto))
-        auto = (
-            icon.auto
-            if saved is not None
-            else replace(AutoConfig(), **{name: getattr(icon.auto, name) for name in _FEW})
-        )
+        read = {"order": self.order, "rows": self.few}
+        block = self.step("pool_pilot", "icon-pilot", self._order_job("rows", "pilot_candidates"), read)
+        first = self.shards("pilot", "own", self.rows_in_use(), first=icon.auto.pilot_candidates, sequence=block)
+        job = self._few_job(fractions, _POOL, 1)
+        job = replace(job, saved=saved, icon=replace(job.icon, selector=icon.selector))
+        inputs = {**read, **self._read(), **self._checked(), **first}
+        begin = self.step("pool_start", "icon-start", replace(job, fractions=[]), inputs)
+        self.learned = self._affordable(saved)
+        share = max(0.0, self.learned - icon.auto.pilot_candidates) / self.sizes.candidates
+        known = {"rows": self.few, "start": begin, **self._read(), **self._checked(), **first}
+        known |= self.shards("round00", "own", icon.auto.first_rows, share=share, sequence=begin)
+        return self.step("pool_scores", self.name, job, known)
+
+    def _few_job(self, fractions: Sequence[float], used: Sequence[str], rounds: int) -> IconRound:
+        """What the rounds of budget auto know, with the options ``used`` of AutoConfig."""
         chosen = replace(
-            _only(icon, "control", "empty_pairs", "epsilon", "budget"),
-            adaptive=replace(order, error=icon.adaptive.error),
-            auto=auto,
-            selector=icon.selector if saved is not None else None,
+            _only(self.icon, "control", "empty_pairs", "epsilon", "budget"),
+            adaptive=AdaptiveConfig(seed=self.icon.adaptive.seed, error=self.icon.adaptive.error),
+            auto=replace(AutoConfig(), **{name: getattr(self.icon.auto, name) for name in used}),
         )
-        begun = replace(
-            AutoConfig(), **{name: getattr(icon.auto, name) for name in ("first_rows", "rows", "pilot_candidates")}
-        )
-        start = IconRound(replace(_only(icon), adaptive=order, auto=begun), self.scored, [], 0)
-        return IconRound(chosen, self.scored, fractions, rounds, saved), start
+        return IconRound(chosen, self.scored, sorted(fractions), rounds)
+
+    def _order_job(self, *used: str) -> IconRound:
+        """What the choice of the rows in use and of the first pairs needs to know, with these options of AutoConfig."""
+        named = (*used, *(() if self.icon.selector else ("first_rows",)))
+        auto = replace(AutoConfig(), **{name: getattr(self.icon.auto, name) for name in named})
+        order = AdaptiveConfig(seed=self.icon.adaptive.seed)
+        return IconRound(replace(_only(self.icon), adaptive=order, auto=auto), self.scored, [], 0)
 
     def rows_in_use(self) -> int:
         """Assessment rows that the plan expects to be in use: all, or those of budget auto."""
-        auto = self.icon.auto
         if self.icon.budget is not Budget.auto:
             return self.sizes.rows
-        return rows_in_use(self.sizes.rows, self.sizes.candidates, auto)
+        return rows_in_use(self.sizes.rows, self.sizes.candidates, self.icon.auto)
 
     def _checked(self) -> dict[str, Step]:
         return {"dtype": self.inputs["dtype"]} if "dtype" in self.inputs else {}
@@ -313,13 +309,14 @@ class _Icon:
         tuned = whole * min(sizes.selected_from, saved.max_length) * saved.epochs * (1 - saved.fraction)
         tuned *= FROZEN_TRAINING if saved.frozen else FULL_TRAINING
         spent = whole * min(sizes.selected_from, selector.pool_max_length) * selector.repeats
-        spent += (
-            rows * sizes.row + sizes.pairs(_BANK_LENGTHS * icon.bank.draws, rows) + sizes.candidates * sizes.context
-        )
+        spent += rows * sizes.row + sizes.pairs(_BANK_LENGTHS * icon.bank.draws, rows)
         spent += self.inputs["dtype"].cost.tokens if "dtype" in self.inputs else 0
-        each = sizes.pairs(1, icon.auto.first_rows) + sizes.context * selector.learning_passes
-        most = (icon.auto.cost_ratio * tuned - spent) / each
-        return min(sizes.candidates, max(most, icon.auto.least_candidates))
+        learned = sizes.context * selector.learning_passes
+        each = sizes.pairs(1, icon.auto.first_rows) + learned
+        pilot = min(icon.auto.pilot_candidates, sizes.candidates)
+        spent += sizes.pairs(pilot, rows) + pilot * learned
+        most = pilot + (icon.auto.cost_ratio * tuned - spent) / each
+        return min(sizes.candidates, max(most, icon.auto.least_candidates, pilot))
 
     def selected_by(self, scores: Step, fractions: Sequence[float]) -> dict[float, Step]:
         """The selection model: one for all fractions, or, with a binary target, one for each."""
@@ -391,7 +388,8 @@ def plan(build: Build, name: str, icon: IconConfig) -> Step | dict[float, Step]:
     made.common()
     if icon.budget is Budget.full:
         scores = made.full()
+    elif icon.budget is Budget.adaptive:
+        scores = made.adaptive(build.common)
     else:
-        adaptive = icon.budget is Budget.adaptive
-        scores = made.adaptive(build.common) if adaptive else made.auto(build.common, saved)
+        scores = made.auto(build.common) if icon.selector is None else made.pooled(build.common, saved)
     return scores if icon.selector is None else made.selected_by(scores, build.fractions)
