@@ -283,6 +283,7 @@ class _Plan:
             seed=evaluation.seed,
             backend=evaluation.backend,
             allow_code_execution=evaluation.allow_code_execution,
+            others_as_examples=task.kind is TaskKind.multiple_choice and bool(task.num_fewshot),
         )
 
     def _held_out_inputs(self, name: str) -> dict[str, Step]:

@@ -458,9 +458,9 @@ def test_run_kept_epochs_are_models_on_the_way_to_the_last(
 def test_run_asked_to_stop_in_the_last_step_ends_as_usual(
     tune: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    whole, metrics = tune(config(epochs=1, global_batch_size=4))
+    whole, metrics = tune(config(epochs=1, warmup_ratio=0.0))
     monkeypatch.setattr(Runtime, "stop_requested", lambda self: True)
-    out, stopped = tune(config(epochs=1, global_batch_size=4))
+    out, stopped = tune(config(epochs=1, warmup_ratio=0.0))
     assert stopped == metrics
     assert untimed(out) == untimed(whole)
 
@@ -515,6 +515,13 @@ def test_run_nan_in_the_weights_is_refused_before_training(tune: Any, tiny_model
     with pytest.raises(ModelError, match=r"1 weights aren't finite as float32 .*model\.embed"):
         tune(config(), model=as_step(broken, tmp_path / "broken_step"), out=out, checkpoint_steps=1)
     assert not (out / "adapter").exists() and not list(out.rglob("*.safetensors"))
+
+
+def test_run_single_step_of_a_warm_up_is_refused_as_it_learns_nothing(tune: Any) -> None:
+    with pytest.raises(TrainError, match=r"warmup_ratio=0\.03: 4 rows make 1 optimizer step.*warmup_ratio=0,"):
+        tune(config(epochs=1))
+    out, _ = tune(config(epochs=1, global_batch_size=2))
+    assert any(tensor.any() for name, tensor in adapter(out).items() if "lora_B" in name)
 
 
 def test_run_diverging_learning_rate_is_refused(tune: Any) -> None:

@@ -1,9 +1,8 @@
-"""Read rows from users' files: JSON, JSON lines, CSV, Parquet, Arrow; one file, a folder or a pattern.
+"""Read rows from users' files: JSON, JSON lines, CSV, Parquet, Arrow.
 
-In: a path.  Out: the files that it stands for; rows with their places, and in the place of one that can't be read a
-``RowError``. A byte order mark is skipped; JSON and JSON lines are told apart by what the file begins with. CSV has the
-columns' names in its first row, and cells are text as they stand. Text may be packed (.gz, .zst).
-A folder from which a part would be left out, or in which several data sets lie, is refused: see ``files_of``.
+In: a path.  Out: rows with their places, and in the place of one that can't be read a ``RowError``.
+A byte order mark is skipped; JSON and JSON lines are told apart by what the file begins with. CSV has the columns'
+names in its first row, and cells are text as they stand. Text may be packed (.gz, .zst).
 Known gap: a compressed file is read as a stream, a JSON list as a whole.
 """
 
@@ -11,34 +10,20 @@ import csv
 import gzip
 import io
 import json
-import re
 import zlib
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from fnmatch import fnmatch
-from glob import glob
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import IO, Any
 
+from icon_repro.data.file_sets import KNOWN, SEPARATED, TABLES, SourceError, kind_of
 from icon_repro.data.model_files import lfs_problem
 
-_SEPARATED = {".csv": ",", ".tsv": "\t"}
-_TEXT, _TABLES, _PACKED = (".jsonl", ".ndjson", ".json", *_SEPARATED), (".parquet", ".arrow"), (".gz", ".zst")
-# JSON that lies beside rows and holds none
-_ABOUT = ("dataset_info.json", "dataset_infos.json", "dataset_dict.json", "state.json")
-_SPLIT = re.compile(r"(?:^|[-_./])(train|training|test|testing|validation|valid|val|dev|eval)(?=[-_./\d]|$)", re.I)
-_SPLITS = {"training": "train", "testing": "test", "valid": "validation", "val": "validation", "dev": "validation"}
-_KNOWN = ".jsonl, .json, .csv, .tsv (these also with .gz or .zst), .parquet or .arrow"
-_SHARD = re.compile(r"(?P<before>.*\D)(?P<number>\d{5})-of-(?P<count>\d{5})(?P<after>\D[^/]*)", re.S)
 # what other files begin with
 _BEGINS = {b"\x1f\x8b": "gzip", b"\x28\xb5\x2f\xfd": "zstd", b"PAR1": "Parquet", b"PK\x03\x04": "a zip archive"}
 _BEGINS |= {b"BZh": "bzip2", b"\xfd7zXZ": "xz", b"ARROW1": "an Arrow file", b"\xff\xff\xff\xff": "an Arrow stream"}
 _ARROW_END = b"\xff\xff\xff\xff\x00\x00\x00\x00"
 _MOST_TEXT = 2**31 - 1  # bytes of a cell
-
-
-class SourceError(ValueError):
-    """A source can't be read; the message names place and key."""
 
 
 class RowError(SourceError):
@@ -56,109 +41,6 @@ class RowError(SourceError):
 Row = tuple[str, dict[str, Any] | RowError]  # place, and the row or why there is none
 
 
-def files_of(path: str, split: str = "train") -> list[Path]:
-    """The files that a path stands for, by name: itself, those of a folder, or those that a pattern fits.
-
-    Args:
-        split: which files of a folder are meant, where their names say train, test and so on.
-
-    Raises:
-        SourceError: there is no such file; or a folder holds several data sets, or a part of one.
-    """
-    whole = Path(path).expanduser()
-    if whole.is_file():
-        return [whole]
-    if whole.is_dir():
-        of_split = _of_split(whole, [p for p in sorted(whole.rglob("*")) if _holds_rows(p, whole)], split)
-        if not of_split:
-            raise SourceError(f"{path!r}: a folder without a file of rows ({_KNOWN}). Give the file's own path.")
-        _check_subsets(whole, of_split)
-        _check_shards(of_split)
-        return of_split
-    if any(sign in path for sign in "*?["):
-        matches = [Path(p) for p in sorted(glob(str(whole), recursive=True)) if Path(p).is_file()]  # noqa: PTH207
-        if not matches:
-            raise SourceError(f"{path!r}: no file fits this pattern (looked in {Path.cwd()}).")
-        _check_shards(matches, str(whole))
-        return matches
-    raise SourceError(f"{path!r}: no such file (looked in {Path.cwd()}).")
-
-
-def _holds_rows(path: Path, folder: Path) -> bool:
-    hidden = any(part.startswith((".", "_")) for part in path.relative_to(folder).parts)
-    return path.is_file() and not hidden and path.name not in _ABOUT and _kind(path) is not None
-
-
-def _of_split(folder: Path, files: list[Path], split: str) -> list[Path]:
-    """Those of ``files`` whose names are of ``split``; all, if no name says a split."""
-    named: dict[str, list[Path]] = {}
-    for path in files:
-        match = _SPLIT.search(path.relative_to(folder).as_posix())
-        name = match[1].lower() if match else ""
-        named.setdefault(_SPLITS.get(name, name), []).append(path)
-    if set(named) <= {""}:
-        return files
-    wanted = _SPLITS.get(split, split)
-    if wanted not in named:
-        raise SourceError(
-            f"{str(folder)!r}: holds the splits {', '.join(sorted(filter(None, named)))}, not source.split={split!r}. "
-            "Set source.split, or give a pattern of the files that are meant."
-        )
-    suffixes = {path.suffix for path in named[wanted]}
-    if alike := [path.relative_to(folder).as_posix() for path in named.get("", []) if path.suffix in suffixes]:
-        raise SourceError(
-            f"{str(folder)!r}: {len(alike)} files name no split beside those of {wanted!r} (first: {alike[0]}), and "
-            "would be left out. Give a pattern of the files that are meant, or move the others away."
-        )
-    return named[wanted]
-
-
-def _check_subsets(folder: Path, files: Sequence[Path]) -> None:
-    """Refuse rows in several subfolders that aren't named after splits: subsets of a hub data set, most likely."""
-    subsets = set()
-    for path in files:
-        parts = path.relative_to(folder).parent.parts
-        subsets.add("/".join(part for part in parts if not _SPLIT.fullmatch(part)))
-    if len(subsets) > 1:
-        names = ", ".join(sorted(subsets)[:5]) if "" not in subsets else f"itself and {', '.join(sorted(subsets)[1:6])}"
-        raise SourceError(
-            f"{str(folder)!r}: rows lie in {len(subsets)} folders in it ({names}): subsets, or one data set? Give the "
-            f"folder of one, or a pattern for all ({folder}/**/*{files[0].suffix})."
-        )
-
-
-def _check_shards(files: Sequence[Path], pattern: str | None = None) -> None:
-    """Refuse a part of a data set whose files say how many they are (train-00000-of-00002).
-
-    Args:
-        pattern: only files that it fits are missed.
-    """
-    numbers: dict[tuple[str, int, str], set[int]] = {}
-    for path in files:
-        if match := _SHARD.fullmatch(str(path)):
-            numbers.setdefault((match["before"], int(match["count"]), match["after"]), set()).add(int(match["number"]))
-    for (before, count, after), found in numbers.items():
-        first = 1 if count in found else 0
-        for number in range(first, first + count):
-            name = f"{before}{number:05}-of-{count:05}{after}"
-            if number not in found and (pattern is None or fnmatch(name, pattern)):
-                raise SourceError(
-                    f"{name}: isn't there; the names of the files beside it say that there are {count}. Download the "
-                    "data set again, or give a pattern of the files that are meant."
-                )
-
-
-def _kind(path: Path) -> str | None:
-    """The suffix that says how to read the file; None if none does."""
-    name = path.name.lower()
-    for packed in _PACKED:
-        if name.endswith(packed):
-            plain = Path(name.removesuffix(packed)).suffix
-            return plain if plain in _TEXT else None
-    suffix = Path(name).suffix
-    return suffix if suffix in (*_TEXT, *_TABLES) else None
-
-
 def file_rows(path: Path) -> Iterator[Row]:
     """The rows of one file.
 
@@ -167,13 +49,13 @@ def file_rows(path: Path) -> Iterator[Row]:
     """
     if not path.is_file():
         raise SourceError(f"{path}: no such file. Correct the source's path; it is relative to the working directory.")
-    kind = _kind(path)
+    kind = kind_of(path)
     if kind is None:
-        raise SourceError(f"{path}: suffix {path.suffix!r} isn't known. Use {_KNOWN}.")
+        raise SourceError(f"{path}: suffix {path.suffix!r} isn't known. Use {KNOWN}.")
     try:
         if problem := lfs_problem(path):
             raise SourceError(problem)
-        yield from _table_rows(path, kind) if kind in _TABLES else _text_rows(path, kind)
+        yield from _table_rows(path, kind) if kind in TABLES else _text_rows(path, kind)
     except (OSError, EOFError, zlib.error) as error:
         raise SourceError(f"{path}: can't be read ({error}). Check the file and its permissions.") from error
 
@@ -221,8 +103,8 @@ def _text_rows(path: Path, kind: str) -> Iterator[Row]:
         raise SourceError(f"{path}: holds {other}, not text. Unpack the file, or give its name the suffix for that.")
     if start.startswith((b"\xff\xfe", b"\xfe\xff")) or b"\0" in start[:4]:
         raise SourceError(f"{path}: is UTF-16 or UTF-32. Convert the file to UTF-8.")
-    if kind in _SEPARATED:
-        yield from _separated_rows(path, _SEPARATED[kind])
+    if kind in SEPARATED:
+        yield from _separated_rows(path, SEPARATED[kind])
     elif start.removeprefix(b"\xef\xbb\xbf").lstrip().startswith(b"["):
         yield from _list_rows(path)
     elif _first_line_is_whole(start):

@@ -54,6 +54,8 @@ class Fields:
     prompt: str = "prompt"  # of formats prompt_response and turns
     messages: str = "messages"  # of format messages
     group: str | None = None  # None: one group
+    # columns that say more of a row (system, history, tools, images) and are left out on purpose
+    left_out: list[str] = field(default_factory=list, metadata={"legacy": []})
 
 
 @dataclass
@@ -81,6 +83,22 @@ class SourceConfig:
     stand_in: StandInRows | None = field(default=None, metadata={"legacy": None})
     fields: Fields = field(default_factory=Fields)
     licence: str = unhashed("not stated")  # said at the first use
+
+
+def column_problems(where: str, source: SourceConfig) -> list[str]:
+    """Problems of the columns of the source with the key ``where``: a prompt that would hold the response."""
+    prompts = {
+        RowFormat.alpaca: ("instruction", "input"),
+        RowFormat.prompt_response: ("prompt",),
+        RowFormat.turns: ("prompt",),
+    }
+    fields = source.fields
+    return [
+        f"{where}.fields.{name}={fields.response}: is the column of the response too (fields.response); the prompt "
+        "would give it away. Name the column of the prompt."
+        for name in prompts.get(source.format, ())
+        if getattr(fields, name) is not None and getattr(fields, name) == fields.response
+    ]
 
 
 @dataclass

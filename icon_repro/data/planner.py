@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
-from icon_repro.data.files import SourceError, files_of
+from icon_repro.data.file_sets import SourceError, files_of
 from icon_repro.data.options import (
     DataConfig,
     HubData,

@@ -5,12 +5,13 @@ Formats: alpaca (a row may lack the input); prompt_response (a finished prompt, 
 first of a list of a user's turns; messages: the last assistant turn is the response and what follows it is left out.
 A lone user turn before it is the instruction as it stands; with a system message or earlier turns, all turns are joined
 by blank lines, each under a line "System:", "User:" or "Assistant:". Turns are {role, content}, or {from, value} as
-ShareGPT has them; content may be a list of texts.
+ShareGPT has them; content may be a list of texts. A column that says more of a row (a system text, earlier turns,
+tools, images) isn't read: a row with one is refused, unless ``fields.left_out`` names it.
 Differs: nothing known.  Known gap: messages with content other than text (images, tool calls) are refused.
 """
 
 import difflib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -31,6 +32,8 @@ _ROLES |= dict.fromkeys(("gpt", "chatgpt", "bing", "bard", "model", "bot"), "ass
 _TURNS = "a list of {role, content} (or {from, value}) with an assistant turn after a user turn"
 _INPUTS = {"input", "inputs", "input_text", "context"}  # what may hold an input under another name
 _ANSWERS = {"output", "outputs", "response", "answer", "completion", "target", "chosen", "rejected", "label"}
+# what others read beside prompt and response
+_MORE = ("system", "system_prompt", "history", "tools", "image", "images", "videos", "audios")
 _NEAR = 0.5
 
 
@@ -119,12 +122,27 @@ def _hub_rows(source: SourceConfig, runtime: Runtime) -> Iterator[tuple[str, dic
             f"{where}: can't be loaded from the hub ({type(error).__name__}: {str(error)[:300]}). Check the names and "
             "connect to the network (a gated set needs a login), or download it and set kind: file and path."
         ) from error
+    if others := other_commits([table], commit):
+        raise HubError(
+            f"{where}: the hub can't be reached, and datasets' cache holds {source.hub_id} at {', '.join(others)}. "
+            "Connect to the network, or set that commit as revision."
+        )
     for number, row in enumerate(table, start=1):
         yield f"{where}, row {number}", dict(row)
 
 
+def other_commits(tables: Iterable[Any], commit: str) -> list[str]:
+    """At which other commits the tables that datasets has loaded are.
+
+    Without the hub, datasets takes the latest that its cache holds, whatever commit it is asked for.
+    """
+    folders = {Path(file["filename"]).parent.name for table in tables for file in table.cache_files}
+    return sorted(folders - {commit})
+
+
 def _example(source: SourceConfig, place: str, row: Mapping[str, Any]) -> Example:
     fields = source.fields
+    _check_nothing_more(row, fields, place)
     input = ""
     if source.format is RowFormat.alpaca:
         instruction = _text(row, fields.instruction, place, "instruction", fields)
@@ -152,6 +170,18 @@ def _example(source: SourceConfig, place: str, row: Mapping[str, Any]) -> Exampl
         group=group_of(source, row, place),
         ready=source.format is RowFormat.prompt_response,
     )
+
+
+def _check_nothing_more(row: Mapping[str, Any], fields: Fields, place: str) -> None:
+    """Refuse a row that says more than is read of it."""
+    known = _used(fields) | set(fields.left_out)
+    if more := [name for name in _MORE if row.get(name) not in (None, "", [], {}) and name not in known]:
+        raise RowError(
+            f"{place}: the column {more[0]!r} says more of the row, and isn't read: what it says would be lost. Put it "
+            "into the prompt (as a turn of messages, say), or leave it out: "
+            f"source.fields.left_out=[{','.join(more)}].",
+            f"{more[0]!r} isn't read",
+        )
 
 
 def _response(row: Mapping[str, Any], fields: Fields, place: str) -> str:

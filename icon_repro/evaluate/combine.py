@@ -66,6 +66,11 @@ def subtask(
             raise EvaluationError(
                 f"{where}: {part} of {name} is {value}; look at its samples, finished/{name}.jsonl in the step's .part."
             )
+        if abs(value) > 1 + _TOLERANCE:
+            raise EvaluationError(
+                f"{where}.metric={metric!r}: {part} of {name} is {value:.6g}, and a report takes benchmarks as shares "
+                "of 1. Choose another metric."
+            )
         averaged = task.aggregation().get(part) is mean
         parts.append((value, error, _outcomes(value, [sample[part] for sample in filtered], averaged)))
     value = statistics.fmean(part[0] for part in parts)

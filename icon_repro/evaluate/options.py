@@ -132,6 +132,8 @@ def task_problems(tasks: Mapping[str, TaskConfig]) -> list[str]:
             problems.append(f"{where}.source: kind {task.kind.value} needs a source of rows.")
         elif task.source.format is not RowFormat.multiple_choice:
             problems.append(f"{where}.source.format={task.source.format.value!r}: must be multiple_choice.")
+        if task.kind is TaskKind.multiple_choice and (unknown := set(task.metric.split("+")) - {"acc", "acc_norm"}):
+            problems.append(f"{where}.metric={task.metric!r}: {min(unknown)!r} isn't acc or acc_norm.")
     return problems
 
 
@@ -168,6 +170,8 @@ class EvaluationJob:
     seed: int = field(kw_only=True)
     backend: Backend = field(default=Backend.hf, kw_only=True, metadata={"legacy": Backend.hf})
     allow_code_execution: bool = field(default=False, kw_only=True, metadata={"hash": False})
+    # examples of a task of ours are other rows than the one that is asked; in the hash where there are some
+    others_as_examples: bool = field(default=False, kw_only=True, metadata={"legacy": False})
 
 
 def rows_job(job: EvaluationJob) -> EvaluationJob:

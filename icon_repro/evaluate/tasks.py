@@ -17,13 +17,15 @@ from unittest.mock import patch
 import datasets
 import lm_eval.tasks
 import yaml
+from lm_eval.api.task import ConfigurableTask
 from lm_eval.tasks import TaskManager
 
 from icon_repro.data.patience import patiently
+from icon_repro.data.sources import other_commits
 from icon_repro.engine.records import RecordError, read_lines
 from icon_repro.engine.runtime import Runtime
 from icon_repro.engine.schema import nearest
-from icon_repro.evaluate.options import EvaluationJob, TaskKind
+from icon_repro.evaluate.options import EvaluationJob, TaskConfig, TaskKind
 from icon_repro.evaluate.requirements import code_allowed, code_refusal, task_files
 from icon_repro.evaluate.row_sets import RowSetError, read_set, set_key
 
@@ -45,12 +47,16 @@ class Benchmark:
 
 
 def task_yaml(name: str, rows: Path, num_fewshot: int) -> dict[str, Any]:
-    """The lm-eval definition of a multiple-choice task of ours: {query, choices, gold} rows, acc and acc_norm."""
+    """The lm-eval definition of a multiple-choice task of ours: {query, choices, gold} rows, acc and acc_norm.
+
+    Examples are other rows of the same; without ``fewshot_split`` lm-eval would draw the row itself among them.
+    """
     return {
         "task": name,
         "dataset_path": "json",
         "dataset_kwargs": {"data_files": {"test": str(rows)}},
         "test_split": "test",
+        "fewshot_split": "test",
         "output_type": "multiple_choice",
         "doc_to_text": "{{query}}",
         "doc_to_choice": "{{choices}}",
@@ -118,14 +124,55 @@ def load(cfg: EvaluationJob, inputs: Mapping[str, Path], runtime: Runtime) -> Be
     if unknown := set(cfg.task.metrics) - set(tasks):
         raise EvaluationError(f"{where}.metrics: {sorted(unknown)} isn't among {name}'s tasks: {', '.join(tasks)}.")
     for task in tasks.values():
-        if cfg.task.num_fewshot and task.config.num_fewshot == 0:
-            raise EvaluationError(
-                f"{where}.num_fewshot={cfg.task.num_fewshot}: lm-eval fixes {task.config.task} at 0 examples and would "
-                "ignore it; set 0."
-            )
+        _check_measure(where, cfg.task, task)
+        _check_examples(where, cfg.task, task)
         if callable(task.config.process_docs):
             task.config.process_docs = _once(task.config.process_docs, cfg.seed)
     return benchmark
+
+
+def _check_measure(where: str, config: TaskConfig, task: Any) -> None:
+    """Refuse a filter or metric that lm-eval's task doesn't give, or of which less is better."""
+    name = task.config.task
+    filters = [one["name"] for one in task.config.filter_list or [{"name": "none"}]]
+    if config.filter not in filters:
+        raise EvaluationError(f"{where}.filter={config.filter!r}: lm-eval gives {name} {', '.join(filters)}. Set one.")
+    higher = task.higher_is_better()
+    for metric in config.metrics.get(name, config.metric).split("+"):
+        if metric not in higher and task.config.process_results is None and type(task) is ConfigurableTask:
+            raise EvaluationError(f"{where}.metric={metric!r}: isn't one of {name}.{nearest(metric, higher)}")
+        if higher.get(metric) is False:
+            raise EvaluationError(
+                f"{where}.metric={metric!r}: less of it is better, and a report takes benchmarks as shares of which "
+                "more is better. Choose another metric, or measure the likelihood of rows of yours (kind: nll)."
+            )
+
+
+def _check_examples(where: str, config: TaskConfig, task: Any) -> None:
+    """Refuse a number of examples that lm-eval ignores or hasn't, or among which it would show the item itself."""
+    asked, name = config.num_fewshot, task.config.task
+    if asked and task.config.num_fewshot == 0:
+        raise EvaluationError(
+            f"{where}.num_fewshot={asked}: lm-eval fixes {name} at 0 examples and would ignore it; set 0."
+        )
+    count = task.config.num_fewshot if asked is None else asked
+    drawing = getattr(task, "fewshot_cfg", None)
+    if not count or drawing is None or drawing.samples is not None:
+        return
+    names = [task.config.training_split, task.config.validation_split, task.config.test_split]
+    drawn = drawing.split or next(filter(None, names), None)
+    if drawn is None or drawn != (task.config.test_split or task.config.validation_split):
+        return
+    if drawing.split != task.config.test_split:  # else lm-eval leaves the item out
+        raise EvaluationError(
+            f"{where}.num_fewshot={count}: lm-eval draws {name}'s examples from the items that are asked ({drawn}), "
+            "the item itself with its answer among them. Set num_fewshot: 0."
+        )
+    if (items := len(task.eval_docs)) <= count:
+        raise EvaluationError(
+            f"{where}.num_fewshot={count}: {name} has {items} items, of which {items - 1} can be examples for another. "
+            "Lower it."
+        )
 
 
 def _manager(name: str, cache: Path) -> TaskManager:
@@ -213,7 +260,7 @@ def _data(cfg: EvaluationJob, kept: Path | None, runtime: Runtime) -> Iterator[B
             more["revision"] = commit
         benchmark.origins[path] = more.get("revision") or "current"
         loaded = real(path=path, name=name, **more)
-        if commit is not None and datasets.config.HF_HUB_OFFLINE:
+        if commit is not None:
             _check_commit(cfg, path, commit, loaded)
         benchmark.sets[key] = dict(loaded) if isinstance(loaded, dict) else loaded  # tasks may change the former
         return loaded
@@ -229,12 +276,11 @@ def _data(cfg: EvaluationJob, kept: Path | None, runtime: Runtime) -> Iterator[B
 
 
 def _check_commit(cfg: EvaluationJob, path: str, commit: str, made: Mapping[str, datasets.Dataset]) -> None:
-    """Offline, datasets takes the latest that its cache holds, whatever revision it is asked for."""
-    folders = {Path(file["filename"]).parent.name for split in made.values() for file in split.cache_files}
-    if other := folders - {commit}:
+    """Refuse what datasets has taken from its cache at another commit."""
+    if others := other_commits(made.values(), commit):
         raise EvaluationError(
             f"evaluation.tasks.{cfg.name}.dataset.revision={commit!r}: datasets' cache holds {path} at "
-            f"{', '.join(sorted(other))}. Run the benchmark once with a network, or set that commit."
+            f"{', '.join(others)}. Run the benchmark once with a network, or set that commit."
         )
 
 

@@ -40,7 +40,7 @@ from icon_repro.lm.stopping import StopOnRequest, end_if_stopped
 from icon_repro.lm.tokens import control_tokens
 from icon_repro.train.batches import CheckedCollator, TrainError, TuningTrainer, filler, fillers
 from icon_repro.train.callbacks import KeepEpochs, Report, SaveEpochs
-from icon_repro.train.options import DeepspeedConfig, TrainConfig, TrainJob, Tuning
+from icon_repro.train.options import DeepspeedConfig, TrainConfig, TrainJob, Tuning, unmoved
 
 
 def tune(job: TrainJob, inputs: Mapping[str, Path], out: Path, runtime: Runtime) -> dict[str, Any]:
@@ -53,6 +53,8 @@ def tune(job: TrainJob, inputs: Mapping[str, Path], out: Path, runtime: Runtime)
     device = prepare_device(cluster)
     tokenizer = load_tokenizer(inputs["model"])
     data, notes = _rows(train, inputs, tokenizer)
+    if problem := unmoved("training", len(data), train):
+        raise TrainError(problem)
     deepspeed = zero.used(train, cluster.processes, device, out)
     earlier = next(reversed(checkpoints(out)), None)
     arguments = _arguments(job, runtime, out, device, deepspeed, earlier)

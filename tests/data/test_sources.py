@@ -1,10 +1,11 @@
 import gzip
 import json
+import re
 
 import pytest
 
 from icon_repro.data import patience
-from icon_repro.data.files import files_of
+from icon_repro.data.file_sets import files_of
 from icon_repro.data.options import RowFormat, SourceConfig, SourceKind
 from icon_repro.data.rows import content_id
 from icon_repro.data.sources import HubError, SourceError, read_examples
@@ -264,6 +265,55 @@ def test_folders_of_which_a_part_would_be_lost_or_several_sets_be_mixed_are_refu
         files_of(str(tmp_path / "more"))
 
 
+def test_folders_with_files_that_cannot_be_read_are_refused(tmp_path):
+    def folder(name):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "a.jsonl").touch()
+        return tmp_path / name
+
+    gone = folder("gone")
+    (gone / "b.jsonl").symlink_to(tmp_path / "nowhere")
+    for path in (gone, gone / "*.jsonl"):
+        with pytest.raises(SourceError, match=r"b\.jsonl: is a link to a file that isn't there"):
+            files_of(str(path))
+    linked = folder("linked")
+    (linked / "more").symlink_to(gone, target_is_directory=True)
+    (gone / "b.jsonl").unlink()
+    with pytest.raises(SourceError, match=r"more: is a link to a folder.*\(.*linked/\*/\*\.jsonl\)"):
+        files_of(str(linked))
+    assert len(files_of(str(linked / "*/*.jsonl"))) == 1
+    for name in ("b.jsonl.xz", "b.parquet.incomplete"):
+        packed = folder(name.partition(".")[2])
+        (packed / "notes.txt.xz").touch()
+        assert len(files_of(str(packed))) == 1
+        (packed / name).touch()
+        with pytest.raises(SourceError, match=rf"{name}: seems to hold rows"):
+            files_of(str(packed))
+
+
+@pytest.mark.parametrize(
+    ("format", "row", "column"),
+    [
+        (RowFormat.alpaca, {**ALPACA, "history": [["Hi", "Hello"]]}, "history"),
+        (RowFormat.alpaca, {**ALPACA, "system": "Be brief.", "tools": "[]"}, "system"),
+        (RowFormat.prompt_response, {"prompt": "Hi", "output": "Hello", "images": ["a.png"]}, "images"),
+        (
+            RowFormat.messages,
+            {"system": "S", "messages": [{"from": "user", "value": "A"}, {"from": "gpt", "value": "B"}]},
+            "system",
+        ),
+    ],
+)
+def test_a_column_that_says_more_of_a_row_is_never_left_out_unasked(read, jsonl, format, row, column):
+    message = refused(read, jsonl([row]), format)
+    (remedy,) = re.findall(r"source\.fields\.left_out=\[([a-z,]+)\]", message)
+    assert f"the column {column!r} says more of the row" in message
+    (left,) = read(jsonl([row]), format, left_out=remedy.split(","))
+    bare = {key: value for key, value in row.items() if key not in remedy.split(",")}
+    assert [left] == read(jsonl([bare]), format)
+    assert [left] == read(jsonl([{**bare, column: None}]), format)  # empty: nothing is lost
+
+
 @pytest.mark.parametrize(("suffix", "separator"), [(".csv", ","), (".tsv", "\t"), (".csv.gz", ",")])
 def test_cells_are_text_as_they_stand(read, tmp_path, suffix, separator):
     rows = [["instruction", "input", "output"], ['"Say ""hi"",\nplease."', "", " 007"], [], ["b", "NA", "1.0"]]
@@ -342,6 +392,19 @@ def test_hub_rows_are_read_at_the_commit_that_the_plan_found(runtime, monkeypatc
     ((_, row),) = read_examples(hub("main"), runtime)
     assert row.response == "Hi Ann."
     assert asked == {"hub_id": "someone/rows", "split": "train", "revision": "b" * 40}
+
+
+def test_hub_rows_of_another_commit_that_the_cache_holds_are_refused(runtime, monkeypatch, tmp_path):
+    import datasets
+
+    cached = tmp_path / ("b" * 40)
+    datasets.Dataset.from_list([ALPACA]).save_to_disk(cached)
+    monkeypatch.setattr(datasets, "load_dataset", lambda *_, **__: datasets.load_from_disk(cached))
+    runtime.extra["commit"] = "b" * 40
+    assert len(list(read_examples(hub(), runtime))) == 1
+    runtime.extra["commit"] = "a" * 40
+    with pytest.raises(HubError, match=rf"someone/rows@{'a' * 40}.* holds someone/rows at {'b' * 40}.*as revision"):
+        list(read_examples(hub(), runtime))
 
 
 def test_hub_branch_that_stayed_unresolved_is_refused(runtime):

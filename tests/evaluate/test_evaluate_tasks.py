@@ -629,8 +629,8 @@ def test_load_code_confirmed_twice_is_tried(hub: Asked, runtime: Runtime, monkey
         ({"task": "musr"}, ["lm-eval has no task", "Did you mean"]),
         ({"aggregate": None}, ["is 3 tasks", "leaderboard_musr_murder_mysteries", "aggregate=mean"]),
         ({"metrics": {"musr_x": "acc"}}, ["metrics: ['musr_x'] isn't among", "leaderboard_musr_team_allocation"]),
-        ({"metric": "acc"}, ["metric='acc'", "'acc,none' (metric, filter)", "['acc_norm,none']"]),
-        ({"filter": "strict-match"}, ["'acc_norm,strict-match'", "['acc_norm,none']"]),
+        ({"metric": "acc"}, ["metric='acc': isn't one of leaderboard_musr", "'acc_norm'"]),
+        ({"filter": "strict-match"}, ["filter='strict-match'", "none. Set one"]),
         ({"dataset": HubData("org/other", "a" * 40)}, ["dataset.hub_id='org/other'", "reads 'TAUR-Lab/MuSR'"]),
     ],
     ids=str,
@@ -640,6 +640,39 @@ def test_run_wrong_setting_is_named(measure: Measure, changes: dict[str, Any], e
         measure(job("musr", **changes))
     for part in ["evaluation.tasks.musr", *expected]:
         assert part in str(caught.value)
+
+
+@pytest.mark.parametrize("splits", [{"test_split": "test"}, {"validation_split": "dev", "fewshot_split": "dev"}])
+def test_load_items_among_their_own_examples_are_refused(
+    tmp_path: Path, runtime: Runtime, monkeypatch: pytest.MonkeyPatch, splits: dict[str, str]
+) -> None:
+    """Tasks of lm-eval's form whose examples are drawn from the items that are asked."""
+    rows = [{"query": f"{i} + 1 =", "choices": ["0", str(i + 1)], "gold": 1} for i in (3, 4)]
+    write_rows(tmp_path / "rows.jsonl", rows)
+    data = {split: str(tmp_path / "rows.jsonl") for split in {"test", "dev"} & set(splits.values())}
+    made = {**tasks.task_yaml("mine", tmp_path, 1), "dataset_kwargs": {"data_files": data}, "fewshot_split": None}
+    made = {**made, "test_split": None, **splits}
+    monkeypatch.setattr(tasks, "task_yaml", lambda *_: made)
+    task = TaskConfig(TaskKind.multiple_choice, "acc", num_fewshot=1)
+    wanted = EvaluationJob("mine", task=task, dtype=Dtype.float32, max_length=64, seed=1)
+    with pytest.raises(EvaluationError, match=r"mine\.num_fewshot=1: .*the item itself with its answer among them"):
+        tasks.load(wanted, {"rows": tmp_path}, runtime)
+    right = {**made, "fewshot_split": made["test_split"]}
+    monkeypatch.setattr(tasks, "task_yaml", lambda *_: right)
+    assert list(tasks.load(wanted, {"rows": tmp_path}, runtime)[0]) == ["mine"]
+
+
+def test_load_metric_of_which_less_is_better_is_refused(
+    tmp_path: Path, runtime: Runtime, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_rows(tmp_path / "rows.jsonl", [{"query": "3 + 1 =", "choices": ["0", "4"], "gold": 1}])
+    made = tasks.task_yaml("mine", tmp_path / "rows.jsonl", 0)
+    made["metric_list"].append({"metric": "brier_score", "aggregation": "brier_score", "higher_is_better": False})
+    monkeypatch.setattr(tasks, "task_yaml", lambda *_: made)
+    task = TaskConfig(TaskKind.multiple_choice, "acc+brier_score")
+    wanted = EvaluationJob("mine", task=task, dtype=Dtype.float32, max_length=64, seed=1)
+    with pytest.raises(EvaluationError, match=r"mine\.metric='brier_score': less of it is better"):
+        tasks.load(wanted, {"rows": tmp_path}, runtime)
 
 
 def test_load_shots_that_lm_eval_would_ignore_are_refused(hub: Asked, runtime: Runtime) -> None:
@@ -675,8 +708,9 @@ def test_load_data_that_cant_be_had_names_set_and_remedy(
             tasks.load(job("gpqa"), {}, runtime)
 
 
-def test_load_offline_another_commit_in_the_cache_is_refused(
-    hub: Asked, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("offline", [True, False])
+def test_load_another_commit_in_the_cache_is_refused(
+    hub: Asked, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, offline: bool
 ) -> None:
     saved = datasets.Dataset.from_list(benchmark_rows.WINOGRANDE)
     saved.save_to_disk(tmp_path / ("b" * 40))
@@ -684,7 +718,7 @@ def test_load_offline_another_commit_in_the_cache_is_refused(
     monkeypatch.setattr(
         datasets, "load_dataset", lambda *_, **__: datasets.DatasetDict({"train": rows, "validation": rows})
     )
-    monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", True)
+    monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", offline)  # or the hub couldn't be reached
     right = Runtime(ClusterConfig(device="cpu"), tmp_path, extra={"commit": "b" * 40}, terminal=None)
     assert list(tasks.load(job("winogrande"), {}, right).tasks) == ["winogrande"]
     wrong = Runtime(ClusterConfig(device="cpu"), tmp_path, extra={"commit": "a" * 40}, terminal=None)
