@@ -77,7 +77,7 @@ WORLDS: dict[str, dict[str, Any]] = {
     "pools": {
         "methods": {"random": {"kind": "random"}, "longest": {"kind": "longest"}},
         "full": False,
-        "data.candidates.size": 12,
+        "data.candidates.size": 20,
         "data.pools": 2,
         "training.kept_epochs": [1],
         "evaluation.tasks.held": {"kind": "nll", "metric": "nll", "epoch": 1, "rows": {**prompts(), "sample": 5}},
