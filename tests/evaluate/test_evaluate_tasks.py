@@ -659,7 +659,7 @@ def test_load_items_among_their_own_examples_are_refused(
         tasks.load(wanted, {"rows": tmp_path}, runtime)
     right = {**made, "fewshot_split": made["test_split"]}
     monkeypatch.setattr(tasks, "task_yaml", lambda *_: right)
-    assert list(tasks.load(wanted, {"rows": tmp_path}, runtime)[0]) == ["mine"]
+    assert list(tasks.load(wanted, {"rows": tmp_path}, runtime).tasks) == ["mine"]
 
 
 def test_load_metric_of_which_less_is_better_is_refused(
