@@ -36,7 +36,6 @@ from experiments.pilot.pilot_findings import tasks_of
 from experiments.scoring_cost.rebuild import table
 from icon_repro.config.compose import composed
 from icon_repro.config.load import Config
-from icon_repro.data.options import Dtype
 from icon_repro.data.rows import Example
 from icon_repro.engine.artifact import Store, ordered
 from icon_repro.engine.progress import Progress
@@ -50,7 +49,7 @@ from icon_repro.methods.icon import adaptive
 from icon_repro.methods.icon.control import bank_lengths, noise_ids
 from icon_repro.methods.icon.fidelity import Trials
 from icon_repro.methods.icon.layout import Layout
-from icon_repro.methods.icon.options import Compat, Control, IconConfig, resolved
+from icon_repro.methods.icon.options import Compat, Control, IconConfig, ScoreDtype, resolved
 from icon_repro.methods.icon.pairs import Engine, candidate_text, make_engine
 
 _EQUAL = 1e-5  # nats per token, between levels that must agree
@@ -227,7 +226,7 @@ def bench(overrides: Sequence[str], candidates: int, batches: int, pilot: Path) 
     official = resolved(IconConfig(compat=Compat.official, seed=icon.seed))
     own_control = replace(icon, control=Control.per_candidate)
     share, overlap, least = adaptive_share(pilot, icon, 0.15)  # first: a missing pilot is said before the long work
-    engine = make_engine(own_control, inputs, runtime, Dtype.float32)
+    engine = make_engine(own_control, inputs, runtime, ScoreDtype.float32)
     released = Engine(engine.model, Layout(engine.layout.tokenizer, official), official, engine.budget)
     picked = draw(config, inputs, engine, candidates, batches)
     pool = picked.pool
@@ -268,7 +267,7 @@ def bench(overrides: Sequence[str], candidates: int, batches: int, pilot: Path) 
     if checked["dtype"] == "float32":
         fourth = replace(third, name="L3", what="noise bank, default dtype: float32", job_s=third.job_s + check_s)
     else:
-        fast = make_engine(own_control, inputs, runtime, Dtype(checked["dtype"]))
+        fast = make_engine(own_control, inputs, runtime, ScoreDtype(checked["dtype"]))
         fourth, _ = engine_level(fast, picked, "L3", f"noise bank, default dtype: {checked['dtype']}", control=False)
         bank_s, _ = bank_seconds(fast, picked, icon, lengths)
         fourth.job_s += bank_s + check_s

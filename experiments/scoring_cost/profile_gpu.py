@@ -2,9 +2,10 @@
 
 Run: ``python experiments/scoring_cost/profile_gpu.py`` in a checkout; 10 minutes at most on one GPU of 80 GB.
 In: a shape.  Out: one JSON object as the last line. No download: weights and texts are random (``bench_gpu``).
-``float8``: linear layers of the decoder by ``torch._scaled_mm`` with a scale a row of each side, on GPUs from compute
-capability 8.9 on; elsewhere they are rounded to float8 and multiplied in bfloat16 (``simulated``): NLLs differ as much,
-speed isn't measured. ``kernels``: shares of the device's time by kind, and how long it was idle.
+``float8``: as ``methods.icon.dtype=float8`` scores, on GPUs from compute capability 8.9 on, with the check of a run:
+``rms`` of the scores' differences and their ``standard_error`` over all rows. On a CPU torch's reference multiplies:
+NLLs differ as much, speed isn't measured. Another GPU says why it is ``unsupported``.
+``kernels``: shares of the device's time by kind, and how long it was idle.
 ``tuning``: forward and backward pass over rows of 512 tokens, without the optimizer, over the measured peak.
 Never run on a GPU so far: tested on a CPU with ``--shape tiny``.
 Known gap: random weights say nothing of a real model's outliers; the fidelity check of a run does.
@@ -21,21 +22,19 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from peft import LoraConfig, get_peft_model
-from torch import Tensor, nn
 from torch.profiler import ProfilerActivity, profile
-from transformers import LlamaForCausalLM
 
 from experiments.scoring_cost.bench_gpu import SHAPES, random_model, random_rows
 from icon_repro.data.cost import FROZEN_TRAINING, FULL_TRAINING, forward_flops
 from icon_repro.lm.budget import TokenBudget, measured_peak
 from icon_repro.lm.load import pick_device
+from icon_repro.lm.low_precision import Low, replace_linears, unsupported
 from icon_repro.lm.tokens import Encoded
+from icon_repro.methods.icon.fidelity import compared
 from icon_repro.methods.icon.layout import Layout
-from icon_repro.methods.icon.options import IconConfig, resolved
+from icon_repro.methods.icon.options import FidelityConfig, IconConfig, resolved
 from icon_repro.methods.icon.pairs import Engine
 
-_FLOAT8_FROM = (8, 9)  # compute capability
-_LARGEST = 448.0  # of float8_e4m3fn
 _CONTEXT, _ROW = 78, 512  # tokens
 _KINDS = {  # parts of kernels' and operations' names, the first that fits counts
     "attention": ("flash", "fmha", "attention", "softmax"),
@@ -44,52 +43,30 @@ _KINDS = {  # parts of kernels' and operations' names, the first that fits count
 }
 
 
-class Float8Linear(nn.Module):
-    """A linear layer without bias; its product is in float8, with a scale for each row of input and weight."""
-
-    def __init__(self, linear: nn.Linear, native: bool) -> None:
-        super().__init__()
-        self.native = native
-        self.weight, self.scale = quantised(linear.weight.detach())
-
-    def forward(self, values: Tensor) -> Tensor:
-        rows, scale = quantised(values.reshape(-1, values.shape[-1]))
-        if self.native:
-            found = torch._scaled_mm(
-                rows,
-                self.weight.t(),
-                scale_a=scale,
-                scale_b=self.scale.t(),
-                out_dtype=torch.bfloat16,
-                use_fast_accum=True,
-            )
-        else:
-            product = rows.to(torch.bfloat16) @ self.weight.to(torch.bfloat16).t()
-            found = (product.float() * scale * self.scale.t()).to(values.dtype)
-        return found.reshape(*values.shape[:-1], -1)
-
-
-def quantised(rows: Tensor) -> tuple[Tensor, Tensor]:
-    """(n, d) float8_e4m3fn and (n, 1) float32 scales whose product is near (n, d) ``rows``."""
-    scale = rows.float().abs().amax(dim=1, keepdim=True).clamp(min=1e-12) / _LARGEST
-    return (rows.float() / scale).to(torch.float8_e4m3fn), scale
-
-
-def in_float8(model: LlamaForCausalLM, native: bool) -> int:
-    """Replace the decoder's linear layers; returns how many."""
-    found = [(m, name, child) for m in model.model.modules() for name, child in m.named_children()]
-    linears = [(m, name, child) for m, name, child in found if isinstance(child, nn.Linear)]
-    for module, name, child in linears:
-        setattr(module, name, Float8Linear(child, native))
-    return len(linears)
-
-
 def scored(engine: Engine, contexts: list[list[int]], rows: list[Encoded]) -> tuple[NDArray[np.float64], float]:
     """(contexts, rows) NLLs, and pairs a second after a warm-up."""
     engine.mean_nll(contexts[0], rows)
     started = time.perf_counter()
     found = np.array([engine.mean_nll(context, rows) for context in contexts])
     return found, found.size / (time.perf_counter() - started)
+
+
+def float8(
+    engine: Engine, contexts: list[list[int]], rows: list[Encoded], usual: NDArray[np.float64], speed: float
+) -> dict[str, Any]:
+    """The same pairs with the linear layers in float8, against their NLLs and speed in bfloat16."""
+    device, alone = engine.model.device, engine.mean_nll([], rows)
+    why = unsupported(Low.float8, device)
+    if why and device.type == "cuda":
+        return {"unsupported": why}
+    layers = replace_linears(engine.model, Low.float8)
+    low, low_speed = scored(engine, contexts, rows)
+    apart = (low - usual) - (low - usual).mean()
+    # a control is the same for all candidates here: it is no part of how they differ
+    check = compared(-np.exp(usual - alone), -np.exp(low - alone), len(rows), FidelityConfig())
+    timed = {"pairs_per_s": round(low_speed, 2), "over_bfloat16": round(low_speed / speed, 3)}
+    rms = round(float(np.sqrt((apart**2).mean())), 6)
+    return {"layers": layers, "rms_nll": rms, **check, **({"reference": True} if why else timed)}
 
 
 def kernels(engine: Engine, context: list[int], rows: list[Encoded]) -> dict[str, float]:
@@ -140,22 +117,13 @@ def measure(shape: str, device: torch.device, rows: int, candidates: int, batch:
     assessment = random_rows(rows, vocabulary, generator)
     contexts = [generator.integers(3, vocabulary, _CONTEXT).tolist() for _ in range(candidates)]
     peak = measured_peak(device, torch.bfloat16, seconds=1.0)
-    native = device.type == "cuda" and torch.cuda.get_device_capability(device) >= _FLOAT8_FROM
     torch.manual_seed(0)
     model = random_model(SHAPES[shape], device, torch.bfloat16)
     layout = cast(Layout, SimpleNamespace(tokenizer=SimpleNamespace(pad_token_id=0)))
     engine = Engine(model, layout, resolved(IconConfig()), TokenBudget(model, None if device.type == "cuda" else 2048))
     usual, speed = scored(engine, contexts, assessment)
     shares = kernels(engine, contexts[0], assessment)
-    layers = in_float8(model, native)
-    low, low_speed = scored(engine, contexts, assessment)
-    apart = (low - usual) - (low - usual).mean()
-    float8: dict[str, Any] = {"layers": layers, "rms_nll": round(float(np.sqrt((apart**2).mean())), 6)}
-    float8 |= (
-        {"pairs_per_s": round(low_speed, 2), "over_bfloat16": round(low_speed / speed, 3)}
-        if native
-        else {"simulated": True}
-    )
+    low = float8(engine, contexts, assessment, usual, speed)
     del model, engine
     if device.type == "cuda":
         torch.cuda.empty_cache()
@@ -169,7 +137,7 @@ def measure(shape: str, device: torch.device, rows: int, candidates: int, batch:
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
         "peak_tflops": round(peak / 1e12, 2),
         "bfloat16_pairs_per_s": round(speed, 2),
-        "float8": float8,
+        "float8": low,
         "kernels": shares,
         "tuning": found,
     }

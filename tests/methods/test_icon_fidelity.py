@@ -16,6 +16,7 @@ from icon_repro.engine.records import read_json
 from icon_repro.engine.runtime import Runtime
 from icon_repro.lm import load
 from icon_repro.lm.load import load_model
+from icon_repro.lm.low_precision import LowPrecisionError
 from icon_repro.lm.nll import NonFiniteError
 from icon_repro.methods.icon import fidelity, pairs
 from icon_repro.methods.icon.fidelity import Trials, compared
@@ -125,10 +126,10 @@ def check(
 def test_run_compares_the_dtype_asked_for_with_float32(
     inputs: dict[str, Path], tmp_path: Path, runtime: Runtime, monkeypatch: pytest.MonkeyPatch, control: Control
 ) -> None:
-    scored: dict[Dtype, np.ndarray] = {}
+    scored: dict[ScoreDtype, np.ndarray] = {}
     usual = Trials.scored
 
-    def remembered(self: Trials, dtype: Dtype) -> tuple[Any, float]:
+    def remembered(self: Trials, dtype: ScoreDtype) -> tuple[Any, float]:
         found = usual(self, dtype)
         scored[dtype] = found[0]
         return found
@@ -140,9 +141,11 @@ def test_run_compares_the_dtype_asked_for_with_float32(
     assert list(said["tried"]) == ["bfloat16", "float32"]
     tried = said["tried"]["bfloat16"]
     assert all(matrix.shape == (3, 6) for matrix in scored.values())
-    differences = np.abs(scored[Dtype.bfloat16] - scored[Dtype.float32])
+    differences = np.abs(scored[ScoreDtype.bfloat16] - scored[ScoreDtype.float32])
     assert 0 < differences.max() < 0.2
-    expected = compared(scored[Dtype.float32], scored[Dtype.bfloat16], 8, FidelityConfig(candidates=3, rows=6))
+    expected = compared(
+        scored[ScoreDtype.float32], scored[ScoreDtype.bfloat16], 8, FidelityConfig(candidates=3, rows=6)
+    )
     assert {name: tried[name] for name in expected} == expected
     assert tried["tokens_per_s"] > 0 and said["tried"]["float32"]["tokens_per_s"] > 0
     assert metrics["tokens"] > 0 and metrics["flops"] > 0
@@ -162,7 +165,7 @@ def test_run_float32_contributions_are_those_of_the_shards(
     zero = np.load(tmp_path / "base" / "nll.npy")
     with runtime.progress(1, "pair") as progress:
         trials = Trials(pairs.resolved(icon), CANDIDATES, ASSESSMENT[:5], inputs, runtime, progress)
-        found, _ = trials.scored(Dtype.float32)
+        found, _ = trials.scored(ScoreDtype.float32)
     expected = (np.exp(control.astype(float)) - np.exp(after.astype(float))) / (np.exp(zero) + 1e-6)
     np.testing.assert_allclose(found, expected[:, :5], rtol=0, atol=1e-4)
 
@@ -171,7 +174,7 @@ def test_run_auto_on_a_cpu_writes_the_fastest_that_passes(
     inputs: dict[str, Path], tmp_path: Path, runtime: Runtime
 ) -> None:
     said, metrics = check(inputs, tmp_path, runtime, ScoreDtype.auto)
-    assert set(said["tried"]) == {"float32", "bfloat16"}
+    assert set(said["tried"]) == {"float32", "bfloat16", "int8"}
     passing = {name: tried["tokens_per_s"] for name, tried in said["tried"].items() if tried["passes"]}
     assert said["dtype"] == metrics["dtype"] == max(passing, key=lambda name: passing[name])
 
@@ -184,7 +187,7 @@ def faked(
     other = np.random.default_rng(1).standard_normal((40, 60))
     scored: list[str] = []
 
-    def score(self: Trials, dtype: Dtype) -> tuple[np.ndarray, float]:
+    def score(self: Trials, dtype: ScoreDtype) -> tuple[np.ndarray, float]:
         scored.append(dtype.value)
         if math.isinf(far.get(dtype.value, 0.0)):
             raise NonFiniteError(f"pairs in {dtype.value}")
@@ -193,6 +196,7 @@ def faked(
     monkeypatch.setattr(Trials, "speed", lambda self, dtype: speeds[dtype.value])
     monkeypatch.setattr(Trials, "scored", score)
     monkeypatch.setattr(fidelity, "pick_device", lambda name: torch.device(device))
+    monkeypatch.setattr(fidelity, "unsupported", lambda low, device: None if low.value in speeds else "not here")
     return scored
 
 
@@ -204,6 +208,16 @@ def faked(
         ("cpu", {"float32": 10, "bfloat16": 30}, {"bfloat16": 0.1}, "bfloat16", ["float32", "bfloat16"]),
         ("cpu", {"float32": 10, "bfloat16": 30}, {"bfloat16": 1.0}, "float32", ["float32", "bfloat16"]),
         ("cpu", {"float32": 10, "bfloat16": 30}, {"bfloat16": math.inf}, "float32", ["float32", "bfloat16"]),
+        ("cpu", {"float32": 10, "bfloat16": 9, "int8": 20}, {"int8": 0.1}, "int8", ["float32", "int8"]),
+        ("cpu", {"float32": 10, "bfloat16": 30, "int8": 12}, {}, "bfloat16", ["float32", "bfloat16", "int8"]),
+        ("cpu", {"float32": 10, "bfloat16": 9, "int8": 20}, {"int8": 1.0}, "float32", ["float32", "int8"]),
+        (
+            "cuda",
+            {"float32": 10, "bfloat16": 30, "float16": 30, "float8": 50},
+            {"float8": 0.1},
+            "float8",
+            ["float32", "bfloat16", "float16", "float8"],
+        ),
         (
             "cuda",
             {"float32": 10, "bfloat16": 30, "float16": 40},
@@ -267,6 +281,38 @@ def test_run_dtype_that_gives_nan_is_not_chosen_and_says_why(
         check(inputs, tmp_path / "both", runtime, ScoreDtype.bfloat16)
 
 
+def test_precision_that_was_asked_for_and_isnt_there_is_refused(
+    inputs: dict[str, Path], tmp_path: Path, runtime: Runtime
+) -> None:
+    with pytest.raises(LowPrecisionError, match=r"dtype=float8: .* Set dtype=auto, bfloat16 or float32\."):
+        check(inputs, tmp_path, runtime, ScoreDtype.float8)
+
+
+def test_auto_goes_on_where_a_model_cant_be_lowered(
+    inputs: dict[str, Path], tmp_path: Path, runtime: Runtime, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refused(model: Any, low: Any) -> int:
+        raise LowPrecisionError("dtype=int8: no linear layer")
+
+    monkeypatch.setattr(pairs, "lower", refused)
+    said, _ = check(inputs, tmp_path, runtime, ScoreDtype.auto)
+    assert said["tried"]["int8"] == {"passes": False, "why": "dtype=int8: no linear layer"}
+    assert said["dtype"] != "int8"
+
+
+def test_int8_pairs_are_near_float32s_and_not_the_same(
+    inputs: dict[str, Path], tmp_path: Path, runtime: Runtime
+) -> None:
+    said, _ = check(inputs, tmp_path, runtime, ScoreDtype.int8)
+    assert said["dtype"] == "int8" and 0 < said["tried"]["int8"]["largest"] < 0.1
+    found = []
+    for dtype in (ScoreDtype.int8, ScoreDtype.float32):
+        (tmp_path / dtype.value).mkdir()
+        pairs.shard(IconShard(IconConfig(dtype=dtype), 0, 1), inputs, tmp_path / dtype.value, runtime)
+        found.append(np.load(tmp_path / dtype.value / "candidate.npy"))
+    assert 0 < np.abs(found[0] - found[1]).max() < 0.1
+
+
 def test_run_leaves_rows_out_that_are_not_scored(inputs: dict[str, Path], tmp_path: Path, runtime: Runtime) -> None:
     rows = [*ASSESSMENT[:5], Example("short", "Say it.", "", "a")]
     inputs["assessment"] = write_texts(tmp_path / "short", rows)
@@ -297,7 +343,10 @@ def test_auto_a_busy_moment_decides_nothing_and_all_turns_are_kept(
     inputs: dict[str, Path], tmp_path: Path, runtime: Runtime, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     faked(monkeypatch, {"float32": 10.0, "bfloat16": 8.0}, {"bfloat16": 0.1})
-    turns = {Dtype.float32: iter([10.0, 9.0, 11.0]), Dtype.bfloat16: iter([8.0, 24.0, 20.0])}  # first one under load
+    turns = {
+        ScoreDtype.float32: iter([10.0, 9.0, 11.0]),
+        ScoreDtype.bfloat16: iter([8.0, 24.0, 20.0]),
+    }  # first one under load
     monkeypatch.setattr(Trials, "speed", lambda self, dtype: next(turns[dtype]))
     said, _ = check(inputs, tmp_path, runtime, ScoreDtype.auto)
     assert said["dtype"] == "bfloat16"

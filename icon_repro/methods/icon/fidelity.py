@@ -7,7 +7,9 @@ part that is a candidate's own stays, the part of single pairs averages out; bot
 and their sum at the number of rows in use is compared with the standard error of a score at that number.
 With ``auto`` speed is measured in turns, one dtype after the other and again, so that a busy moment meets all of them,
 and the best of each counts; all turns are recorded.
-Known gap: turns are few and short; int8 and float8 aren't tried.
+int8 (on CPUs) and float8 (on GPUs that have it) round the linear layers' inputs and weights; no dtype is assumed to
+be fast or near enough.
+Known gap: turns are few and short.
 """
 
 import gc
@@ -23,12 +25,12 @@ import torch
 from numpy.typing import NDArray
 
 from icon_repro.data.cost import forward_flops
-from icon_repro.data.options import Dtype
 from icon_repro.data.rows import Example
 from icon_repro.engine.progress import Progress
 from icon_repro.engine.records import read_rows, write_json
 from icon_repro.engine.runtime import Runtime
 from icon_repro.lm.load import pick_device
+from icon_repro.lm.low_precision import Low, LowPrecisionError, unsupported
 from icon_repro.lm.nll import NonFiniteError
 from icon_repro.methods.agreement import components, spearman
 from icon_repro.methods.icon.adaptive import row_sequence
@@ -57,7 +59,8 @@ def run(cfg: IconShard, inputs: Mapping[str, Path], out: Path, runtime: Runtime)
     assessment = {row.id: row for row in read_rows(inputs["assessment"] / "rows.jsonl", Example)}
     sequence = row_sequence(list(assessment), [row.group for row in assessment.values()], 0)
     rows = [assessment[i] for i in sequence[: icon.fidelity.rows]]
-    with runtime.progress(4 * len(candidates) * len(rows), "pair") as progress:
+    tried = 1 + len(others_of(icon.dtype, pick_device(runtime.cluster.device)))
+    with runtime.progress(2 * tried * len(candidates) * len(rows), "pair") as progress:
         trials = Trials(icon, candidates, rows, inputs, runtime, progress)
         choice = trials.chosen(_most_rows(icon, len(assessment), inputs["order"], cfg.stop))
     write_json(out / "dtype.json", choice)
@@ -100,13 +103,11 @@ class Trials:
             whether it ``passes``, and ``compared``.
         """
         automatic = self.icon.dtype is ScoreDtype.auto
-        others = [Dtype.bfloat16] if automatic else [Dtype(self.icon.dtype.value)]
-        if automatic and pick_device(self.runtime.cluster.device).type == "cuda":
-            others.append(Dtype.float16)
+        others = others_of(self.icon.dtype, pick_device(self.runtime.cluster.device))
         tried: dict[str, dict[str, Any]] = {"float32": {"passes": True}}
-        measured = self.in_turns([Dtype.float32, *others]) if automatic else {}
+        measured = self.in_turns([ScoreDtype.float32, *others]) if automatic else {}
         if automatic:
-            tried["float32"] |= measured[Dtype.float32]
+            tried["float32"] |= measured[ScoreDtype.float32]
             least = _FASTER * tried["float32"].get("tokens_per_s", 0.0)  # 0: scoring will say what isn't finite
             for dtype in list(others):
                 if measured[dtype].get("tokens_per_s", math.inf) < least:
@@ -115,11 +116,13 @@ class Trials:
         exact = None
         for dtype in others:
             if exact is None:
-                exact, speed = self.scored(Dtype.float32)
+                exact, speed = self.scored(ScoreDtype.float32)
                 tried["float32"].setdefault("tokens_per_s", speed)
             try:
                 contributions, speed = self.scored(dtype)
-            except NonFiniteError as error:
+            except (NonFiniteError, LowPrecisionError) as error:
+                if isinstance(error, LowPrecisionError) and not automatic:
+                    raise
                 tried[dtype.value] = {"passes": False, "why": str(error)}
                 continue
             tried[dtype.value] = {
@@ -136,7 +139,7 @@ class Trials:
             "tried": tried,
         }
 
-    def scored(self, dtype: Dtype) -> tuple[NDArray[np.float64], float]:
+    def scored(self, dtype: ScoreDtype) -> tuple[NDArray[np.float64], float]:
         """Contributions (c, n) in ``dtype``, and tokens a second."""
         engine = self._engine(dtype)
         laid = [(row.id, engine.layout.row(row)) for row in self.rows]
@@ -153,9 +156,9 @@ class Trials:
         _release(engine)
         return task_scores(after, control, alone, self.icon.epsilon), speed
 
-    def in_turns(self, dtypes: Sequence[Dtype]) -> dict[Dtype, dict[str, Any]]:
+    def in_turns(self, dtypes: Sequence[ScoreDtype]) -> dict[ScoreDtype, dict[str, Any]]:
         """By dtype ``turns``, tokens a second of each, and the best, ``tokens_per_s``; empty if a pair isn't finite."""
-        turns: dict[Dtype, list[float]] = {dtype: [] for dtype in dtypes}
+        turns: dict[ScoreDtype, list[float]] = {dtype: [] for dtype in dtypes}
         for _ in range(_TURNS):
             for dtype, found in turns.items():
                 if all(map(math.isfinite, found)):
@@ -165,9 +168,12 @@ class Trials:
             for dtype, found in turns.items()
         }
 
-    def speed(self, dtype: Dtype) -> float:
-        """Tokens a second of one candidate's pairs, after a warm-up on a few; infinite if a pair isn't finite."""
-        engine = self._engine(dtype)
+    def speed(self, dtype: ScoreDtype) -> float:
+        """Tokens a second of one candidate's pairs, after a warm-up on a few; infinite if they can't be scored."""
+        try:
+            engine = self._engine(dtype)
+        except LowPrecisionError:
+            return math.inf  # as below
         rows = [row for row in map(engine.layout.row, self.rows) if row.after_context is not None][:_TIMED_ROWS]
         before = self.progress.tokens
         try:
@@ -180,7 +186,7 @@ class Trials:
             _release(engine)
         return (self.progress.tokens - before) / max(time.monotonic() - started, 1e-9)
 
-    def _engine(self, dtype: Dtype) -> Engine:
+    def _engine(self, dtype: ScoreDtype) -> Engine:
         engine = make_engine(self.icon, self.inputs, self.runtime, dtype)
         self.parameters = engine.model.num_parameters()
         return engine
@@ -207,6 +213,14 @@ def compared(
         "spearman": rank if np.isfinite(rank) else None,
         "largest": float(np.abs(shift - shift.mean()).max()),
     }
+
+
+def others_of(dtype: ScoreDtype, device: torch.device) -> list[ScoreDtype]:
+    """What is compared with float32: the dtype asked for, or with ``auto`` those that the device can do."""
+    if dtype is not ScoreDtype.auto:
+        return [dtype]
+    others = [ScoreDtype.bfloat16, *([ScoreDtype.float16] if device.type == "cuda" else [])]
+    return others + [ScoreDtype(low.value) for low in Low if unsupported(low, device) is None]
 
 
 def _release(engine: Engine) -> None:

@@ -39,6 +39,8 @@ class ScoreDtype(enum.Enum):
     float32 = "float32"
     bfloat16 = "bfloat16"
     float16 = "float16"
+    int8 = "int8"  # of linear layers, on CPUs; a scale a token
+    float8 = "float8"  # of linear layers, on GPUs that have it; a scale a token
 
 
 @dataclass

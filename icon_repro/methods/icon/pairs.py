@@ -26,6 +26,7 @@ from icon_repro.engine.records import read_json, read_rows, write_json
 from icon_repro.engine.runtime import Runtime
 from icon_repro.lm.budget import TokenBudget, measured_peak
 from icon_repro.lm.load import load_tokenizer, open_model
+from icon_repro.lm.low_precision import Low, lower
 from icon_repro.lm.mean_nll import mean_nll
 from icon_repro.lm.nll import NonFiniteError
 from icon_repro.lm.tokens import Encoded
@@ -103,13 +104,18 @@ def candidate_text(row: Example) -> str:
     return scoring_prompt(row) + row.response
 
 
-def make_engine(cfg: IconConfig, inputs: Mapping[str, Path], runtime: Runtime, dtype: Dtype | None = None) -> Engine:
+def make_engine(
+    cfg: IconConfig, inputs: Mapping[str, Path], runtime: Runtime, dtype: ScoreDtype | None = None
+) -> Engine:
     """Model and tokenizer of inputs["model"], in ``dtype``, else in that of ``cfg`` or, if auto, of inputs["dtype"]."""
     if dtype is None:
         chosen = read_json(inputs["dtype"] / "dtype.json")["dtype"] if cfg.dtype is ScoreDtype.auto else cfg.dtype.value
-        dtype = Dtype(chosen)
+        dtype = ScoreDtype(chosen)
     layout = Layout(load_tokenizer(inputs["model"]), cfg)
-    model, budget = open_model(inputs["model"], dtype, runtime)
+    low = Low(dtype.value) if dtype in (ScoreDtype.int8, ScoreDtype.float8) else None
+    model, budget = open_model(inputs["model"], Dtype(low.around if low else dtype.value), runtime)
+    if low is not None:
+        lower(model, low)
     return Engine(model, layout, cfg, budget)
 
 
