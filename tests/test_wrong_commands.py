@@ -3,6 +3,7 @@
 import difflib
 import re
 import shlex
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -36,6 +37,11 @@ def word(wrong: str, advice: str) -> list[str]:
     return [wrong.replace(near, advice)]
 
 
+def elsewhere(wrong: str, advice: str) -> list[str]:
+    """The value under the key of the advice."""
+    return [f"{advice}={wrong.partition('=')[2]}"]
+
+
 @pytest.mark.parametrize(
     "wrong, advice, follow",
     [
@@ -54,6 +60,18 @@ def word(wrong: str, advice: str) -> list[str]:
         (["model=tiny_randm"], MEANT, value),
         (["data=tny"], MEANT, value),
         (["action=paln"], MEANT, value),
+        (["training.lr=1e-4"], MEANT, elsewhere),
+        (["training.num_train_epochs=2"], MEANT, elsewhere),
+        (["lora.r=4"], MEANT, lambda wrong, advice: [f"{advice}.r=4"]),
+        (["device=cpu"], MEANT, elsewhere),
+        (["max_length=128"], MEANT, elsewhere),
+        (["data.pool.path=rows.jsonl"], MEANT, elsewhere),
+        (["data=./rows.jsonl"], r"Rows of yours: (.+)$", replaced),
+        (["model=./model"], r"A model of yours: (.+)$", replaced),
+        (["evaluation.tasks=[arc_easy]"], r"is added by (\'.+\'),", replaced),
+        (["training.lora=4"], r"of its own: (\S+),", elsewhere),
+        (["training.deepspeed=none"], r"is written (\S+)$", replaced),
+        (["--config-name=smoke"], r"named by (\S+);", replaced),
         (["exprimente=smoke_tiny"], r"Did you mean (\S+)\?", replaced),
         (["plna"], r"Did you mean (\S+)\?", replaced),
         (["--hlep"], r"Did you mean (\S+)\?", replaced),
@@ -73,12 +91,14 @@ def word(wrong: str, advice: str) -> list[str]:
 def test_wrong_command_gets_advice_that_works(
     tmp_path: Path,
     inside: Callable[..., Done],
+    tiny_model: Path,
     wrong: list[str],
     advice: str,
     follow: Callable[[str, str], list[str]],
 ) -> None:
-    for name in ("a (1).jsonl", "a,b.jsonl", "[new].jsonl"):
+    for name in ("a (1).jsonl", "a,b.jsonl", "[new].jsonl", "rows.jsonl"):
         (tmp_path / name).write_bytes((conf_dir().parent / "icon_repro/data/tiny/pool.jsonl").read_bytes())
+    shutil.copytree(tiny_model, tmp_path / "model")
     done = inside(*BASE, *wrong)
     assert done.code != 0 and "Traceback" not in done.error
     found = re.search(advice, done.error.strip(), re.MULTILINE)

@@ -54,6 +54,8 @@ def open_overrides(arguments: Sequence[str], conf: Path) -> list[str]:
         group = conf / override.key_or_group
         if ours and group.is_dir() and not own_conf:
             problems += _unknown_options(override, argument, group)
+        if ours and not group.is_dir():
+            problems += _no_mapping(override, argument)
         bare = ours and not group.is_dir() and override.type is OverrideType.CHANGE
         if bare:
             problems += _misnamed_group(override, argument, conf)
@@ -67,7 +69,9 @@ def open_overrides(arguments: Sequence[str], conf: Path) -> list[str]:
 
 def _unknown_flags(arguments: Sequence[str]) -> Iterator[str]:
     for argument in arguments:
-        flag = argument.partition("=")[0]
+        flag, _, value = argument.partition("=")
+        if flag in ("--config-name", "-cn") and value != "config":
+            yield f"{argument}: an experiment is named by experiment={value or 'NAME'}; action=plan shows what it does."
         if (
             not flag.startswith("-")
             or flag in _SHORT
@@ -125,14 +129,51 @@ def _unknown_options(override: Override, argument: str, group: Path) -> Iterator
     for choice in value.list if isinstance(value, ChoiceSweep) else [value]:
         if isinstance(choice, str) and choice not in options:
             asked = f"{override.key_or_group}={choice}" if override.package is None else argument
-            yield f"{asked}: no such option.{nearest(choice, options)}"
+            yield f"{asked}: no such option.{_own(override.key_or_group, choice) or nearest(choice, options)}"
+
+
+def _own(group: str, value: str) -> str:
+    """How a model or data of one's own are named; empty if ``value`` is neither a path nor a hub's name."""
+    if group == "model" and ("/" in value or Path(value).exists()):
+        name = re.sub(r"[^A-Za-z0-9_.]+", "_", Path(value).name).strip("_.") or "mine"
+        if value[0] in "/.~" or Path(value).exists():
+            return f" A model of yours: model.kind=local model.name={name} model.path={value}"
+        return f" A model of the hub: model.kind=hub model.name={name} model.hub_id={value} model.revision=main"
+    if group == "data" and ("/" in value or Path(value).exists()):
+        if Path(value).suffix or value[0] in "/.~":
+            return f" Rows of yours: data.pool.source.kind=file data.pool.source.path={value}"
+        rows = "data.pool.source"
+        return f" Rows of the hub: {rows}.kind=hub {rows}.hub_id={value} {rows}.revision=main"
+    return ""
+
+
+def _no_mapping(override: Override, argument: str) -> Iterator[str]:
+    """A value or a list in the place of settings, each with a name."""
+    key, kind, value = override.key_or_group, _kind(override.key_or_group), override.value()
+    if key == "methods" or override.is_delete() or value is None or isinstance(value, (dict, ChoiceSweep)):
+        return
+    names = [str(one) for one in (value if isinstance(value, list) else [value])]
+    if key == "evaluation.tasks":
+        task = f"{{kind: lm_eval, task: {names[0] if names else 'NAME'}, metric: acc}}"
+        yield (
+            f"{argument}: each task has settings. One of lm-eval's is added by "
+            f"'+evaluation.tasks.{names[0] if names else 'NAME'}={task}', one is left out by ~evaluation.tasks.NAME."
+        )
+    elif dataclasses.is_dataclass(kind) and str(value).lower() in ("none", "false", "off"):
+        yield f"{argument}: none is written {key}=null"
+    elif dataclasses.is_dataclass(kind):
+        inner = [f"{key}.{one.name}" for one in dataclasses.fields(kind)]
+        more = ", .." if len(inner) > 6 else ""
+        yield f"{argument}: has settings, each with a key of its own: {', '.join(inner[:6])}{more}."
+    elif typing.get_origin(kind) is dict:
+        yield f"{argument}: has names of yours, each with a value: {key}.NAME=VALUE."
 
 
 def _misnamed_group(override: Override, argument: str, conf: Path) -> Iterator[str]:
     """A mistyped name of a group; ``load`` knows the names of keys only."""
     key, groups = override.key_or_group, [path.name for path in conf.iterdir() if path.is_dir()]
     fields = [one.name for one in dataclasses.fields(Config)]
-    near = difflib.get_close_matches(key, [*groups, *fields], 1, 0.5)
+    near = difflib.get_close_matches(key, [*groups, *fields], 1, 0.7)
     if "." not in key and key not in fields and near and near[0] in groups and near[0] not in fields:
         yield f"{argument}: unknown key. Did you mean {near[0]}={argument.partition('=')[2]}?"
 

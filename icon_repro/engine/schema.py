@@ -18,6 +18,21 @@ T = TypeVar("T")
 _REQUIRED = "???"  # OmegaConf's spelling of "must be given"
 
 
+# what other tools call some keys
+_ELSEWHERE = {
+    **{"lr": "learning_rate", "peak_lr": "learning_rate", "rank": "r", "lora_r": "r", "lora_alpha": "alpha"},
+    **{"lora_dropout": "dropout", "target_modules": "targets", "lora_target": "targets", "shots": "num_fewshot"},
+    **{
+        "num_epochs": "epochs",
+        "num_train_epochs": "epochs",
+        "max_seq_length": "max_length",
+        "cutoff_len": "max_length",
+    },
+    **{"per_device_train_batch_size": "micro_batch_size", "lr_scheduler_type": "schedule", "val_size": "sample"},
+    **{"model_name_or_path": "hub_id", "pretrained": "hub_id", "max_samples": "sample", "n_shot": "num_fewshot"},
+}
+
+
 class SchemaError(ValueError):
     """A mapping doesn't fit its schema; the message lists every problem."""
 
@@ -72,14 +87,47 @@ def build(cls: type[T], data: Any, where: str = "") -> T:
     Raises:
         SchemaError: unknown key, missing value, wrong type, value out of range; all of them at once.
     """
-    problems: list[str] = []
+    problems = _Problems()
+    problems.places = list(_places(cls, where))
     result = _convert(cls, data, where, problems, {})
     if problems:
         raise SchemaError(problems)
     return typing.cast(T, result)
 
 
-def _convert(kind: Any, value: Any, where: str, problems: list[str], rules: Mapping[str, Any]) -> Any:
+class _Problems(list[str]):
+    """Problems of one mapping.
+
+    Attributes:
+        places: every key that it may have, with dots.
+    """
+
+    places: list[str]
+
+    def unknown(self, prefix: str, key: str, fields: typing.Iterable[str]) -> None:
+        """Note a key that isn't one of ``fields``; the same one elsewhere is meant, if there is one."""
+        fields = list(fields)
+        near = difflib.get_close_matches(key, fields, n=1, cutoff=0.75)
+        name = _ELSEWHERE.get(key, key)
+        same = [place for place in self.places if place.rpartition(".")[2] == name]
+        beside = [place for place in same if place.startswith(prefix)] or same
+        shallow = [place for place in beside if place.count(".") == min(one.count(".") for one in beside)]
+        hint = f" Did you mean {' or '.join(map(repr, shallow))}?" if 0 < len(shallow) < 4 and not near else ""
+        self.append(f"{prefix}{key}: unknown key.{hint or nearest(key, fields)}")
+
+
+def _places(kind: Any, where: str) -> typing.Iterator[str]:
+    """The keys of a dataclass and of those in it, with dots; of none that names of one's own stand before."""
+    if typing.get_origin(kind) in (typing.Union, types.UnionType):
+        kind = next(one for one in typing.get_args(kind) if one is not type(None))
+    if dataclasses.is_dataclass(kind):
+        for name, inner in typing.get_type_hints(kind).items():
+            place = f"{where}.{name}" if where else name
+            yield place
+            yield from _places(inner, place)
+
+
+def _convert(kind: Any, value: Any, where: str, problems: _Problems, rules: Mapping[str, Any]) -> Any:
     origin, arguments = typing.get_origin(kind), typing.get_args(kind)
     if origin in (typing.Union, types.UnionType):
         if value is None and type(None) in arguments:
@@ -88,7 +136,7 @@ def _convert(kind: Any, value: Any, where: str, problems: list[str], rules: Mapp
         assert len(kinds) == 1, f"{where}: {kind} is a union of several types"
         return _convert(kinds[0], value, where, problems, rules)
     if isinstance(value, str) and value == _REQUIRED:
-        problems.append(_required(where, rules))
+        problems.append(_required(where, rules, kind))
         return None
     if kind is Any:
         return value
@@ -107,11 +155,15 @@ def _convert(kind: Any, value: Any, where: str, problems: list[str], rules: Mapp
     return _convert_scalar(kind, value, where, problems, rules)
 
 
-def _required(where: str, rules: Mapping[str, Any]) -> str:
-    return f"{where}: a value is required. Set {where}={rules.get('example', 'VALUE')}."
+def _required(where: str, rules: Mapping[str, Any], kind: Any) -> str:
+    example, others = rules.get("example", "VALUE"), ""
+    if isinstance(kind, type) and issubclass(kind, enum.Enum):
+        example, *more = [str(member.value) for member in kind]
+        others = f" (or {', '.join(more)})"
+    return f"{where}: a value is required. Set {where}={example}{others}."
 
 
-def _convert_dataclass(kind: type, value: Any, where: str, problems: list[str]) -> Any:
+def _convert_dataclass(kind: type, value: Any, where: str, problems: _Problems) -> Any:
     if dataclasses.is_dataclass(value) and isinstance(value, kind):
         return value
     if not isinstance(value, Mapping):
@@ -122,13 +174,13 @@ def _convert_dataclass(kind: type, value: Any, where: str, problems: list[str]) 
     fields = {f.name: f for f in dataclasses.fields(kind)}
     for key in value:
         if key not in fields:
-            problems.append(f"{prefix}{key}: unknown key.{nearest(str(key), fields)}")
+            problems.unknown(prefix, str(key), fields)
     values: dict[str, Any] = {}
     for name, field in fields.items():
         if name in value:
             values[name] = _convert(hints[name], value[name], prefix + name, problems, field.metadata)
         elif field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING:
-            problems.append(_required(f"{prefix}{name}", field.metadata))
+            problems.append(_required(f"{prefix}{name}", field.metadata, hints[name]))
             values[name] = None
     return kind(**values)
 
