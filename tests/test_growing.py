@@ -157,3 +157,34 @@ def test_a_store_without_hard_links_gets_copies(tmp_path: Path, monkeypatch: pyt
     steps, store, _ = build(tmp_path, {"base": False, "full": False, "methods": methods})
     assert "train/b-f0.25-s0" in twins(steps, store)
     assert all(damage(store.path(step), float("inf")) is None for step in steps)
+
+
+SHARDED: dict[str, dict[str, Any]] = {
+    "ppl": {"kind": "perplexity", "shard_rows": 16},
+    "rds": {"kind": "rds", "shard_rows": 16},
+    "selectit": {"kind": "selectit", "shard_rows": 16},
+    "icon": {"kind": "icon", "dtype": "float32", "shard_candidates": 16},
+}
+
+
+def test_steps_behind_the_last_row_are_done_once_and_change_nothing(tmp_path: Path) -> None:
+    """A pool that is smaller than expected_rows says leaves steps without rows: one of a kind is done."""
+    first: dict[str, Any] = {"methods": SHARDED, "until": "select", "data.candidates.size": None}
+    steps, store, _ = build(tmp_path / "many", {**first, "data.pool.expected_rows": 160})
+    pool = next(store.record(step)["metrics"]["rows"] for step in steps if step.label.startswith("prepare/candidates"))
+    shards = [step for step in steps if getattr(step.params, "start", None) is not None and step.stage == "score"]
+    empty = {step.label: step.target for step in shards if step.params.start >= pool}
+    kinds = set(empty.values())
+    assert len(kinds) == len(SHARDED) and len(empty) > 2 * len(kinds)
+    copies = twins(steps, store)
+    assert set(copies) < set(empty) and len(copies) == len(empty) - len(kinds)
+
+    few, other, _ = build(tmp_path / "few", {**first, "data.pool.expected_rows": pool})
+    assert len(few) < len(steps)
+    for experiment, place in ((steps, store), (few, other)):
+        assert all((place.path(step) / "ids.json").is_file() for step in experiment if step.stage == "select")
+    chosen = [
+        {s.label: (place.path(s) / "ids.json").read_bytes() for s in experiment if s.stage == "select"}
+        for experiment, place in ((steps, store), (few, other))
+    ]
+    assert chosen[0] == chosen[1] and len(chosen[0]) == len(SHARDED)

@@ -148,7 +148,7 @@ class World:
         for pattern in roots.split():
             assert any(matches(step.label, [pattern]) for step in steps), f"{pattern} is no step"
         for step in steps:
-            if concerned & {needed.folder for needed in step.inputs.values()}:
+            if concerned & {needed.folder for name, needed in step.inputs.items() if name not in step.carried}:
                 concerned.add(step.folder)
         missed = {step.folder for step in steps if not self.store.complete(step)}
         assert (labels(steps, missed - concerned), labels(steps, concerned - missed)) == ("", "")

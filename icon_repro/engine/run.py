@@ -6,33 +6,24 @@ Only missing steps look at their inputs, and the caller at what it is going to r
 aside and built again, once a run.
 """
 
-import contextlib
 import math
-import multiprocessing
-import os
-import signal
 import socket
 import subprocess
-import sys
-import threading
 import time
-import traceback
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
-from icon_repro.engine import leases, notices, targets, worker
+from icon_repro.engine import leases, notices, worker
 from icon_repro.engine.artifact import MISSING, ArtifactError, Step, Store, differences
 from icon_repro.engine.console import LOG
-from icon_repro.engine.options import ClusterConfig, Executor
+from icon_repro.engine.options import ClusterConfig
+from icon_repro.engine.processes import execute, last_line, modules_of
 from icon_repro.engine.records import RecordError
 
 _POLL_S = 1.0
-_TELL_S, _TELL_AT_LEAST_S = 60.0, 900.0  # until a long step is told of, and at most between two such lines
-_STOP_S = 90.0  # what a step that was asked to stop has for it
 _NOT_CODE = (":(top,exclude)results", ":(top,exclude,glob)**/*.md")  # changes of these make no checkout dirty
 
 
@@ -187,7 +178,7 @@ class _Driver:
     def drive(self) -> None:
         """Build what is pending, and look again at what waits for another process."""
         self.git = git_state(Path(__file__).parent)
-        self.stages = sorted({targets.module_of(step.target) for step in self.pending})
+        self.stages = modules_of(self.pending)
         while self.pending:
             waiting: list[Step] = []
             for step in self.pending:
@@ -245,12 +236,12 @@ class _Driver:
             return worker.Outcome(worker.BUSY)
         LOG.debug("%s: log: %s", step.label, self.store.attempt(step) / "log.txt")
         spec = worker.make_spec(step, self.store, self.cluster, self.cache, self.git, suspect=suspect)
-        return _execute(spec, self.store.attempt(step), self.cluster, self.stages, partial(self._at_work, step))
+        return execute(spec, self.store.attempt(step), self.cluster, self.stages, partial(self._at_work, step))
 
     def _at_work(self, step: Step, spent: float) -> None:
         """Say that a step goes on: how long it may, and the last that it said of its progress."""
         if text := self.watch.during(step, spent):
-            said = _last_line(self.store.attempt(step) / "log.txt")
+            said = last_line(self.store.attempt(step) / "log.txt")
             self.say(f"      {text}" + (f"\n      {said}" if said.startswith(f"{step.label}: ") else ""))
 
     def _note(self, step: Step, title: str, outcome: worker.Outcome) -> None:
@@ -276,112 +267,7 @@ class _Driver:
 
 def _speed(record: dict[str, Any]) -> str:
     if twin := record.get("same_as"):
-        return f"as {twin}, whose inputs hold the same"
+        none = 0 in (record["metrics"].get("rows"), record["metrics"].get("candidates"))
+        return "no row is left for it" if none else f"as {twin}, whose inputs hold the same"
     seconds, tokens = record["wall_s"], record["metrics"].get("tokens", 0)
     return f"{seconds:.1f} s" + (f", {tokens:,} tokens, {tokens / max(seconds, 1e-9):,.0f}/s" if tokens else "")
-
-
-@contextlib.contextmanager
-def _silent_offline() -> Iterator[None]:
-    """In processes that start W&B's offline mode has its other name, "dryrun": transformers announces "offline"."""
-    given = os.environ.get("WANDB_MODE")
-    if given == "offline":
-        os.environ["WANDB_MODE"] = "dryrun"
-    try:
-        yield
-    finally:
-        if given is not None:
-            os.environ["WANDB_MODE"] = given
-
-
-@contextlib.contextmanager
-def _held() -> Iterator[None]:
-    """Keep signals that would end this process back until the end of the block. Handlers run in the main thread only.
-
-    A mask of the thread won't do: the fork server would inherit it, and the steps from it.
-    """
-    came: list[int] = []
-    before = {}
-    if threading.current_thread() is threading.main_thread():
-        for number in (signal.SIGINT, *worker.STOPS):
-            if callable(signal.getsignal(number)):
-                before[number] = signal.signal(number, lambda number, _: came.append(number))
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-        if came:
-            os.kill(os.getpid(), came[0])  # answered by the handler that is back
-
-
-def _joined(process: BaseProcess, at_work: Callable[[float], None]) -> None:
-    """Wait for the end of a step, and say after 1, 2, 4.. minutes that it goes on."""
-    started, due = time.monotonic(), _TELL_S
-    while process.exitcode is None:
-        process.join(max(0.0, started + due - time.monotonic()))
-        if process.exitcode is None:
-            at_work(time.monotonic() - started)
-            due += min(due, _TELL_AT_LEAST_S)
-
-
-def _last_line(log: Path) -> str:
-    """Of a log that may still grow; empty if there is none."""
-    try:
-        with log.open("rb") as file:
-            file.seek(max(0, log.stat().st_size - 4096))
-            return (file.read().decode("utf-8", errors="replace").splitlines() or [""])[-1]
-    except OSError:
-        return ""
-
-
-def _execute(
-    spec: dict[str, Any],
-    attempt: Path,
-    cluster: ClusterConfig,
-    stages: Sequence[str],
-    at_work: Callable[[float], None] = lambda spent: None,
-) -> worker.Outcome:
-    """Run one step; returns how the attempt ended.
-
-    Args:
-        at_work: called now and then with the seconds that it has taken so far.
-
-
-    A fork server imports the modules in ``stages`` once; each step gets a fresh process, its own memory and log.
-    """
-    if cluster.executor is Executor.inline:
-        try:
-            return worker.Outcome(worker.work(spec, sys.stderr))
-        except (Exception, SystemExit) as error:
-            with contextlib.suppress(OSError):  # a full disk: the error is returned in any case
-                (attempt / "log.txt").write_text(traceback.format_exc(), encoding="utf-8")
-            return worker.failure(error)
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload([worker.__name__, *stages])
-    receiver, sender = context.Pipe(duplex=False)
-    process = context.Process(target=worker.child, args=(spec, sender), name=spec["label"])
-    try:
-        with _held(), _silent_offline():  # a child that is only half known to this process couldn't be stopped
-            for pause_s in (0.1, 0.5, 2.0, None):
-                try:
-                    process.start()
-                    break
-                except (EOFError, OSError):  # the fork server died of an import; the step's log will say so
-                    if pause_s is None:
-                        raise
-                    context.set_forkserver_preload([worker.__name__])
-                    time.sleep(pause_s)  # until it has ended, it isn't replaced
-            sender.close()
-        _joined(process, at_work)
-    except BaseException:  # Interrupted, KeyboardInterrupt: a resumable step saves what it has
-        if process.pid is None:  # it never started
-            raise
-        process.terminate()
-        try:
-            process.join(_STOP_S)
-        finally:
-            process.kill()
-            process.join()
-        raise
-    return worker.outcome_of(process, receiver)

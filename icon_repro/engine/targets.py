@@ -7,8 +7,12 @@ In: a target.  Out: the function, imported.
 Known gap: ``engine.task`` itself is named in the batch scripts of queued jobs; it must stay where it is.
 """
 
+import ast
 import importlib
+import importlib.util
 from collections.abc import Callable
+from functools import cache
+from pathlib import Path
 from typing import Any
 
 # key in the plan -> target and version, of steps that no method's file plans. Raise the version when the meaning of
@@ -88,6 +92,23 @@ def target_of(function: Callable[..., Any]) -> str:
 def module_of(target: str) -> str:
     """Name of the module that holds the function of ``target`` today."""
     return MOVED.get(target, target).partition(":")[0]
+
+
+@cache
+def imported_late(module: str) -> tuple[str, ...]:
+    """Names of the modules that functions of ``module`` import when they are called; nothing is imported here."""
+    spec = importlib.util.find_spec(module)
+    if spec is None or spec.origin is None:
+        return ()
+    names: dict[str, None] = {}
+    for function in ast.walk(ast.parse(Path(spec.origin).read_bytes())):
+        if isinstance(function, ast.FunctionDef):
+            for node in ast.walk(function):
+                if isinstance(node, ast.ImportFrom) and node.module and not node.level:
+                    names[node.module] = None
+                elif isinstance(node, ast.Import):
+                    names |= dict.fromkeys(alias.name for alias in node.names)
+    return tuple(names)
 
 
 def function_of(target: str) -> Callable[..., Any]:

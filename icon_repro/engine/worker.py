@@ -139,7 +139,7 @@ def work(spec: Mapping[str, Any], terminal: TextIO | None = None, stop: Stop | N
     """Run the step of ``spec`` in this process.
 
     Returns:
-        BUILT, CACHED (another process was first) or BUSY (another process is at it).
+        BUILT, CACHED (another process was first) or BUSY (another process is at it, or at one that does the same).
 
     Raises:
         BlockedError: a job's inputs aren't there.
@@ -171,15 +171,15 @@ def work(spec: Mapping[str, Any], terminal: TextIO | None = None, stop: Stop | N
         try:
             if spec["job"]:
                 _await_inputs(spec, root)
-            with _full_disk_named(root):
-                built = _build(spec, final, cluster, terminal, stop or Stop())
+            with _full_disk_named(root), twins.alone(spec, cluster.lease_s) as alone:
+                built = alone and _build(spec, final, cluster, terminal, stop or Stop())
         except (Exception, SystemExit, Interrupted) as error:
             ended = {BLOCKED: "blocked", INTERRUPTED: "interrupted"}.get(failure(error).code, "failed")
             damaged = error.damaged if isinstance(error, DamagedInputError) else {}
             write_note(attempt, {**note, "outcome": ended, "error": describe(error), "damaged": damaged})
             raise
-        write_note(attempt, {**note, "outcome": "built", "error": None})
-        return BUILT if built else CACHED
+        write_note(attempt, {**note, "outcome": "built" if alone else "waiting", "error": None})
+        return BUILT if built else CACHED if alone else BUSY
     finally:
         lease.release()
 

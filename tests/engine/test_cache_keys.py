@@ -121,7 +121,12 @@ MISSES: list[tuple[str, dict[str, Any], str]] = [
     ("tuned", {"evaluation.max_length": 99}, "prepare/rows-held evaluate/*"),
     ("tuned", {"evaluation.dtype": "bfloat16"}, "evaluate/*"),
     ("tuned", {"evaluation.backend": "vllm"}, "evaluate/*-tiny evaluate/*-piqa"),
-    ("hub", {"evaluation.tasks.piqa.dataset.revision": "b" * 40}, "prepare/shared-piqa evaluate/*-piqa"),
+    (
+        "hub",
+        {"evaluation.tasks.piqa.dataset.revision": "b" * 40},
+        "prepare/bench-piqa prepare/shared-piqa evaluate/*-piqa",
+    ),
+    ("hub", {"evaluation.tasks.piqa.metric": "acc_norm"}, "prepare/shared-piqa evaluate/*-piqa"),
     # judging
     ("endpoint", {"judge.protocol": "pair_v2"}, "judge/verdicts-*-one judge/verdicts-*-two"),
     ("endpoint", {"judge.endpoint.model": "other"}, "judge/verdicts-*-one judge/verdicts-*-two"),

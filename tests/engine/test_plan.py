@@ -258,9 +258,9 @@ CHANGES: list[tuple[Mapping[str, Any], Mapping[str, Any], str]] = [
     ({}, {"evaluation.tasks.tiny.filter": "strict-match"}, "evaluate/*"),
     ({}, {"evaluation.tasks.tiny.metrics": {"tiny": "acc_norm"}}, "evaluate/*"),
     ({}, {"evaluation.tasks.tiny.aggregate": "mean"}, "evaluate/*"),
-    (hub_task(COMMIT), hub_task("f" * 40), "prepare/shared-more* evaluate/*-more"),
+    (hub_task(COMMIT), hub_task("f" * 40), "prepare/bench-more prepare/shared-more* evaluate/*-more"),
     ({}, {"evaluation.tasks.tiny.source.fields.group": "g"}, "prepare/bench-tiny prepare/shared-tiny* evaluate/*"),
-    ({}, {"evaluation.tasks.more": ARC_EASY}, "prepare/shared-more* evaluate/*-more"),
+    ({}, {"evaluation.tasks.more": ARC_EASY}, "prepare/bench-more prepare/shared-more* evaluate/*-more"),
 ]  # fmt: skip
 
 

@@ -8,7 +8,7 @@ import pytest
 from test_pace import CLUSTER, finish, steps
 from toy_stages import diamond, toy
 
-from icon_repro.engine import run as engine_run
+from icon_repro.engine import processes
 from icon_repro.engine.artifact import Cost, Step, Store
 from icon_repro.engine.options import ClusterConfig, Executor
 from icon_repro.engine.run import run
@@ -128,7 +128,7 @@ def test_lines_of_a_run_say_how_far_it_is(tmp_path: Path, executor: str) -> None
 def test_a_step_that_takes_long_is_told_of_with_the_last_line_of_its_log(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(engine_run, "_TELL_S", 0.2)
+    monkeypatch.setattr(processes, "_TELL_S", 0.2)
     (tmp_path / "gate-slow").touch()
     step = toy(tmp_path, "slow", trouble="slow")
     store, cluster = Store(tmp_path / "work"), ClusterConfig(device="cpu")

@@ -1,5 +1,6 @@
 """Running a plan: each step once, failures stay where they are, and a rerun takes up what is missing."""
 
+import ast
 import contextlib
 import json
 import multiprocessing
@@ -224,6 +225,34 @@ print(run(steps, Store(folder / "work"), ClusterConfig(device="cpu"), folder, pr
     environment = {**os.environ, "PYTHONPATH": paths}
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment)
     assert "built=['toy/b']" in done.stdout and "'toy/a': 'RuntimeError: broken library'" in done.stdout, done
+
+
+def test_run_what_several_steps_import_late_is_imported_once(tmp_path: Path) -> None:
+    (tmp_path / "toy_heavy.py").write_text("import os\nPID = os.getpid()\n")
+    body = "import os\n\ndef run(params: object, inputs, out, runtime):\n    import toy_heavy\n"
+    body += "    return {'imported_by': toy_heavy.PID, 'own': os.getpid()}\n"
+    (tmp_path / "toy_late.py").write_text(body)
+    code = f"""
+from pathlib import Path
+from toy_stages import toy
+from icon_repro.engine.options import ClusterConfig
+from icon_repro.engine.artifact import Store
+from icon_repro.engine.run import run
+import sys
+folder, store = Path({str(tmp_path)!r}), Store(Path({str(tmp_path)!r}) / "work")
+steps = [toy(folder, name, target="toy_late:run") for name in "abc"[: int(sys.argv[1])]]
+run(steps, store, ClusterConfig(device="cpu"), folder, lambda line: None)
+print([store.record(step)["metrics"] for step in steps], "toy_heavy" in sys.modules)
+"""
+    paths = os.pathsep.join(map(str, (tmp_path, HERE, HERE.parents[1])))
+    environment = {**os.environ, "PYTHONPATH": paths}
+    for count in ("3", "1"):
+        shutil.rmtree(tmp_path / "work", ignore_errors=True)
+        done = subprocess.run([sys.executable, "-c", code, count], capture_output=True, text=True, env=environment)
+        metrics = ast.literal_eval(done.stdout.rpartition(" ")[0])
+        assert done.stdout.rstrip().endswith("False") and len(metrics) == int(count), done
+        shared = {one["imported_by"] for one in metrics} - {one["own"] for one in metrics}
+        assert len(shared) == (1 if count == "3" else 0)  # one step alone may not need it
 
 
 def test_run_store_that_cant_be_written_is_refused_at_once(tmp_path: Path, cluster: ClusterConfig) -> None:

@@ -15,7 +15,7 @@ import pytest
 from filelock import SoftFileLease
 from toy_stages import diamond, toy
 
-from icon_repro.engine import slurm, task
+from icon_repro.engine import leases, slurm, task
 from icon_repro.engine.artifact import Cost, Step, Store
 from icon_repro.engine.jobs import Queued, Sent, SubmitError, living, read_jobs, with_job
 from icon_repro.engine.options import ClusterConfig, SlurmConfig, SlurmJob
@@ -197,6 +197,7 @@ from pathlib import Path
 from toy_stages import toy
 from icon_repro.engine.options import ClusterConfig
 from icon_repro.engine.options import SlurmConfig
+from icon_repro.engine import leases
 from icon_repro.engine.artifact import Store
 from icon_repro.engine.slurm import submit
 work = Path({str(fake.work)!r})
@@ -409,6 +410,7 @@ from pathlib import Path
 from toy_stages import diamond
 from icon_repro.engine.options import ClusterConfig
 from icon_repro.engine.options import SlurmConfig
+from icon_repro.engine import leases
 from icon_repro.engine.artifact import Store
 from icon_repro.engine.slurm import submit
 work = Path({str(fake.work)!r})
@@ -527,6 +529,35 @@ def test_task_step_that_another_process_holds_is_waited_for(fake: Fake) -> None:
         process.communicate(timeout=60)
     assert [process.returncode for process in both] == [0, 0]
     assert journal(fake.work) == ["a"]
+
+
+@pytest.mark.parametrize("killed", [False, True])
+def test_tasks_that_do_the_same_at_once_do_it_once(fake: Fake, killed: bool) -> None:
+    """Two selections of the same rows are two trainings by name; the second waits, and takes the first's result."""
+    steps = [replace(toy(fake.work, name, text="same", trouble="wait"), stage="train") for name in "ab"]
+    gates = [fake.work / f"gate-{name}" for name in "ab"]
+    for gate in gates:
+        gate.touch()
+    fake.send(steps)
+    (call,) = fake.calls()
+    first = fake.task(call, 0)
+    until(lambda: journal(fake.work))
+    second = fake.task(call, 1)
+    until(lambda: (leases.read_note(fake.store.attempt(steps[1])) or {}).get("outcome") == "waiting")
+    assert status(steps[1], fake.store).state == "missing"
+    if killed:
+        first.kill()
+        first.communicate()
+        until(lambda: status(steps[0], fake.store).state == "interrupted")
+    for gate in gates:
+        gate.unlink()
+    for process in (first, second):
+        process.communicate(timeout=60)
+    assert second.returncode == 0 and first.returncode == (-signal.SIGKILL if killed else 0)
+    assert journal(fake.work) == ["same"] * (2 if killed else 1)
+    record = fake.store.record(steps[1])
+    assert record.get("same_as") == (None if killed else steps[0].folder)
+    assert [path for path in (fake.work / "work" / ".contents").rglob("*") if path.name == "claim"] == []
 
 
 @pytest.mark.parametrize("number", [signal.SIGUSR1, signal.SIGTERM])
@@ -675,6 +706,7 @@ def test_run_of_several_steps_asked_to_stop_saves_and_requeues_itself(fake: Fake
 from pathlib import Path
 from toy_stages import toy
 from icon_repro.engine.options import ClusterConfig
+from icon_repro.engine import leases
 from icon_repro.engine.artifact import Store
 from icon_repro.engine.run import run
 from icon_repro.engine.runtime import Interrupted
