@@ -29,11 +29,12 @@ from icon_repro.config.load import Config, ConfigError, Rehearse, Until, conf_di
 from icon_repro.config.unsafe import unsafe_files
 from icon_repro.data.options import ModelConfig, SourceConfig
 from icon_repro.data.planner import PlanError
-from icon_repro.engine.artifact import ArtifactError, Step, Store, StoreError, check_writable
+from icon_repro.data.weights import WeightsError, download
+from icon_repro.engine.artifact import ArtifactError, Step, Store
 from icon_repro.engine.console import LOG, say, set_level
 from icon_repro.engine.environment import UnfitProcessError, clean, find_home, stand_up
 from icon_repro.engine.jobs import SubmitError, living, read_jobs, with_job
-from icon_repro.engine.pruning import needed_again, renew
+from icon_repro.engine.pruning import renew
 from icon_repro.engine.records import RecordError
 from icon_repro.engine.run import run, status
 from icon_repro.engine.runtime import Interrupted
@@ -41,15 +42,13 @@ from icon_repro.engine.slurm import submit
 from icon_repro.engine.task import requeue, stoppable
 from icon_repro.engine.tracking import TrackingError, wandb_mode
 from icon_repro.evaluate.judge.plan import expected_calls
-from icon_repro.evaluate.requirements import has_key, missing_for
 from icon_repro.experiment import Experiment, only_read, plan
-from icon_repro.lm.options import EndpointConfig
 from icon_repro.report import plan_text, prune
 from icon_repro.report.checksums import Intact
 from icon_repro.report.collect import estimate
 from icon_repro.report.console_tables import terminal_width
-from icon_repro.report.disk import too_little
 from icon_repro.report.pace import pace, told
+from icon_repro.report.preflight import lost_models, missing_steps, preflight
 from icon_repro.report.remaining import Remaining
 from icon_repro.report.results import ResultsError, check, note_selections, place_of, public, report, writing
 from icon_repro.report.wandb_runs import log_experiment
@@ -127,6 +126,7 @@ def _run(raw: DictConfig, given: Sequence[str]) -> int:
     problems = (
         ConfigError,
         PlanError,
+        WeightsError,
         ResultsError,
         TrackingError,
         ArtifactError,
@@ -191,42 +191,8 @@ def _list(config: Config) -> int:
     return 0
 
 
-def missing_steps(experiment: Experiment, store: Store) -> list[Step]:
-    """The steps of a plan that aren't in the store, or whose weights were removed and are needed again."""
-    again = {step.folder for step in needed_again(experiment.steps, store)}
-    return [step for step in experiment.steps if step.folder in again or not store.complete(step)]
-
-
-def preflight(experiment: Experiment, store: Store) -> list[str]:
-    """All that would stop the missing steps, found before any work: one line each, with what to do about it.
-
-    ``run`` and ``submit`` refuse to start when there is something, ``plan`` shows it. It looks at branches without a
-    commit, results of another configuration, what benchmarks need on this machine, keys, budgets, addresses of
-    endpoints, folders that can't be written, and room on their disk. Nothing is made, and no endpoint is asked for
-    anything that costs.
-    """
-    config, missing = experiment.config, missing_steps(experiment, store)
-    problems = [*experiment.warnings]
-    try:
-        check(experiment, in_sweep=HydraConfig.initialized() and HydraConfig.get().mode is RunMode.MULTIRUN)
-    except ResultsError as error:
-        problems.append(str(error))
-    problems += missing_for(missing, Path(config.paths.cache))
-    endpoints = [e for step in missing if isinstance(e := getattr(step.params, "endpoint", None), EndpointConfig)]
-    # one without its key is named above; a loopback address of a job is another machine's than that which submits
-    if asked := [e for e in endpoints if has_key(e) and not (e.local and config.action is Action.submit)]:
-        from icon_repro.lm.endpoint_http import unreachable  # httpx takes a while to import
-
-        problems += unreachable(asked)
-    folders = {"paths.results": Path(config.paths.results) / config.name}
-    if missing:
-        folders |= {"paths.work": store.root, "paths.cache": Path(config.paths.cache)}
-    for key, folder in folders.items():
-        try:
-            check_writable(key, folder)
-        except StoreError as error:
-            problems.append(str(error))
-    return [*problems, *too_little(experiment, missing)]
+def _in_sweep() -> bool:
+    return HydraConfig.initialized() and HydraConfig.get().mode is RunMode.MULTIRUN
 
 
 def _refuse(problems: Sequence[str]) -> None:
@@ -238,7 +204,7 @@ def _action_run(given: Sequence[str], experiment: Experiment, store: Store) -> i
     config = experiment.config
     fetching = config.action is Action.fetch
     experiment = only_read(experiment) if fetching else experiment
-    _refuse(preflight(experiment, store))
+    _refuse(preflight(experiment, store, in_sweep=_in_sweep()))
     say(f"{config.name}: {config.description.strip()}")
     missing = missing_steps(experiment, store)
     expected = estimate(missing)
@@ -247,9 +213,13 @@ def _action_run(given: Sequence[str], experiment: Experiment, store: Store) -> i
         + (f", about {plan_text.amount(expected)}" if expected.tokens else "")
     )
     remaining = Remaining(experiment.steps, store, config.cluster)
-    for line in [*filter(None, [remaining.first()]), *expected_calls(missing), *_licences(missing), *experiment.notes]:
+    beforehand = [*filter(None, [remaining.first()]), *expected_calls(missing), *_licences(missing), *experiment.notes]
+    for line in [*beforehand, *([] if fetching or not missing else plan_text.unsaid(experiment))]:
         say(line)
     _renew(experiment, store)
+    for model in lost_models(experiment, experiment.steps if fetching else missing, store):
+        say(f"{model.text}: a finished step has read it, and the hub's cache here lacks it: downloaded again")
+        download(model.hub_id, model.commit, model.where)
     intact, remove = Intact(store), prune.Remover(experiment, store)
 
     def said(line: str) -> None:
@@ -290,7 +260,7 @@ def _licences(steps: Sequence[Step]) -> list[str]:
 
 def _action_plan(experiment: Experiment, store: Store) -> int:
     missing = missing_steps(experiment, store)
-    print(*plan_text.lines(experiment, store, missing, preflight(experiment, store)), sep="\n")
+    print(*plan_text.lines(experiment, store, missing, preflight(experiment, store, in_sweep=_in_sweep())), sep="\n")
     return 0
 
 
@@ -322,10 +292,10 @@ def _renew(experiment: Experiment, store: Store) -> None:
 def _action_submit(experiment: Experiment, store: Store) -> int:
     config = experiment.config
     missing = missing_steps(experiment, store)
-    _refuse(preflight(experiment, store))
+    _refuse(preflight(experiment, store, in_sweep=_in_sweep()))
     _renew(experiment, store)
     if submit(experiment.steps, store, config.cluster, Path(config.paths.cache), say):
-        for line in _licences(missing):
+        for line in [*expected_calls(missing), *plan_text.unsaid(experiment), *_licences(missing)]:
             say(line)
     return 0
 

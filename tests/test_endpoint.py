@@ -507,6 +507,25 @@ def test_ask_estimate_above_the_budget_asks_nothing(tmp_path: Path) -> None:
             ask(questions(19), paid, tmp_path, number)
 
 
+@pytest.mark.parametrize(
+    ("changes", "cost"),
+    [
+        ({}, 12.0),
+        ({"prices_of": "toy at https://api.example/v1"}, 12.0),
+        ({"prices_of": "toy at https://api.example/v1", "base_url": "https://api.example/v1/"}, 12.0),
+        ({"prices_of": "toy at https://api.example/v1", "base_url": "http://localhost:8000/v1"}, 0.0),
+        ({"prices_of": "toy at https://api.example/v1", "model": "toy-mini"}, 0.0),
+    ],
+)
+def test_prices_are_those_of_a_model_at_a_server(changes: dict[str, Any], cost: float) -> None:
+    endpoint = EndpointConfig(**{"model": "toy", "base_url": "https://api.example/v1", **PRICES, **changes})
+    assert endpoint.cost(1e6, 1e6) == cost
+    assert plain(endpoint, hashed_only=True) == plain(dataclasses.replace(endpoint, prices_of=None), hashed_only=True)
+    # one of one's own charges nothing: a budget holds whatever it answers
+    limited = dataclasses.replace(endpoint, max_cost=1.0)
+    assert (endpoint_problems("judge", limited) == []) is (cost > 0 or endpoint.local)
+
+
 def test_ask_spent_budget_ends_with_the_replies_stored(tmp_path: Path) -> None:
     with FaultServer() as server:
         # the estimate of a request, 10 + 10 millionths, is far below what it takes in the end
@@ -598,6 +617,15 @@ def test_key_is_in_no_file_message_log_or_traceback(
         ({"api_key_env": CANARY}, "api_key_env: must be the name of an environment variable"),
         ({"extra": {"max_tokens": 9}}, "extra.max_tokens: has a key of its own"),
         ({"max_cost": 1.0}, "max_cost=1: needs price_in and price_out"),
+        (
+            {
+                "max_cost": 1.0,
+                **PRICES,
+                "prices_of": "toy at http://elsewhere/v1",
+                "base_url": "https://api.example/v1",
+            },
+            "max_cost=1: price_in and price_out are those of toy at http://elsewhere/v1. Set those of toy at https://api",
+        ),
     ],
 )
 def test_endpoint_problems_are_found_without_repeating_a_key(

@@ -160,7 +160,8 @@ def test_run_with_a_branch_offline_is_refused_before_any_step(tmp_path: Path) ->
     refs.mkdir(parents=True)
     (refs / "main").write_text("a" * 40)
     resolved = icon_repro(tmp_path, TINY, *branch, "action=plan", **hub)
-    assert resolved.code == 0 and "warning" not in resolved.out
+    assert resolved.code == 0 and "model.revision" not in resolved.out
+    assert f"lack what this plan reads: model.hub_id='org/m' (no {'a' * 12})" in resolved.out
 
 
 def test_run_with_an_unknown_wandb_mode_is_refused_before_any_step(

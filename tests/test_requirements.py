@@ -7,10 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from huggingface_hub import constants
 from small import small
 
-from icon_repro.data.options import Dtype, HubData
+from icon_repro.data.options import Dtype
 from icon_repro.evaluate import requirements
 from icon_repro.evaluate.options import Backend, EvaluationJob, TaskConfig, TaskKind
 from icon_repro.evaluate.requirements import executes_code, missing, missing_for, task_files
@@ -34,11 +33,11 @@ def online(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["winogrande", "mmlu", "glue", "leaderboard_bbh", "mmlu_anatomy", "truthfulqa_mc2"])
 def test_missing_task_group_or_tag_of_lm_eval_is_known(name: str) -> None:
-    assert missing(job(name), [], None) == []
+    assert missing(job(name), []) == []
 
 
 def test_missing_unknown_task_has_its_neighbour() -> None:
-    (text,) = missing(job("arc_chalenge"), [], None)
+    (text,) = missing(job("arc_chalenge"), [])
     assert "evaluation.tasks.mine.task='arc_chalenge'" in text and "'arc_challenge'" in text
 
 
@@ -46,9 +45,9 @@ def test_missing_unknown_task_has_its_neighbour() -> None:
 def test_missing_package_of_ifeval_is_named(monkeypatch: pytest.MonkeyPatch, absent: str) -> None:
     find = importlib.util.find_spec
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == absent else find(name))
-    (text,) = missing(job("leaderboard_ifeval"), [], None)
+    (text,) = missing(job("leaderboard_ifeval"), [])
     assert "evaluation.tasks.mine" in text and f"pip install {absent}." in text
-    assert missing(job("winogrande"), [], None) == []
+    assert missing(job("winogrande"), []) == []
 
 
 @pytest.mark.parametrize("made", ["tokenizers/punkt_tab/english", "tokenizers/punkt_tab.zip", None])
@@ -61,42 +60,12 @@ def test_missing_sentence_splitter_of_ifeval(monkeypatch: pytest.MonkeyPatch, tm
         (tmp_path / "nltk" / made).touch()
     elif made:
         (tmp_path / "nltk" / made).mkdir(parents=True)
-    found = missing(job("ifeval"), [], None)
+    found = missing(job("ifeval"), [])
     if made:
         assert found == []
     else:
         (text,) = found
         assert "python -m nltk.downloader punkt_tab" in text and "NLTK_DATA" in text
-
-
-@pytest.mark.parametrize("folder, holds", [("TAUR-Lab___mu_sr", True), ("other___mu_sr", False), (None, False)])
-@pytest.mark.parametrize("commit", [COMMIT, None])
-def test_missing_hub_data_offline(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, folder: str | None, holds: bool, commit: str | None
-) -> None:
-    wanted = job("leaderboard_musr", dataset=HubData("TAUR-Lab/MuSR", COMMIT))
-    if folder:
-        (tmp_path / "datasets" / folder / "default" / "0.0.0" / COMMIT).mkdir(parents=True)
-    assert missing(wanted, [], commit) == []  # there is a network
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    found = missing(wanted, [], commit)
-    assert bool(found) != holds
-    if found:
-        for part in ("evaluation.tasks.mine", "TAUR-Lab/MuSR", "HF_HUB_OFFLINE", "HF_DATASETS_CACHE"):
-            assert part in found[0]
-    if holds:
-        assert missing(wanted, [], "d" * 40)  # at another commit
-    assert missing(wanted, [], commit, kept=True) == []  # a step holds the rows
-
-
-def test_missing_hub_data_offline_is_looked_for_in_hf_home(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.delenv("HF_DATASETS_CACHE")
-    monkeypatch.setattr(constants, "HF_HOME", str(tmp_path / "home"))
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    wanted = job(dataset=HubData("allenai/winogrande", COMMIT))
-    assert missing(wanted, [], COMMIT)
-    (tmp_path / "home" / "datasets" / "allenai___winogrande" / "xl" / "0.0.0" / COMMIT).mkdir(parents=True)
-    assert missing(wanted, [], COMMIT) == []
 
 
 @pytest.mark.parametrize(
@@ -107,25 +76,25 @@ def test_executes_code_says_what_lm_evals_files_say(task: str, code: bool) -> No
 
 
 def test_missing_permission_to_run_code_needs_both(monkeypatch: pytest.MonkeyPatch) -> None:
-    (text,) = missing(job("humaneval"), [], None)
+    (text,) = missing(job("humaneval"), [])
     assert "evaluation.allow_code_execution=true" in text and "ICON_REPRO_ALLOW_CODE=1" in text
-    assert missing(job("humaneval", allow_code_execution=True), [], None) == [text]
+    assert missing(job("humaneval", allow_code_execution=True), []) == [text]
     monkeypatch.setenv("ICON_REPRO_ALLOW_CODE", "1")
-    assert missing(job("humaneval"), [], None) == [text]
-    assert missing(job("humaneval", allow_code_execution=True), [], None) == []
+    assert missing(job("humaneval"), []) == [text]
+    assert missing(job("humaneval", allow_code_execution=True), []) == []
 
 
 def test_missing_file_of_rows_is_named_with_its_key() -> None:
     wanted = job("logiqa", files={"test": "somewhere/Test.txt", "train": "x.jsonl"})
-    assert missing(wanted, ["test", "train"], None) == []
-    (text,) = missing(wanted, ["train"], None)
+    assert missing(wanted, ["test", "train"]) == []
+    (text,) = missing(wanted, ["train"])
     assert "evaluation.tasks.mine.files.test='somewhere/Test.txt': no such file" in text
 
 
 def test_missing_vllm_names_the_backend_that_is_here() -> None:
     if importlib.util.find_spec("vllm") is not None:
         pytest.skip("vllm is installed here")
-    (text,) = missing(job(backend=Backend.vllm), [], None)
+    (text,) = missing(job(backend=Backend.vllm), [])
     assert "evaluation.backend='vllm'" in text and "evaluation.backend=hf" in text
 
 

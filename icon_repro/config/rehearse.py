@@ -123,7 +123,7 @@ def _stand_in(config: Config) -> None:
         _made_rows(where, source, OTHER_ROWS)
     for _, endpoint in found(config, EndpointConfig):
         endpoint.stand_in, endpoint.retries = True, 0
-        endpoint.max_cost, endpoint.price_in, endpoint.price_out = None, 0.0, 0.0
+        endpoint.max_cost, endpoint.price_in, endpoint.price_out, endpoint.prices_of = None, 0.0, 0.0, None
 
 
 def _kinds(config: Config) -> dict[int, tuple[RandomArchitecture, str]]:

@@ -72,7 +72,10 @@ class Planner:
         return {"commit": found or f"unresolved:{revision}"}
 
     def source(self, where: str, source: SourceConfig) -> dict[str, Any]:
-        """The ``files`` and ``extra`` of a step that reads ``source``."""
+        """The ``files``, ``extra`` and ``where`` of a step that reads ``source``."""
+        return {**self._source(where, source), "where": where}
+
+    def _source(self, where: str, source: SourceConfig) -> dict[str, Any]:
         if source.kind is SourceKind.file:
             assert source.path is not None
             try:
@@ -101,17 +104,18 @@ class Planner:
         return self.hashes.of(found)
 
     def task_data(self, where: str, files: Mapping[str, str], dataset: HubData | None) -> dict[str, Any]:
-        """The ``files`` and ``extra`` of an evaluation by lm-eval: its rows, or the commit of its hub data set."""
+        """What a step that evaluates by lm-eval is made of: files of rows, or the commit of the hub data set."""
         if files:
             paths = {split: Path(path).expanduser() for split, path in files.items()}
             there = {f"rows.{split}": self.hashes.of(path) for split, path in paths.items() if path.is_file()}
             return {"files": there, "extra": {f"rows.{s}": "missing" for s in paths if f"rows.{s}" not in there}}
         if dataset is None:
             return {}
-        return {"extra": self.commit(f"{where}.dataset", "dataset", dataset.hub_id, dataset.revision)}
+        where = f"{where}.dataset"
+        return {"extra": self.commit(where, "dataset", dataset.hub_id, dataset.revision), "where": where}
 
     def model(self, model: ModelConfig, where: str = "model") -> Step:
-        more: dict[str, Any] = {}
+        more: dict[str, Any] = {"where": where}
         if model.kind is ModelKind.hub:
             assert model.hub_id is not None and model.revision is not None
             more["extra"] = self.commit(where, "model", model.hub_id, model.revision)

@@ -13,11 +13,14 @@ from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
-from icon_repro.data.model_files import folder_problem
+from icon_repro.data.hub_access import Repository
+from icon_repro.data.model_files import ModelError, folder_problem
 from icon_repro.data.options import ModelConfig, ModelKind, RegistryFile
 from icon_repro.data.patience import patiently
 from icon_repro.data.random_models import make_random
 from icon_repro.data.registry import fetch
+from icon_repro.data.revisions import offline
+from icon_repro.engine.console import LOG
 from icon_repro.engine.records import write_json
 from icon_repro.engine.runtime import Runtime
 
@@ -32,9 +35,9 @@ def run(cfg: ModelConfig, inputs: Mapping[str, Path], out: Path, runtime: Runtim
     if cfg.kind is ModelKind.hub:
         assert cfg.hub_id is not None
         commit = runtime.extra["commit"]
-        _download(cfg.hub_id, commit)
+        download(cfg.hub_id, commit, runtime.where)
     elif cfg.kind is ModelKind.local:
-        _copy(runtime.files["config.json"].parent, out / "weights")
+        _copy(runtime.files["config.json"].parent, out / "weights", runtime.where)
     elif cfg.kind is ModelKind.registry:
         assert cfg.registry is not None
         _convert_gguf(cfg.registry, runtime.cache, cfg.licence, out / "weights")
@@ -47,7 +50,15 @@ def run(cfg: ModelConfig, inputs: Mapping[str, Path], out: Path, runtime: Runtim
     return {"commit": commit, "bytes": sum(p.stat().st_size for p in out.rglob("*") if p.is_file())}
 
 
-def _download(hub_id: str, commit: str) -> None:
+def download(hub_id: str, commit: str, where: str) -> None:
+    """Have the hub's own cache hold a model.
+
+    Args:
+        where: key of the configuration that names it, for messages.
+
+    Raises:
+        WeightsError: it can't be had, or its files aren't what they seem.
+    """
     from huggingface_hub import snapshot_download
 
     patterns = ["*.json", "*.safetensors", "*.model", "*.jinja", "merges.txt", "vocab.txt"]
@@ -56,22 +67,43 @@ def _download(hub_id: str, commit: str) -> None:
         folder = Path(patiently(read, f"{hub_id} at {commit}"))
     except Exception as error:  # the hub raises a dozen kinds; each means that the model isn't here
         raise WeightsError(
-            f"model.hub_id={hub_id!r} at {commit}: can't be downloaded ({type(error).__name__}: {error}). Check the "
+            f"{where}.hub_id={hub_id!r} at {commit}: can't be downloaded ({type(error).__name__}: {error}). Check the "
             "network, HF_HUB_OFFLINE and the id; of a gated model, accept the licence on its page, and log in: "
             "hf auth login."
         ) from error
     if not list(folder.glob("*.safetensors")):
-        raise WeightsError(f"model.hub_id={hub_id!r} at {commit}: holds no safetensors; other formats aren't loaded.")
+        raise WeightsError(f"{where}.hub_id={hub_id!r} at {commit}: holds no safetensors; other formats aren't loaded.")
     if problem := folder_problem(folder):
-        raise WeightsError(f"model.hub_id={hub_id!r} at {commit}: {problem}")
+        raise WeightsError(f"{where}.hub_id={hub_id!r} at {commit}: {problem}")
 
 
-def _copy(source: Path, target: Path) -> None:
+def download_again(hub_id: str, commit: str) -> None:
+    """Have the hub's cache of this machine hold a model that a finished step has read, maybe on another machine.
+
+    Raises:
+        ModelError: the cache lacks it, and there is no network.
+        WeightsError: the hub doesn't give it.
+    """
+    from huggingface_hub import constants
+
+    if not (absent := Repository("model", "model", hub_id, commit).absent()):
+        return
+    why = f"{hub_id} at {commit}: {constants.HF_HUB_CACHE} doesn't hold what a finished step has read ({absent})"
+    if offline():
+        raise ModelError(
+            f"{why}, and HF_HUB_OFFLINE is set. The cache was cleaned, or is another machine's: let HF_HOME name one "
+            "that both see, or run the same command with action=fetch where there is a network."
+        )
+    LOG.warning("%s", f"{why}: downloaded again")
+    download(hub_id, commit, "model")
+
+
+def _copy(source: Path, target: Path, where: str) -> None:
     """Copy a local model folder, so that a later change of it can't change results."""
     if not list(source.glob("*.safetensors")):
-        raise WeightsError(f"model.path={source}: holds no *.safetensors; other formats aren't loaded.")
+        raise WeightsError(f"{where}.path={source}: holds no *.safetensors; other formats aren't loaded.")
     if problem := folder_problem(source):
-        raise WeightsError(f"model.path={source}: {problem}")
+        raise WeightsError(f"{where}.path={source}: {problem}")
     target.mkdir()
     for path in source.iterdir():
         if path.suffix in {".json", ".safetensors", ".model", ".jinja", ".txt"}:

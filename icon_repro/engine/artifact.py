@@ -82,6 +82,7 @@ class Step:
     extra: Mapping[str, str] = field(default_factory=dict)  # hashed facts, e.g. the commit of a branch
     cost: Cost = field(default_factory=Cost)
     resumable: bool = False  # what an attempt left in .part is of use to the next
+    where: str = ""  # key of the configuration that says what is read, for messages; not hashed
     as_sets: tuple[str, ...] = ()  # inputs of whose lists the order means nothing to the step; see ``engine.twins``
     carried: tuple[str, ...] = ()  # inputs that the fingerprint leaves out: it holds what their content comes from
 

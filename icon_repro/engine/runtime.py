@@ -55,6 +55,7 @@ class Runtime:
     extra: dict[str, str] = field(default_factory=dict)  # hashed facts that the plan found, e.g. commit
     terminal: TextIO | None = field(default_factory=lambda: sys.stderr)
     stop: Stop = field(default_factory=Stop)
+    where: str = ""  # key of the configuration that says what the step reads, for messages
 
     def progress(self, total: int, unit: str) -> Progress:
         return Progress(self.label, total, unit, self.terminal)

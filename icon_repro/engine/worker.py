@@ -118,6 +118,7 @@ def make_spec(
         "inputs": {name: needed.folder for name, needed in step.inputs.items()},
         "files": {name: {"path": file.path, "sha256": file.sha256} for name, file in step.files.items()},
         "extra": dict(step.extra),
+        "where": step.where,
         "resumable": step.resumable,
         "as_sets": list(step.as_sets),
         "suspect": suspect,
@@ -263,7 +264,8 @@ def _build(spec: Mapping[str, Any], final: Path, cluster: ClusterConfig, termina
         again = twins.give_second_name(root / twin, part)
         return publish(part, final, {**again, **_named(spec), "same_as": again.get("same_as", twin)}, again["files"])
     function, params = _load(spec)
-    runtime = Runtime(cluster, Path(spec["cache"]), spec["label"], files, dict(spec["extra"]), terminal, stop)
+    where = spec.get("where", "")  # an older version sent none
+    runtime = Runtime(cluster, Path(spec["cache"]), spec["label"], files, dict(spec["extra"]), terminal, stop, where)
     soft_locks()
     started, clock = time.time(), time.monotonic()
     with collected() as notices:

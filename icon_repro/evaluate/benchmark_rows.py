@@ -26,7 +26,7 @@ def run(cfg: EvaluationJob, inputs: Mapping[str, Path], out: Path, runtime: Runt
     Raises:
         EvaluationError: a data set can't be had or kept.
     """
-    if problems := missing(cfg, [], runtime.extra.get("commit")):
+    if problems := missing(cfg, []):
         raise EvaluationError("\n".join(problems))
     benchmark = load(cfg, inputs, runtime)
     try:

@@ -2,7 +2,7 @@
 
 In: an EvaluationJob and which of its files are there.  Out: a line for each thing that is missing, with the remedy.
 Imports neither torch nor lm-eval: lm-eval's tasks are looked up by name in its YAML files.
-Known gap: whether the hub grants access to a gated data set shows only when it is read.
+Known gap: what is read from a hub is another's part (``icon_repro.report.preflight``).
 """
 
 import contextlib
@@ -15,7 +15,6 @@ from collections.abc import Iterable, Sequence
 from functools import cache
 from pathlib import Path
 
-from icon_repro.data.revisions import offline
 from icon_repro.engine.artifact import Step
 from icon_repro.engine.records import RecordError, read_json, write_json
 from icon_repro.engine.schema import nearest
@@ -28,7 +27,6 @@ _PACKAGES = {"ifeval": ("langdetect", "immutabledict", "nltk")}  # of tasks whos
 _NAME = re.compile(r"""^["']?(?:task|group)["']?:[ \t]*["']?([^\s"'#\[\]-][^\s"'#]*)["']?[ \t]*(?:#.*)?$""", re.M)
 _TAGS = re.compile(r"""^["']?tag["']?:[ \t]*(.*(?:\n[ \t]*-.*)*)""", re.M)
 _INCLUDE = re.compile(r"""^["']?include["']?:[ \t]*["']?([^\s"'#]+)""", re.M)
-_READS = re.compile(r"evaluation\.tasks\.(?P<task>\w+): reads (?P<what>\S+)(?: at \S+)? from the hub; (?P<rest>.+)")
 _UNSAFE = re.compile(r"""^["']?unsafe_code["']?:[ \t]*["']?true""", re.M | re.I)
 
 
@@ -46,16 +44,12 @@ def code_refusal(job: EvaluationJob, tasks: Iterable[str]) -> str:
     )
 
 
-def missing(
-    job: EvaluationJob, files: Sequence[str], commit: str | None, index: Path | None = None, *, kept: bool = False
-) -> list[str]:
+def missing(job: EvaluationJob, files: Sequence[str], index: Path | None = None) -> list[str]:
     """All that the task needs and this machine lacks.
 
     Args:
         files: splits of ``task.files`` whose file is there.
-        commit: of the hub data set that the task reads, if the plan knows it.
         index: see ``task_files``.
-        kept: a step keeps the rows, so that the hub isn't read.
     """
     task, where = job.task, f"evaluation.tasks.{job.name}"
     problems = []
@@ -91,8 +85,6 @@ def missing(
         for split, path in task.files.items()
         if split not in files
     ]
-    if task.dataset is not None and not task.files and not kept and (why := _offline(task.dataset.hub_id, commit)):
-        problems.append(f"{where}: {why}")
     return problems
 
 
@@ -118,32 +110,12 @@ def missing_for(steps: Iterable[Step], cache: Path) -> list[str]:
                 f"{endpoint.api_key_env}, or leave out what asks it (judge=none, ~methods.alpagasus)."
             ] = None
         if isinstance(step.params, EvaluationJob):
-            kept = "rows" in step.inputs
-            if (key := (step.params.name, step.params.task.task, kept)) in seen:
+            if (key := (step.params.name, step.params.task.task)) in seen:
                 continue
             seen.add(key)
             files = [name.removeprefix("rows.") for name in step.files]
-            problems |= dict.fromkeys(missing(step.params, files, step.extra.get("commit"), index, kept=kept))
-    return [*_together(problems), *_short_budgets(steps)]
-
-
-def _together(problems: Iterable[str]) -> list[str]:
-    """Lines of data sets that aren't here as one line, in the place of the first; others as they are."""
-    texts: list[str] = []
-    reads: dict[str, list[re.Match[str]]] = {}
-    for problem in problems:
-        if match := _READS.fullmatch(problem):
-            reads.setdefault(match["rest"], []).append(match)
-            if len(reads[match["rest"]]) == 1:
-                texts.append(problem)
-        else:
-            texts.append(problem)
-    for rest, matches in reads.items():
-        if len(matches) > 1:
-            named = ", ".join(f"{match['task']} ({match['what']})" for match in matches)
-            text = f"evaluation.tasks: {len(matches)} benchmarks read the hub: {named}; {rest}"
-            texts[texts.index(matches[0].string)] = text.replace("doesn't hold it", "doesn't hold them")
-    return texts
+            problems |= dict.fromkeys(missing(step.params, files, index))
+    return [*problems, *_short_budgets(steps)]
 
 
 def _short_budgets(steps: Iterable[Step]) -> list[str]:
@@ -216,23 +188,3 @@ def _has_punkt() -> bool:
     common = [f"/usr/{part}/nltk_data" for part in ("share", "local/share", "lib", "local/lib")]
     folders = [Path(folder).expanduser() / "tokenizers" for folder in [*named, "~/nltk_data", *beside_python, *common]]
     return any((f / "punkt_tab" / "english").is_dir() or (f / "punkt_tab.zip").is_file() for f in folders)
-
-
-def _offline(hub_id: str, commit: str | None) -> str | None:
-    """Why the hub's data set can't be read, if the environment says that there is no network."""
-    if not offline():
-        return None
-    from huggingface_hub import constants
-
-    cache = Path(os.environ.get("HF_DATASETS_CACHE") or Path(constants.HF_HOME) / "datasets").expanduser()
-    wanted = hub_id.replace("/", "").replace("_", "").lower()  # the folder of org/MuSR is org___mu_sr
-    folders = [f for f in cache.glob("*___*") if f.name.replace("_", "").lower() == wanted]
-    if any(any(folder.glob(f"*/*/{commit or '*'}")) for folder in folders):
-        return None
-    at = f" at {commit}" if commit else ""
-    return (
-        f"reads {hub_id}{at} from the hub; HF_HUB_OFFLINE is set, and datasets' cache ({cache}) doesn't hold it. Run "
-        "the experiment with action=fetch where there is a network (a gated set asks for its terms to be accepted and "
-        "for a login) and copy paths.work here, or copy that cache and let HF_DATASETS_CACHE name it; or choose "
-        "another evaluation."
-    )

@@ -47,7 +47,7 @@ def run(cfg: EvaluationJob, inputs: Mapping[str, Path], out: Path, runtime: Runt
     inputs["rows"] and files, lm-eval's task reads the hub.
     """
     files = [name.removeprefix("rows.") for name in runtime.files]
-    if problems := missing(cfg, files, runtime.extra.get("commit"), kept="rows" in inputs):
+    if problems := missing(cfg, files):
         raise EvaluationError("\n".join(problems))
     # what is finished is whole on disk at any moment
     runtime.stop.deferred = False

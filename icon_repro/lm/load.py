@@ -30,6 +30,7 @@ from transformers import (
 
 from icon_repro.data.model_files import ADAPTER_FILES, ModelError, check_weights, folder_problem
 from icon_repro.data.options import Dtype
+from icon_repro.data.weights import download_again
 from icon_repro.engine.options import ClusterConfig
 from icon_repro.engine.records import read_json
 from icon_repro.engine.runtime import Runtime
@@ -67,7 +68,7 @@ def prepare_device(cluster: ClusterConfig) -> torch.device:
 
 
 def location_of(folder: Path) -> dict[str, Any]:
-    """Arguments for ``from_pretrained``: the folder's own weights, or a hub id at a commit.
+    """Arguments for ``from_pretrained``: the folder's own weights, or a hub id at a commit, which the cache then holds.
 
     Raises:
         ModelError: a folder in the current one bears the hub id: transformers would load it instead; or the files
@@ -84,6 +85,7 @@ def location_of(folder: Path) -> dict[str, Any]:
             f"{source['hub_id']}: {Path(source['hub_id']).absolute()} bears the name of the hub model, and would be "
             "loaded in its place. Start from another folder, or rename it."
         )
+    download_again(source["hub_id"], source["commit"])
     for name in ADAPTER_FILES:
         if isinstance(try_to_load_from_cache(source["hub_id"], name, revision=source["commit"]), str):
             raise ModelError(

@@ -52,6 +52,8 @@ class EndpointConfig:
     max_cost: float | None = field(default=None, metadata={"hash": False, "at_least": 0})  # of one step
     price_in: float = field(default=0.0, metadata={"hash": False, "at_least": 0})
     price_out: float = field(default=0.0, metadata={"hash": False, "at_least": 0})
+    # whose the prices are, as "MODEL at BASE_URL": for others none are known; None: of whatever is asked
+    prices_of: str | None = unhashed(None)
 
     @property
     def server_name(self) -> str:
@@ -73,8 +75,16 @@ class EndpointConfig:
         except ValueError:
             return False
 
+    @property
+    def priced(self) -> bool:
+        """Whether prices are set, of this model at this server."""
+        of = self.prices_of is None or self.prices_of == f"{self.model} at {self.base_url.rstrip('/')}"
+        return of and bool(self.price_in or self.price_out)
+
     def cost(self, tokens_in: float, tokens_out: float) -> float:
-        """Money for so many tokens; 0 where no prices are set."""
+        """Money for so many tokens; 0 where no prices are known."""
+        if not self.priced:
+            return 0.0
         return (tokens_in * self.price_in + tokens_out * self.price_out) / 1e6
 
 
@@ -104,6 +114,13 @@ def endpoint_problems(where: str, endpoint: EndpointConfig) -> list[str]:
         problems.append(f"{where}.api_key_env: must be the name of an environment variable, not the key itself.")
     if fixed := sorted(_SENT & endpoint.extra.keys()):
         problems.append(f"{where}.extra.{fixed[0]}: has a key of its own, or is fixed; extra holds other fields alone.")
-    if endpoint.max_cost is not None and not (endpoint.price_in or endpoint.price_out):
-        problems.append(f"{where}.max_cost={endpoint.max_cost:g}: needs price_in and price_out, for a million tokens.")
+    if endpoint.max_cost is not None and not endpoint.priced:
+        limit = f"{where}.max_cost={endpoint.max_cost:g}"
+        if not (endpoint.price_in or endpoint.price_out):
+            problems.append(f"{limit}: needs price_in and price_out, for a million tokens.")
+        elif not endpoint.local:  # one of one's own charges nothing
+            problems.append(
+                f"{limit}: price_in and price_out are those of {endpoint.prices_of}. Set those of {endpoint.model} at "
+                f"{endpoint.base_url} with {where}.prices_of=null; or {where}.max_cost=null."
+            )
     return problems

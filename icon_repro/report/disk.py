@@ -90,8 +90,11 @@ def most_at_once(steps: Sequence[Step], missing: Iterable[Step], may_go: Contain
 
 def free_bytes(folder: Path) -> int:
     """What the disk of a folder, or of where it would be made, has left."""
-    there = next(place for place in (folder.absolute(), *folder.absolute().parents) if place.exists())
-    return shutil.disk_usage(there).free
+    return shutil.disk_usage(_there(folder)).free
+
+
+def _there(folder: Path) -> Path:
+    return next(place for place in (folder.absolute(), *folder.absolute().parents) if place.exists())
 
 
 def too_little(experiment: Experiment, missing: Sequence[Step]) -> list[str]:
@@ -105,6 +108,30 @@ def too_little(experiment: Experiment, missing: Sequence[Step]) -> list[str]:
     return [
         f"paths.work={config.paths.work}: {size(free)} are free, and the weights of the missing steps take about "
         f"{size(most)}. {less} to a folder on a larger disk."
+    ]
+
+
+def too_little_for_models(
+    experiment: Experiment, missing: Sequence[Step], to_load: Sequence[Step], cache: Path
+) -> list[str]:
+    """A line if the disk of the hub's cache hasn't the room for models, and for the steps' weights if they lie there.
+
+    Args:
+        to_load: model steps whose files the cache doesn't hold.
+    """
+    work = Path(experiment.config.paths.work)
+    models, free = downloads(to_load), free_bytes(cache)
+    beside = (
+        peak(experiment, missing, experiment.config.keep)
+        if _there(work).stat().st_dev == _there(cache).stat().st_dev
+        else 0
+    )
+    if models + beside <= free or not models or beside > free >= models:  # the latter has a line of its own
+        return []
+    with_weights = f" beside the {size(beside)} of the missing steps' weights" if beside else ""
+    return [
+        f"{cache}: {size(free)} are free, and the models that are read from the hub take about {size(models)}"
+        f"{with_weights}. Let HF_HOME name a folder on a larger disk."
     ]
 
 

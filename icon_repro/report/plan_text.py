@@ -59,14 +59,20 @@ def lines(experiment: Experiment, store: Store, missing: Sequence[Step], problem
     found += expected_calls(missing)
     if missing:
         found += experiment.notes
-    if config.published is not None:
-        from icon_repro.report.promised import unsaid_lines  # scipy and yaml take a moment to import
-
-        found += unsaid_lines(experiment)
+    found += unsaid(experiment)
     found += [f"warning: {problem}" for problem in [*planned(experiment, store), *problems]]
     if config.plan is PlanDetail.short:
         found.append("Each step, its folder and why it is to do: plan=full.")
     return found
+
+
+def unsaid(experiment: Experiment) -> list[str]:
+    """Claims and cells beside the paper's that the plan has no step for; nothing if it names no published numbers."""
+    if experiment.config.published is None:
+        return []
+    from icon_repro.report.promised import unsaid_lines  # scipy and yaml take a moment to import
+
+    return unsaid_lines(experiment)
 
 
 def amount(cost: Cost) -> str:

@@ -1,5 +1,6 @@
 """Models of every kind end as a folder that lm.load reads: random, copied, from a hub's cache, out of a GGUF file."""
 
+import dataclasses
 import hashlib
 import math
 import shutil
@@ -28,7 +29,7 @@ SENTENCE = "Paris is the capital of France, and it is known for the Eiffel Tower
 
 def build(folder: Path, runtime: Runtime, kind: ModelKind, **more: Any) -> tuple[Path, dict[str, Any]]:
     folder.mkdir()
-    return folder, run(ModelConfig(kind, name="m", **more), {}, folder, runtime)
+    return folder, run(ModelConfig(kind, name="m", **more), {}, folder, dataclasses.replace(runtime, where="model"))
 
 
 def tensors(step: Path) -> dict[str, torch.Tensor]:

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from small import composed, small
 
+from icon_repro.config.compose import composed as whole
 from icon_repro.config.load import Config, ConfigError, load
 from icon_repro.engine.artifact import Step
 from icon_repro.engine.schema import build, plain
@@ -205,7 +206,16 @@ def test_expected_calls_of_an_endpoint_by_hand(tmp_path: Path) -> None:
     money = (params.expected_tokens_in * 10 + 1600 * 30) / 1e6
     (line,) = expected_calls(steps)
     assert line.startswith("toy at http://127.0.0.1:1/v1: about 8 calls,") and line.endswith(f"cost {money:.4g}")
+    (line,) = expected_calls(endpoint_steps(tmp_path, prices_of="toy at https://api.example/v1"))
+    assert line.endswith("prices are known of toy at https://api.example/v1 alone")
     assert expected_calls([]) == [] == expected_calls(plan(judging(tmp_path, NLL)).steps)
+
+
+def test_all_that_the_papers_experiment_pays_for_is_counted(tmp_path: Path) -> None:
+    asking = plan(whole("llama31_8b", [f"paths.work={tmp_path}", "methods=[random,alpagasus,icon]"])).steps
+    lines = {line.partition(" at ")[0]: line for line in expected_calls(asking)}
+    assert set(lines) == {"gpt-4", "gpt-3.5-turbo"}
+    assert "about 52,000 calls" in lines["gpt-3.5-turbo"] and " cost " in lines["gpt-3.5-turbo"]
 
 
 def test_fingerprints_of_verdicts_hold_who_answers_and_not_what_it_costs(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@
 """
 
 import json
+import shutil
 import subprocess
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -105,11 +106,13 @@ def selection(folder: Path, *more: str) -> list[str]:
 
 @pytest.mark.parametrize(("token", "status"), [("", 401), ("hf_other", 403)])
 def test_a_gated_model_says_how_access_is_had(token: str, status: int, hub: HubServer, tmp_path: Path) -> None:
+    before = len(hub.downloads())
     done = run(hub, tmp_path, selection(tmp_path), HF_TOKEN=token)
     told = done.out + done.error
     assert done.code == 1 and "Traceback" not in told
-    assert "meta-llama/Llama-3.1-8B" in told and "hf auth login" in told, told[-3000:]
+    assert "model.hub_id='meta-llama/Llama-3.1-8B': is gated" in told and "hf auth login" in told, told[-3000:]
     assert hub.statuses[status] > 0
+    assert not list((tmp_path / "work").glob("*/*")) and len(hub.downloads()) == before  # before any work or download
 
 
 def test_a_hub_that_fails_now_and_then_and_is_slow_is_waited_for(hub: HubServer, tmp_path: Path) -> None:
@@ -131,6 +134,24 @@ def test_what_the_hub_doesnt_have_is_named(change: str, parts: Sequence[str], hu
     done = run(hub, tmp_path, selection(tmp_path, change))
     told = done.out + done.error
     assert done.code == 1 and "Traceback" not in told and all(part in told for part in parts), told[-3000:]
+    assert not list((tmp_path / "work").glob("*/*"))
+
+
+def test_finished_model_whose_files_are_gone_from_the_cache_heals(hub: HubServer, tmp_path: Path) -> None:
+    first = [*overrides(tmp_path, "llama31_8b", "[random,longest]"), "until=select"]
+    assert run(hub, tmp_path, first).code == 0
+    shutil.rmtree(tmp_path / "hf")  # cleaned, or another node's
+    more = [*overrides(tmp_path, "llama31_8b", "[random,longest,ppl_low]"), "until=select"]
+    without = run(hub, tmp_path, more, HF_HUB_OFFLINE="1")
+    told = without.out + without.error
+    assert without.code == 1 and "Traceback" not in told
+    assert "lack what this plan reads: model.hub_id='meta-llama/Llama-3.1-8B' (no " in told and "action=fetch" in told
+    fetched = run(hub, tmp_path, [*more, "action=fetch"])
+    assert fetched.code == 0 and "downloaded again" in fetched.out, fetched.out[-3000:] + fetched.error[-3000:]
+    assert run(hub, tmp_path, more, HF_HUB_OFFLINE="1").code == 0
+    shutil.rmtree(tmp_path / "hf")
+    again = run(hub, tmp_path, [*overrides(tmp_path, "llama31_8b", "[random,longest,ppl_low,ifd]"), "until=select"])
+    assert again.code == 0 and "downloaded again" in again.out, again.out[-3000:] + again.error[-3000:]
 
 
 def test_a_file_that_ends_early_is_no_model(hub: HubServer, tmp_path: Path) -> None:

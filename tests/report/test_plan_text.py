@@ -5,7 +5,6 @@ import re
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
 from cli import Done
@@ -14,7 +13,7 @@ from worlds import World
 
 from icon_repro.config.actions import Keep
 from icon_repro.config.compose import composed
-from icon_repro.data.options import Dtype, HubData
+from icon_repro.data.options import Dtype
 from icon_repro.engine.artifact import Step, Store
 from icon_repro.engine.pruning import needed_again, prune, unneeded
 from icon_repro.engine.records import sealed, write_json
@@ -66,19 +65,6 @@ def test_plan_names_changes_once_and_no_step(tmp_path: Path) -> None:
     changes = [line for line in lines if line.startswith("changed since the last build: ")]
     assert changes == ["changed since the last build: params.train.epochs: 1.0 -> 2.0 (4 steps)"]
     assert not any(folder.rpartition("-")[2] in line for folder in folders for line in lines)
-
-
-def test_data_sets_that_arent_here_are_one_line(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    monkeypatch.setenv("HF_DATASETS_CACHE", str(tmp_path))
-    tasks: dict[str, Any] = {"kind": "lm_eval", "metric": "acc", "task": "winogrande"}
-    data = [HubData(f"org/{name}", "a" * 40) for name in ("one", "two")]
-    made = {f"t{n}": {**tasks, "dataset": {"hub_id": d.hub_id, "revision": d.revision}} for n, d in enumerate(data)}
-    experiment = plan(small(tmp_path, {"evaluation.tasks": made, "judge.kind": "none"}))
-    found = [
-        line for line in missing_for(experiment.steps, tmp_path / "cache") if "reads" in line or "read the" in line
-    ]
-    assert len(found) == 1 and found[0].startswith("evaluation.tasks: 2 benchmarks read the hub: t0 (org/one), t1 (")
 
 
 def test_disk_of_a_tuning_is_its_weights(tmp_path: Path) -> None:

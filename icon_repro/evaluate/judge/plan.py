@@ -74,18 +74,23 @@ def _at(arm: Contestant, fractions: Sequence[float]) -> bool:
 def expected_calls(steps: Iterable[Step]) -> list[str]:
     """A line for each endpoint that ``steps`` ask, judges or others: calls, tokens, and money if prices are set."""
     by_endpoint: dict[tuple[str, str], list[float]] = {}
+    unpriced: dict[tuple[str, str], str] = {}
     for step in steps:
         params = step.params
         if isinstance(params, Asking):
             endpoint = params.endpoint
             totals = by_endpoint.setdefault((endpoint.model, endpoint.base_url), [0.0, 0.0, 0.0, 0.0])
             tokens = (params.expected_tokens_in, params.expected_tokens_out)
+            known = endpoint.price_in or endpoint.price_out
+            unpriced[endpoint.model, endpoint.base_url] = (
+                f"prices are known of {endpoint.prices_of} alone" if known and endpoint.prices_of else "no prices set"
+            )
             more = (params.expected_calls, *tokens, endpoint.cost(*tokens))
             for place, value in enumerate(more):
                 totals[place] += value
     return [
         f"{name} at {url}: about {calls:,.0f} calls, {tokens_in:,.0f} tokens in, {tokens_out:,.0f} out, "
-        + (f"cost {cost:.4g}" if cost else "no prices set")
+        + (f"cost {cost:.4g}" if cost else unpriced[name, url])
         for (name, url), (calls, tokens_in, tokens_out, cost) in by_endpoint.items()
     ]
 
