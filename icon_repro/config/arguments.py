@@ -152,6 +152,8 @@ def _no_mapping(override: Override, argument: str) -> Iterator[str]:
     key, kind, value = override.key_or_group, _kind(override.key_or_group), override.value()
     if key == "methods" or override.is_delete() or value is None or isinstance(value, (dict, ChoiceSweep)):
         return
+    if isinstance(value, str) and value.startswith("${"):  # settings that stand elsewhere
+        return
     names = [str(one) for one in (value if isinstance(value, list) else [value])]
     if key == "evaluation.tasks":
         task = f"{{kind: lm_eval, task: {names[0] if names else 'NAME'}, metric: acc}}"
