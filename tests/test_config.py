@@ -147,6 +147,7 @@ def test_load_valid_config_is_accepted(changes: dict[str, Any]) -> None:
         ({"fractions": 0.15}, ["fractions=0.15", "[0.15]"]),
         ({"data.candidates.size": 100, "training.epochs": 1}, ["training.warmup_ratio=0.03: 15 rows make 1"]),
         ({"data.pool.source.fields": {"input": "output"}}, ["data.pool.source.fields.input=output", "give it away"]),
+        ({"methods.mine": {"kind": "external", "path": "a.py", "options": {"k": float("inf")}}}, ["options.k=inf"]),
         ({"seeds": []}, ["seeds=[]"]),
         ({"seeds": [1, 1]}, ["seeds=[1, 1]", "twice"]),
         ({"cluster.micro_batch_size": 3}, ["global_batch_size=128", "micro_batch_size=3"]),

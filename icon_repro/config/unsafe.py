@@ -7,6 +7,7 @@ Hydra itself does make some, of what stands under ``hydra`` in any file that it 
 Known gap: ``hydra.*`` on the command line, and files in conf/, are as trusted as code.
 """
 
+import math
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -27,6 +28,8 @@ _FORMS = {
 def unsafe(value: Any, where: str = "") -> list[str]:
     """Problems of ``value`` and all that it holds."""
     problems = []
+    if isinstance(value, float) and not math.isfinite(value):
+        problems.append(f"{where}={value}: must be a finite number; a text of these letters is quoted.")
     if isinstance(value, Mapping):
         for key, inner in value.items():
             place = f"{where}.{key}" if where else str(key)

@@ -95,9 +95,13 @@ def changed(step: Step, store: Store) -> str:
 def git_state(folder: Path) -> dict[str, Any]:
     """Commit of the checkout that holds ``folder``, and whether its code or conf has changed; else both None."""
 
+    # in a hook of git its variables name another repository; a checkout of another user is one, too
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
+    command = ["git", "-c", "safe.directory=*", "-C", str(folder)]
+
     def git(*arguments: str) -> str | None:
         try:
-            done = subprocess.run(["git", "-C", str(folder), *arguments], capture_output=True, text=True, check=False)
+            done = subprocess.run([*command, *arguments], capture_output=True, text=True, check=False, env=environment)
         except FileNotFoundError:
             return None
         return done.stdout.strip() if done.returncode == 0 else None

@@ -253,12 +253,18 @@ def run(cfg: ExternalConfig, inputs: Mapping[str, Path], out: Path, runtime: Run
         value = given_scores.get(row.id)
         if value is None:
             reasons[row.id] = "no score given"
-        elif not hasattr(value, "__float__"):
-            raise ExternalError(f"{path.name}: score() gave {row.id!r} the score {value!r}; it must be a number.")
-        elif not math.isfinite(value):
+            continue
+        try:
+            score = float(value) if hasattr(value, "__float__") else None
+        except (TypeError, ValueError, OverflowError):  # an array of several, an integer that is too large
+            score = None
+        if score is None:
+            shown = repr(value)[:100]
+            raise ExternalError(f"{path.name}: score() gave {row.id!r} the score {shown}; it must be one number.")
+        if not math.isfinite(score):
             reasons[row.id] = "score isn't finite"
         else:
-            scores.append(Score(row.id, float(value)))
+            scores.append(Score(row.id, score))
     return {**write_scores(out, scores, reasons), **cost}
 
 

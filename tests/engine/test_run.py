@@ -689,6 +689,21 @@ def test_git_state_outside_a_checkout_is_unknown(tmp_path: Path) -> None:
     assert git_state(tmp_path) == {"commit": None, "dirty": None}
 
 
+def test_git_state_is_that_of_the_folder_whatever_gits_variables_say(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def git(*arguments: str) -> None:
+        who = ["-c", "user.name=a", "-c", "user.email=a@b.c"]
+        subprocess.run(["git", *who, *arguments], cwd=tmp_path, check=True, capture_output=True)
+
+    (tmp_path / "file").touch()
+    for arguments in (["init"], ["add", "file"], ["commit", "-m", "first"]):
+        git(*arguments)
+    right = git_state(tmp_path)
+    monkeypatch.setenv("GIT_DIR", str(tmp_path / "nowhere"))  # as in a hook of another repository
+    assert git_state(tmp_path) == right and right["commit"] is not None
+
+
 def test_git_state_package_installed_inside_another_checkout_is_unknown(tmp_path: Path) -> None:
     git = ["git", "-C", str(tmp_path), "-c", "user.name=a", "-c", "user.email=a@b"]
     subprocess.run([*git, "init", "-q"], check=True)

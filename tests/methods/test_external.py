@@ -221,8 +221,10 @@ def test_external_scores_may_be_tensors(tmp_path: Path, runtime: Runtime) -> Non
         ("pass", r"score\(\) gave NoneType"),
         ('return {"c1": 1, "z9": 2, "z1": 3}', r"score\(\) gave 2 ids that no row has \(first: 'z1'\)"),
         ('return {0: 1.0, "z": 2.0}', r"gave 2 ids that no row has \(first: 0\)"),
-        ('return {"c1": "good"}', r"score\(\) gave 'c1' the score 'good'; it must be a number"),
-        ('return {"c2": [1.0]}', r"gave 'c2' the score \[1.0\]; it must be a number"),
+        ('return {"c1": "good"}', r"score\(\) gave 'c1' the score 'good'; it must be one number"),
+        ('return {"c2": [1.0]}', r"gave 'c2' the score \[1.0\]; it must be one number"),
+        ('return {"c1": 10**400}', r"gave 'c1' the score 1000+; it must be one number"),
+        ('import torch; return {"c1": torch.ones(2)}', r"gave 'c1' the score tensor.*; it must be one number"),
     ],
 )
 def test_external_result_that_cant_be_used_is_refused(
