@@ -20,9 +20,9 @@ import yaml
 from lm_eval.api.task import ConfigurableTask
 from lm_eval.tasks import TaskManager
 
+from icon_repro.data.files import SourceError, user_rows, user_text
 from icon_repro.data.patience import patiently
 from icon_repro.data.sources import other_commits
-from icon_repro.engine.records import RecordError, read_lines
 from icon_repro.engine.runtime import Runtime
 from icon_repro.engine.schema import nearest
 from icon_repro.evaluate.options import EvaluationJob, TaskConfig, TaskKind
@@ -110,6 +110,11 @@ def load(cfg: EvaluationJob, inputs: Mapping[str, Path], runtime: Runtime) -> Be
                 tasks = benchmark.tasks = patiently(read_tasks, where)
         except EvaluationError:
             raise
+        except IndexError as error:  # lm-eval looks at the first item
+            raise EvaluationError(
+                f"{where}: lm-eval's task {name!r} finds no item in the split that it asks. It reads "
+                f"{', '.join(cfg.task.files) or 'what the hub has'}: set files for the splits that it needs."
+            ) from error
         except (OSError, RuntimeError, ValueError, ImportError) as error:  # the hub's errors are of all these kinds
             raise EvaluationError(
                 f"{where}: lm-eval's task {name!r} can't be loaded ({type(error).__name__}: {error}). If its data come "
@@ -124,10 +129,10 @@ def load(cfg: EvaluationJob, inputs: Mapping[str, Path], runtime: Runtime) -> Be
     if unknown := set(cfg.task.metrics) - set(tasks):
         raise EvaluationError(f"{where}.metrics: {sorted(unknown)} isn't among {name}'s tasks: {', '.join(tasks)}.")
     for task in tasks.values():
-        _check_measure(where, cfg.task, task)
-        _check_examples(where, cfg.task, task)
         if callable(task.config.process_docs):
             task.config.process_docs = _once(task.config.process_docs, cfg.seed)
+        _check_measure(where, cfg.task, task)
+        _check_examples(where, cfg.task, task)
     return benchmark
 
 
@@ -285,42 +290,49 @@ def _check_commit(cfg: EvaluationJob, path: str, commit: str, made: Mapping[str,
 
 
 def _from_files(cfg: EvaluationJob, runtime: Runtime) -> datasets.DatasetDict:
-    """The splits of ``files``: JSON lines in the data set's own columns, or LogiQA's text; other splits are empty."""
+    """The splits of ``files``: rows in the data set's own columns, or LogiQA's text; other splits are empty.
+
+    datasets takes the columns of the first row for those of all, so rows with others are refused.
+    """
     splits = {}
     for split in cfg.task.files:
-        path = runtime.files.get(f"rows.{split}")
+        where, path = f"evaluation.tasks.{cfg.name}.files.{split}", runtime.files.get(f"rows.{split}")
         if path is None:
-            raise EvaluationError(f"evaluation.tasks.{cfg.name}.files.{split}: the file isn't there. Plan again.")
-        rows = logiqa_rows(path) if path.suffix == ".txt" else [row for _, row in read_lines(path)]
+            raise EvaluationError(f"{where}: the file isn't there. Plan again.")
+        try:
+            rows = list(logiqa_rows(path) if path.suffix == ".txt" else user_rows(path))
+        except SourceError as error:
+            raise EvaluationError(f"{where}: {error}") from error
         if not rows:
-            raise EvaluationError(f"evaluation.tasks.{cfg.name}.files.{split}: {path} holds no row.")
-        splits[split] = datasets.Dataset.from_list(rows)
+            raise EvaluationError(f"{where}: {path} holds no row.")
+        if odd := next((place for place, row in rows if row.keys() != rows[0][1].keys()), None):
+            raise EvaluationError(f"{where}: {odd}: has other columns than the first row. Mend or remove the row.")
+        splits[split] = datasets.Dataset.from_list([row for _, row in rows])
     features = next(iter(splits.values())).features
     for split in _SPLITS:
         splits.setdefault(split, datasets.Dataset.from_dict({column: [] for column in features}, features=features))
     return datasets.DatasetDict(splits)
 
 
-def logiqa_rows(path: Path) -> list[dict[str, Any]]:
-    """LogiQA's Test.txt as {label, context, question, options}, with a space put after each full stop.
+def logiqa_rows(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+    """LogiQA's Test.txt as {label, context, question, options} with places; a space is put after each full stop.
 
     Source: the loading script of the hub's EleutherAI/logiqa, which lm-eval names; datasets no longer runs scripts.
 
     Raises:
-        RecordError: a block isn't a label a-d, context, question and four options.
+        SourceError: a block isn't a label a-d, context, question and four options; or it isn't text.
     """
-    rows = []
-    for number, block in enumerate(path.read_text(encoding="utf-8").strip().split("\n\n"), start=1):
+    for number, block in enumerate(user_text(path).strip().split("\n\n"), start=1):
         lines = block.strip("\n").split("\n")
         if len(lines) != _LOGIQA_LINES or lines[0].strip() not in ("a", "b", "c", "d"):
-            raise RecordError(
+            raise SourceError(
                 f"{path}, block {number}: must be {_LOGIQA_LINES} lines: a letter a-d, context, question, four options."
             )
         context, question, *options = (
             line.replace(".", ". ").strip() for line in (*lines[1:3], *(x[2:] for x in lines[3:]))
         )
-        rows.append({"label": lines[0].strip(), "context": context, "question": question, "options": options})
-    return rows
+        row = {"label": lines[0].strip(), "context": context, "question": question, "options": options}
+        yield f"{path}, block {number}", row
 
 
 def _once(process: Callable[[Any], Any], seed: int) -> Callable[[Any], Any]:

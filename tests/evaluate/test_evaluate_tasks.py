@@ -24,10 +24,11 @@ from lm_eval.tasks import TaskManager
 from small import composed
 
 from icon_repro.config.load import load
+from icon_repro.data.files import SourceError
 from icon_repro.data.options import Dtype, HubData
 from icon_repro.data.rows import Example
 from icon_repro.engine.options import ClusterConfig
-from icon_repro.engine.records import RecordError, read_json, read_lines, write_json, write_rows
+from icon_repro.engine.records import read_json, read_lines, write_json, write_rows
 from icon_repro.engine.runtime import Interrupted, Runtime
 from icon_repro.evaluate import backends, parts, requirements, row_sets, shared_text, tasks
 from icon_repro.evaluate import benchmark_rows as benchmark_rows_step
@@ -733,8 +734,8 @@ def test_load_branch_that_stayed_unresolved_is_refused(hub: Asked, tmp_path: Pat
 
 
 def test_load_rows_of_a_file_in_the_sets_own_columns(hub: Asked, tmp_path: Path) -> None:
-    path = tmp_path / "rows.jsonl"
-    path.write_text("".join(json.dumps(row) + "\n" for row in benchmark_rows.ARC))
+    path = tmp_path / "rows.json"
+    path.write_text("\ufeff" + json.dumps(benchmark_rows.ARC), encoding="utf-8")
     runtime = Runtime(ClusterConfig(device="cpu"), tmp_path, files={"rows.test": path}, terminal=None)
     benchmark = tasks.load(job("arc", files={"test": str(path)}), {}, runtime)
     made, read = benchmark.tasks, benchmark.origins
@@ -746,8 +747,26 @@ def test_load_rows_of_a_file_in_the_sets_own_columns(hub: Asked, tmp_path: Path)
 def test_logiqa_rows_malformed_block_is_named(tmp_path: Path, text: str) -> None:
     path = tmp_path / "Test.txt"
     path.write_text(benchmark_rows.LOGIQA + "\n" + text if text.strip() else text)
-    with pytest.raises(RecordError, match=rf"Test\.txt, block {3 if text.strip() else 1}: must be 7 lines"):
-        tasks.logiqa_rows(path)
+    with pytest.raises(SourceError, match=rf"Test\.txt, block {3 if text.strip() else 1}: must be 7 lines"):
+        list(tasks.logiqa_rows(path))
+
+
+@pytest.mark.parametrize(
+    ("split", "data", "message"),
+    [
+        ("train", "[{}]", r"arc: .*'arc_challenge' finds no item in the split that it asks. It reads train: set"),
+        ("test", "[{}, {} 3]", r"arc\.files\.test: .*rows\.json: not valid JSON"),
+        ("test", '[{}, {{"question": "Why?"}}]', r"files\.test: .*rows\.json, row 2: has other columns than the first"),
+    ],
+)
+def test_load_files_that_cannot_be_asked_say_why(
+    hub: Asked, tmp_path: Path, split: str, data: str, message: str
+) -> None:
+    path = tmp_path / "rows.json"
+    path.write_text(data.format(*[json.dumps(row) for row in benchmark_rows.ARC]), encoding="utf-8")
+    runtime = Runtime(ClusterConfig(device="cpu"), tmp_path, files={f"rows.{split}": path}, terminal=None)
+    with pytest.raises(EvaluationError, match=message):
+        tasks.load(job("arc", files={split: str(path)}), {}, runtime)
 
 
 # ---------------------------------------------------------------- shared text
