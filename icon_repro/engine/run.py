@@ -8,6 +8,7 @@ aside and built again, once a run.
 
 import math
 import socket
+import os
 import subprocess
 import time
 from collections.abc import Callable, Sequence
