@@ -7,8 +7,8 @@ aside and built again, once a run.
 """
 
 import math
-import socket
 import os
+import socket
 import subprocess
 import time
 from collections.abc import Callable, Sequence
