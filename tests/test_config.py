@@ -279,6 +279,10 @@ def test_load_icon_options_that_go_together_are_accepted(changes: dict[str, Any]
             ["methods.icon.budget='adaptive'", "control=bank or none", "budget=full"],
         ),
         ({"methods.icon.budget": "auto", "methods.icon.control": "per_pair"}, ["methods.icon.budget='auto'"]),
+        (
+            {**POOL, "methods.icon.selector": {"near": 5}},
+            ["selector.near=5", "methods.icon.budget=auto", "near=0"],
+        ),
         ({"methods.icon.budget": "auto", "methods.icon.control": "none"}, ["budget='auto'", "needs control=bank"]),
         (
             {"methods.icon.budget": "adaptive", "methods.icon.empty_pairs": "nan"},

@@ -20,6 +20,7 @@ COMMAND = [
     "~methods.longest",
     "~evaluation.tasks.tiny",
     "data.candidates.size=16",
+    "training.warmup_ratio=0",
     f"methods.icon={{{OPTIONS}}}",
     f"methods.rounds={{{OPTIONS}, budget: adaptive, adaptive: {{{ROUNDS}}}}}",
     f"methods.auto={{{OPTIONS}, budget: auto, adaptive: {{error: 1.0e-6}}, auto: {{first_rows: 3}}}}",
@@ -37,7 +38,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Done]:
 
 
 def test_pilot_chooses_the_rows_that_a_selection_model_learns_from(tmp_path: Path) -> None:
-    options = f"{OPTIONS}, budget: auto, selector: {{}}"
+    options = f"{OPTIONS}, budget: auto, selector: {{near: 5}}"
     small = "auto: {pilot_candidates: 8, least_candidates: 16, first_rows: 3}"
     kept = [word for word in COMMAND if not word.startswith("methods.") and word != "~methods.random"]
     done = icon_repro(tmp_path, *kept, f"methods.icon={{{options}, {small}}}", "select_from=pool", "until=select")
@@ -46,7 +47,14 @@ def test_pilot_chooses_the_rows_that_a_selection_model_learns_from(tmp_path: Pat
     assert metrics["assessment_chosen"] == 3 and metrics["pairs"] == 8 * 12 + 8 * 3
     chosen = read_json(one(tmp_path, "score/icon-start-*/sequence.json"))["chosen"]
     assert {row["parts"]["rows"] for row in scores(tmp_path, "icon").values()} == {12.0, 3.0} and len(chosen) == 3
-    assert read_json(one(tmp_path, "score/icon-pool-????????????/record.json"))["metrics"]["rows"] == 64
+    metrics = read_json(one(tmp_path, "score/icon-pool-????????????/record.json"))["metrics"]
+    assert (metrics["rows"], metrics["scored"], metrics["near"]) == (64, 16, 5)
+    near = read_json(one(tmp_path, "score/icon-near-????????????/sequence.json"))["own"]
+    assert len(near) == 5 and all(rows == chosen for rows in near.values())
+    lines = one(tmp_path, "score/icon-pool-????????????/scores.jsonl").read_text(encoding="utf-8").splitlines()
+    ranked = {row["id"]: row for row in map(json.loads, lines)}
+    known = scores(tmp_path, "icon").keys() | near.keys()
+    assert all((row["score"] == row["parts"]["predicted"]) == (i not in known) for i, row in ranked.items())
 
 
 def one(folder: Path, pattern: str) -> Path:

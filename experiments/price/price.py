@@ -25,6 +25,7 @@ from numpy.typing import NDArray
 
 from experiments.pilot.pilot import load
 from experiments.pilot.pilot_findings import Pilot, tasks_of
+from experiments.price import near
 from icon_repro.data.rows import selected_count
 from icon_repro.engine.records import read_json
 from icon_repro.methods.agreement import auc, spearman
@@ -265,7 +266,7 @@ def analyse(folder: Path, matrices: Path, *, pictures: bool = True) -> str:
         writer = csv.DictWriter(file, list(lines[0]), lineterminator="\n")
         writer.writeheader()
         writer.writerows(lines)
-    text = as_text(lines, count, total)
+    text = as_text(lines, count, total) + near_text(near.lines(task, alike, SHARE))
     (folder / "price.md").write_text(text, encoding="utf-8")
     drawn = panels(lines)
     shows = f"Spearman and overlap of the best {SHARE:.0%} with full scoring against the share of its operations"
@@ -324,6 +325,16 @@ def as_text(lines: Sequence[dict[str, float | str | None]], count: int, total: i
         "candidates. Bound held: the share of the best that is surely found by the method's own 95 % bound, and in how "
         "many replays that was true. A pilot's pairs are counted; in brackets the rows a candidate if there were "
         f"{MANY:,}: its own and its share of the pilot's.\n\n" + markdown(header, rows) + "\n"
+    )
+
+
+def near_text(rows: list[list[str]]) -> str:
+    """The second table: what scoring some of the pool adds to its ranking by a probe."""
+    header = ["rows of the pool scored", "which", "Spearman of the pool", f"best {SHARE:.0%} found"]
+    return (
+        f"\n## Rows near the cut\n\n{near.LEARNED} candidates are scored with the {AutoConfig().first_rows} rows that "
+        f"{AutoConfig().pilot_candidates} of them chose, and a probe ranks the others, the pool. Means of "
+        f"{near.REPLAYS} replays, +- 1.96 standard errors over the replays.\n\n" + markdown(header, rows) + "\n"
     )
 
 

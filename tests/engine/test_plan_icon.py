@@ -23,7 +23,7 @@ def icon(work: Path, changes: Mapping[str, Any] | None = None) -> Experiment:
         key if "." in key or key in KEYS else f"methods.icon.{key}": value for key, value in (changes or {}).items()
     }
     alone = {"base": False, "full": False, "methods": {"icon": {"kind": "icon", "shard_candidates": 8}}}
-    return plan(small(work, {**alone, **named}))
+    return plan(small(work, {"training.warmup_ratio": 0.0, **alone, **named}))
 
 
 KEYS = ("fractions", "select_from", "seeds")

@@ -55,6 +55,13 @@ def problems(where: str, options: IconConfig, setting: Setting) -> list[str]:
             texts.append(f"{where}.selector.target=top_fraction: a probe learns ranks; set rank, or kind=lora.")
         if icon.selector.probe.dtype is Dtype.float16:
             texts.append(f"{where}.selector.probe.dtype='float16': may overflow; use float32 or bfloat16.")
+    by_probe = icon.selector is not None and icon.selector.kind is SelectorKind.probe
+    if icon.selector is not None and icon.selector.near and not (by_probe and icon.budget is Budget.auto):
+        texts.append(
+            f"{where}.selector.near={icon.selector.near}: rows near a cut are scored by the assessment rows that "
+            f"budget=auto chooses, where a probe's errors say they are near; set {where}.budget=auto and "
+            f"{where}.selector.kind=probe, or near=0."
+        )
     if icon.selector is not None and icon.selector.dtype is Dtype.float16:
         texts.append(f"{where}.selector.dtype='float16': needs loss scaling, which isn't built; use bfloat16.")
     if icon.budget is not Budget.full:

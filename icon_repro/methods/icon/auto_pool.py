@@ -61,10 +61,11 @@ def start(cfg: IconRound, inputs: Mapping[str, Path], out: Path, runtime: Runtim
 
 
 def scores(cfg: IconRound, inputs: Mapping[str, Path], out: Path, runtime: Runtime) -> dict[str, Any]:
-    """Write scores.jsonl. Needs inputs rows, start, baseline, bank, and all shards; dtype where it was checked.
+    """Write scores.jsonl and choice.json. Needs inputs rows, start, baseline, bank, all shards, and dtype if checked.
 
     Parts: ``rows`` scored, ``estimate_error`` (standard error of the estimate around the mean over all rows),
-    ``standard_error`` of a mean over all rows as a sample.
+    ``standard_error`` of a mean over all rows as a sample. choice.json: the rows ``chosen``; ``slope``, ``level`` and
+    ``error`` of a score by the mean over them.
     """
     matrices = Matrices(resolved(cfg.icon), inputs)
     described, begun = (read_json(inputs[name] / "sequence.json") for name in ("rows", "start"))
@@ -79,6 +80,8 @@ def scores(cfg: IconRound, inputs: Mapping[str, Path], out: Path, runtime: Runti
     mean = np.where(known, mean, choice.score(mean))
     error = np.where(known, choice.pilot_error, choice.error)
     met = np.where(known, len(used), len(choice.places))
+    said = {"chosen": begun["chosen"], "slope": choice.slope, "level": choice.level, "error": choice.error}
+    write_json(out / "choice.json", said)
     sampling = math.sqrt(choice.row_noise / total)
     lines = zip(candidates, mean.tolist(), met.tolist(), error.tolist(), strict=True)
     write_rows(
@@ -148,5 +151,5 @@ def _affordable(
     tuned = sum(min(length, saved.max_length) for length in lengths) * saved.epochs * training * (1 - saved.fraction)
     spent = scored + len(block) * learning + sum(record["tokens"] for record in records.values())
     spent += sum(min(length, selector.pool_max_length) for length in lengths) * selector.repeats
-    left = icon.auto.cost_ratio * tuned - spent
+    left = icon.auto.cost_ratio * tuned - spent - selector.near * each
     return len(block) + int(left / (each + learning)) if left > 0 else 0

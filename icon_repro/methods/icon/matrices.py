@@ -139,6 +139,8 @@ class Matrices:
             raise IconScoreError(
                 f"{shard}: {values.shape} values for {sum(map(len, ids['assessment']))} pairs; delete it."
             )
+        if "contexts" in ids:  # rows of the pool that the bank's lengths weren't chosen for are there, too
+            self._contexts = {**self._contexts, **dict(zip(ids["candidates"], ids["contexts"], strict=True))}
         by_candidate, first = dict[str, tuple[list[str], NDArray[np.float64]]](), 0
         for candidate, rows in zip(ids["candidates"], ids["assessment"], strict=True):
             if unknown := [i for i in rows if i not in self._column]:

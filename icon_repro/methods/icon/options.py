@@ -163,6 +163,9 @@ class SelectorConfig:
         1, at_least=1
     )  # models with seeds from ``seed`` on; the first selects, the rest say how stable
     shard_rows: int = number(4096, at_least=1)  # of the pool, in one step
+    # rows of the pool that lie nearest a cut by the prediction and are then scored themselves: of kind=probe with
+    # methods.NAME.budget=auto; their cost is part of cost_ratio
+    near: int = number(0, at_least=0, legacy=0)
     # shares of the best that it is tested on finding, and models are compared on; of target=top_fraction its own alone.
     # They aren't the experiment's fractions: one more of these would train the same model again
     tested_fractions: list[float] = field(
@@ -290,6 +293,15 @@ class SelectorShard:
     selector: SelectorConfig
     start: int
     stop: int | None
+
+
+@dataclass
+class NearRows:
+    """What joins a probe's predictions with scores, and chooses ``near`` rows at the cuts to be scored."""
+
+    icon: IconConfig
+    near: int
+    fractions: list[float]
 
 
 @dataclass

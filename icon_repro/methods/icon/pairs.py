@@ -218,7 +218,8 @@ def own_shard(cfg: IconShard, inputs: Mapping[str, Path], out: Path, runtime: Ru
     """Write candidate.npy, (pairs,), of rows ``start`` to ``stop`` of the order, each with assessment rows of its own.
 
     Needs inputs model, order, assessment, sequence (which names the rows by candidate), and dtype for dtype auto.
-    ids.json: ``candidates``, and ``assessment``, the ids of the rows of each; pairs are in this order.
+    ids.json: ``candidates``, and ``assessment``, the ids of the rows of each; pairs are in this order; ``contexts``,
+    the tokens of each candidate's text.
     """
     icon = resolved(cfg.icon)
     asked: dict[str, list[str]] = read_json(inputs["sequence"] / "sequence.json")["own"]
@@ -229,12 +230,14 @@ def own_shard(cfg: IconShard, inputs: Mapping[str, Path], out: Path, runtime: Ru
     nll = np.empty(pairs, dtype=np.float32)
     metrics = {"candidates": len(candidates), "pairs": pairs, "contexts_cut": 0, "tokens_cut": 0}
     metrics |= {"tokens": 0, "flops": 0}
+    lengths: list[int] = []
     if candidates:  # without any no model is needed
         engine = make_engine(icon, inputs, runtime)
         rows = {
             row.id: engine.layout.row(row).after_context for row in _assessment({"assessment": inputs["assessment"]})
         }
         contexts = [engine.layout.context(candidate_text(row)) for row in candidates]
+        lengths = [len(context) - len(engine.layout.bos) for context, _ in contexts]
         with _progress(
             engine, runtime, pairs, "pair", [rows[i] for row in candidates for i in asked[row.id]]
         ) as progress:
@@ -251,10 +254,8 @@ def own_shard(cfg: IconShard, inputs: Mapping[str, Path], out: Path, runtime: Ru
         metrics |= {"contexts_cut": sum(cut > 0 for cut in cuts), "tokens_cut": sum(cuts)}
         metrics |= _cost(engine, progress.tokens)
     np.save(out / "candidate.npy", nll, allow_pickle=False)
-    write_json(
-        out / "ids.json",
-        {"candidates": [row.id for row in candidates], "assessment": [asked[row.id] for row in candidates]},
-    )
+    ids = {"candidates": [row.id for row in candidates], "assessment": [asked[row.id] for row in candidates]}
+    write_json(out / "ids.json", {**ids, "contexts": lengths})
     return metrics
 
 

@@ -23,6 +23,7 @@ from icon_repro.methods.icon.options import (
     IconConfig,
     IconRound,
     IconShard,
+    NearRows,
     ProbeConfig,
     ScoreDtype,
     SelectorConfig,
@@ -36,36 +37,9 @@ from icon_repro.methods.icon.options import (
     round_ends,
     rows_in_use,
 )
+from icon_repro.methods.icon.steps import STEPS
 from icon_repro.train.options import Tuning
 
-# step -> function and version; by name, as torch is too heavy for a plan
-_STEPS = {
-    "dtype": ("icon_repro.methods.icon.fidelity:run", 1),
-    "baseline": ("icon_repro.methods.icon.pairs:baseline", 2),
-    "bank": ("icon_repro.methods.icon.pairs:bank", 1),
-    "shard": ("icon_repro.methods.icon.pairs:shard", 1),
-    "control": ("icon_repro.methods.icon.pairs:control_shard", 1),
-    "start": ("icon_repro.methods.icon.rounds:start", 1),
-    "round": ("icon_repro.methods.icon.rounds:decide", 1),
-    "scores": ("icon_repro.methods.icon.score:run", 2),
-    "adaptive": ("icon_repro.methods.icon.score:adaptive", 1),
-    # budget=auto; took candidates and rows from a pilot block before, and was adaptive then
-    "own": ("icon_repro.methods.icon.pairs:own_shard", 1),
-    "features": ("icon_repro.methods.icon.auto:features", 1),
-    "few_rows": ("icon_repro.methods.icon.auto:rows", 1),
-    "few_start": ("icon_repro.methods.icon.auto:start", 1),
-    "few_round": ("icon_repro.methods.icon.auto:decide", 1),
-    "few_scores": ("icon_repro.methods.icon.auto:scores", 1),
-    "pool_pilot": ("icon_repro.methods.icon.auto_pool:pilot", 1),
-    "pool_start": ("icon_repro.methods.icon.auto_pool:start", 1),
-    "pool_scores": ("icon_repro.methods.icon.auto_pool:scores", 1),
-    "selector": ("icon_repro.methods.icon.selector:train", 1),
-    "selector_pool": ("icon_repro.methods.icon.selector:pool", 1),
-    # 2: hidden states in bfloat16 by default
-    "probe": ("icon_repro.methods.icon.probe:train", 2),
-    "probe_pool": ("icon_repro.methods.icon.probe:pool", 2),
-    "selector_scores": ("icon_repro.methods.icon.selector:run", 1),
-}
 _LAYOUT = (
     "skip_first_tokens",
     "empty_pairs",
@@ -132,7 +106,7 @@ class _Icon:
     def step(
         self, key: str, name: str, params: Any, inputs: Mapping[str, Step], tokens: float = 0.0, **more: Any
     ) -> Step:
-        function, version = _STEPS[key]
+        function, version = STEPS[key]
         return self.build.step(function, name, params, inputs, tokens, version=version, **more)
 
     def common(self) -> None:
@@ -314,7 +288,7 @@ class _Icon:
         learned = sizes.context * selector.learning_passes
         each = sizes.pairs(1, icon.auto.first_rows) + learned
         pilot = min(icon.auto.pilot_candidates, sizes.candidates)
-        spent += sizes.pairs(pilot, rows) + pilot * learned
+        spent += sizes.pairs(pilot, rows) + pilot * learned + sizes.pairs(selector.near, icon.auto.first_rows)
         most = pilot + (icon.auto.cost_ratio * tuned - spent) / each
         return min(sizes.candidates, max(most, icon.auto.least_candidates, pilot))
 
@@ -323,17 +297,17 @@ class _Icon:
         selector = self.icon.selector
         assert selector is not None
         if selector.target is SelectorTarget.rank:
-            made = self._selector(scores, sorted(selector.tested_fractions), "")
+            made = self._selector(scores, sorted(selector.tested_fractions), "", fractions)
             return dict.fromkeys(fractions, made)
-        return {fraction: self._selector(scores, [fraction], f"f{fraction:g}-") for fraction in fractions}
+        return {fraction: self._selector(scores, [fraction], f"f{fraction:g}-", []) for fraction in fractions}
 
-    def _selector(self, scores: Step, fractions: list[float], label: str) -> Step:
+    def _selector(self, scores: Step, fractions: list[float], label: str, cuts: Sequence[float]) -> Step:
         selector = self.icon.selector
         assert selector is not None
         sizes, planner = self.sizes, self.planner
         parameters = planner.config.model.parameters
         if selector.kind is SelectorKind.probe:
-            return self._probe(selector, scores, fractions, label)
+            return self._probe(selector, scores, fractions, label, cuts)
         learned = self.learned * (1 - selector.held_out) * min(sizes.context, selector.max_length) * selector.epochs
         parts: dict[str, Step] = {}
         for repeat in range(selector.repeats):
@@ -358,7 +332,10 @@ class _Icon:
         job = SelectorScores(fractions, selector.repeats)
         return self.step("selector_scores", f"{self.name}-{label}pool", job, {"scores": scores, **parts})
 
-    def _probe(self, selector: SelectorConfig, scores: Step, fractions: list[float], label: str) -> Step:
+    def _probe(
+        self, selector: SelectorConfig, scores: Step, fractions: list[float], label: str, cuts: Sequence[float]
+    ) -> Step:
+        """One model for all ``cuts``, the fractions that are selected; ``fractions`` are those that it is tested on."""
         sizes, used = self.sizes, ("kind", "probe", "target", "held_out", "pool_max_length")
         read = replace(SelectorConfig(), **{name: getattr(selector, name) for name in used})
         inputs = {"model": self.data["model"], "order": self.order, "scores": scores}
@@ -374,9 +351,24 @@ class _Icon:
                 {"model": self.data["model"], "selector": fitted, "order": self.selected_from},
                 (end - first) * min(sizes.selected_from, selector.pool_max_length),
             )
-        return self.step(
-            "selector_scores", f"{self.name}-{label}pool", SelectorScores(fractions, 1), {"scores": scores, **parts}
-        )
+        known, job = {"scores": scores, **parts}, NearRows(_only(self.icon), 0, [])
+        if selector.near:
+            job = NearRows(_only(self.icon, "control", "empty_pairs", "epsilon"), selector.near, sorted(cuts))
+            chosen = self.step("probe_near", f"{self.name}-near", job, known)
+            known |= {"near": chosen, **self._read(), **self._near(selector, chosen)}
+        return self.step("probe_scores", f"{self.name}-{label}pool", job, known)
+
+    def _near(self, selector: SelectorConfig, chosen: Step) -> dict[str, Step]:
+        """Shards of the pool's rows near a cut."""
+        pairs, planner = _only(self.icon, *_LAYOUT, "shard_candidates"), self.planner
+        inputs = {**self.data, "order": self.selected_from, **self.check, "sequence": chosen}
+        slices = list(planner.slices(selector.shard_rows, whole=planner.whole))
+        tokens = self.sizes.pairs(selector.near, self.icon.auto.first_rows) / len(slices)
+        labels = [f"near-{number:04d}" for number in range(len(slices))]
+        return {
+            label: self.step("own", f"{self.name}-{label}", IconShard(pairs, first, stop), inputs, tokens)
+            for label, (first, _, stop) in zip(labels, slices, strict=True)
+        }
 
 
 def plan(build: Build, name: str, icon: IconConfig) -> Step | dict[float, Step]:
