@@ -73,6 +73,12 @@ def test_shared_run_of_13_words_wherever_it_stands() -> None:
     assert found == {"item": ["across", "inside"]} and (short, common) == (1, 0)
 
 
+def test_shared_text_without_spaces_is_compared_by_sign() -> None:
+    question = "下列哪一项最能说明植物为什么需要阳光来进行光合作用"
+    rows = [example("inside", f"题目：{question}？答案是能量。"), example("other", "植物需要水和空气，也需要阳光。")]
+    assert shared({"item": [question], "short": ["因为阳光"]}, rows, 13) == ({"item": ["inside"]}, 1, 0)
+
+
 def test_shared_short_item_has_to_stand_there_whole() -> None:
     nine = " ".join(TEXT.split()[:9])
     rows = [example("whole", f"so {nine}, yes"), example("part", " ".join(TEXT.split()[:8]) + " cat")]

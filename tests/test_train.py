@@ -9,6 +9,9 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
+from transformers import PreTrainedTokenizerFast
 
 from icon_repro.data.cost import training_flops
 from icon_repro.data.model_files import ModelError
@@ -143,7 +146,7 @@ def row_ids(tokenizer: Any, row: Example) -> tuple[list[int], list[int]]:
 def test_tokenise_labels_are_the_response_and_eos(model_step: Path) -> None:
     tokenizer = load_tokenizer(model_step)
     made, notes = tokenise(ROWS, tokenizer, 512)
-    assert notes == {"cut": [], "dropped": []}
+    assert notes == {"cut": [], "dropped": [], "unknown": []}
     for row, item in zip(ROWS, made, strict=True):
         scored = [label for label in item["labels"] if label != IGNORED]
         assert tokenizer.decode(scored) == row.response + tokenizer.eos_token
@@ -155,6 +158,16 @@ def test_tokenise_labels_are_the_response_and_eos(model_step: Path) -> None:
         assert item["input_ids"][:2].count(tokenizer.bos_token_id) == bool(start)
 
 
+def test_tokenise_rows_with_letters_that_the_tokenizer_lacks_are_noted() -> None:
+    words = WordLevel({"[UNK]": 0, "</s>": 1, "<pad>": 2, "Say": 3, "yes": 4}, unk_token="[UNK]")
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=Tokenizer(words), unk_token="[UNK]", eos_token="</s>", pad_token="<pad>"
+    )
+    rows = [Example("known", "Say", "", "yes"), Example("unknown", "Say", "", "да")]
+    made, notes = tokenise(rows, tokenizer, 8, lambda row: row.instruction)
+    assert len(made) == 2 and notes["unknown"] == ["unknown"]
+
+
 def test_tokenise_prompt_that_fills_max_length_is_dropped_by_id(model_step: Path) -> None:
     tokenizer = load_tokenizer(model_step)
     prompt, answer = row_ids(tokenizer, ROWS[1])
@@ -162,7 +175,7 @@ def test_tokenise_prompt_that_fills_max_length_is_dropped_by_id(model_step: Path
     assert filled == []
     made, notes = tokenise([ROWS[0], ROWS[1]], tokenizer, len(prompt) + 1)
     assert [item["input_ids"][-1] for item in made][-1] == answer[0]
-    assert notes == {"cut": ["a"], "dropped": []}
+    assert notes == {"cut": ["a"], "dropped": [], "unknown": []}
     _, notes = tokenise([ROWS[1], ROWS[0]], tokenizer, len(prompt))
     assert notes["dropped"] == ["a"] and "a" in notes["cut"] and "d" not in notes["dropped"]
 
@@ -300,7 +313,7 @@ def test_run_selected_ids_count_rows_tokens_and_flops(tune: Any, tiny_model: Pat
     assert (metrics["rows"], metrics["rows_cut"], metrics["steps"]) == (3, 1, 4)
     parameters = sum(tensor.numel() for tensor in load_file(tiny_model / "model.safetensors").values())
     assert metrics["flops"] == training_flops(parameters, true, frozen=True) == 4 * parameters * true
-    assert read_json(out / "report.json") == {"cut": ["a"], "dropped": [], "control": []}
+    assert read_json(out / "report.json") == {"cut": ["a"], "dropped": [], "unknown": [], "control": []}
 
 
 def test_run_rows_with_names_of_control_tokens_are_counted_and_end_once(tune: Any) -> None:

@@ -82,6 +82,12 @@ def readable(tokenizer: "PreTrainedTokenizerBase", ids: Sequence[int]) -> bool:
     return any(i != tokenizer.unk_token_id for i in ids)
 
 
+def has_unknown(tokenizer: "PreTrainedTokenizerBase", ids: Sequence[int]) -> bool:
+    """Whether the tokenizer put its unknown token in the place of letters; never where that is the end token too."""
+    unknown = tokenizer.unk_token_id
+    return unknown is not None and unknown not in (tokenizer.eos_token_id, tokenizer.pad_token_id) and unknown in ids
+
+
 def encode(
     tokenizer: "PreTrainedTokenizerBase",
     prompt: str,

@@ -100,6 +100,8 @@ def _arms(arms: Sequence[Arm], records: Mapping[str, Any]) -> list[str]:
             note(subject, "selected rows cut to training.max_length", arm.train, metrics.get("rows_cut", 0), of)
             text = "selected rows hold names of control tokens, which are read as letters"
             note(subject, text, arm.train, metrics.get("rows_with_control", 0), of)
+            text = "selected rows hold letters that the tokenizer doesn't know"
+            note(subject, text, arm.train, metrics.get("rows_with_unknown", 0), of)
         for name, step in arm.evaluations.items():
             if step.folder in records:
                 metrics = records[step.folder]

@@ -106,6 +106,7 @@ def tune(job: TrainJob, inputs: Mapping[str, Path], out: Path, runtime: Runtime)
         "rows": len(data),
         "rows_cut": len(notes["cut"]),
         "rows_with_control": len(notes["control"]),
+        "rows_with_unknown": len(notes["unknown"]),
         "dropped": {"no response token within max_length": len(notes["dropped"])},
         "steps": trainer.state.global_step,
         "loss": sum(entry["loss"] for entry in logged) / len(logged),
@@ -148,6 +149,12 @@ def _rows(
             "%s",
             f"{len(notes['control']):,} of {len(chosen):,} selected rows hold names of control tokens (first: "
             f"{notes['control'][0]!r}): they are read as letters.",
+        )
+    if notes["unknown"]:
+        LOG.warning(
+            "%s",
+            f"{len(notes['unknown']):,} of {len(chosen):,} selected rows hold letters that the model's tokenizer doesn't "
+            f"know (first: {notes['unknown'][0]!r}): it learns its unknown token in their place.",
         )
     if notes["dropped"] or notes["cut"]:
         LOG.warning(

@@ -80,6 +80,7 @@ def test_candidates_too_few_rows_keeps_all_and_says_so(order, take, example):
         ((LONG, "a"), ("b", f"so: {LONG}"), "ngram"),
         (("a", LONG.removesuffix(" thirteen") + " end"), ("b", LONG), None),
         (("one two", LONG.removeprefix("one two ")), ("b", f"is {LONG} so"), "ngram"),  # prompt + response
+        (("甲", "植物需要阳光来进行光合作用。"), ("乙", "因为植物需要阳光来进行光合作用"), "ngram"),
     ],
 )
 def test_overlap_kinds(example, row, other, kind):
