@@ -153,8 +153,8 @@ def _rows(
     if notes["unknown"]:
         LOG.warning(
             "%s",
-            f"{len(notes['unknown']):,} of {len(chosen):,} selected rows hold letters that the model's tokenizer doesn't "
-            f"know (first: {notes['unknown'][0]!r}): it learns its unknown token in their place.",
+            f"{len(notes['unknown']):,} of {len(chosen):,} selected rows hold letters that the model's tokenizer "
+            f"doesn't know (first: {notes['unknown'][0]!r}): it learns its unknown token in their place.",
         )
     if notes["dropped"] or notes["cut"]:
         LOG.warning(
