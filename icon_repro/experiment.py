@@ -12,7 +12,7 @@ from icon_repro.config.actions import Action
 from icon_repro.config.load import Config, Until
 from icon_repro.data.cost import forward_flops, tokens_of, training_flops
 from icon_repro.data.options import CandidatesSize, Dtype, SourceConfig
-from icon_repro.data.planner import Planner, counted
+from icon_repro.data.planner import PlanError, Planner, counted
 from icon_repro.data.rows import selected_count
 from icon_repro.engine.artifact import Cost, Step, ancestors, ordered
 from icon_repro.evaluate.judge.plan import Contestant, judged
@@ -171,6 +171,17 @@ class _Plan:
         return self.planner.step("order", "prepare", name, self.config.data.candidates.order, inputs=inputs)
 
     def _benchmark(self, name: str, source: SourceConfig) -> Step:
+        """The rows of a benchmark of ours.
+
+        Raises:
+            PlanError: there are too few to be examples for each other.
+        """
+        shots, rows = self.config.evaluation.tasks[name].num_fewshot, counted(source)
+        if shots and rows and rows[0] <= shots:
+            raise PlanError(
+                f"evaluation.tasks.{name}.num_fewshot={shots}: {source.path} has {rows[0]} rows, of which "
+                f"{rows[0] - 1} can be examples for another. Lower it."
+            )
         read = self.planner.source(f"evaluation.tasks.{name}.source", source)
         return self.planner.step("benchmark", "prepare", f"bench-{name}", source, **read)
 

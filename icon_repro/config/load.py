@@ -32,7 +32,7 @@ from icon_repro.data.options import (
     column_problems,
 )
 from icon_repro.data.rows import selected_count
-from icon_repro.engine.options import ClusterConfig, PathsConfig, TrackingConfig
+from icon_repro.engine.options import ATTENTION, DEVICES, ClusterConfig, PathsConfig, TrackingConfig
 from icon_repro.engine.schema import SchemaError, build, nearest, number, plain, unhashed
 from icon_repro.evaluate.judge.options import JudgeConfig, judge_problems, judge_sources
 from icon_repro.evaluate.options import EvaluationConfig, TaskKind, held_out_problems, task_problems, task_sources
@@ -306,9 +306,14 @@ def _primary_problems(config: Config) -> list[str]:
 
 
 def _process_problems(config: Config) -> list[str]:
-    """Problems of a training in several processes."""
+    """Problems of the device, and of a training in several processes."""
     problems = []
     cluster, training = config.cluster, config.training
+    if not re.fullmatch(r"auto|cpu|cuda(:\d+)?|mps", cluster.device):
+        problems.append(f"cluster.device={cluster.device!r}: no device.{nearest(cluster.device, DEVICES)}")
+    if cluster.attention not in ATTENTION and "/" not in cluster.attention:  # else one of the hub's kernels
+        near = nearest(cluster.attention, ATTENTION)
+        problems.append(f"cluster.attention={cluster.attention!r}: none of transformers' own.{near}")
     if training.keep_epochs and training.deepspeed is not None:
         problems.append(
             "training.keep_epochs=true: DeepSpeed splits Adam's moments, which it keeps; set training.deepspeed=null."

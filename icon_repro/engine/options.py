@@ -53,6 +53,10 @@ class Executor(enum.Enum):
     inline = "inline"  # in this one: for a debugger
 
 
+DEVICES = ("auto", "cpu", "cuda", "cuda:0")
+ATTENTION = ("sdpa", "eager", "flash_attention_2", "flash_attention_3", "flex_attention")
+
+
 @dataclass
 class ClusterConfig:
     """The machine: none of these changes what is computed."""

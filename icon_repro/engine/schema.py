@@ -31,6 +31,12 @@ _ELSEWHERE = {
     **{"per_device_train_batch_size": "micro_batch_size", "lr_scheduler_type": "schedule", "val_size": "sample"},
     **{"model_name_or_path": "hub_id", "pretrained": "hub_id", "max_samples": "sample", "n_shot": "num_fewshot"},
 }
+# and some values
+_VALUES = {
+    **dict.fromkeys(("sharegpt", "chatml", "chat", "openai", "conversations"), "messages"),
+    **{"local": "file", "disk": "file", "huggingface": "hub", "hf": "hub", "gpu": "cuda", "qlora": "lora"},
+    **{"fp32": "float32", "bf16": "bfloat16", "fp16": "float16", "half": "float16"},
+}
 
 
 class SchemaError(ValueError):
@@ -77,7 +83,9 @@ def unhashed(default: Any = dataclasses.MISSING, example: str = "VALUE") -> Any:
 def nearest(word: str, choices: typing.Iterable[str]) -> str:
     """`` Did you mean 'x'?``, or the list of choices when none is near."""
     names = sorted(choices)
-    near = difflib.get_close_matches(word, names, n=1, cutoff=0.5)
+    other = _VALUES.get(word.lower())
+    near = [other] if other in names else [one for one in names if len(word) > 3 and one.startswith(word)][:1]
+    near = near or difflib.get_close_matches(word, names, n=1, cutoff=0.5)
     return f" Did you mean {near[0]!r}?" if near else f" Known: {', '.join(names) or 'none'}."
 
 

@@ -192,7 +192,8 @@ def load_weights(
         )
     except (ImportError, ValueError) as error:
         if attention in (None, "sdpa", "eager"):
-            raise ModelError(f"{name}: can't be loaded ({_short(error)}).") from error
+            remedy = " Set cluster.attention=eager." if "scaled_dot_product" in str(error) else ""
+            raise ModelError(f"{name}: can't be loaded ({_short(error)}).{remedy}") from error
         raise ModelError(
             f"cluster.attention={attention!r}: {error} Install it, or set cluster.attention=sdpa."
         ) from error

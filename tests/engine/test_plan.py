@@ -592,3 +592,8 @@ def test_plan_over_a_work_folder_that_cant_be_written(tmp_path: Path, monkeypatc
     monkeypatch.setattr(file_hashes, "_SETTLED_NS", -1)
     (tmp_path / "file").touch()
     assert plan(small(tmp_path / "file" / "work")).steps
+
+
+def test_plan_more_shots_than_other_rows_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(PlanError, match=r"tiny\.num_fewshot=50: .*benchmark\.jsonl has 20 rows, of which 19 can be"):
+        plan(small(tmp_path, {"evaluation.tasks.tiny.num_fewshot": 50}))

@@ -11,6 +11,7 @@ import torch
 from peft import LoraConfig as PeftLora
 from peft import get_peft_model
 from safetensors.torch import load_file, save_file
+from transformers import Gemma2Config, Gemma2ForCausalLM
 
 from icon_repro.data.model_files import ModelError, folder_problem
 from icon_repro.data.options import Dtype
@@ -219,3 +220,13 @@ def test_lora_on_tied_weights_is_refused_on_free_ones_allowed(step: Callable[...
     problem = unknown_target(LoraConfig(targets=[target]), model)
     assert problem is not None
     assert f"{target!r} has its weights in common with" in problem
+
+
+def test_model_without_that_attention_is_told_the_key(step: Callable[..., Path]) -> None:
+    folder = step()
+    shape = {"vocab_size": 300, "hidden_size": 16, "intermediate_size": 16, "head_dim": 8}
+    heads = {"num_hidden_layers": 1, "num_attention_heads": 2, "num_key_value_heads": 1}
+    Gemma2ForCausalLM(Gemma2Config(**shape, **heads)).save_pretrained(folder / "weights")
+    with pytest.raises(ModelError, match=r"Set cluster\.attention=eager\.$"):
+        load_model(folder, Dtype.float32, CPU)
+    assert load_model(folder, Dtype.float32, CPU, "eager")
