@@ -530,10 +530,9 @@ def test_run_nan_in_the_weights_is_refused_before_training(tune: Any, tiny_model
     assert not (out / "adapter").exists() and not list(out.rglob("*.safetensors"))
 
 
-def test_run_single_step_of_a_warm_up_is_refused_as_it_learns_nothing(tune: Any) -> None:
-    with pytest.raises(TrainError, match=r"warmup_ratio=0\.03: 4 rows make 1 optimizer step.*warmup_ratio=0,"):
-        tune(config(epochs=1))
-    out, _ = tune(config(epochs=1, global_batch_size=2))
+def test_run_single_step_has_no_warm_up_in_which_nothing_would_be_learned(tune: Any) -> None:
+    out, metrics = tune(config(epochs=1))
+    assert metrics["steps"] == 1
     assert any(tensor.any() for name, tensor in adapter(out).items() if "lora_B" in name)
 
 

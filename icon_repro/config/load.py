@@ -31,14 +31,13 @@ from icon_repro.data.options import (
     SourceKind,
     column_problems,
 )
-from icon_repro.data.rows import selected_count
 from icon_repro.engine.options import ATTENTION, DEVICES, ClusterConfig, PathsConfig, TrackingConfig
 from icon_repro.engine.schema import SchemaError, build, nearest, number, plain, unhashed
 from icon_repro.evaluate.judge.options import JudgeConfig, judge_problems, judge_sources
 from icon_repro.evaluate.options import EvaluationConfig, TaskKind, held_out_problems, task_problems, task_sources
 from icon_repro.methods.kinds import problems_of, typed
 from icon_repro.methods.select import SelectBudget
-from icon_repro.train.options import TrainConfig, batch_problems, save_problems, unmoved
+from icon_repro.train.options import TrainConfig, batch_problems, save_problems
 
 
 class ConfigError(ValueError):
@@ -257,22 +256,9 @@ def _combinations(config: Config) -> list[str]:
     if config.explain is not None and config.action is not Action.report:
         problems.append(f"explain={config.explain!r}: goes with action=report, not action={config.action.value}.")
     problems += save_problems("training", config.training)
-    problems += _unmoved_problems(config)
     problems += batch_problems("training", config.training.global_batch_size, config.cluster)
     problems += _process_problems(config)
     return problems
-
-
-def _unmoved_problems(config: Config) -> list[str]:
-    """Trainings that would learn nothing, as far as numbers of rows are known before any is read."""
-    most = config.data.candidates.size
-    known = config.select_from is SelectFrom.candidates and config.budget is SelectBudget.rows
-    if most is None or not known or config.until is Until.select:
-        return []
-    fractions = [*config.fractions, *(one for more in config.more_fractions.values() for one in more)]
-    rows = [selected_count(fraction, most) for fraction in fractions] + [most] * config.full
-    problem = unmoved("training", min(rows), config.training) if rows else None
-    return [] if problem is None else [problem]
 
 
 def _primary_problems(config: Config) -> list[str]:

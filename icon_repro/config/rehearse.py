@@ -208,8 +208,6 @@ def _cut(config: Config, real: Config) -> None:
         for _, training in found(config, kind):
             if not getattr(training, "kept_epochs", []):
                 training.epochs = min(training.epochs, 1.0)
-            if hasattr(training, "warmup_ratio"):
-                training.warmup_ratio = 0.0  # few rows are one step, of which a warm-up would leave nothing
     size, whole = config.data.candidates.size, config.select_from is SelectFrom.pool
     for _, icon in found(config, IconConfig):
         if icon.candidates is not None and size is not None:

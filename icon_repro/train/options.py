@@ -59,20 +59,9 @@ class TrainJob:
     seed: int
 
 
-def unmoved(where: str, rows: int, train: TrainConfig) -> str | None:
-    """Says that a training on ``rows`` would learn nothing: the learning rate of a warm-up's first step is 0.
-
-    Args:
-        where: key of the training.
-    """
-    steps = math.ceil(math.ceil(rows / train.global_batch_size) * train.epochs)
-    if steps > 1 or not train.warmup_ratio:
-        return None
-    return (
-        f"{where}.warmup_ratio={train.warmup_ratio:g}: {rows:,} rows make 1 optimizer step, whose learning rate is 0 "
-        f"as it belongs to the warm-up: nothing would be learned. Set {where}.warmup_ratio=0, or more steps by a "
-        f"smaller {where}.global_batch_size={train.global_batch_size} or more {where}.epochs={train.epochs:g}."
-    )
+def warm_up(ratio: float, steps: int) -> float:
+    """The share of the optimizer steps in which the learning rate rises: none of one step, which would be at 0."""
+    return ratio if steps > 1 else 0.0
 
 
 def save_problems(where: str, train: TrainConfig) -> list[str]:

@@ -40,7 +40,7 @@ from icon_repro.lm.stopping import StopOnRequest, end_if_stopped
 from icon_repro.lm.tokens import control_tokens
 from icon_repro.train.batches import CheckedCollator, TrainError, TuningTrainer, filler, fillers
 from icon_repro.train.callbacks import KeepEpochs, Report, SaveEpochs
-from icon_repro.train.options import DeepspeedConfig, TrainConfig, TrainJob, Tuning, unmoved
+from icon_repro.train.options import DeepspeedConfig, TrainConfig, TrainJob, Tuning, warm_up
 
 
 def tune(job: TrainJob, inputs: Mapping[str, Path], out: Path, runtime: Runtime) -> dict[str, Any]:
@@ -53,11 +53,11 @@ def tune(job: TrainJob, inputs: Mapping[str, Path], out: Path, runtime: Runtime)
     device = prepare_device(cluster)
     tokenizer = load_tokenizer(inputs["model"])
     data, notes = _rows(train, inputs, tokenizer)
-    if problem := unmoved("training", len(data), train):
-        raise TrainError(problem)
     deepspeed = zero.used(train, cluster.processes, device, out)
     earlier = next(reversed(checkpoints(out)), None)
-    arguments = _arguments(job, runtime, out, device, deepspeed, earlier)
+    epoch_steps = math.ceil(len(data) / train.global_batch_size)
+    steps = math.ceil(epoch_steps * train.epochs)
+    arguments = _arguments(job, steps, runtime, out, device, deepspeed, earlier)
     first = arguments.process_index == 0
     set_seed(job.seed)
     model = load_model(inputs["model"], Dtype.float32, arguments.device, cluster.attention)
@@ -66,8 +66,7 @@ def tune(job: TrainJob, inputs: Mapping[str, Path], out: Path, runtime: Runtime)
     parameters = zero.weights_of(model)
     saver = _Saver(train, tokenizer, inputs["model"], out)
     padding_rows = fillers(len(data), cluster.micro_batch_size, cluster.processes)
-    epoch_steps = math.ceil(len(data) / train.global_batch_size)
-    with runtime.progress(math.ceil(epoch_steps * train.epochs), "step") as progress:
+    with runtime.progress(steps, "step") as progress:
         trainer = TuningTrainer(
             rows=len(data),
             weights=zero.weights_of(model, embeddings=False) if deepspeed and deepspeed.stage == 3 else None,
@@ -227,6 +226,7 @@ def _peft(train: TrainConfig, model: PreTrainedModel) -> PeftLora | None:
 
 def _arguments(
     cfg: TrainJob,
+    steps: int,
     runtime: Runtime,
     out: Path,
     device: torch.device,
@@ -243,7 +243,7 @@ def _arguments(
         num_train_epochs=train.epochs,
         learning_rate=train.learning_rate,
         lr_scheduler_type=train.schedule.value,
-        warmup_steps=train.warmup_ratio,
+        warmup_steps=warm_up(train.warmup_ratio, steps),
         weight_decay=train.weight_decay,
         max_grad_norm=train.max_grad_norm,
         optim="adamw_torch_fused" if offloaded else "adamw_torch",  # the former is fast on a CPU too

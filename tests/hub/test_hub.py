@@ -62,7 +62,7 @@ def overrides(folder: Path, experiment: str, asked_methods: str | None = None) -
             sizes.append(f"~evaluation.tasks.{task}")
     places = [f"paths.work={folder / 'work'}", f"paths.results={folder / 'out'}", f"paths.cache={folder / 'cache'}"]
     how = ["tracking=none", "judge=none", "cluster=local", "cluster.device=cpu", "cluster.threads=1", "published=null"]
-    how += ["base=false", "full=false", "cluster.executor=inline", "training.warmup_ratio=0"]
+    how += ["base=false", "full=false", "cluster.executor=inline"]
     return [f"experiment={experiment}", f"methods={methods}", *how, *places, *sizes]
 
 

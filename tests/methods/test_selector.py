@@ -479,9 +479,10 @@ def test_train_loss_that_is_not_finite_is_refused(work: Work) -> None:
         work.train(quick(learning_rate=1e30, epochs=4.0))
 
 
-def test_train_only_step_in_the_warm_up_is_refused(work: Work) -> None:
-    with pytest.raises(SelectorError, match=r"36 rows make 1 optimizer step.*warmup_ratio=0"):
-        work.train(config(epochs=1.0, batch_size=64))
+def test_train_only_step_has_no_warm_up_in_which_nothing_would_be_learned(work: Work) -> None:
+    out, _ = work.train(config(epochs=1.0, batch_size=64))
+    weights = load_file(out / "adapter" / "adapter_model.safetensors")
+    assert any(tensor.any() for name, tensor in weights.items() if "lora_B" in name)
 
 
 def test_train_unknown_lora_target_is_refused(work: Work) -> None:

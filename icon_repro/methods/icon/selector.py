@@ -55,6 +55,7 @@ from icon_repro.methods.icon.selector_data import (
     targets,
     token_ids,
 )
+from icon_repro.train.options import warm_up
 
 _BATCH_TOKENS = 1024  # padded tokens in one scoring batch where the cluster leaves it open
 
@@ -172,7 +173,7 @@ def _adapted(cfg: SelectorConfig, model: PreTrainedModel) -> PeftModel:
     return adapted
 
 
-def _arguments(job: SelectorJob, runtime: Runtime, out: Path, device: torch.device) -> TrainingArguments:
+def _arguments(job: SelectorJob, steps: int, runtime: Runtime, out: Path, device: torch.device) -> TrainingArguments:
     cfg, cluster = job.selector, runtime.cluster
     micro = math.gcd(cfg.batch_size, cluster.micro_batch_size)
     arguments = TrainingArguments(
@@ -181,7 +182,7 @@ def _arguments(job: SelectorJob, runtime: Runtime, out: Path, device: torch.devi
         num_train_epochs=cfg.epochs,
         learning_rate=cfg.learning_rate,
         lr_scheduler_type="cosine",
-        warmup_steps=cfg.warmup_ratio,
+        warmup_steps=warm_up(cfg.warmup_ratio, steps),
         weight_decay=0.0,
         optim="adamw_torch",
         remove_unused_columns=False,
@@ -205,11 +206,6 @@ def train(cfg: SelectorJob, inputs: Mapping[str, Path], out: Path, runtime: Runt
     ids, cuts = token_ids(tokenizer, rows, selector.max_length)
     held_ids, _ = token_ids(tokenizer, held, selector.pool_max_length)
     steps = math.ceil(math.ceil(len(rows) / selector.batch_size) * selector.epochs)
-    if steps == 1 and selector.warmup_ratio:  # the learning rate of the first step of a warm-up is 0
-        raise SelectorError(
-            f"{len(rows)} rows make 1 optimizer step, and its learning rate is 0 as it belongs to the warm-up. Raise "
-            "selector.epochs, lower selector.batch_size, or set selector.warmup_ratio=0."
-        )
     set_seed(cfg.seed)  # decides the head's and LoRA's initial weights
     base = _classifier(selector, inputs["model"], runtime)
     _check_length(base, ids, "max_length")
@@ -222,7 +218,7 @@ def train(cfg: SelectorJob, inputs: Mapping[str, Path], out: Path, runtime: Runt
             dtype=selector.dtype,
             progress=progress,
             model=model,
-            args=_arguments(cfg, runtime, out, base.device),
+            args=_arguments(cfg, steps, runtime, out, base.device),
             train_dataset=[{"ids": row, "target": goal} for row, goal in zip(ids, goals, strict=True)],
             data_collator=_collate,
             callbacks=[SealCheckpoints(), StopOnRequest(runtime)],
