@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 from cli import icon_repro
+from safetensors.torch import load_file
 
 from icon_repro.config.compose import composed
 from icon_repro.config.load import Config, ConfigError, Rehearse, conf_dir
@@ -28,6 +29,7 @@ from icon_repro.data.options import (
     SourceKind,
     StandInRows,
 )
+from icon_repro.data.random_models import count_weights
 from icon_repro.data.rows import Example
 from icon_repro.data.stand_ins import columns, stand_in_rows
 from icon_repro.engine.artifact import Store
@@ -150,6 +152,17 @@ def test_an_architecture_without_a_stand_in_is_named(tmp_path: Path, architectur
         return
     with pytest.raises(ConfigError, match=rf"model: {tmp_path} is a {architecture}.*rehearse=real"):
         config("smoke", tmp_path, "rehearse=stand_ins", *local)
+
+
+@pytest.mark.parametrize("architecture", RandomArchitecture)
+def test_the_plan_knows_how_large_a_random_model_is(
+    architecture: RandomArchitecture, tmp_path: Path, runtime: Runtime
+) -> None:
+    shape = {"architecture": architecture, "max_positions": 512, "dtype": Dtype.bfloat16, "layers": 3}
+    folder = model_step(tmp_path / "model", runtime, **shape)
+    stored = load_file(folder / "weights" / "model.safetensors")
+    large = sum(value.numel() for value in stored.values() if value.dtype is torch.float32)
+    assert count_weights(RandomShape(**shape)) == (sum(value.numel() for value in stored.values()) - large, large)
 
 
 def model_step(folder: Path, runtime: Runtime, **shape: Any) -> Path:
@@ -307,6 +320,8 @@ def test_an_experiment_is_rehearsed_whole(tmp_path: Path) -> None:
     assert not (tmp_path / "results").exists()
     steps = len(list(work.glob("*/*/record.json")))
     assert f"{steps} of {steps} planned steps" in done.out
+    (disk,) = re.findall(r"weights and gradients: (.+) planned, (.+) counted", done.out)
+    assert disk[0] == disk[1] != "0 B"
     replies = next(work.glob("score/alpagasus-ratings-*/replies.jsonl")).read_text(encoding="utf-8").splitlines()
     asked = {json.loads(line)["key"] for line in replies}
     told = f"calls of endpoints: {len(asked)} planned, {len(asked)} counted, {len(replies) - len(asked)} asked again"

@@ -33,6 +33,7 @@ from icon_repro.data.options import (
     SourceKind,
     StandInRows,
 )
+from icon_repro.data.random_models import count_weights
 from icon_repro.data.stand_ins import columns
 from icon_repro.evaluate.judge.options import GenerationConfig
 from icon_repro.evaluate.options import Backend, EvaluationConfig, TaskConfig, TaskKind
@@ -150,7 +151,7 @@ def _random_model(model: ModelConfig, architecture: RandomArchitecture, chat_end
         dtype=Dtype.float32 if encoder or "gpt2" in names else Dtype.bfloat16,
         chat_end=chat_end,
     )
-    model.kind, model.parameters, model.licence = ModelKind.random, 100_000, "made here"
+    model.kind, model.parameters, model.licence = ModelKind.random, sum(count_weights(model.random)), "made here"
     model.hub_id = model.revision = model.path = model.registry = None
     model.new_weights, model.unused_weights = [], []
 

@@ -15,6 +15,8 @@ from icon_repro.data.options import RandomArchitecture, RandomShape
 
 _OBJECTIVES, _GATING_SIZE, _GATING_LAYERS, _TEMPERATURE = 19, 16, 1, 10.0
 _SPREAD = 0.08  # of the weights: wide enough that perplexities differ
+_LETTERS = string.ascii_lowercase + string.digits
+_WORDPIECES = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", *_LETTERS, *(f"##{one}" for one in _LETTERS), *string.punctuation)
 # a chat of a user and an assistant, whose turn begins with ``chat_end``
 _CHAT = (
     "{{ bos_token }}{% for message in messages %}{% if message.role == 'assistant' %}{{ END }}{% else %}"
@@ -36,6 +38,28 @@ def make_random(shape: RandomShape, target: Path) -> None:
             _save_gated(model, target)
         else:
             model.save_pretrained(target)
+
+
+def count_weights(shape: RandomShape) -> tuple[int, int]:
+    """How many weights the model has in its dtype, and in float32 (heads of a gated one). Imports no torch."""
+    width, inner = shape.hidden_size, shape.intermediate_size
+    if shape.architecture is RandomArchitecture.encoder:
+        layer = 4 * (width * width + width) + 2 * width * inner + inner + 5 * width
+        tables = (len(_WORDPIECES) + shape.max_positions + 2) * width + 2 * width
+        return tables + shape.layers * layer + width * width + width, 0
+    keys = width // shape.heads * shape.kv_heads
+    layer = 2 * width * width + 2 * width * keys + 3 * width * inner + 2 * width
+    backbone = shape.vocab_size * width + shape.layers * layer + width
+    if shape.architecture is RandomArchitecture.causal:
+        return backbone, 0  # the head is the table of embeddings
+    if shape.architecture is RandomArchitecture.classifier:
+        return backbone + width, 0
+    gating = sum(inside * outside + outside for inside, outside in itertools.pairwise(_gating_widths(width)))
+    return backbone, _OBJECTIVES * width + _OBJECTIVES**2 + gating + 1
+
+
+def _gating_widths(width: int) -> list[int]:
+    return [width, *[_GATING_SIZE] * _GATING_LAYERS, _OBJECTIVES]
 
 
 def _llama(shape: RandomShape) -> Any:
@@ -91,8 +115,7 @@ def _save_gated(backbone: Any, target: Path) -> None:
     weights = {f"model.{name}": value.contiguous() for name, value in backbone.state_dict().items()}
     weights["regression_layer.weight"] = torch.randn(_OBJECTIVES, size) * _SPREAD
     weights["reward_transform_matrix"] = torch.eye(_OBJECTIVES)
-    widths = [size, *[_GATING_SIZE] * _GATING_LAYERS, _OBJECTIVES]
-    for number, (inside, outside) in enumerate(itertools.pairwise(widths)):
+    for number, (inside, outside) in enumerate(itertools.pairwise(_gating_widths(size))):
         weights[f"gating.layers.{number}.weight"] = torch.randn(outside, inside) * _SPREAD
         weights[f"gating.layers.{number}.bias"] = torch.zeros(outside)
     weights["gating.logit_scale"] = torch.ones(1)
@@ -125,13 +148,12 @@ def _wordpieces(target: Path) -> int:
     from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
     from transformers import PreTrainedTokenizerFast
 
-    letters = string.ascii_lowercase + string.digits
-    tokens = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", *letters, *(f"##{one}" for one in letters), *string.punctuation]
-    tokenizer = Tokenizer(models.WordPiece({token: i for i, token in enumerate(tokens)}, unk_token="[UNK]"))
+    pieces = {token: i for i, token in enumerate(_WORDPIECES)}
+    tokenizer = Tokenizer(models.WordPiece(pieces, unk_token="[UNK]"))
     tokenizer.normalizer = normalizers.BertNormalizer()
     tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
     tokenizer.post_processor = processors.BertProcessing(("[SEP]", 3), ("[CLS]", 2))
     PreTrainedTokenizerFast(
         tokenizer_object=tokenizer, pad_token="[PAD]", unk_token="[UNK]", cls_token="[CLS]", sep_token="[SEP]"
     ).save_pretrained(target)
-    return len(tokens)
+    return len(pieces)

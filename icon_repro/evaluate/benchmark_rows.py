@@ -14,7 +14,7 @@ from icon_repro.engine.runtime import Runtime
 from icon_repro.evaluate.options import EvaluationJob
 from icon_repro.evaluate.requirements import missing
 from icon_repro.evaluate.row_sets import RowSetError, write_sets
-from icon_repro.evaluate.tasks import EvaluationError, load
+from icon_repro.evaluate.tasks import EvaluationError, read
 
 
 def run(cfg: EvaluationJob, inputs: Mapping[str, Path], out: Path, runtime: Runtime) -> dict[str, Any]:
@@ -28,7 +28,7 @@ def run(cfg: EvaluationJob, inputs: Mapping[str, Path], out: Path, runtime: Runt
     """
     if problems := missing(cfg, []):
         raise EvaluationError("\n".join(problems))
-    benchmark = load(cfg, inputs, runtime)
+    benchmark = read(cfg, inputs, runtime)
     try:
         rows = write_sets(out, benchmark.sets, benchmark.origins)
     except RowSetError as error:

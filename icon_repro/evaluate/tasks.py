@@ -72,14 +72,37 @@ def task_yaml(name: str, rows: Path, num_fewshot: int) -> dict[str, Any]:
 
 
 def load(cfg: EvaluationJob, inputs: Mapping[str, Path], runtime: Runtime) -> Benchmark:
-    """lm-eval's tasks of the benchmark, with their data.
+    """lm-eval's tasks of the benchmark, with their data, to be evaluated as it says.
 
     Args:
         inputs: "rows" are those of a task of ours, or the data sets of lm-eval's, which are read from a hub otherwise.
 
     Raises:
-        EvaluationError: there is no such task, its data can't be had, it runs code and that isn't confirmed, or it is
-            several tasks and ``aggregate`` isn't set.
+        EvaluationError: see ``read``; or a setting doesn't fit the tasks, such as several without ``aggregate``.
+    """
+    benchmark, where, name = read(cfg, inputs, runtime), f"evaluation.tasks.{cfg.name}", cfg.task.task or cfg.name
+    tasks = benchmark.tasks
+    if len(tasks) > 1 and cfg.task.aggregate is None:
+        raise EvaluationError(
+            f"{where}.task={name!r}: is {len(tasks)} tasks ({', '.join(list(tasks)[:3])}, ..). Set aggregate=mean or "
+            "weighted to make one number of theirs, or choose one task."
+        )
+    if unknown := set(cfg.task.metrics) - set(tasks):
+        raise EvaluationError(f"{where}.metrics: {sorted(unknown)} isn't among {name}'s tasks: {', '.join(tasks)}.")
+    for task in tasks.values():
+        _check_measure(where, cfg.task, task)
+        _check_examples(where, cfg.task, task)
+    return benchmark
+
+
+def read(cfg: EvaluationJob, inputs: Mapping[str, Path], runtime: Runtime) -> Benchmark:
+    """lm-eval's tasks of the benchmark, with their data; how they are to be evaluated isn't looked at.
+
+    Args:
+        inputs: see ``load``.
+
+    Raises:
+        EvaluationError: there is no such task, its data can't be had, or it runs code and that isn't confirmed.
     """
     where = f"evaluation.tasks.{cfg.name}"
     with tempfile.TemporaryDirectory() as folder:
@@ -121,13 +144,6 @@ def load(cfg: EvaluationJob, inputs: Mapping[str, Path], runtime: Runtime) -> Be
                 "from the hub, connect to the network, accept the data set's terms and log in; or choose another "
                 "evaluation."
             ) from error
-    if len(tasks) > 1 and cfg.task.aggregate is None:
-        raise EvaluationError(
-            f"{where}.task={name!r}: is {len(tasks)} tasks ({', '.join(list(tasks)[:3])}, ..). Set aggregate=mean or "
-            "weighted to make one number of theirs, or choose one task."
-        )
-    if unknown := set(cfg.task.metrics) - set(tasks):
-        raise EvaluationError(f"{where}.metrics: {sorted(unknown)} isn't among {name}'s tasks: {', '.join(tasks)}.")
     for task in tasks.values():
         if callable(task.config.process_docs):
             task.config.process_docs = _once(task.config.process_docs, cfg.seed)

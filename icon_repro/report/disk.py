@@ -11,6 +11,7 @@ from pathlib import Path
 
 from icon_repro.config.actions import Keep
 from icon_repro.data.options import Dtype, ModelConfig, ModelKind
+from icon_repro.data.random_models import count_weights
 from icon_repro.engine.artifact import Step
 from icon_repro.experiment import Experiment
 from icon_repro.lm.sizes import hidden_width, lora_weights
@@ -28,8 +29,10 @@ def expected_bytes(step: Step) -> float:
     """What a step's folder takes; 0 for a small one."""
     params, model = step.params, _model_of(step)
     if isinstance(params, ModelConfig):
-        width = {ModelKind.hub: 0, ModelKind.random: _FLOAT32}.get(params.kind, _STORED)
-        return float(params.parameters * width)
+        if params.random is not None:
+            weights, heads = count_weights(params.random)
+            return float(weights * _BYTES[params.random.dtype] + heads * _FLOAT32)
+        return 0.0 if params.kind is ModelKind.hub else float(params.parameters * _STORED)
     if model is None:
         return 0.0
     if isinstance(params, TrainJob):

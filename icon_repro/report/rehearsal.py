@@ -9,6 +9,7 @@ Known gap: seconds and memory are those of small sizes; their relation to the re
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig
@@ -105,7 +106,7 @@ def closing(experiment: Experiment, store: Store, real: Experiment | str) -> lis
         lines.append(f"calls of endpoints: {planned:,} planned, {counted.calls:,} counted{again}")
     if counted.expected_bytes:
         lines.append(
-            f"weights and gradients: {size(counted.expected_bytes)} planned, {size(counted.weight_bytes)} on the disk"
+            f"weights and gradients: {size(counted.expected_bytes)} planned, {size(counted.weight_bytes)} counted"
         )
     if isinstance(real, Experiment):
         _add_real(counted.kinds, real.steps)
@@ -180,10 +181,21 @@ def _counted(steps: Iterable[Step], store: Store) -> _Counted:
         taken = 0.0 if "same_as" in record else sum(file["bytes"] for file in record["files"].values())
         counts.megabytes += taken / 1e6
         if taken and (expected := expected_bytes(step)):
-            counts.expected_bytes, counts.weight_bytes = counts.expected_bytes + expected, counts.weight_bytes + taken
+            counts.expected_bytes += expected
+            counts.weight_bytes += sum(_stored_numbers(store.path(step) / name) for name in record["files"])
         if isinstance(step.params, Asking):
             lines = (store.path(step) / "replies.jsonl").read_text(encoding="utf-8").splitlines()
             keys = {json.loads(line)["key"] for line in lines}
             counts.calls += len(keys)
             counts.again += len(lines) - len(keys)
     return counts
+
+
+def _stored_numbers(path: Path) -> int:
+    """Bytes of the weights or arrays in a file, without what describes them; 0 for other files."""
+    with path.open("rb") as file:
+        if path.suffix == ".safetensors":
+            return path.stat().st_size - 8 - int.from_bytes(file.read(8), "little")
+        if path.suffix == ".npy":
+            return path.stat().st_size - 10 - int.from_bytes(file.read(10)[8:], "little")
+    return 0

@@ -3,6 +3,7 @@
 Models have the real architecture, dtype, sharding, tokenizer class and special tokens, with two layers of 32; data sets
 have the real columns, configurations, splits and kinds of files, with rows of ours. All of it is made in memory.
 Source: the files' names and columns as the libraries and lm-eval's tasks ask for them.
+Models that only score rows are those of rehearsals (``icon_repro.data.random_models``) in the files of the real ones.
 Known gap: sizes; ``.bin`` files.
 """
 
@@ -10,7 +11,10 @@ import csv
 import io
 import json
 import random
+import re
+import tempfile
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,10 +24,28 @@ import torch
 from hub_server import Repository
 from safetensors.torch import save
 from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel, Qwen2Config, Qwen2ForCausalLM
+from transformers import (
+    GPT2Config,
+    GPT2LMHeadModel,
+    LlamaConfig,
+    LlamaForCausalLM,
+    PreTrainedModel,
+    Qwen2Config,
+    Qwen2ForCausalLM,
+)
 
-from icon_repro.data.options import RowFormat, SourceConfig, SourceKind, StandInRows
+from icon_repro.data.options import (
+    Dtype,
+    RandomArchitecture,
+    RandomShape,
+    RowFormat,
+    SourceConfig,
+    SourceKind,
+    StandInRows,
+)
+from icon_repro.data.random_models import make_random
 from icon_repro.data.stand_ins import stand_in_rows
+from icon_repro.evaluate.requirements import task_files
 
 SHAPE = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4}
 SHAPE |= {"initializer_range": 0.08}
@@ -164,6 +186,65 @@ def qwen25() -> Repository:
     return Repository("model", "Qwen/Qwen2.5-3B", "3aab1f1954e9cc14eb9509a215f9e5ca08227a9b", files)
 
 
+def gpt2() -> Repository:
+    """Weights as its authors saved them: without the prefix of the whole model, with the masks of attention."""
+    end = "<|endoftext|>"
+    tokenizer = byte_level([end], None)
+    torch.manual_seed(4)
+    size = tokenizer.get_vocab_size()
+    config = GPT2Config(vocab_size=size, n_embd=32, n_layer=2, n_head=4, bos_token_id=size - 1, eos_token_id=size - 1)
+    model = GPT2LMHeadModel(config)
+    state = {name.removeprefix("transformer."): value.contiguous() for name, value in model.state_dict().items()}
+    state.pop("lm_head.weight")
+    mask = torch.tril(torch.ones(config.n_positions, config.n_positions))[None, None]
+    state |= {f"h.{layer}.attn.bias": mask.clone() for layer in range(config.n_layer)}
+    ids = {"bos_token_id": size - 1, "eos_token_id": size - 1}
+    files = model_files(tokenizer, {"model_max_length": 1024}, model, "float32", 1, {"_from_model_config": True, **ids})
+    files = {name: content for name, content in files.items() if not name.startswith("model")}
+    files["model.safetensors"] = save(state, metadata={"format": "pt"})
+    vocabulary = json.loads(files["tokenizer.json"])["model"]["vocab"]
+    files |= {"vocab.json": as_json(vocabulary | {end: size - 1}), "merges.txt": b"#version: 0.2\n"}
+    return Repository("model", "openai-community/gpt2", "607a30d783dfa663caf39e06633721c8d4cfcd7e", files)
+
+
+def scorer(name: str, commit: str, shape: RandomShape, config: Row | None = None, **more: Any) -> Repository:
+    """A model that scores rows or embeds them.
+
+    Args:
+        config: what else its config.json holds.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        make_random(shape, Path(folder) / "model")
+        files = {path.name: path.read_bytes() for path in (Path(folder) / "model").iterdir()}
+    files["config.json"] = as_json({**json.loads(files["config.json"]), **(config or {})})
+    files["README.md"] = b"A stand-in.\n"
+    return Repository("model", name, commit, files, **more)
+
+
+def scorers() -> list[Repository]:
+    """What methods take to score and to embed rows."""
+    encoder = RandomShape(architecture=RandomArchitecture.encoder, max_positions=512, dtype=Dtype.float32)
+    minilm = "sentence-transformers/all-MiniLM-L6-v2", "c9745ed1d9f207416be6d2e6f8de32d1f16199bf"
+    pull = "5" * 40  # the weights of the second one are safetensors in a pull request only
+    deita = "hkust-nlp/deita-complexity-scorer", "6dc6155fb299dc88668872fd2ebeb00aaa792948"
+    causal = RandomShape(bos=True, dtype=Dtype.float16, seed=5)
+    end = "<|eot_id|><|start_header_id|>assistant<|end_header_id|>\n\n"
+    gated = RandomShape(architecture=RandomArchitecture.gated, chat_end=end, dtype=Dtype.bfloat16)
+    armorm = "RLHFlow/ArmoRM-Llama3-8B-v0.1", "eb2676d20da2f2d41082289d23c59b9f7427f955"
+    code = {"architectures": ["LlamaForRewardModelWithGating"]}
+    code["auto_map"] = {"AutoModelForSequenceClassification": "modeling_custom.LlamaForRewardModelWithGating"}
+    found = [
+        gpt2(),
+        scorer(*minilm, encoder),
+        scorer(*deita, causal),
+        scorer("hkust-nlp/deita-quality-scorer", pull, causal, refs={"refs/pr/3": pull}),
+        scorer(*armorm, gated, code),
+    ]
+    found[1].files |= {"modules.json": b"[]", "1_Pooling/config.json": b"{}"}
+    found[-1].files["modeling_custom.py"] = b"raise SystemExit('code of a model is never run')\n"
+    return found
+
+
 # ---------------------------------------------------------------- data sets
 
 
@@ -298,9 +379,73 @@ def musr() -> Repository:
     return Repository("dataset", "TAUR-Lab/MuSR", "7c365b439a222150f317764d4f16ae6c96d7d94a", files)
 
 
+def ifeval() -> Repository:
+    """Rows that need no splitter of sentences; the settings of every kind of instruction stand in each."""
+    empty = dict.fromkeys(("num_sentences", "relation", "keywords", "num_words"))
+    rows = []
+    for i in range(4):
+        kinds = ["punctuation:no_comma", "keywords:existence"][: 1 + i % 2]
+        settings = [empty, {**empty, "keywords": ["lamp"]}][: len(kinds)]
+        rows.append({"key": i, "prompt": words(i), "instruction_id_list": kinds, "kwargs": settings})
+    lines = b"".join(json.dumps(row).encode() + b"\n" for row in rows)
+    files = {"ifeval_input_data.jsonl": lines, "README.md": b"A stand-in.\n"}
+    commit = "5a5661c2a35488308556cf4453dc074d1eba91a0"
+    return Repository("dataset", "wis-k/instruction-following-eval", commit, files)
+
+
+def glue() -> Repository:
+    pair, question = ("sentence1", "sentence2"), ("question", "sentence")
+    columns: dict[str, tuple[str, ...]] = {"cola": ("sentence",), "sst2": ("sentence",), "mrpc": pair, "rte": pair}
+    columns |= {"wnli": pair, "qnli": question, "qqp": ("question1", "question2"), "mnli": ("premise", "hypothesis")}
+
+    def row(i: int, task: str) -> Row:
+        parts = {column: words(3 * i + k) for k, column in enumerate(columns[task])}
+        return {**parts, "label": i % (3 if task == "mnli" else 2), "idx": i}
+
+    configs = {}
+    for task in columns:
+        ends = ("_matched", "_mismatched") if task == "mnli" else ("",)
+        names = ["train", *(f"{split}{end}" for split in ("validation", "test") for end in ends)]
+        configs[task] = splits(names, partial(row, task=task))
+    files = by_config(configs)
+    return Repository("dataset", "nyu-mll/glue", "bcdcba79d07bc864c1c254ccfcedcce55bcc9a8c", files)
+
+
+def subsets(group: str) -> list[str]:
+    """Names of the data sets that the tasks beside an lm-eval group read."""
+    (path, *_) = task_files()[group]
+    texts_of = [file.read_text(encoding="utf-8") for file in Path(path).parent.glob("*.yaml")]
+    names = {
+        match[1] for text in texts_of if (match := re.search(r"^[\"']?dataset_name[\"']?: *[\"']?(\w+)", text, re.M))
+    }
+    return sorted(names)
+
+
+def mmlu() -> Repository:
+    def row(i: int, subject: str) -> Row:
+        choices = [words(4 * i + k, 2) for k in range(4)]
+        return {"question": words(i), "subject": subject, "choices": choices, "answer": i % 4}
+
+    names = ("test", "validation", "dev")
+    both = {subject: splits(names, partial(row, subject=subject)) for subject in subsets("mmlu")}
+    return Repository("dataset", "cais/mmlu", "c30699e8356da336a370243923dbaf21066bb9fe", by_config(both))
+
+
+def bbh() -> Repository:
+    """Tasks with two answers have those of their kind; the right ones of the others are letters."""
+    known = {"boolean_expressions": "True", "causal_judgement": "Yes", "formal_fallacies": "valid", "navigate": "No"}
+    known |= {"object_counting": "5", "sports_understanding": "yes", "web_of_lies": "No"}
+
+    def row(i: int, task: str) -> Row:
+        return {"input": f"{words(i, 9)}?", "target": known.get(task, "(B)")}
+
+    both = {task: splits(("test",), partial(row, task=task)) for task in subsets("leaderboard_bbh")}
+    return Repository("dataset", "SaylorTwift/bbh", "b5306be6f827cfafbb545ff5a51f96916029b0fd", by_config(both))
+
+
 def everything() -> list[Repository]:
     sets = [alpaca(), wizardlm(), gpqa(), arc(), hellaswag(), truthfulqa(), winogrande(), musr()]
-    return [llama31(), llama2(), qwen25(), *sets]
+    return [llama31(), llama2(), qwen25(), *scorers(), *sets, ifeval(), glue(), mmlu(), bbh()]
 
 
 def logiqa(path: Path) -> Path:

@@ -1,17 +1,22 @@
 """The paper's experiments, from a hub of the tests' own: weights, data sets and benchmarks as they are laid out there.
 
-``make test-hub`` runs these: four experiments with a few methods and benchmarks each, so that every repository of
-``repositories`` is read, and what the hub may answer besides. Nothing outside this machine is asked.
+``make test-hub`` runs these: four experiments with a few methods and benchmarks each, and what the hub may answer
+besides. With HUB_METHODS=all the first of them has its 16 methods and 11 benchmarks, so that every repository of
+``repositories`` is read. Nothing outside this machine is asked.
 """
 
 import json
+import os
+import re
 import shutil
 import subprocess
+import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
 from cli import Done, command, environment
+from fault_server import FaultServer
 from hub_server import ACCEPTED, HubServer
 from repositories import everything, logiqa, texts
 
@@ -66,19 +71,20 @@ def overrides(folder: Path, experiment: str, asked_methods: str | None = None) -
     return [f"experiment={experiment}", f"methods={methods}", *how, *places, *sizes]
 
 
-def run(hub: HubServer, folder: Path, arguments: Sequence[str], **more: str) -> Done:
+def run(hub: HubServer, folder: Path, arguments: Sequence[str], limit_s: float = 800, **more: str) -> Done:
     place = {"HF_ENDPOINT": hub.url, "HF_HOME": str(folder / "hf"), "HF_HUB_OFFLINE": "0", "HF_HUB_DISABLE_XET": "1"}
     ours = {name: value for name, value in environment().items() if not name.startswith("HF_")}
+    started = time.monotonic()
     done = subprocess.run(
         command(*arguments),
         cwd=Path(__file__).resolve().parents[2],
         env={**ours, "HF_TOKEN": ACCEPTED, **place, **more},
         capture_output=True,
         text=True,
-        timeout=800,
+        timeout=limit_s,
         check=False,
     )
-    return Done(done.returncode, done.stdout, done.stderr, 0.0)
+    return Done(done.returncode, done.stdout, done.stderr, time.monotonic() - started)
 
 
 @pytest.mark.parametrize("experiment", EXPERIMENTS)
@@ -97,6 +103,32 @@ def test_the_experiment_runs_whole_from_the_hub(experiment: str, hub: HubServer,
     sources = read_json(tmp_path / "out" / experiment / "run.json")["sources"]
     commits = {fact for facts in sources.values() for name, fact in facts.items() if name == "commit"}
     assert hub.repositories["dataset", "tatsu-lab/alpaca"].commit in commits
+
+
+@pytest.mark.skipif(os.environ.get("HUB_METHODS") != "all", reason="takes a quarter of an hour: HUB_METHODS=all")
+@pytest.mark.timeout(3600)
+def test_all_methods_and_benchmarks_of_the_papers_run(hub: HubServer, tmp_path: Path) -> None:
+    """Fetched first, then offline; each of the hub's models and data sets is read."""
+    asked = [one for one in overrides(tmp_path, "llama31_8b", "all") if not one.startswith(("methods=", "~eval"))]
+    asked = [one for one in asked if not one.startswith(("data.candidates", "cluster.executor"))]
+    asked += ["data.candidates.size=120", *(f"evaluation.tasks.{task}.limit=2" for task in TASKS)]
+    (tmp_path / "nltk" / "tokenizers" / "punkt_tab" / "english").mkdir(parents=True)  # none of IFEval's rows needs it
+    nltk = {"NLTK_DATA": str(tmp_path / "nltk")}
+    with FaultServer(lambda body: "4.5\nIt answers what was asked.") as rater:
+        asked += [f"methods.alpagasus.endpoint.base_url={rater.url}", "methods.alpagasus.endpoint.model=rater"]
+        fetched = run(hub, tmp_path, [*asked, "action=fetch"], **nltk)
+        assert fetched.code == 0, fetched.out[-6000:] + fetched.error[-3000:]
+        before = len(hub.asked)
+        done = run(hub, tmp_path, asked, limit_s=3000, HF_HUB_OFFLINE="1", **nltk)
+    assert done.code == 0 and hub.asked[before:] == [], done.out[-6000:] + done.error[-3000:]
+    (counts,) = re.findall(r"^\d+ built, \d+ cached, \d+ failed, \d+ blocked$", done.out, re.M)
+    print(f"{counts}; {done.seconds / 60:.1f} min")
+    assert counts.endswith(" 0 failed, 0 blocked")
+    unused = {"Qwen/Qwen2.5-3B", "meta-llama/Llama-2-7b-hf", "WizardLMTeam/WizardLM_evol_instruct_70k"}
+    read = {name for _, name in hub.repositories if any(name in one for one in hub.asked)}
+    assert {name for _, name in hub.repositories} - unused <= read
+    table = (tmp_path / "out" / "llama31_8b" / "table.md").read_text(encoding="utf-8")
+    assert all(task in table for task in TASKS) and "missing" not in table
 
 
 def selection(folder: Path, *more: str) -> list[str]:
