@@ -50,8 +50,13 @@ from icon_repro.report.console_tables import terminal_width
 from icon_repro.report.pace import pace, told
 from icon_repro.report.preflight import lost_models, missing_steps, preflight
 from icon_repro.report.remaining import Remaining
-from icon_repro.report.results import ResultsError, check, note_selections, place_of, public, report, writing
+from icon_repro.report.results import ResultsError, check, note_selections, place_of, report, writing
+from icon_repro.report.settings import Otherwise, otherwise, public
 from icon_repro.report.wandb_runs import log_experiment
+
+# first parts of keys that decide no number
+_NO_SETTINGS = {"action", "cluster", "confirm", "experiment", "explain", "export", "hydra", "keep", "name", "paths"}
+_NO_SETTINGS |= {"plan", "quiet", "tracking", "verbose"}
 
 
 def main() -> None:
@@ -280,8 +285,19 @@ def _action_compare(experiment: Experiment, store: Store) -> int:
 def _action_export(experiment: Experiment, store: Store) -> int:
     from icon_repro.report.export import export  # pyarrow takes a while to import
 
-    export(experiment, store, [override.lstrip("+") for override in HydraConfig.get().overrides.task], print)
+    overrides = [override.lstrip("+") for override in HydraConfig.get().overrides.task]
+    export(experiment, store, overrides, print, _otherwise(experiment.config))
     return 0
+
+
+def _otherwise(config: Config) -> Otherwise | None:
+    """What this command sets otherwise than the experiment's file; a rehearsal says so by itself."""
+    hydra_config = HydraConfig.get()
+    experiment = hydra_config.runtime.choices.get("experiment")
+    others = (one.lstrip("+~").split("=")[0].split(".")[0] for one in hydra_config.overrides.task)
+    if experiment is None or config.rehearse is not Rehearse.none or not set(others) - _NO_SETTINGS:
+        return None
+    return otherwise(experiment, config, typed(hydra.compose("config", [f"experiment={experiment}"]), real=True))
 
 
 def _renew(experiment: Experiment, store: Store) -> None:
@@ -335,7 +351,7 @@ def _action_report(given: Sequence[str], experiment: Experiment, store: Store) -
             note_selections(experiment)
         say(log_experiment(experiment, store, public(config), [], None, Path(config.paths.results) / config.name))
         return code
-    report(experiment, store, say, arguments=given)
+    report(experiment, store, say, arguments=given, otherwise=_otherwise(experiment.config))
     return 0
 
 

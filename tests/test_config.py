@@ -369,3 +369,22 @@ def test_a_key_of_a_method_that_is_not_there_is_named_with_the_remedy() -> None:
 def test_load_methods_named_by_numbers_are_refused_by_name() -> None:
     with pytest.raises(ConfigError, match=r"methods\.0\.x: the experiment has no method 0"):
         load({"methods": {0: {"x": 1}, 1: {"kind": "random"}}})
+
+
+def test_evaluation_limit_is_that_of_every_task_unless_its_own_is_smaller() -> None:
+    one = minimal()["evaluation"]["tasks"]["arc"]
+    tasks = {"arc": one, "few": {**one, "limit": 3}, "many": {**one, "limit": 50}, "held": held_out()}
+    config = load(changed({"evaluation.tasks": copy.deepcopy(tasks), "evaluation.limit": 7}))
+    by_hand = {**tasks, "arc": {**one, "limit": 7}, "many": {**one, "limit": 7}, "held": held_out()}
+    by_hand["held"]["rows"]["sample"] = 7
+    same = load(changed({"evaluation.tasks": copy.deepcopy(by_hand)}))
+    assert plain(config.evaluation, hashed_only=True) == plain(same.evaluation, hashed_only=True)
+    assert {name: task.limit for name, task in config.evaluation.tasks.items()} == {
+        "arc": 7,
+        "few": 3,
+        "many": 7,
+        "held": None,
+    }
+    assert {task.expected_items for task in config.evaluation.tasks.values()} == {7}  # what the plan's cost goes by
+    with pytest.raises(ConfigError, match=r"evaluation\.limit=0"):
+        load(changed({"evaluation.limit": 0}))

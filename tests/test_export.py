@@ -24,6 +24,7 @@ from icon_repro.experiment import Experiment, plan
 from icon_repro.methods.kinds import kinds, method, method_of
 from icon_repro.report.export import NO_REASON, ExportError, export
 from icon_repro.report.export_card import hub_licence
+from icon_repro.report.settings import Otherwise
 
 TEXTS = [
     {"instruction": f"Say it {i} times.", "input": "Ünïcode\nand a second line" if i % 3 else "", "output": "so " * i}
@@ -359,3 +360,18 @@ def test_export_from_the_command_line(tmp_path: Path) -> None:
     assert "python -m icon_repro experiment=smoke_tiny until=select '~methods.icon' '~methods.random'\n" in text
     wrong = icon_repro(tmp_path, *command, "action=export", "export.methd=longest")
     assert wrong.code == 1 and "export.methd: unknown key. Did you mean 'method'" in wrong.error
+
+
+def test_export_card_says_which_settings_arent_the_files(finished: tuple[Experiment, Store], tmp_path: Path) -> None:
+    experiment, store = finished
+    for key, value in {
+        "path": str(tmp_path / "a"),
+        "method": "longest",
+        "fraction": 0.5,
+        "selection_seed": None,
+    }.items():
+        setattr(experiment.config.export, key, value)
+    export(experiment, store, OVERRIDES, lambda line: None, Otherwise("smoke_tiny", ["data.candidates.size: 24 -> 12"]))
+    (card,) = (tmp_path / "a").glob("*/README.md")
+    text = card.read_text(encoding="utf-8")
+    assert "Not experiment=smoke_tiny as its file has it; set otherwise (file's -> this run's): data.candidates" in text

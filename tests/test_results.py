@@ -14,7 +14,8 @@ from icon_repro.config.load import load
 from icon_repro.engine.artifact import Step, Store, file_sha256
 from icon_repro.engine.records import read_json, write_json
 from icon_repro.experiment import Experiment, plan
-from icon_repro.report.results import ResultsError, check, public, report, writing
+from icon_repro.report.results import ResultsError, check, report, writing
+from icon_repro.report.settings import public
 
 METRICS: Mapping[str, dict[str, Any]] = {
     "score": {"tokens": 10, "flops": 30.0},

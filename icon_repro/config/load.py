@@ -34,7 +34,14 @@ from icon_repro.data.options import (
 from icon_repro.engine.options import ATTENTION, DEVICES, ClusterConfig, PathsConfig, TrackingConfig
 from icon_repro.engine.schema import SchemaError, build, nearest, number, plain, unhashed
 from icon_repro.evaluate.judge.options import JudgeConfig, judge_problems, judge_sources
-from icon_repro.evaluate.options import EvaluationConfig, TaskKind, held_out_problems, task_problems, task_sources
+from icon_repro.evaluate.options import (
+    EvaluationConfig,
+    TaskKind,
+    held_out_problems,
+    limit_tasks,
+    task_problems,
+    task_sources,
+)
 from icon_repro.methods.kinds import problems_of, typed
 from icon_repro.methods.select import SelectBudget
 from icon_repro.train.options import TrainConfig, batch_problems, save_problems
@@ -161,6 +168,7 @@ def load(data: Mapping[str, Any]) -> Config:
     else:
         if config.seed is not None:
             config.name, config.seeds, config.seed = f"{config.name}_s{config.seed}", [config.seed], None
+        limit_tasks(config.evaluation)
         if len(made) == len(methods or {}):  # else what is said of several methods may be wrong
             problems += _combinations(config)
     if isinstance(methods, Mapping) and not methods and data.get("fractions"):

@@ -76,6 +76,20 @@ class EvaluationConfig:
     seed: int = number(1234, at_least=0)
     backend: Backend = field(default=Backend.hf, metadata={"legacy": Backend.hf})
     allow_code_execution: bool = unhashed(False)  # of code that the model wrote; ICON_REPRO_ALLOW_CODE=1 too
+    # of each task at most so many items (of a group's tasks each); of kind nll so many rows, drawn at random
+    limit: int | None = field(default=None, metadata={"hash": False, "at_least": 1})
+
+
+def limit_tasks(evaluation: EvaluationConfig) -> None:
+    """Put ``evaluation.limit`` into every task, as if it stood there: a task's own stays if it is smaller."""
+    if evaluation.limit is None:
+        return
+    for task in evaluation.tasks.values():
+        if task.kind is TaskKind.nll and task.rows is not None:
+            task.rows.sample = min(task.rows.sample or evaluation.limit, evaluation.limit)
+        else:
+            task.limit = min(task.limit or evaluation.limit, evaluation.limit)
+        task.expected_items = min(task.expected_items, evaluation.limit)
 
 
 @dataclass

@@ -186,7 +186,11 @@ def _told(cell: Explained, run: Mapping[str, Any], place: Path, work: Path) -> l
     lines.append(f"config (the whole of it: {place / 'run.json'}):")
     for key in cell.settings:
         if (value := _value(run["config"], key)) is not None:
-            lines.append(f"  {key}: {json.dumps(value, sort_keys=True, ensure_ascii=False)}")
+            asked = value.get("deepspeed") if key == "training" else None
+            shown = {name: one for name, one in value.items() if name != "deepspeed"} if key == "training" else value
+            lines.append(f"  {key}: {json.dumps(shown, sort_keys=True, ensure_ascii=False)}")
+            if asked is not None:  # nothing is shared by one process that offloads nothing
+                lines.append(f"  training.deepspeed, as asked for; a run says what was used: {json.dumps(asked)}")
     return lines
 
 
@@ -202,13 +206,21 @@ def _record(work: Path, step: str) -> dict[str, Any] | None:
 def _of_record(record: Mapping[str, Any]) -> list[str]:
     git = record["git"]
     packages = ", ".join(f"{name} {version}" for name, version in sorted(record["packages"].items()))
-    whose = told([record["metrics"][KEY]]) if KEY in record["metrics"] else ""
+    metrics = record["metrics"]
+    whose = told([metrics[KEY]]) if KEY in metrics else ""
     return [
         *([f"    answered by: {whose}"] if whose else []),
+        *([f"    tuned: {_shared_by(metrics)}"] if "zero_stage" in metrics else []),
         f"    commit: {git['commit']}{' (dirty)' if git['dirty'] else ''}",
         f"    packages: python {record['python']}, {packages}",
         f"    config: {json.dumps(record['hashed']['params'], sort_keys=True, ensure_ascii=False)}",
     ]
+
+
+def _shared_by(metrics: Mapping[str, Any]) -> str:
+    """By how many processes a training was done, and how they shared it, which may be otherwise than configured."""
+    count, stage = metrics["processes"], metrics["zero_stage"]
+    return f"in {count} process{'es' if count > 1 else ''}, {f'ZeRO-{stage}' if stage else 'without DeepSpeed'}"
 
 
 def _data(step: str, work: Path, folders: Mapping[str, str]) -> dict[str, str]:

@@ -29,6 +29,7 @@ from icon_repro.engine.schema import nearest
 from icon_repro.experiment import Arm, Experiment
 from icon_repro.report.export_card import CardFacts, card
 from icon_repro.report.results import ResultsError
+from icon_repro.report.settings import Otherwise
 
 _TEXT = ("id", "instruction", "input", "output")
 _SCORED = {"score": pyarrow.float64(), "rank": pyarrow.int64(), "selected": pyarrow.bool_()}
@@ -50,11 +51,18 @@ class StoredSelection:
     ranks: dict[str, int]  # of rows with a score; the best is 1
 
 
-def export(experiment: Experiment, store: Store, overrides: Sequence[str], say: Callable[[str], None]) -> None:
+def export(
+    experiment: Experiment,
+    store: Store,
+    overrides: Sequence[str],
+    say: Callable[[str], None],
+    otherwise: Otherwise | None = None,
+) -> None:
     """Write the selections that ``config.export`` asks for.
 
     Args:
         overrides: of the command line, for the card.
+        otherwise: settings that aren't those of the experiment's file, for the card.
         say: gets a line a selection.
 
     Raises:
@@ -73,7 +81,8 @@ def export(experiment: Experiment, store: Store, overrides: Sequence[str], say: 
     target = Path(asked.path).expanduser() if asked.path else Path(config.paths.work) / "export" / config.name
     for name, arm in finished.items():
         selection = read(_select(arm), store)
-        is_new = _write(target / name, selection, card(_facts(name, arm, selection), experiment, store, overrides))
+        text = card(_facts(name, arm, selection), experiment, store, overrides, otherwise)
+        is_new = _write(target / name, selection, text)
         say(
             f"{target / name}: {len(selection.ids)} selected of {len(selection.scores)} scored and "
             f"{len(selection.rows)} rows{'' if is_new else ' (was there already)'}"

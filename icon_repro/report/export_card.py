@@ -19,7 +19,7 @@ from icon_repro.engine.artifact import Step, Store, ancestors
 from icon_repro.experiment import Experiment
 from icon_repro.methods.kinds import method_of
 from icon_repro.report.collect import portable
-from icon_repro.report.results import public
+from icon_repro.report.settings import Otherwise, public
 
 NOT_STATED = "not stated"
 
@@ -40,11 +40,18 @@ class CardFacts:
     ready: bool  # instruction is a finished prompt
 
 
-def card(facts: CardFacts, experiment: Experiment, store: Store, overrides: Sequence[str]) -> str:
+def card(
+    facts: CardFacts,
+    experiment: Experiment,
+    store: Store,
+    overrides: Sequence[str],
+    otherwise: Otherwise | None = None,
+) -> str:
     """The text of README.md.
 
     Args:
         overrides: of the command line that exports; those that change no result are left out.
+        otherwise: settings that aren't those of the experiment's file, whose description the card repeats.
     """
     config = experiment.config
     source = config.data.selected_from.source
@@ -83,6 +90,7 @@ def card(facts: CardFacts, experiment: Experiment, store: Store, overrides: Sequ
             _table(["why", "rows"], sorted(facts.reasons.items())) if facts.reasons else "None: every row has one.\n",
             "## How it was made\n",
             f"Experiment `{config.name}`. {config.description.strip()}\n",
+            *([f"{otherwise}\n"] if otherwise else []),
             "```\n" + "\n".join(commands) + "\n```\n",
             "What was read:\n",
             _table(["step", "name", "from", "licence"], _read(steps)),

@@ -20,6 +20,7 @@ from icon_repro.report.paper.published import PublishedError, published_folder, 
 from icon_repro.report.rehearsal import undecided
 from icon_repro.report.rows import ResultRow
 from icon_repro.report.runs import RunsError
+from icon_repro.report.settings import Otherwise
 from icon_repro.report.statistics import StatsError
 from icon_repro.report.versions import of_pairs, separated, versions_of
 
@@ -53,6 +54,9 @@ def write_all(rows: Sequence[ResultRow], run: Mapping[str, Any], experiments: Pa
     shown, mixed = separated(rows, run)
     versions = versions_of(run)
     notes = [*tables.mixed_versions(run["packages"]), *mixed, *run.get("losses", [])]
+    noted = run.get("otherwise")  # older ones didn't note it
+    otherwise = [] if noted is None else [str(Otherwise(**noted))]
+    notes += otherwise if source else []
     results = results_of(shown, run["config"])
     beside = paper_tables(results, published)
     checked = undecided(check_claims(claims, results), run["config"])
@@ -65,6 +69,7 @@ def write_all(rows: Sequence[ResultRow], run: Mapping[str, Any], experiments: Pa
         text += "\n" + write_paper_tables(beside, experiment, folder)
     if checked:
         other = of_pairs(versions, compared_lines(checked, results)) if versions else []
+        other = [*otherwise, *other]
         text += "\n" + write_claims(checked, experiment, folder, other) + " (claims.md)\n"
     return Written(text, table, notes, compared)
 

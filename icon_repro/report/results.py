@@ -29,21 +29,17 @@ from icon_repro.engine.records import read_json, write_json
 from icon_repro.engine.schema import plain
 from icon_repro.evaluate.items import ItemsError
 from icon_repro.experiment import Experiment
-from icon_repro.methods.kinds import method_of
 from icon_repro.report import selection_overlap
 from icon_repro.report.collect import collect, provenance, results, sources
 from icon_repro.report.console_tables import terminal_width
 from icon_repro.report.losses import losses
 from icon_repro.report.paper.published import PublishedError, published_folder, read_published
 from icon_repro.report.presentation import present
+from icon_repro.report.settings import SHOWN, Otherwise, changes, filled, public
 from icon_repro.report.wandb_runs import log_experiment
 
 FORMAT = 1  # of run.json
 SELECTED = "selected.json"  # in the place of run.json after until=select
-_OURS = {"name", "description", "paths", "export", "action", "cluster", "tracking"}  # fields that change no result
-# of one command
-_ASKED = {"paths", "export", "explain", "action", "verbose", "quiet", "plan", "keep", "confirm"}
-_SHOWN = 10  # differences in a message
 _LEASE_S = 60.0
 _PATIENCE_S = 600.0  # with another process that writes the same results
 
@@ -82,7 +78,7 @@ def place_of(config: Config) -> Path:
 def note_selections(experiment: Experiment) -> None:
     """Say in the results folder whose selections (until=select) it holds, for ``check``."""
     config = experiment.config
-    run = {"format": FORMAT, "config": public(_filled(config)), "sources": sources(experiment)}
+    run = {"format": FORMAT, "config": public(filled(config)), "sources": sources(experiment)}
     write_json(Path(config.paths.results) / config.name / SELECTED, {**run, "results": sorted(_selections(experiment))})
 
 
@@ -106,7 +102,7 @@ def _check_against(experiment: Experiment, file: Path, planned: set[str], *, row
     if stored["format"] > FORMAT:
         raise ResultsError(f"{file}: format {stored['format']}, this version reads up to {FORMAT}. Update icon_repro.")
     lost = [step for step in stored["results"] if step not in planned]
-    differing = _changes(stored["config"], _filled(config), "")
+    differing = changes(stored["config"], filled(config), "")
     if not rows_may_change:
         differing += differences(*_common(stored["sources"], sources(experiment)), "sources")
     if lost and experiment.unresolved:  # then steps have other names for want of a commit, not of a setting
@@ -116,13 +112,13 @@ def _check_against(experiment: Experiment, file: Path, planned: set[str], *, row
             "a network, or set the commit; the results are sound as they are."
         )
     if lost and differing:
-        more = [f"and {len(differing) - _SHOWN} more"] if len(differing) > _SHOWN else []
+        more = [f"and {len(differing) - SHOWN} more"] if len(differing) > SHOWN else []
         raise ResultsError(
             "\n  ".join(
                 [
                     f"{folder} holds results of another configuration; {len(lost)} of {len(stored['results'])} would "
                     f"be lost (first: {lost[0]}). Give another name=..., or delete {folder}. What differs:",
-                    *differing[:_SHOWN],
+                    *differing[:SHOWN],
                     *more,
                 ]
             )
@@ -175,6 +171,7 @@ def report(
     *,
     figures: bool = True,
     arguments: Sequence[str] = (),
+    otherwise: Otherwise | None = None,
 ) -> bool:
     """Write tables, figures and page from what is stored, and log them.
 
@@ -182,6 +179,7 @@ def report(
         say: gets what was done, and at last what was found, with a narrow table (``report.summary``).
         figures: False leaves out figures and page.
         arguments: of the command that was given, for the commands that the end names.
+        otherwise: settings of this run that aren't those of the experiment's file.
 
     Returns:
         Whether the table is complete.
@@ -202,9 +200,10 @@ def report(
         except ItemsError as error:
             raise ResultsError(f"{config.name}: {error}") from error
         folder = Path(config.paths.results) / config.name
-        settings = {key: value for key, value in public(_filled(config)).items() if key not in {"cluster", "tracking"}}
+        settings = {key: value for key, value in public(filled(config)).items() if key not in {"cluster", "tracking"}}
         run = {"format": FORMAT, "config": settings, **provenance(experiment, store)}
         run["made_with"] = made_with(experiment, store)
+        run["otherwise"] = None if otherwise is None else dataclasses.asdict(otherwise)
         run["losses"] = [*losses(experiment, store), *selection_overlap.sentences(rows)]
         try:
             shown, _ = separated(rows, run)
@@ -235,39 +234,6 @@ def report(
         end = summary.closing(shown, outputs.compared, primary, target, arguments, complete=complete, width=width)
         say("\n".join(end))
     return complete
-
-
-def public(config: Config) -> dict[str, Any]:
-    """The config without what belongs to this machine; of a file, the name only."""
-
-    def names(value: Any) -> Any:
-        if not isinstance(value, dict):
-            return value
-        return {k: Path(v).name if k in ("path", "ratings") and v else names(v) for k, v in value.items()}
-
-    return {key: names(value) for key, value in plain(config).items() if key not in _ASKED}
-
-
-def _filled(config: Config) -> Config:
-    """``config`` with the options that ``compat`` decides filled in: an option's value is what counts."""
-    methods = {name: method_of(options).resolve(options) for name, options in config.methods.items()}
-    return dataclasses.replace(config, methods=methods)
-
-
-def _changes(old: Any, new: Any, where: str) -> list[str]:
-    """Settings of ``new`` that have another value than the stored ``old``, other than by growing."""
-    if dataclasses.is_dataclass(new) and isinstance(old, Mapping):
-        known = [field.name for field in dataclasses.fields(new) if field.metadata.get("hash", True)]
-        names = [name for name in known if name in old and (where or name not in _OURS)]
-        return [c for name in names for c in _changes(old[name], getattr(new, name), f"{where}.{name}".lstrip("."))]
-    if isinstance(new, Mapping) and isinstance(old, Mapping):  # methods, benchmarks
-        gone = [f"{where}.{name}: dropped" for name in old if name not in new]
-        return gone + [c for name in old if name in new for c in _changes(old[name], new[name], f"{where}.{name}")]
-    if where in ("seeds", "fractions") or where.startswith("more_fractions."):
-        return [] if set(old) <= set(new) else differences(old, new, where)
-    if where in ("base", "full") and new:
-        return []
-    return differences(old, plain(new), where)
 
 
 def _common(old: Mapping[str, Any], new: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:

@@ -107,6 +107,8 @@ def tune(job: TrainJob, inputs: Mapping[str, Path], out: Path, runtime: Runtime)
         "rows_with_control": len(notes["control"]),
         "rows_with_unknown": len(notes["unknown"]),
         "dropped": {"no response token within max_length": len(notes["dropped"])},
+        "processes": cluster.processes,
+        "zero_stage": deepspeed.stage if deepspeed else 0,  # that was used, whatever is configured
         "steps": trainer.state.global_step,
         "loss": sum(entry["loss"] for entry in logged) / len(logged),
         "trainable_parameters": trainable,

@@ -9,9 +9,11 @@ from typing import Any
 import pytest
 import yaml
 from made_up_runs import result, row, task, with_cell
-from paper_runs import judged, run
+from paper_runs import judged, published_csv, run, run_json
+from small import small
 
 from icon_repro.config.load import conf_dir
+from icon_repro.report.outputs import write_all
 from icon_repro.report.paper.claims import (
     Checked,
     ClaimsError,
@@ -26,6 +28,7 @@ from icon_repro.report.paper.measures import results_of
 from icon_repro.report.paper.published import GROUPS
 from icon_repro.report.rows import BenchmarkFacts, ResultRow
 from icon_repro.report.runs import lines, sample
+from icon_repro.report.settings import otherwise
 from icon_repro.report.statistics import StatsError, difference
 
 EXPERIMENTS = Path(__file__).resolve().parents[2] / "experiments"
@@ -285,3 +288,34 @@ def test_repository_claims_are_valid_and_not_run_without_results(path: Path) -> 
     assert all(one.note for one in found)
     experiment = (conf_dir() / "experiment" / f"{path.parent.name}.yaml").read_text(encoding="utf-8")
     assert f"published: {path.parent.name}\n" in experiment
+
+
+def test_claims_and_tables_of_a_run_with_other_settings_than_its_files_say_so(tmp_path: Path) -> None:
+    rows = [run("icon", 0.15, 3, 0.6), run("full", 1.0, 0, 0.4)]
+    experiments, folder = tmp_path / "experiments", tmp_path / "results"
+    published_csv(experiments / "toy", "table1", [("full", 1.0, "v1", 40.0)])
+    (experiments / "toy" / "claims.yaml").write_text(
+        "[{id: better, text: t, source: s, measure: mmlu, arm: icon-0.15, against: [full]}]", encoding="utf-8"
+    )
+    folder.mkdir()
+    content = run_json(rows)
+    write_all(rows, content, experiments, folder)
+    assert "Not experiment" not in (folder / "claims.md").read_text() + (folder / "table.md").read_text()
+    settings = [f"evaluation.tasks.t{n}.limit: None -> 2" for n in range(12)]
+    noted = {"experiment": "toy", "settings": ["data.candidates.size: 5000 -> 40", *settings]}
+    write_all(rows, {**content, "otherwise": noted}, experiments, folder)
+    for name in ("claims.md", "table.md"):
+        text = " ".join((folder / name).read_text(encoding="utf-8").split())
+        assert "Not experiment=toy as its file has it" in text and "data.candidates.size: 5000 -> 40; " in text
+        assert "; and 3 more." in text
+
+
+def test_settings_that_arent_the_files_are_those_that_decide_results(tmp_path: Path) -> None:
+    own = small(tmp_path)
+    same = {"name": "mine", "seeds": [0, 1], "paths.cache": "elsewhere", "cluster.threads": 3}
+    assert otherwise("smoke_tiny", small(tmp_path, same), own) is None
+    found = otherwise("smoke_tiny", small(tmp_path, {"data.candidates.size": 20, "evaluation.limit": 3}), own)
+    assert found is not None and list(found.settings) == [
+        "data.candidates.size: 24 -> 20",
+        "evaluation.tasks.tiny.limit: None -> 3",
+    ]

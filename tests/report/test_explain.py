@@ -126,6 +126,25 @@ def test_explain_with_the_work_folder_has_commit_packages_config_and_data_of_eac
     assert told("icon-0.25/average", tmp_path, "smoke_tiny", "outputs").count("run icon") == 1
 
 
+@pytest.mark.parametrize(
+    ("processes", "stage", "part"),
+    [(1, 0, "tuned: in 1 process, without DeepSpeed"), (4, 3, "tuned: in 4 processes, ZeRO-3"), (1, None, None)],
+)
+def test_explain_says_how_a_training_was_shared_whatever_was_asked_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, processes: int, stage: int | None, part: str | None
+) -> None:
+    known = {} if stage is None else {"processes": processes, "zero_stage": stage}  # older records don't say
+    monkeypatch.setitem(METRICS, "train", {**METRICS["train"], **known})  # type: ignore[arg-type]
+    asked = {"training.deepspeed": {"stage": 2, "offload": False}}
+    experiment, store = planned(tmp_path, asked), Store(tmp_path / "work")
+    finish(experiment, store)
+    written(experiment, store)
+    text = told("icon-0.25/tiny", tmp_path, "smoke_tiny", "outputs")
+    assert (part in text) if part is not None else ("tuned: " not in text)
+    assert 'training.deepspeed, as asked for; a run says what was used: {"offload": false, "stage": 2}' in text
+    assert "deepspeed" not in next(line for line in text.splitlines() if line.startswith("  training: "))
+
+
 def test_explain_command_prints_or_refuses_in_one_line(root: Path) -> None:
     arguments = ["experiment=smoke_tiny", "name=toy", "action=report"]
     done = icon_repro(root, *arguments, "explain=table1/llama31_8b/icon-0.15/mmlu")
