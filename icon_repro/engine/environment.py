@@ -11,6 +11,7 @@ import multiprocessing.util
 import os
 import sys
 import tempfile
+import warnings
 from collections.abc import MutableMapping
 from pathlib import Path
 from typing import Any
@@ -87,6 +88,9 @@ def stand_up() -> None:
             "Python was started without its checks (-O or PYTHONOPTIMIZE), on which results and libraries rely. Unset "
             "PYTHONOPTIMIZE."
         )
+    if any(map(_strict, sys.warnoptions)):  # a library's note to its developers would end a training
+        sys.warnoptions[:] = [option for option in sys.warnoptions if not _strict(option)]
+        warnings.resetwarnings()
     try:
         here = Path.cwd()
     except FileNotFoundError:
@@ -104,14 +108,22 @@ def stand_up() -> None:
 
 
 def clean(environment: MutableMapping[str, str] = os.environ) -> list[str]:
-    """Remove variables that would change numbers or have a process wait for others; returns their names."""
-    removed = sorted(name for name in environment if _removed(name))
+    """Remove variables that would change numbers, end a step or have it wait for others; returns their names."""
+    removed = sorted(name for name in environment if _removed(name, environment[name]))
     for name in removed:
         del environment[name]
     return removed
 
 
-def _removed(name: str) -> bool:
+def _strict(option: str) -> bool:
+    """Whether an option for Python's warnings makes errors of some."""
+    action = option.strip().partition(":")[0]
+    return bool(action) and "error".startswith(action)
+
+
+def _removed(name: str, value: str) -> bool:
+    if name == "PYTHONWARNINGS":
+        return any(map(_strict, value.split(",")))
     if name in _LAUNCHERS or name in _SWITCHES:
         return True
     return name.startswith(_FAMILIES) and name not in _KEPT and not name.startswith(_KEPT_PREFIXES)

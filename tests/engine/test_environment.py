@@ -30,6 +30,8 @@ def test_clean_removes_what_changes_numbers_and_keeps_the_rest() -> None:
     }
     environment = dict.fromkeys(gone | stay, "1")
     assert clean(environment) == sorted(gone)
+    assert clean({"PYTHONWARNINGS": "ignore,error::FutureWarning"}) == ["PYTHONWARNINGS"]
+    assert clean({"PYTHONWARNINGS": "ignore"}) == []
     assert set(environment) == stay
     assert clean(environment) == []
 
@@ -53,6 +55,12 @@ said = [str(os.fstat(number).st_rdev) for number in range(3)]
 said += [str(child.returncode), tempfile.gettempdir(), multiprocessing.util.get_temp_dir()]
 Path(sys.argv[1]).write_text("\\n".join(said))
 """
+
+
+def test_stand_up_lets_no_warning_of_a_library_be_an_error() -> None:
+    code = "import warnings; from icon_repro.engine.environment import stand_up; stand_up(); warnings.warn('x')"
+    done = subprocess.run([sys.executable, "-W", "error", "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0 and "UserWarning: x" in done.stderr
 
 
 @pytest.mark.parametrize("closed", ["<&-", ">&-", "<&- >&- 2>&-"])
