@@ -150,6 +150,8 @@ def test_load_valid_config_is_accepted(changes: dict[str, Any]) -> None:
         ({"cluster.attention": "flash_attention"}, ["cluster.attention='flash_attention'", "'flash_attention_2'"]),
         ({"training.schedule": "constant"}, ["training.schedule='constant'", "mean 'constant_with_warmup'"]),
         ({"data.pool.source.format": "sharegpt"}, ["format='sharegpt'", "mean 'messages'"]),
+        ({"training.lora.targets": []}, ["training.lora.targets=[]: name layers", "targets=[q_proj,"]),
+        ({"training.lora.targets": ["all-linear"]}, ["training.lora.targets=['all-linear']: name layers"]),
         ({"seeds": []}, ["seeds=[]"]),
         ({"seeds": [1, 1]}, ["seeds=[1, 1]", "twice"]),
         ({"cluster.micro_batch_size": 3}, ["global_batch_size=128", "micro_batch_size=3"]),

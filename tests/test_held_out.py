@@ -1,5 +1,6 @@
 """Held-out rows through a tiny model: NLLs against a loop, one prompt for all formats of rows, facts of the rows."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -90,6 +91,13 @@ def test_facts_are_of_the_rows_that_are_scored(inputs: dict[str, Path], tmp_path
     dropped = {"in the assessment set or among the candidates": 1, "too long": 1, "no response token": 1}
     assert metrics == {"rows": 2, "response_tokens": sum(tokens), "dropped": dropped}
     assert set(scored(job(HeldOutTemplate.tuning), inputs, tmp_path, runtime)) == set(stored["ids"])
+
+
+def test_rows_of_two_files_are_the_same_by_text_not_by_number(
+    inputs: dict[str, Path], tmp_path: Path, runtime: Runtime
+) -> None:
+    write_rows(inputs["candidates"] / "rows.jsonl", [replace(PLAIN, id="7"), replace(OTHERS[0], id=READY.id)])
+    assert list(scored(job(HeldOutTemplate.tuning), inputs, tmp_path, runtime)) == [READY.id]
 
 
 def test_no_row_left_is_refused(inputs: dict[str, Path], tmp_path: Path, runtime: Runtime) -> None:

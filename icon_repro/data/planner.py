@@ -123,9 +123,7 @@ class Planner:
             assert model.path is not None
             folder = Path(model.path).expanduser()
             if not (folder / "config.json").is_file():
-                raise PlanError(
-                    f"{where}.path={model.path!r}: no config.json there; give a folder saved by transformers."
-                )
+                raise PlanError(f"{where}.path={model.path!r}: no config.json there; {_model_remedy(where, folder)}")
             more["files"] = {p.name: self.hashes.of(p) for p in sorted(folder.iterdir()) if p.is_file()}
         return self.step("model", "model", model.name, model, **more)
 
@@ -179,6 +177,15 @@ class Planner:
         """As many assessment rows as are expected."""
         rows = self.config.data.assessment
         return min(rows.sample or rows.expected_rows, rows.expected_rows)
+
+
+def _model_remedy(where: str, folder: Path) -> str:
+    """What to give in the place of a folder that isn't one of a model."""
+    if snapshots := sorted(folder.glob("snapshots/*/config.json")):  # as the hub's cache is laid out
+        return f"set {where}.path={snapshots[-1].parent}"
+    if (folder / "adapter_config.json").is_file():
+        return "it holds an adapter: merge it into its model first (peft: merge_and_unload), and save that."
+    return "give a folder saved by transformers."
 
 
 def counted(source: SourceConfig) -> tuple[int, float] | None:

@@ -18,7 +18,7 @@ import numpy as np
 
 from icon_repro.data.benchmark import BenchmarkError, shot
 from icon_repro.data.options import RowFormat, RowsConfig, SourceConfig
-from icon_repro.data.rows import Example
+from icon_repro.data.rows import Example, texts_of
 from icon_repro.data.sources import RowError, SourceError, read_all, read_raw
 from icon_repro.engine.console import LOG
 from icon_repro.engine.records import write_json, write_rows
@@ -34,6 +34,11 @@ class PrepareError(ValueError):
 
 def run(cfg: RowsConfig, inputs: Mapping[str, Path], out: Path, runtime: Runtime) -> dict[str, Any]:
     """Write rows.jsonl and report.json. Needs files["source"] for kind file, extra["commit"] for kind hub."""
+    if cfg.stratify and cfg.source.fields.group is None:
+        raise PrepareError(
+            f"{cfg.source.name}: stratify=true draws evenly over groups, and no column says them. Set "
+            "source.fields.group, or stratify=false."
+        )
     read, dropped = examples(cfg.source, runtime, drop_unreadable=cfg.drop_unreadable)
     total = len(read) + sum(map(len, dropped.values()))
     rows, dropped["duplicate"] = unique(read, texts=cfg.source.fields.response is not None)
@@ -154,7 +159,7 @@ def unique(read: Iterable[tuple[str, Example]], *, texts: bool = True) -> tuple[
             rows.append((place, row))
             continue
         other_place, other = rows[-1]
-        if (other.instruction, other.input, other.response) != (row.instruction, row.input, row.response):
+        if texts_of(other) != texts_of(row):
             raise PrepareError(
                 f"id {row.id!r} stands for two texts: {other_place} and {place}. "
                 "Make the ids unique, or set fields.id to null: ids are then made from the texts."
@@ -162,11 +167,10 @@ def unique(read: Iterable[tuple[str, Example]], *, texts: bool = True) -> tuple[
         copies.append(row.id)
     distinct, seen = list[Example](), set[tuple[str, str, str]]()
     for _, row in rows:
-        text = (row.instruction, row.input, row.response)
-        if texts and text in seen:
+        if texts and texts_of(row) in seen:
             copies.append(row.id)
         else:
-            seen.add(text)
+            seen.add(texts_of(row))
             distinct.append(row)
     return distinct, copies
 

@@ -47,6 +47,11 @@ def content_id(instruction: str, input: str, response: str) -> str:
     return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:16]
 
 
+def texts_of(row: Example) -> tuple[str, str, str]:
+    """What makes two rows the same, whatever their ids: rows of two files may bear the same numbers."""
+    return row.instruction, row.input, row.response
+
+
 def stripped(row: Example) -> Example:
     """``row`` without spaces around its texts."""
     texts = {name: getattr(row, name).strip() for name in ("instruction", "input", "response")}

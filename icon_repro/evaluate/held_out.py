@@ -5,7 +5,7 @@ Out: of ``run`` items.json (ids and each row's mean NLL over its response tokens
 of ``facts`` facts.json (ids, response tokens and group of the same rows), once for all tuned models.
 Rows are scored in the prompt of tuning, ready prompts too, unless ``template`` is as_is. The value in a step's metrics
 weighs each row the same; ``icon_repro.evaluate.held_out_measures`` makes the measures of a report from both files.
-Known gap: rows are compared with candidates and assessment rows by id (a hash of the text), not by shared n-grams.
+Known gap: rows are compared with candidates and assessment rows by their whole texts, not by shared n-grams.
 """
 
 import math
@@ -17,7 +17,7 @@ import numpy as np
 
 from icon_repro.data.cost import forward_flops
 from icon_repro.data.prompts import Template, alpaca_prompt, prompt_of
-from icon_repro.data.rows import Example
+from icon_repro.data.rows import Example, texts_of
 from icon_repro.engine.records import read_rows, write_json
 from icon_repro.engine.runtime import Runtime
 from icon_repro.evaluate.held_out_measures import FACTS
@@ -95,13 +95,14 @@ def _scored(
 ) -> tuple[list[tuple[Example, Encoded]], dict[str, int]]:
     """The rows that are scored, with their tokens; and how many others there are, by reason."""
     read = read_rows(inputs["rows"] / "rows.jsonl", Example)
-    seen = {row.id for name in ("assessment", "candidates") for row in read_rows(inputs[name] / "rows.jsonl", Example)}
+    others = [row for name in ("assessment", "candidates") for row in read_rows(inputs[name] / "rows.jsonl", Example)]
+    seen = set(map(texts_of, others))
     start = bos_ids(tokenizer)
     dropped = {"in the assessment set or among the candidates": 0, "no response token": 0, "too long": 0}
     scored = []
     for row in read:
         before, answer = text_ids(tokenizer, prompt(row, cfg.template))[0], text_ids(tokenizer, row.response)[0]
-        if row.id in seen:
+        if texts_of(row) in seen:
             dropped["in the assessment set or among the candidates"] += 1
         elif not answer:
             dropped["no response token"] += 1

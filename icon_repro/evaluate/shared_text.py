@@ -22,7 +22,7 @@ from typing import Any
 from icon_repro.data.overlap import SHARED, Words, row_words, runs, words
 from icon_repro.data.prepare import LEFT_OUT
 from icon_repro.data.prompts import QUESTION
-from icon_repro.data.rows import Example
+from icon_repro.data.rows import Example, texts_of
 from icon_repro.engine.records import read_lines, read_rows, write_json
 from icon_repro.engine.runtime import Runtime
 from icon_repro.evaluate.options import SharedTextJob
@@ -113,9 +113,9 @@ def _items(
             for number, document in enumerate(list(task.eval_docs)[: cfg.limit]):
                 yield f"{name}:{number}", list(_texts(document))
     elif "assessment" in inputs:
-        seen = {row.id for row in rows} | {row.id for row in read_rows(inputs["assessment"] / "rows.jsonl", Example)}
+        seen = {texts_of(row) for row in [*rows, *read_rows(inputs["assessment"] / "rows.jsonl", Example)]}
         for row in read_rows(inputs["rows"] / "rows.jsonl", Example):
-            if row.id not in seen:  # those aren't evaluated
+            if texts_of(row) not in seen:  # those aren't evaluated
                 yield row.id, [row.instruction, row.input, row.response]
     else:
         for _, item in list(read_lines(inputs["rows"] / "rows.jsonl"))[: cfg.limit]:

@@ -20,6 +20,15 @@ class LoraConfig:
     # names of the linear layers that get one
     targets: list[str] = field(default_factory=lambda: ["q_proj", "k_proj", "v_proj", "o_proj"])
 
+    def problems(self, where: str) -> list[str]:
+        """Problems of the options with the key ``where``; which layers a model has isn't known yet."""
+        if self.targets and not any(re.search("all.linear", target) for target in self.targets):
+            return []
+        layers = "[q_proj,k_proj,v_proj,o_proj,gate_proj,up_proj,down_proj]"
+        return [
+            f"{where}.targets={self.targets}: name layers; all linear ones of a Llama are {where}.targets={layers}."
+        ]
+
 
 OPENAI = "https://api.openai.com/v1"
 

@@ -65,7 +65,9 @@ def warm_up(ratio: float, steps: int) -> float:
 
 
 def save_problems(where: str, train: TrainConfig) -> list[str]:
-    """Problems of how the training with the key ``where`` saves its weights."""
+    """Problems of what the training with the key ``where`` tunes, and of how it saves that."""
+    if train.tuning is Tuning.lora and (problems := train.lora.problems(f"{where}.lora")):
+        return problems
     if train.tuning is Tuning.full or train.save_dtype is Dtype.float32:
         return []
     return [f"{where}.save_dtype={train.save_dtype.value}: an adapter is small and saved in float32; leave it out."]

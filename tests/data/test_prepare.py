@@ -95,6 +95,11 @@ def test_prepare_result_doesnt_depend_on_order_of_source(prepare):
     assert prepare(copies, **settings) == prepare(copies[::-1], **settings)
 
 
+def test_prepare_stratify_without_groups_is_refused(prepare):
+    with pytest.raises(PrepareError, match=r"stratify=true draws evenly over groups.*source\.fields\.group"):
+        prepare([row("task 1"), row("task 2")], sample=1, stratify=True)
+
+
 def test_prepare_sample_depends_on_seed_only(prepare):
     rows = [row(f"task {i}") for i in range(100)]
     first = prepare(rows, sample=20, seed=1)

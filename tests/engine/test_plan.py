@@ -412,6 +412,20 @@ def test_plan_folder_without_model_is_named_with_its_key(tmp_path: Path) -> None
         plan(small(tmp_path, {"model": {"kind": "local", "name": "m", "path": str(tmp_path)}}))
 
 
+@pytest.mark.parametrize(
+    ("name", "remedy"),
+    [
+        ("snapshots/abc/config.json", r"set model\.path=\S+/snapshots/abc$"),
+        ("adapter_config.json", "merge it into its"),
+    ],
+)
+def test_plan_folder_beside_the_model_says_what_to_give(tmp_path: Path, name: str, remedy: str) -> None:
+    (tmp_path / "m" / name).parent.mkdir(parents=True)
+    (tmp_path / "m" / name).write_text("{}")
+    with pytest.raises(PlanError, match=remedy):
+        plan(small(tmp_path, {"model": {"kind": "local", "name": "m", "path": str(tmp_path / "m")}}))
+
+
 def test_plan_benchmark_reads_its_hub_data_at_a_commit(tmp_path: Path) -> None:
     steps = [step for step in plan(small(tmp_path, hub_task(COMMIT))).steps if step.label.endswith("-more")]
     assert steps and all(step.extra == {"commit": COMMIT} for step in steps)
