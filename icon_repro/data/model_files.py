@@ -181,9 +181,11 @@ def check_weights(name: str, loaded: Mapping[str, Any], new: Sequence[str], unus
     more = f" and {len(problems) - _NAMED} more" if len(problems) > _NAMED else ""
     remedy = ["Check the model's folder and config.json."]
     if missing and not shapes:
-        remedy.append("If they are meant to be drawn at random, name them in model.new_weights.")
+        remedy.append(
+            "If they are meant to be drawn at random, name them in new_weights, beside the model's id or path."
+        )
     if unknown and not shapes:
-        remedy.append("If they are meant to be left out, name them in model.unused_weights.")
+        remedy.append("If they are meant to be left out, name them in unused_weights, beside the model's id or path.")
     raise ModelError(
         f"{name}: the weights aren't those of {what}: {'; '.join(problems[:_NAMED])}{more}. {' '.join(remedy)}"
     )

@@ -5,12 +5,26 @@ The number of GPUs is what CUDA's driver says, which heeds CUDA_VISIBLE_DEVICES 
 Known gap: GPUs of AMD aren't counted; whether torch has kernels for a GPU shows when a step starts.
 """
 
-import ctypes
 import importlib.metadata
+import subprocess
+import sys
 
 from icon_repro.engine.options import ClusterConfig
 
-_SUCCESS, _NO_DEVICE = 0, 100  # CUresult
+_PATIENCE_S = 60.0
+# prints how many there are, and why none; 100 is CUDA_ERROR_NO_DEVICE
+_ASK = """
+import ctypes
+try:
+    driver = ctypes.CDLL("libcuda.so.1")
+except OSError:
+    print("0 CUDA's driver, libcuda.so.1, isn't installed")
+else:
+    count = ctypes.c_int(0)
+    code = driver.cuInit(0) or driver.cuDeviceGetCount(ctypes.byref(count))
+    said = "CUDA_VISIBLE_DEVICES may hide them" if code in (0, 100) else f"CUDA's driver gives error {code}"
+    print(0 if code else count.value, said)
+"""
 _REMEDY = "set cluster.device=auto or cpu, or send the steps to machines that have some (action=submit)"
 
 
@@ -40,13 +54,13 @@ def missing_gpus(cluster: ClusterConfig) -> list[str]:
 
 def gpus() -> tuple[int, str]:
     """How many GPUs CUDA's driver sees, and why none where there is none."""
-    try:
-        driver = ctypes.CDLL("libcuda.so.1")
-    except OSError:
-        return 0, "CUDA's driver, libcuda.so.1, isn't installed"
-    if (code := driver.cuInit(0)) != _SUCCESS:
-        return 0, "CUDA_VISIBLE_DEVICES may hide them" if code == _NO_DEVICE else f"cuInit gives error {code}"
-    count = ctypes.c_int(0)
-    if (code := driver.cuDeviceGetCount(ctypes.byref(count))) != _SUCCESS:
-        return 0, f"cuDeviceGetCount gives error {code}"
-    return count.value, "CUDA's driver sees none"
+    try:  # in a process of its own: one that has asked the driver can't fork others that use it
+        done = subprocess.run(
+            [sys.executable, "-I", "-S", "-c", _ASK], capture_output=True, text=True, timeout=_PATIENCE_S, check=False
+        )
+    except subprocess.TimeoutExpired:
+        return 0, f"CUDA's driver doesn't answer within {_PATIENCE_S:.0f} s"
+    count, _, why = done.stdout.strip().partition(" ")
+    if done.returncode != 0 or not count.isdecimal():
+        return 0, f"asking CUDA's driver ends with {done.returncode}"
+    return int(count), why

@@ -1,6 +1,9 @@
 """GPUs that a configuration names and this machine lacks are known before any work, without torch."""
 
 import importlib.metadata
+import shutil
+import subprocess
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -52,3 +55,27 @@ def test_gpus_are_as_many_as_torch_sees() -> None:
         assert count > 0 or why
     else:
         assert count == torch.cuda.device_count()
+
+
+@pytest.mark.parametrize(
+    ("initial", "count", "there", "why"),
+    [
+        (0, 3, 3, ""),
+        (0, 0, 0, "CUDA_VISIBLE_DEVICES may hide them"),
+        (100, 3, 0, "CUDA_VISIBLE_DEVICES may hide them"),
+        (999, 3, 0, "CUDA's driver gives error 999"),
+    ],
+)
+def test_gpus_are_as_many_as_the_driver_says(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, initial: int, count: int, there: int, why: str
+) -> None:
+    compiler = shutil.which("cc")
+    if compiler is None:
+        pytest.skip("no C compiler to make a driver with")
+    calls = f"int cuInit(unsigned flags) {{ return {initial}; }}", "int cuDeviceGetCount(int *n) "
+    (tmp_path / "driver.c").write_text(f"{calls[0]}\n{calls[1]}{{ *n = {count}; return 0; }}\n", encoding="utf-8")
+    made = [compiler, "-shared", "-fPIC", "-o", str(tmp_path / "libcuda.so.1"), str(tmp_path / "driver.c")]
+    subprocess.run(made, check=True)
+    monkeypatch.setenv("LD_LIBRARY_PATH", str(tmp_path))
+    found, reason = gpus()
+    assert found == there and (there > 0 or reason == why)
