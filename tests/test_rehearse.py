@@ -354,7 +354,7 @@ def test_the_real_plan_stands_beside_what_was_rehearsed(tmp_path: Path) -> None:
     lines = closing(made, Store(tmp_path / "empty"), real)
     row = next(line for line in lines if line.startswith("train:run")).split()
     trained = [step for step in real.steps if step.target == "icon_repro.train:run"]
-    assert row[1:4] == ["0", "0.0", "0.0"] and row[-3] == str(len(trained))
+    assert row[1:5] == ["0", "0.0", "0.0", "0.0"] and row[-3] == str(len(trained))
     assert float(row[-1]) == pytest.approx(sum(step.cost.flops for step in trained), rel=0.01)
     assert f"0 of {len(made.steps)} planned steps" in lines[1]
     assert any("can't be made here: no file" in line for line in closing(made, Store(tmp_path / "empty"), "no file"))

@@ -267,7 +267,7 @@ def _build(spec: Mapping[str, Any], final: Path, cluster: ClusterConfig, termina
     where = spec.get("where", "")  # an older version sent none
     runtime = Runtime(cluster, Path(spec["cache"]), spec["label"], files, dict(spec["extra"]), terminal, stop, where)
     soft_locks()
-    started, clock = time.time(), time.monotonic()
+    started, clock, busy = time.time(), time.monotonic(), sum(os.times()[:4])
     with collected() as notices:
         metrics = function(params, inputs, part, runtime)
     stop.deferred = True  # what remains takes less than doing the step again
@@ -284,6 +284,7 @@ def _build(spec: Mapping[str, Any], final: Path, cluster: ClusterConfig, termina
         "host": socket.gethostname(),
         "started": started,
         "wall_s": round(time.monotonic() - clock, 3),
+        "cpu_s": round(sum(os.times()[:4]) - busy, 2),  # of this process and those that it waited for
         "peak_rss_mb": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024, 1),
     }
     published = publish(part, final, record)

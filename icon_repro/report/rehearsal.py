@@ -44,6 +44,7 @@ class _Kind:
 
     steps: int = 0
     seconds: float = 0.0
+    cpu_seconds: float = 0.0
     slowest: float = 0.0
     peak_mb: float = 0.0
     planned: float = 0.0  # tokens, of the finished steps
@@ -97,7 +98,8 @@ def closing(experiment: Experiment, store: Store, real: Experiment | str) -> lis
     counted = _counted(experiment.steps, store)
     done = sum(kind.steps for kind in counted.kinds.values())
     seconds = sum(kind.seconds for kind in counted.kinds.values())
-    took = f"{spelled(seconds)} of one process, {counted.megabytes:,.0f} MB"
+    cpu = sum(kind.cpu_seconds for kind in counted.kinds.values())
+    took = f"{spelled(seconds)} of one process, {spelled(cpu)} of a CPU, {counted.megabytes:,.0f} MB"
     lines = ["", f"REHEARSAL of {experiment.config.name}: {done} of {len(experiment.steps)} planned steps, {took}"]
     if counted.unreadable:
         lines.append(f"{counted.unreadable} records can't be read")
@@ -131,16 +133,17 @@ def _real(experiment: Experiment, real: Experiment | str) -> list[str]:
 
 
 def _table(kinds: Mapping[str, _Kind]) -> list[str]:
-    widths = (6, 8, 8, 9, 10, 10, 7, 10, 10)
-    titles = ("steps", "s", "slowest", "peak MB", "tokens", "counted", "steps", "tokens", "FLOPs")
+    widths = (6, 8, 8, 8, 9, 10, 10, 7, 10, 10)
+    titles = ("steps", "s", "CPU s", "slowest", "peak MB", "tokens", "counted", "steps", "tokens", "FLOPs")
     cells = {"kind of step": titles}
     for name, kind in sorted(kinds.items(), key=lambda pair: -pair[1].seconds):
-        times = (str(kind.steps), f"{kind.seconds:.1f}", f"{kind.slowest:.1f}", f"{kind.peak_mb:.0f}")
+        spent = (f"{kind.seconds:.1f}", f"{kind.cpu_seconds:.1f}", f"{kind.slowest:.1f}")
+        times = (str(kind.steps), *spent, f"{kind.peak_mb:.0f}")
         tokens = (f"{kind.planned:.3g}", f"{kind.counted:.3g}")
         real = (str(kind.real_steps), f"{kind.real_tokens:.3g}", f"{kind.real_flops:.3g}")
         cells[name] = (*times, *tokens, *real)
     first = max(len(name) for name in cells)
-    above = f"{'':<{first + sum(widths[:6])}}{'| the real plan expects':>{sum(widths[6:])}}"
+    above = f"{'':<{first + sum(widths[:7])}}{'| the real plan expects':>{sum(widths[7:])}}"
     rows = [
         f"{name:<{first}}" + "".join(f"{cell:>{width}}" for cell, width in zip(row, widths, strict=True))
         for name, row in cells.items()
@@ -175,6 +178,7 @@ def _counted(steps: Iterable[Step], store: Store) -> _Counted:
         kind.steps += 1
         took = float(record.get("wall_s", 0.0))
         kind.seconds, kind.slowest = kind.seconds + took, max(kind.slowest, took)
+        kind.cpu_seconds += float(record.get("cpu_s", 0.0))
         kind.peak_mb = max(kind.peak_mb, float(record.get("peak_rss_mb") or 0.0))
         kind.planned += step.cost.tokens
         kind.counted += float(record.get("metrics", {}).get("tokens") or 0.0)
