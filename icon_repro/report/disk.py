@@ -41,7 +41,7 @@ def expected_bytes(step: Step) -> float:
         kept = round(train.epochs) * (1 + _ADAM) * _FLOAT32 if train.keep_epochs else 0
         return float(trained * (_BYTES[train.save_dtype] * (1 + len(train.kept_epochs)) + kept))
     if isinstance(params, LessMeans):
-        return float(lora_weights(model, params.less.lora)[0] * _FLOAT32)
+        return float(lora_weights(model, params.less.lora)[0] * params.tasks * _FLOAT32)
     if isinstance(params, (LessShard, EmbeddingShard)) and params.stop is not None:
         numbers = params.less.dimensions if isinstance(params, LessShard) else hidden_width(model)
         return float((params.stop - params.start) * numbers * _FLOAT32)

@@ -14,7 +14,7 @@ from icon_repro.data.options import RowFormat
 from icon_repro.engine.artifact import Cost, Step
 from icon_repro.methods import random
 from icon_repro.methods.base import Build, Method, Setting, reseed_by
-from icon_repro.methods.less.notes import notes
+from icon_repro.methods.less.notes import notes, tasks_of
 from icon_repro.methods.less.options import (
     AdamFormula,
     Direction,
@@ -102,6 +102,7 @@ class _Part:
     tokens: float
     start: int = 0
     stop: int | None = None
+    tasks: int = 1  # among targets
 
 
 def _targets(build: Build, name: str, method: LessConfig) -> list[_Part]:
@@ -111,7 +112,7 @@ def _targets(build: Build, name: str, method: LessConfig) -> list[_Part]:
         count = min(rows.sample or rows.expected_rows, rows.expected_rows) * row
         where = f"methods.{name}.targets.{task}"
         step = planner.rows(where, f"{name}-target-{task}", rows) if task else build.assessment
-        parts.append(_Part(f"target-{task}" if task else "assessment", step, count))
+        parts.append(_Part(f"target-{task}" if task else "assessment", step, count, tasks=tasks_of(rows) or 1))
     return parts
 
 
@@ -163,10 +164,9 @@ def _exact(build: Build, name: str, method: LessConfig, warmup: Step, targets: l
     steps: dict[str, Step] = {"warmup": warmup}
     for epoch in range(1, method.epochs + 1):
         means = {
-            part.label: _step(
-                build, "less_exact:means", f"{name}-epoch{epoch}-{part.label}", LessMeans(shots, epoch), part, warmup
-            )
+            part.label: _step(build, "less_exact:means", f"{name}-epoch{epoch}-{part.label}", params, part, warmup)
             for part in targets
+            for params in [LessMeans(shots, epoch, part.tasks)]
         }
         for part in pool:
             label, params = f"epoch{epoch}-{part.label}", LessProducts(of_rows, epoch, part.start, part.stop)

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from icon_repro.data.options import RowsConfig, SourceKind
 from icon_repro.data.planner import PlanError, Planned
+from icon_repro.data.stand_ins import GROUPS
 from icon_repro.engine.records import RecordError, read_lines
 from icon_repro.lm.sizes import lora_weights
 from icon_repro.methods.less.options import LessConfig, LessProjection
@@ -32,6 +33,8 @@ def tasks_of(rows: RowsConfig) -> int | None:
     """At most so many tasks there are among the targets: groups of a local file; None: only the rows can tell."""
     if rows.source.fields.group is None:
         return 1
+    if (made := rows.source.stand_in) is not None:
+        return min(made.rows, len(GROUPS))
     path = Path(rows.source.path or "").expanduser()
     if rows.source.kind is not SourceKind.file or path.suffix != ".jsonl" or path.stat().st_size > _COUNTED_BYTES:
         return None

@@ -100,6 +100,7 @@ class LessMeans:
 
     less: LessConfig
     epoch: int
+    tasks: int = field(default=1, metadata={"hash": False})  # as many as are known to a plan, for its estimate of disk
 
 
 @dataclass
