@@ -178,7 +178,9 @@ def test_run_few_shots_are_put_first_and_are_other_rows(measure: Any) -> None:
 
 
 def test_run_more_shots_than_other_rows_are_refused(measure: Any) -> None:
-    with pytest.raises(EvaluationError, match=r"toy\.num_fewshot=10: toy has 10 items, of which 9 can be examples"):
+    with pytest.raises(
+        EvaluationError, match=r"num_fewshot=10: toy draws .* from 9 rows of the split 'test'\. Lower it\."
+    ):
         measure(replace(JOB, task=replace(TASK, num_fewshot=10)))
 
 

@@ -183,17 +183,20 @@ def _check_examples(where: str, config: TaskConfig, task: Any) -> None:
         return
     names = [task.config.training_split, task.config.validation_split, task.config.test_split]
     drawn = drawing.split or next(filter(None, names), None)
-    if drawn is None or drawn != (task.config.test_split or task.config.validation_split):
+    if drawn is None:
         return
-    if drawing.split != task.config.test_split:  # else lm-eval leaves the item out
+    itself = drawn == (task.config.test_split or task.config.validation_split)
+    if itself and drawing.split != task.config.test_split:  # else lm-eval leaves the item out
         raise EvaluationError(
             f"{where}.num_fewshot={count}: lm-eval draws {name}'s examples from the items that are asked ({drawn}), "
             "the item itself with its answer among them. Set num_fewshot: 0."
         )
-    if (items := len(task.eval_docs)) <= count:
+    there = (len(task.dataset[drawn]) if drawn in task.dataset else 0) - itself
+    if there < count:
+        more = f", or name a file of more: files.{drawn}" if config.files else ""
         raise EvaluationError(
-            f"{where}.num_fewshot={count}: {name} has {items} items, of which {items - 1} can be examples for another. "
-            "Lower it."
+            f"{where}.num_fewshot={count}: {name} draws an item's examples from {max(0, there)} rows of the split "
+            f"{drawn!r}. Lower it{more}."
         )
 
 

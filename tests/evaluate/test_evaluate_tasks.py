@@ -663,6 +663,14 @@ def test_load_items_among_their_own_examples_are_refused(
     assert list(tasks.load(wanted, {"rows": tmp_path}, runtime).tasks) == ["mine"]
 
 
+def test_load_examples_of_a_split_that_the_files_lack_are_refused(hub: Asked, tmp_path: Path) -> None:
+    path = tmp_path / "rows.jsonl"
+    write_rows(path, benchmark_rows.ARC)
+    runtime = Runtime(ClusterConfig(device="cpu"), tmp_path, files={"rows.test": path}, terminal=None)
+    with pytest.raises(EvaluationError, match=r"arc\.num_fewshot=2: arc_challenge draws .* 0 rows .*: files\.train\.$"):
+        tasks.load(job("arc", files={"test": str(path)}, num_fewshot=2), {}, runtime)
+
+
 def test_load_metric_of_which_less_is_better_is_refused(
     tmp_path: Path, runtime: Runtime, monkeypatch: pytest.MonkeyPatch
 ) -> None:
