@@ -1,5 +1,6 @@
 """The price of a ranking: costs, ranks over parts, intervals, and what is refused."""
 
+import csv
 import json
 from pathlib import Path
 
@@ -68,6 +69,18 @@ def test_committed_table_has_the_probe_above_lora_on_the_same_rows() -> None:
     }
     assert spearman["probe, from the other half"] > spearman["LoRA, from the other half"] + 0.1  # why it is the default
     assert json.loads((ROOT / "results" / "price" / "lora.json").read_text())["folds"] == 2
+
+
+def test_second_matrix_is_of_other_candidates_and_says_the_same_of_chosen_rows() -> None:
+    first, second = ROOT / "results" / "pilot", ROOT / "results" / "price" / "second"
+    ids, others = (json.loads((folder / "ids.json").read_text()) for folder in (first, second))
+    assert ids["assessment"] == others["assessment"]
+    assert len(others["candidates"]) == 128 and not set(ids["candidates"]) & set(others["candidates"])
+    for folder in (second.parent, second):
+        with (folder / "price.csv").open(encoding="utf-8", newline="") as file:
+            spearman = {line["way"]: float(line["spearman"]) for line in csv.DictReader(file)}
+        (chosen,) = [value for way, value in spearman.items() if way.startswith("4 rows that a pilot chose")]
+        assert chosen >= 0.85 and chosen > spearman["4 rows of its own and probe"]  # why budget=auto chooses rows
 
 
 def test_folder_without_what_the_model_said_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

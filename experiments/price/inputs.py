@@ -1,9 +1,9 @@
-"""Read the pilot's candidates once with the model, for ``price``: how alike they are, and what texts take in tokens.
+"""Read a matrix' candidates once with the model, for ``price``: how alike they are, and what texts take in tokens.
 
 Run: ``python experiments/price/inputs.py`` in a checkout.
-In: the experiment ``pilot``.  Out, in results/price: alike.npy, (c, c) float32, inner products of candidates' hidden
-states as budget auto uses them; tokens.json with mean tokens of a context, an assessment row and a text as a probe
-reads it, and the noise bank's.
+In: the experiment ``pilot``, ids.json and bank_lengths.json of a matrix.  Out, in results/price: alike.npy, (c, c)
+float32, inner products of candidates' hidden states as budget auto uses them; tokens.json with mean tokens of a
+context, an assessment row and a text as a probe reads it, and the noise bank's.
 """
 
 import argparse
@@ -20,10 +20,11 @@ from icon_repro.engine.run import run
 from icon_repro.engine.runtime import Runtime
 from icon_repro.experiment import plan
 from icon_repro.lm.load import load_tokenizer
-from icon_repro.methods.icon import auto
+from icon_repro.methods.icon.few import likeness
 from icon_repro.methods.icon.layout import Layout
-from icon_repro.methods.icon.options import Features, ProbeConfig, resolved
+from icon_repro.methods.icon.options import ProbeConfig, resolved
 from icon_repro.methods.icon.pairs import candidate_text
+from icon_repro.methods.icon.probe import features
 from icon_repro.methods.icon.selector_data import token_ids
 
 PILOT = Path("results/pilot")
@@ -51,6 +52,7 @@ def main(arguments: list[str] | None = None) -> int:
     """Write alike.npy and tokens.json."""
     parser = argparse.ArgumentParser(description=str(__doc__).partition("\n\n")[0])
     parser.add_argument("overrides", nargs="*", help="of the experiment pilot, key=value")
+    parser.add_argument("--matrix", type=Path, default=PILOT, help="folder with ids.json and bank_lengths.json")
     parser.add_argument("--out", type=Path, default=Path("results/price"))
     given = parser.parse_args(arguments)
     try:
@@ -58,21 +60,21 @@ def main(arguments: list[str] | None = None) -> int:
     except ValueError as error:
         sys.stderr.write(f"error: {error}\n")
         return 1
-    ids = read_json(PILOT / "ids.json")
-    count = len(ids["candidates"])
+    ids = read_json(given.matrix / "ids.json")["candidates"]
     given.out.mkdir(parents=True, exist_ok=True)
     layout = Layout(load_tokenizer(inputs["model"]), resolved(composed("pilot", []).methods["icon"]))
-    pool = read_rows(inputs["order"] / "rows.jsonl", Example)[:count]
-    if [row.id for row in pool] != ids["candidates"]:
+    in_order = {row.id: row for row in read_rows(inputs["order"] / "rows.jsonl", Example)}
+    if unknown := [i for i in ids if i not in in_order]:
         sys.stderr.write(
-            f"error: {PILOT / 'ids.json'}: names other candidates than the order; export the pilot again.\n"
+            f"error: {given.matrix / 'ids.json'}: candidate {unknown[0]!r} isn't in the order; export it again.\n"
         )
         return 1
+    pool = [in_order[i] for i in ids]
     rows = [layout.row(row).after_context for row in read_rows(inputs["assessment"] / "rows.jsonl", Example)]
     separator = len(layout.separator())
     contexts = [len(layout.context(candidate_text(row))[0]) + separator for row in pool]
     texts, _ = token_ids(layout.tokenizer, pool, 1024)
-    bank = read_json(PILOT / "bank_lengths.json")
+    bank = read_json(given.matrix / "bank_lengths.json")
     lengths = {
         "row": float(np.mean([len(row.ids) for row in rows if row is not None])),
         "context": float(np.mean(contexts)),
@@ -80,8 +82,8 @@ def main(arguments: list[str] | None = None) -> int:
         "bank": float(np.mean(bank)) + separator + len(layout.bos),
     }
     write_json(given.out / "tokens.json", {name: round(value, 2) for name, value in lengths.items()})
-    auto.features(Features(ProbeConfig(), 1024, count), inputs, given.out, runtime)
-    (given.out / "ids.json").unlink()
+    values, widths, _ = features(ProbeConfig(), 1024, inputs, pool, runtime)
+    np.save(given.out / "alike.npy", likeness(values, widths).astype(np.float32), allow_pickle=False)
     print(lengths)
     return 0
 

@@ -286,8 +286,10 @@ def panels(lines: Sequence[dict[str, float | str | None]]) -> list[Panel]:
         ("overlap", f"share of the best {SHARE:.0%} found"),
     ):
         series: list[Series] = []
-        for kind in (ROWS, OWN, CHOSEN, AUTO, ADAPTIVE, PROBE, "LoRA", "length"):
+        for kind in (ROWS, OWN, CHOSEN, AUTO, ADAPTIVE, PROBE, "length", "LoRA"):
             some = sorted((one for one in lines if one["kind"] == kind), key=lambda one: float(one["share"] or 0))
+            if not some:  # a matrix without a selection model with LoRA
+                continue
             x = [max(float(one["share at the paper's lengths"] or 0), 5e-4) for one in some]  # length costs nothing
             y, low, high = (
                 [float(one[key] or 0) for one in some] for key in (measure, f"{measure} low", f"{measure} high")

@@ -13,8 +13,11 @@ sample's, scaled: pairs by their number, a context that is shared by all rows by
     L2b         paper's control, one random text a candidate of as many tokens, both prefixes computed once
     L3          candidate contexts as L2b, control from a bank of random texts that all candidates share
     L4          L3 with the share of pairs that adaptive scoring needs on the pilot's matrix
+    L5          L3 with the pairs that budget=auto needs there, few rows in use and one pass of a probe
 
-L3 is given in float32 and in the dtype that the fidelity check chooses; the check's own cost is counted.
+L3 is given in float32 and in the dtypes that the fidelity check chooses, for all rows (the default of L3 and L4) and
+for the rows that L5 has in use; the check's own cost is counted. Levels are timed in turns, and the best turn of each
+counts: a busy moment meets all of them.
 """
 
 import argparse
@@ -45,11 +48,11 @@ from icon_repro.engine.runtime import Runtime
 from icon_repro.experiment import plan
 from icon_repro.lm.nll import answer_nll, make_prefix
 from icon_repro.lm.tokens import Encoded, mask_labels, pack
-from icon_repro.methods.icon import adaptive
+from icon_repro.methods.icon import adaptive, few
 from icon_repro.methods.icon.control import bank_lengths, noise_ids
 from icon_repro.methods.icon.fidelity import Trials
 from icon_repro.methods.icon.layout import Layout
-from icon_repro.methods.icon.options import Compat, Control, IconConfig, ScoreDtype, resolved
+from icon_repro.methods.icon.options import Compat, Control, IconConfig, ScoreDtype, resolved, round_ends, rows_in_use
 from icon_repro.methods.icon.pairs import Engine, candidate_text, make_engine
 
 _EQUAL = 1e-5  # nats per token, between levels that must agree
@@ -70,6 +73,7 @@ class Level:
     tokens: int  # through the model
     sample_s: float
     job_s: float
+    contexts_s: float = 0.0  # of job_s: contexts that rows share, once a candidate
 
 
 @dataclass
@@ -172,7 +176,7 @@ def engine_level(
     shared = prefix_seconds(engine, picked, control=control)
     job = (seconds - shared) * picked.factor + shared * picked.contexts
     values = np.array(found)
-    return Level(name, what, values.size, progress.tokens, seconds, job), values
+    return Level(name, what, values.size, progress.tokens, seconds, job, shared * picked.contexts), values
 
 
 def prefix_seconds(engine: Engine, picked: Sample, *, control: bool) -> float:
@@ -205,6 +209,37 @@ def adaptive_share(folder: Path, icon: IconConfig, fraction: float) -> tuple[flo
     return statistics.fmean(o.pairs for o in found) / task.size, statistics.fmean(overlaps), min(overlaps)
 
 
+def auto_share(folder: Path, icon: IconConfig, fraction: float, rows: int) -> tuple[float, float, float]:
+    """Pairs and rounds a candidate that budget=auto needs on the pilot's matrix with ``rows`` in use; its overlap."""
+    task = tasks_of(load_pilot(folder)).bank
+    alike = np.load(folder.parent / "price" / "alike.npy", allow_pickle=False).astype(np.float64)
+    ends = round_ends(rows, icon.auto)
+    found = [
+        few.replay(task, alike, [fraction], ends, np.random.default_rng(seed), rows, icon.adaptive.error)
+        for seed in range(_REPLAYS)
+    ]
+    rounds = statistics.fmean(float((np.searchsorted(ends, one.met) + 1).mean()) for one in found)
+    pairs = statistics.fmean(one.pairs for one in found) / len(task)
+    return pairs, rounds, statistics.fmean(one.overlap[fraction] for one in found)
+
+
+class Remembered(Trials):
+    """Scores the sample once in each dtype, however often it is asked to choose."""
+
+    known: dict[ScoreDtype, tuple[NDArray[np.float64], float]]
+    timed: dict[ScoreDtype, dict[str, Any]]
+
+    def scored(self, dtype: ScoreDtype) -> tuple[NDArray[np.float64], float]:
+        self.known = getattr(self, "known", {})
+        if dtype not in self.known:
+            self.known[dtype] = super().scored(dtype)
+        return self.known[dtype]
+
+    def in_turns(self, dtypes: Sequence[ScoreDtype]) -> dict[ScoreDtype, dict[str, Any]]:
+        self.timed = getattr(self, "timed", {}) or super().in_turns(dtypes)
+        return self.timed
+
+
 def agree(what: str, a: NDArray[np.float64], b: NDArray[np.float64]) -> float:
     """Largest difference of two levels' NLLs.
 
@@ -219,80 +254,94 @@ def agree(what: str, a: NDArray[np.float64], b: NDArray[np.float64]) -> float:
     return largest
 
 
-def bench(overrides: Sequence[str], candidates: int, batches: int, pilot: Path) -> dict[str, Any]:
+def bench(overrides: Sequence[str], candidates: int, batches: int, pilot: Path, turns: int) -> dict[str, Any]:
     """Time all levels; returns the ratios, and the levels as a list."""
     config, inputs, runtime = prepared(overrides)
     icon = resolved(config.methods["icon"])
     official = resolved(IconConfig(compat=Compat.official, seed=icon.seed))
     own_control = replace(icon, control=Control.per_candidate)
+    rows, in_use = config.data.assessment.expected_rows, rows_in_use(1020, 5000, icon.auto)
     share, overlap, least = adaptive_share(pilot, icon, 0.15)  # first: a missing pilot is said before the long work
+    pairs, rounds, auto_overlap = auto_share(pilot, icon, 0.15, in_use)
     engine = make_engine(own_control, inputs, runtime, ScoreDtype.float32)
     released = Engine(engine.model, Layout(engine.layout.tokenizer, official), official, engine.budget)
     picked = draw(config, inputs, engine, candidates, batches)
-    pool = picked.pool
-    lengths = [len(engine.layout.context(candidate_text(row))[0]) - len(engine.layout.bos) for row in pool]
+    lengths = [len(engine.layout.context(candidate_text(row))[0]) - len(engine.layout.bos) for row in picked.pool]
     engine.candidate(picked.candidates[0], [engine.layout.row(row) for row in picked.rows[-8:]])  # warm
-    levels = []
-
-    def note(level: Level) -> Level:
-        levels.append(level)
-        print(f"{level.name}: {level.sample_s:.1f} s for {level.pairs} pairs, {level.tokens} tokens", flush=True)
-        return level
-
-    slow, slow_nll = loop(released, picked)
-    note(slow)
-    first, first_nll = engine_level(released, picked, "L1", "batched, LM head where needed", control=True)
-    note(first)
-    equal = {"L1 and loop": agree("L1 and loop", first_nll, slow_nll)}
-    second, second_nll = engine_level(
-        engine, picked, "L2b", "one noise text a candidate, prefixes shared", control=True
-    )
-    note(second)
-    single = np.array([[_alone(engine, picked, c, r) for r in (0, -1)] for c in range(candidates)])
-    equal["L2b and single pairs"] = agree("L2b and single pairs", second_nll[0][:, [0, -1]], single)
-    third, third_nll = engine_level(engine, picked, "L3_float32", "noise bank, float32", control=False)
-    agree("L3 and L2b", third_nll[0], second_nll[0])
-    bank_s, contexts = bank_seconds(engine, picked, icon, lengths)
-    third.job_s += bank_s
-    note(third)
     start = time.perf_counter()
     progress = _Counter("bench", sys.maxsize, "pair", None)
     middle = sorted(picked.rows, key=lambda row: len(row.instruction) + len(row.response))[
         : max(12, len(picked.rows) // 2)
     ]
-    checked = Trials(own_control, pool[:8], middle, inputs, runtime, progress).chosen(
-        config.data.assessment.expected_rows
-    )
+    trials = Remembered(own_control, picked.pool[:8], middle, inputs, runtime, progress)
+    checked = trials.chosen(rows)
     check_s = time.perf_counter() - start
-    if checked["dtype"] == "float32":
-        fourth = replace(third, name="L3", what="noise bank, default dtype: float32", job_s=third.job_s + check_s)
-    else:
-        fast = make_engine(own_control, inputs, runtime, ScoreDtype(checked["dtype"]))
-        fourth, _ = engine_level(fast, picked, "L3", f"noise bank, default dtype: {checked['dtype']}", control=False)
-        bank_s, _ = bank_seconds(fast, picked, icon, lengths)
-        fourth.job_s += bank_s + check_s
-    note(fourth)
-    once = bank_s + check_s
-    fifth = replace(
-        fourth, name="L4", what=f"adaptive: {share:.0%} of the pairs", job_s=(fourth.job_s - once) * share + once
+    few_checked = trials.chosen(min(rows, in_use))
+    print(
+        f"dtype: {checked['dtype']} for {rows} rows, {few_checked['dtype']} for {in_use}; {check_s:.0f} s", flush=True
     )
-    levels.append(fifth)
-    ratios = {level.name: round(slow.job_s / level.job_s, 2) for level in levels if level is not slow}
+    low = {
+        name: make_engine(own_control, inputs, runtime, ScoreDtype(name))
+        for name in {checked["dtype"], few_checked["dtype"]} - {"float32"}
+    }
+    levels: dict[str, Level] = {}
+    values: dict[str, NDArray[np.float64]] = {}
+    banks: dict[str, float] = {}
+    contexts = 0
+
+    def note(level: Level, found: NDArray[np.float64]) -> None:
+        print(f"{level.name}: {level.sample_s:.1f} s for {level.pairs} pairs, {level.tokens} tokens", flush=True)
+        values[level.name] = found
+        if level.name not in levels or level.job_s < levels[level.name].job_s:
+            levels[level.name] = level
+
+    for _ in range(turns):
+        note(*loop(released, picked))
+        note(*engine_level(released, picked, "L1", "batched, LM head where needed", control=True))
+        what = "one noise text a candidate, prefixes shared"
+        note(*engine_level(engine, picked, "L2b", what, control=True))
+        for name, scorer in {"float32": engine, **low}.items():
+            note(*engine_level(scorer, picked, f"L3_{name}", f"noise bank, {name}", control=False))
+            seconds, contexts = bank_seconds(scorer, picked, icon, lengths)
+            banks[name] = min(seconds, banks.get(name, seconds))
+    single = np.array([[_alone(engine, picked, c, r) for r in (0, -1)] for c in range(candidates)])
+    equal = {
+        "L1 and loop": agree("L1 and loop", values["L1"], values["loop"]),
+        "L2b and single pairs": agree("L2b and single pairs", values["L2b"][0][:, [0, -1]], single),
+    }
+    agree("L3 and L2b", values["L3_float32"][0], values["L2b"][0])
+    chosen, few_chosen = (found["dtype"] for found in (checked, few_checked))
+    plain, fast = levels[f"L3_{chosen}"], levels[f"L3_{few_chosen}"]
+    once = banks[chosen] + check_s
+    auto_s = fast.contexts_s * (rounds + 1) + (fast.job_s - fast.contexts_s) * pairs / rows
+    auto_s += banks[few_chosen] * min(1.0, in_use / rows) + check_s
+    made = [
+        *(replace(one, job_s=one.job_s + banks.get(one.name.removeprefix("L3_"), 0.0)) for one in levels.values()),
+        replace(plain, name="L3", what=f"noise bank, default dtype: {chosen}", job_s=plain.job_s + once),
+        replace(plain, name="L4", what=f"adaptive: {share:.0%} of the pairs", job_s=plain.job_s * share + once),
+        replace(fast, name="L5", what=f"budget=auto: {pairs:.0f} of {in_use} rows, {few_chosen}", job_s=auto_s),
+    ]
+    slow = made[0]
     return {
-        **ratios,
+        **{level.name: round(slow.job_s / level.job_s, 2) for level in made[1:]},
         "L4_overlap": round(overlap, 4),
         "L4_overlap_least": round(least, 4),
         "L4_share_of_pairs": round(share, 4),
-        "dtype": checked["dtype"],
+        "L5_overlap": round(auto_overlap, 4),
+        "L5_rows_a_candidate": round(pairs, 2),
+        "dtype": chosen,
         "dtype_tried": checked["tried"],
+        "dtype_for_few_rows": few_chosen,
+        "dtype_tried_for_few_rows": few_checked["tried"],
         "largest_difference": equal,
-        "job": {"candidates": len(pool), "rows": config.data.assessment.expected_rows, "bank_contexts": contexts},
+        "job": {"candidates": len(picked.pool), "rows": rows, "bank_contexts": contexts},
         "sample": {
             "candidates": candidates,
             "rows": len(picked.rows),
             "share_of_batches": round(picked.batch_share, 4),
+            "turns": turns,
         },
-        "levels": [vars(level) for level in levels],
+        "levels": [vars(level) for level in made],
     }
 
 
@@ -314,11 +363,12 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("overrides", nargs="*", help="of the experiment scoring_cost, key=value")
     parser.add_argument("--candidates", type=int, default=2, help="in the sample")
     parser.add_argument("--batches", type=int, default=6, help="of assessment rows, in the sample")
+    parser.add_argument("--turns", type=int, default=2, help="of all levels, one after the other")
     parser.add_argument("--pilot", type=Path, default=Path("results/pilot"), help="folder of the pilot's matrices")
     parser.add_argument("--out", type=Path, help="folder for bench.json and table.md")
     given = parser.parse_args(arguments)
     try:
-        result = bench(given.overrides, given.candidates, given.batches, given.pilot)
+        result = bench(given.overrides, given.candidates, given.batches, given.pilot, given.turns)
     except ValueError as error:
         sys.stderr.write(f"error: {error}\n")
         return 1
