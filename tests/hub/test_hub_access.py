@@ -10,8 +10,9 @@ from hub_server import ACCEPTED, HubServer
 from hub_server import Repository as Stored
 from huggingface_hub import constants
 
-from icon_repro.data import hub_access
+from icon_repro.data import hub_access, weights
 from icon_repro.data.hub_access import Repository, lost, unreadable
+from icon_repro.data.model_files import ModelError
 
 COMMIT, OTHER = "a" * 40, "b" * 40
 MODEL = Repository("model", "model", "org/open", COMMIT)
@@ -166,3 +167,19 @@ def test_offline_a_data_set_is_looked_for_by_subset_and_commit(
 
 def test_a_branch_without_a_commit_has_its_own_line_elsewhere(hub: HubServer) -> None:
     assert unreadable([replace(MODEL, commit="unresolved:main")]) == [] and hub.asked == []
+
+
+def test_model_that_a_finished_step_has_read_is_had_again_where_the_cache_lacks_it(
+    place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[tuple[str, str]] = []
+    monkeypatch.setattr(weights, "download", lambda hub_id, commit, where: asked.append((hub_id, commit)))
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    with pytest.raises(ModelError, match=rf"org/open at {COMMIT}: .*doesn't hold .*HF_HOME .*action=fetch"):
+        weights.download_again("org/open", COMMIT)
+    monkeypatch.setenv("HF_HUB_OFFLINE", "0")
+    weights.download_again("org/open", COMMIT)  # on a compute node with a cache of its own
+    assert asked == [("org/open", COMMIT)]
+    cached(place, {"config.json": "{}", "model.safetensors": ""})
+    weights.download_again("org/open", COMMIT)
+    assert len(asked) == 1

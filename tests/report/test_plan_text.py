@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -85,6 +85,28 @@ def test_disk_most_at_once_falls_where_weights_go(tmp_path: Path) -> None:
     assert most[Keep.all] == model + len(trained) * each
     assert most[Keep.none] == model + each
     assert most[Keep.selected] == model + each * (len(trained) - 1)  # that of all rows goes before the others come
+
+
+def test_disk_of_the_hubs_cache_holds_the_models_and_what_lies_beside_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = {"kind": "hub", "name": "m", "hub_id": "org/m", "revision": "a" * 40, "parameters": 1_000_000}
+    experiment = plan(small(tmp_path, {"model": model, "training.tuning": "full", "training.save_dtype": "bfloat16"}))
+    models = [step for step in experiment.steps if step.stage == "model"]
+    weights = disk.peak(experiment, experiment.steps, Keep.all)
+    cache = tmp_path / "hub"  # on the disk of the work folder
+
+    def lines(free: float, to_load: Sequence[Step] = models) -> list[str]:
+        monkeypatch.setattr(disk, "free_bytes", lambda folder: free)
+        return disk.too_little_for_models(experiment, experiment.steps, to_load, cache)
+
+    assert weights > 2_000_000  # two bytes a parameter, of the model in the cache too
+    assert lines(weights + 2_000_000) == [] == lines(weights + 1_999_999, [])
+    (beside,) = lines(weights + 1_999_999)
+    assert beside.startswith(f"{cache}: ") and "about 2 MB beside the" in beside and "HF_HOME" in beside
+    assert lines(weights - 1) == []  # that the weights alone are too many is another line
+    (alone,) = lines(1_999_999)
+    assert "2 MB are free" in alone and "take about 2 MB" in alone
 
 
 def test_too_little_disk_is_said_before_work(
