@@ -34,6 +34,8 @@ _INPUTS = {"input", "inputs", "input_text", "context"}  # what may hold an input
 _ANSWERS = {"output", "outputs", "response", "answer", "completion", "target", "chosen", "rejected", "label"}
 # what others read beside prompt and response
 _MORE = ("system", "system_prompt", "history", "tools", "image", "images", "videos", "audios")
+_MORE_OF_A_TURN = ("tool_calls", "function_call", "reasoning_content", "reasoning", "thinking", "images", "audio")
+_UNLEARNED = ("weight", "train", "loss", "loss_mask")  # of an answer that isn't to be learned: 0 or false
 _NEAR = 0.5
 
 
@@ -157,7 +159,8 @@ def _example(source: SourceConfig, place: str, row: Mapping[str, Any]) -> Exampl
         key = fields.messages
         if key == "messages" and key not in row and "conversations" in row:  # ShareGPT's name
             key = "conversations"
-        instruction, response = _conversation(_value(row, key, place, "messages", fields), f"{place}: {key!r}")
+        turns = _value(row, key, place, "messages", fields)
+        instruction, response = _conversation(turns, f"{place}: {key!r}", fields)
     else:
         raise SourceError(f"{place}: format {source.format.value} has no response; it is for benchmarks.")
     return Example(
@@ -174,14 +177,19 @@ def _example(source: SourceConfig, place: str, row: Mapping[str, Any]) -> Exampl
 
 def _check_nothing_more(row: Mapping[str, Any], fields: Fields, place: str) -> None:
     """Refuse a row that says more than is read of it."""
-    known = _used(fields) | set(fields.left_out)
-    if more := [name for name in _MORE if row.get(name) not in (None, "", [], {}) and name not in known]:
+    if more := _more(row, _MORE, fields):
         raise RowError(
             f"{place}: the column {more[0]!r} says more of the row, and isn't read: what it says would be lost. Put it "
             "into the prompt (as a turn of messages, say), or leave it out: "
             f"source.fields.left_out=[{','.join(more)}].",
             f"{more[0]!r} isn't read",
         )
+
+
+def _more(said: Mapping[str, Any], names: Iterable[str], fields: Fields) -> list[str]:
+    """Which of ``names`` hold something that would be lost."""
+    known = _used(fields) | set(fields.left_out)
+    return [name for name in names if said.get(name) not in (None, "", [], {}) and name not in known]
 
 
 def _response(row: Mapping[str, Any], fields: Fields, place: str) -> str:
@@ -282,7 +290,7 @@ def _name(row: Mapping[str, Any], key: str, place: str, field: str, fields: Fiel
     return _checked(value, f"{place}: {key!r}", key)
 
 
-def _conversation(turns: Any, where: str) -> tuple[str, str]:
+def _conversation(turns: Any, where: str, fields: Fields) -> tuple[str, str]:
     """Prompt and response of a list of {role, content} or {from, value}."""
     if not isinstance(turns, list) or not all(isinstance(turn, dict) for turn in turns):
         kind = type(turns).__name__
@@ -297,6 +305,12 @@ def _conversation(turns: Any, where: str) -> tuple[str, str]:
                 "{from, value}. Mend or remove the row.",
                 f"a turn without {missing[0]}",
             )
+        if more := _more(turn, _MORE_OF_A_TURN, fields):
+            raise RowError(
+                f"{at}: {more[0]!r} isn't read: what it says would be lost. Put it into the turn's text, or leave it "
+                f"out: source.fields.left_out=[{','.join(more)}].",
+                f"{more[0]!r} of a turn isn't read",
+            )
         said = _checked(turn[names[0]], f"{at}: {names[0]!r}", "a role")
         role = _ROLES.get(said.lower())
         if role is None:
@@ -310,6 +324,11 @@ def _conversation(turns: Any, where: str) -> tuple[str, str]:
         kind = ", ".join(r for r, _ in spoken) or "none"
         raise RowError(f"{where} must be {_TURNS}, found roles: {kind}.", "no assistant turn after a user turn")
     response = spoken[answers[-1]][1]
+    if marks := [name for name in _UNLEARNED if turns[answers[-1]].get(name, 1) in (0, "0")]:
+        raise RowError(
+            f"{where}: {marks[0]} of the last assistant turn says that it isn't to be learned. Mend or remove the row.",
+            f"the last answer has {marks[0]} 0",
+        )
     if len(before) == 1:
         return before[0][1], response
     return "\n\n".join(f"{role.capitalize()}:\n{text}" for role, text in before), response

@@ -130,6 +130,22 @@ def test_advice_for_a_prompt_is_never_a_column_with_the_answer(read, jsonl):
     assert "Did you mean" not in message and "source.fields.prompt" in message
 
 
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        ({"tool_calls": [{"name": "f"}]}, r"turn 2: 'tool_calls' isn't read.*fields\.left_out=\[tool_calls\]"),
+        ({"reasoning_content": "Hm."}, r"'reasoning_content' isn't read"),
+        ({"weight": 0}, "weight of the last assistant turn says that it isn't to be learned"),
+        ({"train": False}, "train of the last assistant turn"),
+    ],
+)
+def test_messages_that_say_more_of_a_turn_are_refused(read, jsonl, more, message):
+    turns = [{"role": "user", "content": "A", "weight": 0}, {"role": "assistant", "content": "B", **more}]
+    assert re.search(message, refused(read, jsonl([{"messages": turns}]), RowFormat.messages))
+    turns[1] |= {"tool_calls": None, "reasoning_content": "", "weight": 1, "train": True}
+    assert read(jsonl([{"messages": turns}]), RowFormat.messages)[0].response == "B"
+
+
 @pytest.mark.parametrize("key", ["messages", "conversations"])
 def test_sharegpt_turns_are_read_as_messages(read, jsonl, key):
     turns = [{"from": "system", "value": "S"}, {"from": "human", "value": "A"}, {"from": "gpt", "value": "B"}]
