@@ -22,6 +22,7 @@ _PAUSES_S = (0.5, 1.0, 2.0, 4.0)  # before further tries, of what may pass
 _TIMEOUT_S = 10.0
 _AT_ONCE = 8
 _SHORT = 12  # digits of a commit
+_UNSERVED = (404, 405, 501)  # by a mirror that doesn't know logins
 
 
 @dataclass(frozen=True)
@@ -135,6 +136,8 @@ def _refusal(repository: Repository) -> str | None:
             response, tries = get(), tries + 1
         if response.status_code >= 400:
             headers = response.headers
+            if url.endswith("/auth-check") and response.status_code in _UNSERVED and "X-Error-Code" not in headers:
+                return None
             codes = headers.get("X-Error-Code") or "", headers.get("X-Error-Message") or ""
             return f"{repository.text}: {_told(repository, response.status_code, *codes, tries)}"
     return None

@@ -54,6 +54,7 @@ class HubServer:
         self.fail_every: tuple[int, int] | None = None  # of requests, and the status
         self.lag_s = 0.0
         self.cut: str | None = None  # the file whose bytes end early
+        self.mirror = False  # as mirrors do, it has no word on logins
         self.asked: list[str] = []  # "GET /path"
         self.statuses: Counter[int] = Counter()
         self.lock = threading.Lock()
@@ -176,6 +177,8 @@ def _handler(hub: HubServer) -> type[BaseHTTPRequestHandler]:
             self.json({"type": "user", "name": "tester", "auth": {"accessToken": {"displayName": "t", "role": "read"}}})
 
         def auth_check(self, kind: str, name: str) -> None:
+            if hub.mirror:
+                raise RefusedError(404, "", "no such route")
             self.check_access(self.repository(kind, name))
             self.json({})
 

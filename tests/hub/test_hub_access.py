@@ -183,3 +183,9 @@ def test_model_that_a_finished_step_has_read_is_had_again_where_the_cache_lacks_
     cached(place, {"config.json": "{}", "model.safetensors": ""})
     weights.download_again("org/open", COMMIT)
     assert len(asked) == 1
+
+
+def test_mirror_that_says_nothing_of_logins_is_taken_for_open(hub: HubServer) -> None:
+    hub.mirror = True
+    assert unreadable([MODEL, GATED]) == []
+    assert len(unreadable([replace(MODEL, commit=OTHER)])) == 1
