@@ -46,6 +46,7 @@ def inside(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.Captur
     def call(*arguments: str) -> Done:
         monkeypatch.chdir(tmp_path)
         monkeypatch.setattr("sys.argv", ["icon_repro", *arguments])
+        monkeypatch.setenv("PYTHONSAFEPATH", "1")  # as the command does, for its own process alone
         monkeypatch.setattr(logging, "_handlerList", [])  # Hydra closes them all; absl's would close pytest's stderr
         with pytest.raises(SystemExit) as left:
             main()
