@@ -140,7 +140,7 @@ def _run(raw: DictConfig, given: Sequence[str]) -> int:
         OmegaConfBaseException,
     )
     try:
-        config = typed(raw)
+        config = typed(raw, given)
         set_level(verbose=config.verbose, quiet=config.quiet)
         if config.action is Action.verify:
             return _action_verify(config)

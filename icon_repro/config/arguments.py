@@ -143,7 +143,7 @@ def _own(group: str, value: str) -> str:
         if Path(value).suffix or value[0] in "/.~":
             return f" Rows of yours: data.pool.source.kind=file data.pool.source.path={value}"
         rows = "data.pool.source"
-        return f" Rows of the hub: {rows}.kind=hub {rows}.hub_id={value} {rows}.revision=main"
+        return f" Rows of the hub: {rows}.kind=hub {rows}.path=null {rows}.hub_id={value} {rows}.revision=main"
     return ""
 
 

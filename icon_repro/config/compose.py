@@ -4,8 +4,9 @@ In: the name of an experiment, overrides as ``key=value``.  Out: a checked Confi
 """
 
 import os
-from collections.abc import Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig, OmegaConf
@@ -34,15 +35,41 @@ def _runs_folder() -> str:
     return "outputs" if Path("pyproject.toml").is_file() and Path("icon_repro", "__init__.py").is_file() else "results"
 
 
-def typed(raw: DictConfig, *, real: bool = False) -> Config:
+_PLACES = {"file", "local", "hub", "registry", "random", "stand_in"}  # kinds of sources and models
+_READ_WITH = {"path": {"file", "local"}, "hub_id": {"hub"}}
+
+
+def _unread(node: Any, where: str, given: Collection[str]) -> Iterator[str]:
+    """Places of rows or models that the kind beside them doesn't read: another one would be used without a word.
+
+    Args:
+        given: keys of the command line. A hub's name that isn't among them may be left over from a file, where the
+            kind now asks for a path.
+    """
+    for key, value in node.items() if isinstance(node, Mapping) else ():
+        place, kind = f"{where}.{key}" if where else str(key), node.get("kind")
+        yield from _unread(value, place, given)
+        if key not in _READ_WITH or value is None or kind not in _PLACES or kind in _READ_WITH[key]:
+            continue
+        if key == "hub_id" and kind in _READ_WITH["path"] and place not in given:
+            continue
+        own = "hub" if key == "hub_id" else "file" if "format" in node else "local"
+        yield f"{place}={value!r}: isn't read with {where}.kind={kind}. Set {where}.kind={own}, or {place}=null."
+
+
+def typed(raw: DictConfig, arguments: Sequence[str] = (), *, real: bool = False) -> Config:
     """A composed config, checked, with ``~`` in its paths resolved.
 
     Args:
+        arguments: those that it is composed with.
         real: the configuration that a rehearsal stands for, not the rehearsal's own.
 
     Raises:
         ConfigError: all problems in one message.
     """
+    given = {argument.lstrip("+").partition("=")[0] for argument in arguments}
+    if problems := list(_unread(OmegaConf.to_container(raw, resolve=True), "", given)):
+        raise ConfigError("\n".join(problems))
     try:
         config = load(OmegaConf.to_container(raw, resolve=True))  # type: ignore[arg-type]
         config = config if real else rehearsed(config)
@@ -58,4 +85,4 @@ def composed(experiment: str, overrides: Sequence[str]) -> Config:
     register_resolvers()
     arguments = open_overrides([f"experiment={experiment}", *overrides], conf_dir())
     with initialize_config_dir(version_base="1.3", config_dir=str(conf_dir().absolute())):
-        return typed(compose("config", arguments))
+        return typed(compose("config", arguments), arguments)
