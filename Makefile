@@ -32,7 +32,7 @@ test-slurm: install  ## run a real one-node Slurm and submit to it; as root it i
 	OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 DS_ACCELERATOR=cpu WANDB_MODE=offline TOKENIZERS_PARALLELISM=false \
 		$(BIN)/python -m pytest -m slurm tests/slurm $(FAILED)
 
-# HUB_TESTS chooses among them, as pytest's -k does.
+# HUB_TESTS chooses among them, as pytest's -k does; HUB_METHODS=all adds the paper's run with all methods and benchmarks.
 test-hub: install  ## run the paper's experiments from a small model hub on this machine
 	OMP_NUM_THREADS=1 DS_ACCELERATOR=cpu WANDB_MODE=offline TOKENIZERS_PARALLELISM=false \
 		$(BIN)/python -m pytest -n 2 -m hub -k "$(HUB_TESTS)" tests/hub $(FAILED)

@@ -74,7 +74,6 @@ def overrides(folder: Path, experiment: str, asked_methods: str | None = None) -
 def run(hub: HubServer, folder: Path, arguments: Sequence[str], limit_s: float = 800, **more: str) -> Done:
     place = {"HF_ENDPOINT": hub.url, "HF_HOME": str(folder / "hf"), "HF_HUB_OFFLINE": "0", "HF_HUB_DISABLE_XET": "1"}
     ours = {name: value for name, value in environment().items() if not name.startswith("HF_")}
-    started = time.monotonic()
     done = subprocess.run(
         command(*arguments),
         cwd=Path(__file__).resolve().parents[2],
@@ -84,7 +83,7 @@ def run(hub: HubServer, folder: Path, arguments: Sequence[str], limit_s: float =
         timeout=limit_s,
         check=False,
     )
-    return Done(done.returncode, done.stdout, done.stderr, time.monotonic() - started)
+    return Done(done.returncode, done.stdout, done.stderr, 0.0)
 
 
 @pytest.mark.parametrize("experiment", EXPERIMENTS)
@@ -118,11 +117,11 @@ def test_all_methods_and_benchmarks_of_the_papers_run(hub: HubServer, tmp_path: 
         asked += [f"methods.alpagasus.endpoint.base_url={rater.url}", "methods.alpagasus.endpoint.model=rater"]
         fetched = run(hub, tmp_path, [*asked, "action=fetch"], **nltk)
         assert fetched.code == 0, fetched.out[-6000:] + fetched.error[-3000:]
-        before = len(hub.asked)
+        before, started = len(hub.asked), time.monotonic()
         done = run(hub, tmp_path, asked, limit_s=3000, HF_HUB_OFFLINE="1", **nltk)
     assert done.code == 0 and hub.asked[before:] == [], done.out[-6000:] + done.error[-3000:]
     (counts,) = re.findall(r"^\d+ built, \d+ cached, \d+ failed, \d+ blocked$", done.out, re.M)
-    print(f"{counts}; {done.seconds / 60:.1f} min")
+    print(f"{counts}; {(time.monotonic() - started) / 60:.1f} min")
     assert counts.endswith(" 0 failed, 0 blocked")
     unused = {"Qwen/Qwen2.5-3B", "meta-llama/Llama-2-7b-hf", "WizardLMTeam/WizardLM_evol_instruct_70k"}
     read = {name for _, name in hub.repositories if any(name in one for one in hub.asked)}
