@@ -258,7 +258,8 @@ class _Plan:
         )
         inputs = {**self._held_out_inputs(name), **({"tuned": train} if train else {})}
         cost = self._evaluation_cost(task)
-        return self.planner.step("held_out", "evaluate", f"{label}-{name}", job, inputs=inputs, cost=cost)
+        known = self._known_by(name)
+        return self.planner.step("held_out", "evaluate", f"{label}-{name}", job, inputs=inputs, cost=cost, **known)
 
     def _evaluated(self, label: str, name: str, task: TaskConfig, train: Step | None) -> Step:
         inputs = {"model": self.model, "tuned": train, "rows": self.benchmarks.get(name) or self.kept.get(name)}
@@ -305,8 +306,15 @@ class _Plan:
         """Facts of a held-out task's rows, the same for each model."""
         evaluation = self.config.evaluation
         job = HeldOutRowsJob(name, max_length=evaluation.max_length, template=evaluation.tasks[name].template)
-        inputs = self._held_out_inputs(name)
-        return self.planner.step("held_out_rows", "prepare", f"rows-{name}", job, inputs=inputs)
+        inputs, known = self._held_out_inputs(name), self._known_by(name)
+        return self.planner.step("held_out_rows", "prepare", f"rows-{name}", job, inputs=inputs, **known)
+
+    def _known_by(self, name: str) -> dict[str, Any]:
+        """A hashed fact of rows of several sources with ids of their own: held-out ones were once known by these."""
+        data, rows = self.config.data, self.config.evaluation.tasks[name].rows
+        sets = [one for one in (rows, data.pool, data.target, data.assessment) if one is not None]
+        own = [one.source for one in sets if one.source.fields.id is not None]
+        return {"extra": {"known_by": "texts"}} if any(one.path != own[0].path for one in own) else {}
 
     def _shared_text(self, name: str, task: TaskConfig, selecting: Step | None = None) -> Step:
         """What a benchmark has in common with the rows to select from, or with rows that ``selecting`` holds."""
@@ -322,7 +330,7 @@ class _Plan:
             SharedTextJob(name, self.config.data.candidates.order.ngram, task.limit, None if own else read),
             inputs={"candidates": selecting or self.universe, **({"rows": rows} if rows else {}), **known},
             carried=("rows",) if kept else (),
-            **({} if own else self._task_data(name, task)),
+            **(self._known_by(name) if known else {} if own else self._task_data(name, task)),
         )
 
 

@@ -88,6 +88,8 @@ def test_load_minimal_config_is_typed() -> None:
         {"seeds": [3, 1, 2]},
         {"data.candidates.size": 100, "training.epochs": 1},
         {"cluster.micro_batch_size": 128},
+        {"cluster": {"device": "xpu:1", "attention": "paged|sdpa"}},
+        {"cluster.attention": "flash_attention_4"},
         {"model": {"kind": "hub", "name": "m", "hub_id": "a/b", "revision": "0" * 40}},
         {"model": {"kind": "local", "name": "m", "path": "m"}},
         {"methods.mine": {"kind": "deita", "complexity": TINY, "quality": TINY}},
@@ -146,6 +148,10 @@ def test_load_valid_config_is_accepted(changes: dict[str, Any]) -> None:
         ({"fractions": 0.15}, ["fractions=0.15", "[0.15]"]),
         ({"data.pool.source.fields": {"input": "output"}}, ["data.pool.source.fields.input=output", "give it away"]),
         ({"methods.mine": {"kind": "external", "path": "a.py", "options": {"k": float("inf")}}}, ["options.k=inf"]),
+        (
+            {"methods.icon": {"kind": "icon", "budget": "auto"}, "data.candidates.size": 7},
+            ["budget=auto: 7 candidates"],
+        ),
         ({"cluster.device": "gpu"}, ["cluster.device='gpu'", "'cuda'"]),
         ({"cluster.attention": "flash_attention"}, ["cluster.attention='flash_attention'", "'flash_attention_2'"]),
         ({"training.schedule": "constant"}, ["training.schedule='constant'", "mean 'constant_with_warmup'"]),
@@ -390,3 +396,10 @@ def test_evaluation_limit_is_that_of_every_task_unless_its_own_is_smaller() -> N
     assert {task.expected_items for task in config.evaluation.tasks.values()} == {7}  # what the plan's cost goes by
     with pytest.raises(ConfigError, match=r"evaluation\.limit=0"):
         load(changed({"evaluation.limit": 0}))
+
+
+def test_place_that_a_file_leaves_over_is_no_problem_of_a_kind_that_is_chosen() -> None:
+    hub = ["data.pool.source.kind=hub", "data.pool.source.hub_id=org/rows", "data.pool.source.revision=main"]
+    assert composed("smoke_tiny", hub).data.pool.source.hub_id == "org/rows"
+    with pytest.raises(ConfigError, match=r"data\.pool\.source\.path='mine\.jsonl': isn't read with .*kind=hub"):
+        composed("smoke_tiny", [*hub, "data.pool.source.path=mine.jsonl"])

@@ -161,7 +161,7 @@ def _no_mapping(override: Override, argument: str) -> Iterator[str]:
             f"{argument}: each task has settings. One of lm-eval's is added by "
             f"'+evaluation.tasks.{names[0] if names else 'NAME'}={task}', one is left out by ~evaluation.tasks.NAME."
         )
-    elif dataclasses.is_dataclass(kind) and str(value).lower() in ("none", "false", "off"):
+    elif kind is not _hint(key) and str(value).lower() in ("none", "false", "off"):
         yield f"{argument}: none is written {key}=null"
     elif dataclasses.is_dataclass(kind):
         inner = [f"{key}.{one.name}" for one in dataclasses.fields(kind)]
@@ -195,15 +195,26 @@ def _several(override: Override, argument: str) -> str:
 
 def _kind(key: str) -> Any:
     """The type of a key's value, without None; None where the schema doesn't tell."""
-    kind: Any = Config
-    for part in key.lstrip("+").split("."):
-        if typing.get_origin(kind) is dict:
-            kind = typing.get_args(kind)[1]
-        else:
-            kind = typing.get_type_hints(kind).get(part) if dataclasses.is_dataclass(kind) else None
-        if typing.get_origin(kind) in (typing.Union, types.UnionType):
-            kind = next(one for one in typing.get_args(kind) if one is not type(None))
+    kind = _without_none(_hint(key))
     return None if kind is Any else kind
+
+
+def _hint(key: str) -> Any:
+    """The type of a key's value as the schema has it."""
+    hint: Any = Config
+    for part in key.lstrip("+").split("."):
+        kind = _without_none(hint)
+        if typing.get_origin(kind) is dict:
+            hint = typing.get_args(kind)[1]
+        else:
+            hint = typing.get_type_hints(kind).get(part) if dataclasses.is_dataclass(kind) else None
+    return hint
+
+
+def _without_none(hint: Any) -> Any:
+    if typing.get_origin(hint) in (typing.Union, types.UnionType):
+        return next(one for one in typing.get_args(hint) if one is not type(None))
+    return hint
 
 
 def _quoted(argument: str) -> str | None:

@@ -43,15 +43,16 @@ def _unread(node: Any, where: str, given: Collection[str]) -> Iterator[str]:
     """Places of rows or models that the kind beside them doesn't read: another one would be used without a word.
 
     Args:
-        given: keys of the command line. A hub's name that isn't among them may be left over from a file, where the
-            kind now asks for a path.
+        given: keys of the command line. A place that isn't among them may be left over from a file: a hub's name
+            where the kind now asks for a path, a path where the command line chooses another kind.
     """
     for key, value in node.items() if isinstance(node, Mapping) else ():
         place, kind = f"{where}.{key}" if where else str(key), node.get("kind")
         yield from _unread(value, place, given)
         if key not in _READ_WITH or value is None or kind not in _PLACES or kind in _READ_WITH[key]:
             continue
-        if key == "hub_id" and kind in _READ_WITH["path"] and place not in given:
+        left_over = kind in _READ_WITH["path"] if key == "hub_id" else f"{where}.kind" in given
+        if left_over and place not in given:
             continue
         own = "hub" if key == "hub_id" else "file" if "format" in node else "local"
         yield f"{place}={value!r}: isn't read with {where}.kind={kind}. Set {where}.kind={own}, or {place}=null."

@@ -303,10 +303,11 @@ def _process_problems(config: Config) -> list[str]:
     """Problems of the device, and of a training in several processes."""
     problems = []
     cluster, training = config.cluster, config.training
-    if not re.fullmatch(r"auto|cpu|cuda(:\d+)?|mps", cluster.device):
+    if not re.fullmatch(r"auto|cpu|(cuda|hpu|mps|npu|xpu)(:\d+)?", cluster.device):
         problems.append(f"cluster.device={cluster.device!r}: no device.{nearest(cluster.device, DEVICES)}")
-    if cluster.attention not in ATTENTION and "/" not in cluster.attention:  # else one of the hub's kernels
-        near = nearest(cluster.attention, ATTENTION)
+    # others may be the hub's kernels, or of a later release: they are asked for when a model is loaded
+    word = re.fullmatch(r"\w+", cluster.attention) and cluster.attention not in ATTENTION
+    if word and (near := nearest(cluster.attention, ATTENTION)):
         problems.append(f"cluster.attention={cluster.attention!r}: none of transformers' own.{near}")
     if training.keep_epochs and training.deepspeed is not None:
         problems.append(

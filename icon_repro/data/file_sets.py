@@ -70,7 +70,8 @@ def _shown(folder: Path) -> list[Path]:
     shown = []
     for place, folders, names in os.walk(folder, onerror=refuse):
         folders[:] = [name for name in folders if not name.startswith((".", "_"))]
-        if linked := next((path for name in folders if (path := Path(place) / name).is_symlink()), None):
+        links = [path for name in folders if (path := Path(place) / name).is_symlink()]
+        if linked := next((link for link in links if any(path.is_file() for path in link.rglob("*"))), None):
             raise SourceError(
                 f"{linked}: is a link to a folder, whose files would be left out. Give a pattern that reaches into it "
                 f"({linked.parent}/*/*.jsonl), or the path of the folder itself."
@@ -85,7 +86,8 @@ def _holds_rows(path: Path) -> bool:
     Raises:
         SourceError: it is, and can't be read.
     """
-    if path.suffix.lower() in _UNREAD and kind_of(path.with_suffix("")) is not None:
+    unpacked = path.with_suffix("")
+    if path.suffix.lower() in _UNREAD and kind_of(unpacked) is not None and not unpacked.exists():
         raise SourceError(
             f"{path}: seems to hold rows, and can't be read as it is: it would be left out. Unpack it or download it "
             "again, move it away, or give a pattern of the files that are meant."

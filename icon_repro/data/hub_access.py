@@ -145,10 +145,14 @@ def _refusal(repository: Repository) -> str | None:
 
 def _get(session: Any, url: str, headers: dict[str, str]) -> Callable[[], Any]:
     def get() -> Any:
-        try:
-            return session.get(url, headers=headers, timeout=_TIMEOUT_S)
-        except Exception as error:  # of whichever library huggingface_hub uses; all of them mean that nobody answered
-            raise ConnectionError(f"{type(error).__name__}: {' '.join(str(error).split())[:120]}") from error
+        for last in (False, True):
+            try:
+                return session.get(url, headers=headers, timeout=_TIMEOUT_S)
+            except Exception as error:  # of whichever library huggingface_hub uses; all mean that nobody answered
+                name = type(error).__name__
+                if last or "Timeout" not in name:  # one slow answer is no lack of a network
+                    raise ConnectionError(f"{name}: {' '.join(str(error).split())[:120]}") from error
+        raise AssertionError("the second try returns or raises")
 
     return get
 

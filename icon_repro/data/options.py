@@ -132,7 +132,8 @@ class OrderConfig:
 
     seed: int = number(42, at_least=0)
     overlap: Overlap = Overlap.drop  # rows that share text with the assessment set; always counted
-    ngram: int = number(13, at_least=2)  # words in a row that count as shared text
+    # words in a row that count as shared text; of Chinese, Japanese, Thai and the like: signs
+    ngram: int = number(13, at_least=2)
 
 
 @dataclass

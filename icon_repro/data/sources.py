@@ -189,7 +189,15 @@ def _check_nothing_more(row: Mapping[str, Any], fields: Fields, place: str) -> N
 def _more(said: Mapping[str, Any], names: Iterable[str], fields: Fields) -> list[str]:
     """Which of ``names`` hold something that would be lost."""
     known = _used(fields) | set(fields.left_out)
-    return [name for name in names if said.get(name) not in (None, "", [], {}) and name not in known]
+    return [name for name in names if not _empty(said.get(name)) and name not in known]
+
+
+def _empty(value: Any) -> bool:
+    """Whether a value says nothing: null, spaces, empty lists of empty lists, and such as text."""
+    if isinstance(value, str):
+        return value.strip() in ("", "[]", "{}", "null")
+    inner = value.values() if isinstance(value, dict) else value
+    return value is None or (isinstance(value, (list, dict)) and all(map(_empty, inner)))
 
 
 def _response(row: Mapping[str, Any], fields: Fields, place: str) -> str:

@@ -14,7 +14,7 @@ import tempfile
 import warnings
 from collections.abc import MutableMapping
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 # of another launcher: a process would wait for partners that never come
 _LAUNCHERS = {"WORLD_SIZE", "RANK", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "GROUP_RANK", "NODE_RANK", "ROLE_RANK"}
@@ -90,7 +90,8 @@ def stand_up() -> None:
         )
     if any(map(_strict, sys.warnoptions)):  # a library's note to its developers would end a training
         sys.warnoptions[:] = [option for option in sys.warnoptions if not _strict(option)]
-        warnings.resetwarnings()
+        filters = cast("list[Any]", warnings.filters)
+        filters[:] = [one for one in filters if one[0] != "error"]
     try:
         here = Path.cwd()
     except FileNotFoundError:

@@ -54,12 +54,12 @@ class Executor(enum.Enum):
 
 
 DEVICES = ("auto", "cpu", "cuda", "cuda:0")
-ATTENTION = ("sdpa", "eager", "flash_attention_2", "flash_attention_3", "flex_attention")
+ATTENTION = ("sdpa", "eager", "flex_attention", *(f"flash_attention_{version}" for version in (2, 3, 4)))
 
 
 @dataclass
 class ClusterConfig:
-    """The machine: none of these changes what is computed."""
+    """The machine. None of these changes what is asked for; batches and devices may change its last digits."""
 
     device: str = "auto"  # auto, cpu, cuda, cuda:1
     threads: int | None = number(None, at_least=1)  # None: torch decides

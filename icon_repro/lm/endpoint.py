@@ -134,7 +134,7 @@ def ask(
 
     Raises:
         EndpointError: bad settings, key missing or refused, no such model, endpoint that can't be reached, more than
-            ``endpoint.max_unanswered`` of the requests without a reply after all tries.
+            ``endpoint.max_unanswered`` of the requests without a reply after all tries, or too long for the server.
         BudgetError: the estimate of what is missing, or what was spent, is above ``endpoint.max_cost``.
         RepliesError: the stored replies are damaged.
     """
@@ -168,7 +168,7 @@ def ask(
             asyncio.run(_Client(endpoint, store, key, advance).run(missing))
             if said := [one.last for one in missing if one.too_long]:
                 LOG.warning("%s", told_too_long(endpoint, said, len(requests)))
-            unanswered = [one.answer for one in missing if one.answer is not None and one.unanswered]
+            unanswered = [one.answer for one in missing if one.answer is not None and (one.unanswered or one.too_long)]
             if len(unanswered) > endpoint.max_unanswered * len(requests):
                 causes = ", ".join(f"{text}: {n}" for text, n in Counter(a.reason for a in unanswered).most_common(5))
                 raise EndpointError(

@@ -298,6 +298,8 @@ def test_folders_with_files_that_cannot_be_read_are_refused(tmp_path):
     with pytest.raises(SourceError, match=r"more: is a link to a folder.*\(.*linked/\*/\*\.jsonl\)"):
         files_of(str(linked))
     assert len(files_of(str(linked / "*/*.jsonl"))) == 1
+    (gone / "a.jsonl").unlink()  # nothing would be left out
+    assert len(files_of(str(linked))) == 1
     for name in ("b.jsonl.xz", "b.parquet.incomplete"):
         packed = folder(name.partition(".")[2])
         (packed / "notes.txt.xz").touch()
@@ -305,6 +307,8 @@ def test_folders_with_files_that_cannot_be_read_are_refused(tmp_path):
         (packed / name).touch()
         with pytest.raises(SourceError, match=rf"{name}: seems to hold rows"):
             files_of(str(packed))
+        (packed / name).with_suffix("").touch()  # unpacked
+        assert len(files_of(str(packed))) == 2
 
 
 @pytest.mark.parametrize(
@@ -327,7 +331,8 @@ def test_a_column_that_says_more_of_a_row_is_never_left_out_unasked(read, jsonl,
     (left,) = read(jsonl([row]), format, left_out=remedy.split(","))
     bare = {key: value for key, value in row.items() if key not in remedy.split(",")}
     assert [left] == read(jsonl([bare]), format)
-    assert [left] == read(jsonl([{**bare, column: None}]), format)  # empty: nothing is lost
+    for empty in (None, " ", "[]", "{}", [[]], {"tools": []}):  # nothing is lost
+        assert [left] == read(jsonl([{**bare, column: empty}]), format)
 
 
 @pytest.mark.parametrize(("suffix", "separator"), [(".csv", ","), (".tsv", "\t"), (".csv.gz", ",")])

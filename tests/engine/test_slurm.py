@@ -197,7 +197,6 @@ from pathlib import Path
 from toy_stages import toy
 from icon_repro.engine.options import ClusterConfig
 from icon_repro.engine.options import SlurmConfig
-from icon_repro.engine import leases
 from icon_repro.engine.artifact import Store
 from icon_repro.engine.slurm import submit
 work = Path({str(fake.work)!r})
@@ -410,7 +409,6 @@ from pathlib import Path
 from toy_stages import diamond
 from icon_repro.engine.options import ClusterConfig
 from icon_repro.engine.options import SlurmConfig
-from icon_repro.engine import leases
 from icon_repro.engine.artifact import Store
 from icon_repro.engine.slurm import submit
 work = Path({str(fake.work)!r})
@@ -706,7 +704,6 @@ def test_run_of_several_steps_asked_to_stop_saves_and_requeues_itself(fake: Fake
 from pathlib import Path
 from toy_stages import toy
 from icon_repro.engine.options import ClusterConfig
-from icon_repro.engine import leases
 from icon_repro.engine.artifact import Store
 from icon_repro.engine.run import run
 from icon_repro.engine.runtime import Interrupted

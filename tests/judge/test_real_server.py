@@ -161,7 +161,7 @@ def test_prompt_longer_than_the_context_has_a_reason_and_others_are_answered(
     llama: str, gguf: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     asked = [question("Say red.", "short"), question(WORDS, "long")]
-    here = settings(llama, server="mine", extra={"grammar": MAYBE}, reasks=2, retries=8)
+    here = settings(llama, server="mine", extra={"grammar": MAYBE}, reasks=2, retries=8, max_unanswered=0.5)
     short, long = ask(asked, here, tmp_path, str)
     assert short.value == "maybe" and (long.value, long.asked) == (None, 1)
     assert long.reason == f"the endpoint refuses the request (context_length_exceeded): {REMEDY}"
@@ -234,7 +234,7 @@ def test_server_that_goes_away_loses_no_reply_and_another_of_its_name_goes_on(gg
 def test_answers_of_a_server_are_those_that_it_gave(llama: str, tmp_path: Path, runtime: Runtime) -> None:
     inputs = {"prompts": prompts(tmp_path / "prompts", {"q0": "Name a colour.", "q1": "Say hi.", "q2": WORDS})}
     out = fresh(tmp_path)
-    metrics = answering.served(ServedAnswers(settings(llama), 3, 1.0, 1.0), inputs, out, runtime)
+    metrics = answering.served(ServedAnswers(settings(llama, max_unanswered=0.5), 3, 1.0, 1.0), inputs, out, runtime)
     found = {row.id: row.answer for row in read_rows(out / "answers.jsonl", ModelAnswer)}
     assert found == {row["key"]: row["text"] for row in stored(out) if not row["refused"]} and len(found) == 2
     (failure,) = read_rows(out / "failures.jsonl", Failure)
@@ -252,7 +252,8 @@ def test_pairs_are_judged_in_both_orders_and_the_verdicts_are_those_of_the_repli
         "b": answered(tmp_path / "b", {"q0": "five", "q1": "I don't know.", "q2": "zxq vlorp", "q3": "No."}),
     }
     out = fresh(tmp_path)
-    cfg = EndpointJudge(Protocol.vicuna10, settings(llama, extra={"grammar": SCORES}), 8, 1.0, 1.0)
+    here = settings(llama, extra={"grammar": SCORES}, max_unanswered=0.5)
+    cfg = EndpointJudge(Protocol.vicuna10, here, 8, 1.0, 1.0)
     metrics = pairwise.endpoint(cfg, inputs, out, runtime)
     said = {row["key"]: FORMS[Protocol.vicuna10].parse(row["text"]) for row in stored(out) if not row["refused"]}
     assert len(said) == 6 and all(1 <= score <= 10 for scores in said.values() for score in scores)

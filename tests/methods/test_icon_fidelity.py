@@ -305,12 +305,14 @@ def test_int8_pairs_are_near_float32s_and_not_the_same(
 ) -> None:
     said, _ = check(inputs, tmp_path, runtime, ScoreDtype.int8)
     assert said["dtype"] == "int8" and 0 < said["tried"]["int8"]["largest"] < 0.1
-    found = []
+    found, flops = [], set()
     for dtype in (ScoreDtype.int8, ScoreDtype.float32):
         (tmp_path / dtype.value).mkdir()
-        pairs.shard(IconShard(IconConfig(dtype=dtype), 0, 1), inputs, tmp_path / dtype.value, runtime)
+        metrics = pairs.shard(IconShard(IconConfig(dtype=dtype), 0, 1), inputs, tmp_path / dtype.value, runtime)
+        flops.add(metrics["flops"] / metrics["tokens"])
         found.append(np.load(tmp_path / dtype.value / "candidate.npy"))
     assert 0 < np.abs(found[0] - found[1]).max() < 0.1
+    assert len(flops) == 1  # the model is the same
 
 
 def test_run_leaves_rows_out_that_are_not_scored(inputs: dict[str, Path], tmp_path: Path, runtime: Runtime) -> None:

@@ -4,6 +4,7 @@ from icon_repro.data.options import Dtype, SelectFrom
 from icon_repro.engine.schema import plain
 from icon_repro.methods.base import Method, Setting, reseed_by
 from icon_repro.methods.icon.options import (
+    LEAST,
     LORA_ONLY,
     Budget,
     Control,
@@ -41,6 +42,9 @@ def problems(where: str, options: IconConfig, setting: Setting) -> list[str]:
     size = setting.data.candidates.size
     if icon.candidates is not None and size is not None and icon.candidates > size:
         texts.append(f"{where}.candidates={icon.candidates}: is more than data.candidates.size={size}; lower it.")
+    scored = icon.candidates or size
+    if icon.budget is Budget.auto and scored is not None and scored < LEAST:
+        texts.append(f"{where}.budget=auto: {scored} candidates, and it learns from {LEAST} at least; set budget=full.")
     if icon.control is Control.bank and not icon.bank.lengths:
         texts.append(f"{where}.bank.lengths=[]: give at least one length in tokens.")
     if icon.selector is not None and icon.selector.kind is SelectorKind.probe:

@@ -18,7 +18,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from icon_repro.data.rows import selected_count
-from icon_repro.methods.icon.few import LEAST, FewOutcome, FewRowsError, disagreement
+from icon_repro.methods.icon.few import FewOutcome, FewRowsError, disagreement
+from icon_repro.methods.icon.options import LEAST
 
 Matrix = NDArray[np.float64]
 

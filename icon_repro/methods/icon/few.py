@@ -25,9 +25,9 @@ from numpy.typing import NDArray
 from scipy import stats
 
 from icon_repro.data.rows import selected_count
+from icon_repro.methods.icon.options import LEAST
 
 Matrix = NDArray[np.float64]
-LEAST = 8  # candidates from which something can be learned
 _PENALTIES = np.logspace(-2, 3, 21)  # in units of the mean likeness of a candidate with itself
 _ITERATIONS = 4  # of rows' effects and scores; more change nothing that matters
 _PRIOR = 40.0  # rows that the variance of all candidates counts for in that of one

@@ -188,7 +188,7 @@ class Trials:
 
     def _engine(self, dtype: ScoreDtype) -> Engine:
         engine = make_engine(self.icon, self.inputs, self.runtime, dtype)
-        self.parameters = engine.model.num_parameters()
+        self.parameters = engine.parameters
         return engine
 
 

@@ -179,6 +179,7 @@ class SelectorConfig:
 
 
 # of SelectorConfig: what a probe has no use for, apart from what has messages of its own
+LEAST = 8  # candidates from which budget=auto can learn something
 LORA_ONLY = ("learning_rate", "epochs", "batch_size", "warmup_ratio", "max_length", "lora", "dtype", "seed")
 
 

@@ -46,6 +46,12 @@ class Engine:
     cfg: IconConfig  # resolved
     budget: TokenBudget  # padded tokens of assessment rows in one batch
     noise: Callable[[str, str], str] | None = None  # (candidate, assessment id) -> text to use instead
+    weights: int | None = None  # of the model in full precision; None: it is
+
+    @property
+    def parameters(self) -> int:
+        """Weights of the model, those in lower precision too: what FLOPs are counted by."""
+        return self.model.num_parameters() if self.weights is None else self.weights
 
     def mean_nll(
         self, prefix: Sequence[int], rows: Sequence[Encoded | None], progress: Progress | None = None
@@ -114,9 +120,10 @@ def make_engine(
     layout = Layout(load_tokenizer(inputs["model"]), cfg)
     low = Low(dtype.value) if dtype in (ScoreDtype.int8, ScoreDtype.float8) else None
     model, budget = open_model(inputs["model"], Dtype(low.around if low else dtype.value), runtime)
+    weights = model.num_parameters()
     if low is not None:
         lower(model, low)
-    return Engine(model, layout, cfg, budget)
+    return Engine(model, layout, cfg, budget, weights=weights)
 
 
 def baseline(cfg: IconConfig, inputs: Mapping[str, Path], out: Path, runtime: Runtime) -> dict[str, Any]:
@@ -271,7 +278,7 @@ def _assessment(inputs: Mapping[str, Path]) -> list[Example]:
 def _progress(engine: Engine, runtime: Runtime, pairs: int, unit: str, rows: Sequence[Encoded | None]) -> Progress:
     """Progress that knows the device's peak, where the work is worth measuring it."""
     progress = runtime.progress(pairs, unit)
-    per_token = forward_flops(engine.model.num_parameters(), 1)
+    per_token = forward_flops(engine.parameters, 1)
     mean_tokens = sum(len(row.ids) for row in rows if row is not None) / max(1, len(rows))
     if pairs * mean_tokens * per_token >= _PEAK_FROM:
         progress.peak(measured_peak(engine.model.device, engine.model.dtype), per_token)
@@ -279,4 +286,4 @@ def _progress(engine: Engine, runtime: Runtime, pairs: int, unit: str, rows: Seq
 
 
 def _cost(engine: Engine, tokens: int) -> dict[str, Any]:
-    return {"tokens": tokens, "flops": forward_flops(engine.model.num_parameters(), tokens)}
+    return {"tokens": tokens, "flops": forward_flops(engine.parameters, tokens)}

@@ -2,8 +2,8 @@
 
 ``train``.  In: model, order of the pool, scores of candidates.  Out: probe.safetensors, held_out.jsonl {id, score,
 predicted, error, response_chars}.
-``pool``.  In: model, selector, order.  Out: scores.npy, errors.npy, (rows,) float32; ids.json. ``selector.run`` joins
-them, as it does those of the model with LoRA.
+``pool``.  In: model, selector, order.  Out: scores.npy, errors.npy, (rows,) float32; ids.json. ``probe_scores.run``
+joins them.
 A row's features are the means and the last token's states after a few layers, each set scaled to the same size, and the
 logarithms of its lengths; the target is the score's rank, 0 (worst) to 1. One forward pass of each row, then a closed
 form: no training, no seed, one model for all fractions.
