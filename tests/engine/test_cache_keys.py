@@ -33,7 +33,6 @@ MISSES: list[tuple[str, dict[str, Any], str]] = [
     # data and its preparation
     ("methods", {"data.pool.drop_urls": False}, "prepare/pool-tiny"),
     ("methods", {"data.pool.source.fields.input": None}, "prepare/pool-tiny"),
-    ("methods", {"data.pool.source.fields.instruction": "output"}, "prepare/pool-tiny"),
     ("methods", {"data.pool.source.format": "prompt_response"}, "prepare/pool-tiny score/embeddings-queries"),
     ("methods", {"data.pool.sample": 40}, "prepare/pool-tiny"),
     ("methods", {"data.pool.seed": 1}, "prepare/pool-tiny"),
