@@ -24,7 +24,7 @@ from icon_repro.engine.options import ClusterConfig
 from icon_repro.engine.processes import execute, last_line, modules_of
 from icon_repro.engine.records import RecordError
 
-_POLL_S = 1.0
+_POLL_S, _LONGEST_POLL_S = 1.0, 30.0
 _NOT_CODE = (":(top,exclude)results", ":(top,exclude,glob)**/*.md")  # changes of these make no checkout dirty
 
 
@@ -162,7 +162,7 @@ class _Driver:
         self.pending: list[Step] = []
         self.unfinished: set[str] = set()
         self.bad: set[str] = set()  # failed or blocked
-        self.busy: set[str] = set()  # in the hands of another process
+        self.busy: dict[str, tuple[float, float]] = {}  # in the hands of another process: when to look, after how long
         self.suspect: set[str] = set()  # damaged: their workers look themselves, as another driver may have been first
         self.redone: set[str] = set()  # built again in this run: once is enough
         self.git: dict[str, Any] = {}
@@ -225,7 +225,7 @@ class _Driver:
         if outcome.code == worker.BUSY:
             if step.folder not in self.busy:
                 self.say(f"{title}: another process is at it; waiting")
-            self.busy.add(step.folder)
+                self.busy[step.folder] = 0.0, _POLL_S
             return [step]
         self.unfinished.discard(step.folder)
         self.suspect.discard(step.folder)
@@ -237,8 +237,11 @@ class _Driver:
         suspect = step.folder in self.suspect
         if self.store.complete(step) and not suspect:
             return worker.Outcome(worker.CACHED)
-        if step.folder in self.busy and status(step, self.store).state == "running":
+        look, pause = self.busy.get(step.folder, (0.0, 0.0))
+        if pause and (time.monotonic() < look or status(step, self.store).state == "running"):
             return worker.Outcome(worker.BUSY)
+        if pause:  # what does the same may take hours: each look is a process
+            self.busy[step.folder] = time.monotonic() + pause, min(2 * pause, _LONGEST_POLL_S)
         LOG.debug("%s: log: %s", step.label, self.store.attempt(step) / "log.txt")
         spec = worker.make_spec(step, self.store, self.cluster, self.cache, self.git, suspect=suspect)
         return execute(spec, self.store.attempt(step), self.cluster, self.stages, partial(self._at_work, step))
