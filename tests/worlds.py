@@ -73,6 +73,13 @@ WORLDS: dict[str, dict[str, Any]] = {
         "evaluation.tasks.piqa": LM_EVAL,
         "evaluation.tasks.held": {"kind": "nll", "metric": "nll", "rows": {**prompts(), "sample": 5}},
     },
+    "near": {
+        "methods": {
+            "icon": {"kind": "icon", "dtype": "float32", "budget": "auto", "selector": {"kind": "probe", "near": 4}}
+        },
+        "select_from": "pool",
+        "until": "select",
+    },
     "tokens": {"methods": {"random": {"kind": "random"}}, "budget": "tokens", "until": "select"},
     "pools": {
         "methods": {"random": {"kind": "random"}, "longest": {"kind": "longest"}},
