@@ -30,6 +30,7 @@ from icon_repro.evaluate.requirements import code_allowed, code_refusal, task_fi
 from icon_repro.evaluate.row_sets import RowSetError, read_set, set_key
 
 _SPLITS = ("train", "validation", "test")
+_OF_100 = ("bleu", "chrf", "ter")  # metrics of lm-eval that are no share of 1; ``combine`` refuses others' values
 _LOGIQA_LINES = 7  # label, context, question, four options
 
 
@@ -164,6 +165,10 @@ def _check_measure(where: str, config: TaskConfig, task: Any) -> None:
             raise EvaluationError(
                 f"{where}.metric={metric!r}: less of it is better, and a report takes benchmarks as shares of which "
                 "more is better. Choose another metric, or measure the likelihood of rows of yours (kind: nll)."
+            )
+        if metric in _OF_100:
+            raise EvaluationError(
+                f"{where}.metric={metric!r}: goes to 100, and a report takes benchmarks as shares of 1. Choose another."
             )
 
 

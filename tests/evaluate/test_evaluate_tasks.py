@@ -671,16 +671,19 @@ def test_load_examples_of_a_split_that_the_files_lack_are_refused(hub: Asked, tm
         tasks.load(job("arc", files={"test": str(path)}, num_fewshot=2), {}, runtime)
 
 
-def test_load_metric_of_which_less_is_better_is_refused(
-    tmp_path: Path, runtime: Runtime, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("metric", "higher", "why"), [("brier_score", False, "less of it is better"), ("bleu", True, "goes to 100")]
+)
+def test_load_metric_that_is_no_share_of_which_more_is_better_is_refused(
+    tmp_path: Path, runtime: Runtime, monkeypatch: pytest.MonkeyPatch, metric: str, higher: bool, why: str
 ) -> None:
     write_rows(tmp_path / "rows.jsonl", [{"query": "3 + 1 =", "choices": ["0", "4"], "gold": 1}])
     made = tasks.task_yaml("mine", tmp_path / "rows.jsonl", 0)
-    made["metric_list"].append({"metric": "brier_score", "aggregation": "brier_score", "higher_is_better": False})
+    made["metric_list"].append({"metric": metric, "aggregation": metric, "higher_is_better": higher})
     monkeypatch.setattr(tasks, "task_yaml", lambda *_: made)
-    task = TaskConfig(TaskKind.multiple_choice, "acc+brier_score")
+    task = TaskConfig(TaskKind.multiple_choice, f"acc+{metric}")
     wanted = EvaluationJob("mine", task=task, dtype=Dtype.float32, max_length=64, seed=1)
-    with pytest.raises(EvaluationError, match=r"mine\.metric='brier_score': less of it is better"):
+    with pytest.raises(EvaluationError, match=rf"mine\.metric='{metric}': {why}"):
         tasks.load(wanted, {"rows": tmp_path}, runtime)
 
 
