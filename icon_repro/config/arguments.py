@@ -8,7 +8,6 @@ import dataclasses
 import difflib
 import re
 import shlex
-import types
 import typing
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -21,7 +20,7 @@ from hydra.errors import HydraException
 from icon_repro.config.actions import Action
 from icon_repro.config.load import Config, ConfigError
 from icon_repro.config.methods_named import name_methods, parsed_argument
-from icon_repro.engine.schema import nearest
+from icon_repro.engine.schema import nearest, without_none
 
 _FLAGS = "--help --hydra-help --version --cfg --resolve --package --run --multirun --shell-completion --config-path"
 _LONG = [*_FLAGS.split(), "--config-name", "--config-dir", "--experimental-rerun", "--info"]
@@ -195,7 +194,7 @@ def _several(override: Override, argument: str) -> str:
 
 def _kind(key: str) -> Any:
     """The type of a key's value, without None; None where the schema doesn't tell."""
-    kind = _without_none(_hint(key))
+    kind = without_none(_hint(key))
     return None if kind is Any else kind
 
 
@@ -203,17 +202,11 @@ def _hint(key: str) -> Any:
     """The type of a key's value as the schema has it."""
     hint: Any = Config
     for part in key.lstrip("+").split("."):
-        kind = _without_none(hint)
+        kind = without_none(hint)
         if typing.get_origin(kind) is dict:
             hint = typing.get_args(kind)[1]
         else:
             hint = typing.get_type_hints(kind).get(part) if dataclasses.is_dataclass(kind) else None
-    return hint
-
-
-def _without_none(hint: Any) -> Any:
-    if typing.get_origin(hint) in (typing.Union, types.UnionType):
-        return next(one for one in typing.get_args(hint) if one is not type(None))
     return hint
 
 

@@ -124,10 +124,16 @@ class _Problems(list[str]):
         self.append(f"{prefix}{key}: unknown key.{hint or nearest(key, fields)}")
 
 
+def without_none(kind: Any) -> Any:
+    """The type of a value that may be null, without None."""
+    if typing.get_origin(kind) in (typing.Union, types.UnionType):
+        return next(one for one in typing.get_args(kind) if one is not type(None))
+    return kind
+
+
 def _places(kind: Any, where: str) -> typing.Iterator[str]:
     """The keys of a dataclass and of those in it, with dots; of none that names of one's own stand before."""
-    if typing.get_origin(kind) in (typing.Union, types.UnionType):
-        kind = next(one for one in typing.get_args(kind) if one is not type(None))
+    kind = without_none(kind)
     if dataclasses.is_dataclass(kind):
         for name, inner in typing.get_type_hints(kind).items():
             place = f"{where}.{name}" if where else name

@@ -71,7 +71,7 @@ def scores(cfg: IconRound, inputs: Mapping[str, Path], out: Path, runtime: Runti
     described, begun = (read_json(inputs[name] / "sequence.json") for name in ("rows", "start"))
     used, total, candidates = described["rows"], described["total"], begun["candidates"]
     block = _pilot(matrices, inputs, used)
-    found = _own(matrices, inputs, "round00-", begun["own"])
+    found = own_pairs(matrices, inputs, "round00-", begun["own"])
     choice = learned(np.array(list(block.values())), len(begun["chosen"]), total)
     if [used[place] for place in choice.places] != begun["chosen"]:
         raise IconScoreError(f"{inputs['start']}: names other rows than the pilot chooses; delete it and run again.")
@@ -107,10 +107,10 @@ def _pilot(matrices: Matrices, inputs: Mapping[str, Path], used: Sequence[str]) 
     """By candidate of the pilot, in the order of candidates, its contributions to all rows in use."""
     names = [name for name in sorted(inputs) if name.startswith("pilot-")]
     ids = [i for name in names for i in read_json(inputs[name] / "ids.json")["candidates"]]
-    return _own(matrices, inputs, "pilot-", dict.fromkeys(ids, used))
+    return own_pairs(matrices, inputs, "pilot-", dict.fromkeys(ids, used))
 
 
-def _own(
+def own_pairs(
     matrices: Matrices, inputs: Mapping[str, Path], prefix: str, asked: Mapping[str, Sequence[str]]
 ) -> dict[str, NDArray[np.float64]]:
     """By candidate its contributions to the rows that it was asked for.

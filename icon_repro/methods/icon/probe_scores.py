@@ -21,7 +21,8 @@ from scipy.stats import rankdata
 from icon_repro.data.rows import Score, selected_count
 from icon_repro.engine.records import read_json, read_rows, write_json, write_rows
 from icon_repro.engine.runtime import Runtime
-from icon_repro.methods.icon.matrices import IconScoreError, Matrices
+from icon_repro.methods.icon.auto_pool import own_pairs
+from icon_repro.methods.icon.matrices import Matrices
 from icon_repro.methods.icon.options import NearRows, resolved
 from icon_repro.methods.icon.selector_data import join_shards
 
@@ -117,11 +118,8 @@ def _near_scores(cfg: NearRows, inputs: Mapping[str, Path]) -> list[Score]:
     matrices = Matrices(resolved(cfg.icon), inputs)
     asked = read_json(inputs["near"] / "sequence.json")["own"]
     choice = read_json(inputs["scores"] / "choice.json")
-    shards = [inputs[name] for name in sorted(inputs) if name.startswith("near-")]
-    found = {i: pairs for shard in shards for i, pairs in matrices.own(shard).items()}
-    if found.keys() != asked.keys() or any(found[i][0] != rows for i, rows in asked.items()):
-        raise IconScoreError("near-*: the shards hold other pairs than were asked for; delete them and run again.")
+    found = own_pairs(matrices, inputs, "near-", asked)
     return [
         Score(i, choice["level"] + choice["slope"] * float(values.mean()), {"estimate_error": choice["error"]})
-        for i, (_, values) in found.items()
+        for i, values in found.items()
     ]
