@@ -314,7 +314,8 @@ class _Plan:
         data, rows = self.config.data, self.config.evaluation.tasks[name].rows
         sets = [one for one in (rows, data.pool, data.target, data.assessment) if one is not None]
         own = [one.source for one in sets if one.source.fields.id is not None]
-        return {"extra": {"known_by": "texts"}} if any(one.path != own[0].path for one in own) else {}
+        places = {(one.path, one.hub_id, str(one.registry)) for one in own}
+        return {"extra": {"known_by": "texts"}} if len(places) > 1 else {}
 
     def _shared_text(self, name: str, task: TaskConfig, selecting: Step | None = None) -> Step:
         """What a benchmark has in common with the rows to select from, or with rows that ``selecting`` holds."""
